@@ -1,0 +1,42 @@
+# `make demo` and `make test` do everything on a fresh machine; `make` alone lists the rest.
+PYTHON ?= python3
+VENV   ?= .venv
+RUN     = $(VENV)/bin
+STAMP   = $(VENV)/.installed
+
+.PHONY: help install demo test test-full fuzz lint docs clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+install: $(STAMP)  ## a virtual environment in .venv with everything in it
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[run,test,lint]'
+	@touch $@
+
+demo: $(STAMP)  ## DualPipe from a page of text to a trained step, on four CPU ranks
+	@$(RUN)/python examples/demo.py
+
+test: $(STAMP)  ## the test suite
+	$(RUN)/python -m pytest -m 'not full'
+
+test-full: $(STAMP)  ## the test suite with its sweeps
+	$(RUN)/python -m pytest
+
+lint: $(STAMP) build/types  ## style and types
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy -p stretto
+
+# The folders under their import names, so that a type checker finds them.
+build/types:
+	mkdir -p build/types/stretto
+	for d in compiler grammar runtime schedules; do ln -sfn ../../../$$d build/types/stretto/$$d; done
+
+docs: $(STAMP)  ## pictures and tables of the documents, made anew
+	$(RUN)/python docs/make.py
+
+clean:  ## remove what was built
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""From syntax to a `Spec`: expressions, declarations, order blocks."""

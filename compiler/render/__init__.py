@@ -1,0 +1,1 @@
+"""Text in the formats of diagnostics: a file each, from a `Diagnostic` to a string."""

@@ -1,0 +1,1 @@
+"""The grammar of the schedule language, and its loader."""

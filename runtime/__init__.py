@@ -1,0 +1,1 @@
+"""The executor: runs the instruction list of a rank. Imports torch."""
