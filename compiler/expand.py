@@ -27,7 +27,7 @@ def expand(spec: Spec) -> Problem:
     _rules(spec, index, edges)
     _orders(spec, index, problem, edges)
     _share(problem)
-    if not _acyclic(problem):
+    if len(problem.topological()) < len(problem.operations):
         from stretto.compiler.order.deadlock import explain  # loads networkx, so only now
 
         raise Rejected([explain(problem)])
@@ -254,21 +254,4 @@ def _share(problem: Problem) -> None:
             tail.append(a)
             head.append(b)
             problem.lag.append(problem.lag[k])
-            problem.why.append(problem.why[k])
-
-
-def _acyclic(problem: Problem) -> bool:
-    """Whether every operation can run: take away, again and again, what waits for nothing."""
-    many = len(problem.operations)
-    after: list[list[int]] = [[] for _ in range(many)]
-    waits = [0] * many
-    for a, b in zip(problem.tail, problem.head, strict=True):
-        after[a].append(b)
-        waits[b] += 1
-    ready = [i for i in range(many) if not waits[i]]
-    for i in ready:  # grows while it is read
-        for j in after[i]:
-            waits[j] -= 1
-            if not waits[j]:
-                ready.append(j)
-    return len(ready) == many
+            problem.why.append(Why.PAIR)

@@ -3,7 +3,8 @@
 Operation i is `operations[i]`; its figures stand at place i of the other lists. Edge k says that
 `head[k]` starts no earlier than `lag[k]` ticks after the end of `tail[k]`. Where orders were
 written, each operation has edges from the unit before it, and two operations that overlap as one
-unit share all their edges, so that they can start together.
+unit share all their edges, so that they can start together (the copies are `Why.PAIR`). What no
+order can change are the edges that are neither `Why.ORDER` nor `Why.PAIR`.
 
 Hot loops read the lists. Everything else goes through `graph()`.
 """
@@ -27,6 +28,7 @@ class Why(IntEnum):
     SLICE = 3  # the slices of a micro-batch go in order, forwards up, backwards down
     RULE = 4  # the author's `rule`
     ORDER = 5  # the author's order on one rank
+    PAIR = 6  # an edge of the operation that this one was written to overlap with
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +65,19 @@ class Problem:
         edges: Any = zip(self.tail, self.head, self.lag, self.why, strict=True)
         graph.add_edges_from((a, b, {"lag": lag, "why": why}) for a, b, lag, why in edges)
         return graph
+
+    def topological(self) -> list[int]:
+        """The operations, each after all that it has an edge from. Of operations that stand in a
+        circle, and of those behind them, none is listed."""
+        after: list[list[int]] = [[] for _ in self.operations]
+        waits = [0] * len(self.operations)
+        for a, b in zip(self.tail, self.head, strict=True):
+            after[a].append(b)
+            waits[b] += 1
+        listed = [i for i, many in enumerate(waits) if not many]
+        for i in listed:  # grows while it is read
+            for j in after[i]:
+                waits[j] -= 1
+                if not waits[j]:
+                    listed.append(j)
+        return listed
