@@ -1,0 +1,211 @@
+"""`show --format svg`: the picture for documents, readable on a light page and on a dark one.
+
+In comes a View, out goes one SVG without scripts, links or fonts of its own: a lane per rank, below
+each the curve of its activations, below all the time and what the colours mean. Whatever comes
+from a file is escaped. Lengths are whole hundredths of a pixel, so that a picture is the same on
+every machine.
+"""
+
+from collections.abc import Iterator
+from html import escape
+
+from stretto.compiler.diagnostics import Diagnostic, Rejected
+from stretto.compiler.show.palette import NAMES, colour
+from stretto.compiler.show.scale import marks
+from stretto.compiler.show.view import Bar, View
+from stretto.compiler.spec import NONE, show
+from stretto.compiler.summary import figures
+
+MOST = 20_000  # bars; beyond, a browser takes minutes to open the picture
+
+# In pixels.
+WIDTH, LEFT, RIGHT, TOP, PAD = 960, 66, 44, 66, 16
+LANE, CURVE, GAP = 28, 12, 10
+DIGIT = 620  # of a label, in hundredths
+
+STYLE = """
+text { font: 10px ui-sans-serif, system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif;
+  fill: #57606a }
+.ground { fill: #ffffff; stroke: #d0d7de }
+.name { font-size: 15px; font-weight: 600; fill: #1f2328 }
+.figures { font-size: 11.5px }
+.rank { font-size: 11px; fill: #1f2328 }
+.idle { fill: #eef1f4 }
+.grid { stroke: #d0d7de; stroke-width: 0.7 }
+.bar { stroke: #ffffff; stroke-width: 0.8 }
+.held { fill: #8c959f; fill-opacity: 0.32; stroke: #6e7781; stroke-width: 0.7 }
+.limit { stroke: #cf222e; stroke-width: 1; stroke-dasharray: 3 2 }
+.on { font-size: 10px; text-anchor: middle; pointer-events: none }
+.end { text-anchor: end } .mid { text-anchor: middle }
+@media (prefers-color-scheme: dark) {
+  text { fill: #9198a1 }
+  .ground { fill: #0d1117; stroke: #30363d }
+  .name, .rank { fill: #e6edf3 }
+  .idle { fill: #1b2129 }
+  .grid { stroke: #30363d }
+  .bar { stroke: #0d1117 }
+  .held { fill: #8b949e; fill-opacity: 0.3; stroke: #8b949e }
+  .limit { stroke: #f85149 }
+}
+"""
+
+
+def draw(view: View) -> str:
+    """The picture. Rejected where there are more than `MOST` operations."""
+    refuse_too_many(view)
+    key = list(legend(view))
+    bottom = TOP + view.spec.ranks * (LANE + CURVE + GAP)
+    height = bottom + 30 + 18 * (1 + max(row for _, row, _, _ in key)) + PAD // 2
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'width="{WIDTH}" height="{height}" role="img">',
+        f"<title>{escape(view.spec.name)}: who does what when</title>",
+        f"<style>{STYLE}{''.join(sorted(paints(view)))}</style>",
+        f'<rect class="ground" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="8"/>',
+        *heading(view),
+        *axis(view, bottom),
+    ]
+    for rank in range(view.spec.ranks):
+        parts += lane(view, rank)
+    for words, row, left, paint in key:
+        y = bottom + 30 + 18 * row
+        parts.append(f'<rect class="{paint}" x="{left}" y="{y}" width="12" height="12" rx="2"/>')
+        parts.append(f'<text x="{left + 17}" y="{y + 10}">{escape(words)}</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def refuse_too_many(view: View) -> None:
+    bars = sum(map(len, view.lanes))
+    if bars > MOST:
+        raise Rejected(
+            [
+                Diagnostic(
+                    "too-large-to-draw",
+                    f"{bars} operations are too many for an SVG, which holds {MOST}",
+                    help="show it as `html` or `trace`, or at a smaller size, "
+                    "as with `--set microbatches=16`",
+                )
+            ]
+        )
+
+
+def paints(view: View) -> set[str]:
+    """The style of every colour that occurs, and of the ink on it."""
+    rules = set()
+    for bar in (bar for bars in view.lanes for bar in bars):
+        kind, pipeline, stage = bar.operation[:3]
+        chunk = view.chunks[pipeline, stage]
+        for c in (0, chunk):  # the legend shows the first
+            paint = colour(kind, pipeline, c)
+            name = swatch(kind, pipeline, c)
+            rules.add(f".{name} {{ fill: {paint} }} .on.{name} {{ fill: {paint.ink} }}\n")
+    return rules
+
+
+def swatch(kind: str, pipeline: int, chunk: int) -> str:
+    return f"{kind}{pipeline}-{chunk}"
+
+
+def heading(view: View) -> Iterator[str]:
+    s = view.summary
+    yield f'<text class="name" x="{PAD}" y="27">{escape(s.schedule)}</text>'
+    yield f'<text class="figures" x="{PAD}" y="46">{escape(figures(s))}</text>'
+    yield f'<text class="end" x="{WIDTH - PAD}" y="{TOP - 8}">peak</text>'
+
+
+def axis(view: View, bottom: int) -> Iterator[str]:
+    for mark in marks(view.claims.makespan, view.spec.time_unit, 14):
+        at = x(view, mark)
+        yield f'<path class="grid" d="M{at} {TOP - 4}V{bottom}"/>'
+        yield f'<text class="mid" x="{at}" y="{bottom + 13}">{view.time(mark)}</text>'
+
+
+def across(view: View, tick: int) -> int:
+    """Where a tick lies, from the left edge of the picture, in hundredths."""
+    room = 100 * (WIDTH - LEFT - RIGHT)
+    return 100 * LEFT + room * tick // max(1, view.claims.makespan)
+
+
+def x(view: View, tick: int) -> str:
+    return hundredths(across(view, tick))
+
+
+def hundredths(n: int) -> str:
+    """`1250` as `12.5`."""
+    return f"{n // 100}.{n % 100:02}".rstrip("0").rstrip(".")
+
+
+def lane(view: View, rank: int) -> Iterator[str]:
+    top = TOP + rank * (LANE + CURVE + GAP)
+    width = WIDTH - LEFT - RIGHT
+    yield f'<text class="rank" x="{PAD}" y="{top + LANE // 2 + 4}">rank {rank}</text>'
+    yield f'<rect class="idle" x="{LEFT}" y="{top}" width="{width}" height="{LANE}" rx="2"/>'
+    for bar in view.lanes[rank]:
+        yield from drawn(view, bar, top)
+    yield from curve(view, rank, top + LANE + 2)
+    peak = view.size(view.claims.activations[rank])
+    yield f'<text class="end" x="{WIDTH - PAD}" y="{top + LANE // 2 + 4}">{peak}</text>'
+
+
+def drawn(view: View, bar: Bar, top: int) -> Iterator[str]:
+    """A bar with its micro-batch and, for whoever hovers, its name, times and line. Of an
+    overlapped pair the F is the upper half, the backward the lower."""
+    kind, pipeline, stage, microbatch, slice_, _ = bar.operation
+    paint = swatch(kind, pipeline, view.chunks[pipeline, stage])
+    paired = bar.unit != NONE
+    height = LANE // 2 if paired else LANE
+    y = top + (height if paired and kind != "F" else 0)
+    left, right = across(view, bar.start), across(view, bar.end)
+    words = str(microbatch) if slice_ == NONE else f"{microbatch}.{slice_}"
+    label = (
+        f'<text class="on {paint}" x="{hundredths((left + right) // 2)}" '
+        f'y="{y + height // 2 + 4}">{words}</text>'
+    )
+    yield (
+        f'<g><title>{escape(tip(view, bar))}</title><rect class="bar {paint}" '
+        f'x="{hundredths(left)}" y="{y}" width="{hundredths(right - left)}" height="{height}" '
+        f'rx="2"/>{label if len(words) * DIGIT + 100 <= right - left else ""}</g>'
+    )
+
+
+def tip(view: View, bar: Bar) -> str:
+    words = f"{show(view.spec, bar.operation)}   {view.time(bar.start)} to {view.time(bar.end)}"
+    span = view.span(bar)
+    return f"{words}\n{span.file}:{span.line}" if span else words
+
+
+def curve(view: View, rank: int, top: int) -> Iterator[str]:
+    """The rank's activations over time, to one scale for all ranks; its limit as a dashed line."""
+    limits = [limit.grains for limit in view.spec.limits if limit]
+    most = max([1, *view.claims.activations, *limits])
+
+    def up(grains: int) -> str:
+        return hundredths(100 * (top + CURVE) - 100 * CURVE * grains // most)
+
+    path = f"M{x(view, 0)} {up(0)}"
+    for tick, grains in view.memory[rank]:
+        path += f"H{x(view, tick)}V{up(grains)}"
+    path += f"H{x(view, view.claims.makespan)}V{up(0)}Z"
+    yield f'<path class="held" d="{path}"><title>activations of rank {rank}</title></path>'
+    limit = view.spec.limits[rank] if view.spec.limits else None
+    if limit:
+        y = up(limit.grains)
+        yield f'<path class="limit" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>'
+
+
+def legend(view: View) -> Iterator[tuple[str, int, int, str]]:
+    """What the colours mean, as words, row, x and class: a row for every pipeline that has a name
+    of its own to tell, a column for every kind of operation that occurs."""
+    seen = {bar.operation[:2] for bars in view.lanes for bar in bars}
+    kinds = [kind for kind in NAMES if any(kind == k for k, _ in seen)]
+    several = len(view.spec.pipelines) > 1
+    left = LEFT
+    for kind in kinds:
+        widest = 0
+        for p, pipeline in enumerate(view.spec.pipelines):
+            if (kind, p) in seen:
+                words = f"{NAMES[kind]} {pipeline.name}" if several else NAMES[kind]
+                yield words, p, left, swatch(kind, p, 0)
+                widest = max(widest, len(words))
+        left += 17 + int(widest * 5.6) + 20
+    yield "activations held", 0, left, "held"

@@ -1,0 +1,201 @@
+"""`show --format text`: the Gantt chart in a terminal, a lane per rank.
+
+In comes a View and how it is looked at (width, colour); out goes the text, with colour codes or
+without. Every column is the same stretch of time, where the width allows a whole number of columns
+per step of the clock, so that equal operations look equal. Without colour the letters carry it:
+capitals for the first pipeline, small letters for the second. An overlapped pair is the F above
+and the backward below; where there are any, a lane is two lines high.
+"""
+
+from collections.abc import Iterable
+from io import StringIO
+from math import gcd
+from textwrap import wrap
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from stretto.compiler.show.palette import NAMES, Colour, colour
+from stretto.compiler.show.scale import marks
+from stretto.compiler.show.view import Bar, View
+from stretto.compiler.spec import NONE, Kind
+from stretto.compiler.summary import figures
+
+WIDEST = 6  # columns for the shortest step of the clock, where there is room for more
+
+
+class Look(NamedTuple):
+    """How the text is looked at: columns of the terminal, and whether it shows colour."""
+
+    width: int = 100
+    colour: bool = False
+
+
+class Scale(NamedTuple):
+    """From ticks to columns."""
+
+    ticks: int  # the whole chart
+    columns: int
+
+    def column(self, tick: int) -> int:
+        return tick * self.columns // self.ticks
+
+
+class Cell(NamedTuple):
+    character: str
+    style: Style | None
+
+
+IDLE = Cell("·", Style(dim=True))
+
+
+def draw(view: View, look: Look) -> str:
+    """The chart with its headline, axis and legend."""
+    margin = len(f"rank {view.spec.ranks - 1}  ")
+    peaks = [str(view.size(peak)) for peak in view.claims.activations]
+    scale = fitted(view, look.width - margin - 2 - max(map(len, [*peaks, "peak"])))
+    lines = [
+        Text(words) for words in wrap(f"{view.spec.name}: {figures(view.summary)}", look.width)
+    ]
+    height = 2 if any(bar.unit != NONE for lane in view.lanes for bar in lane) else 1
+    lines.append(Text(" " * (margin + scale.columns + 2) + "peak", Style(dim=True)))
+    for rank, lane in enumerate(view.lanes):
+        name = f"rank {rank}".ljust(margin)
+        for row in range(height):
+            line = Text(name if row == 0 else " " * margin)
+            line.append_text(joined(row_of(view, lane, row, height, scale, look)))
+            if row == 0:
+                line.append(f"  {peaks[rank]}", Style(dim=True))
+            lines.append(line)
+        if height == 2 and rank + 1 < view.spec.ranks:
+            lines.append(Text())
+    lines += [Text(" " * margin + axis(view, scale), Style(dim=True)), Text()]
+    lines += legend(view, look)
+    return printed(lines, look)
+
+
+def fitted(view: View, room: int) -> Scale:
+    """The widest scale in `room` columns that gives each step of the clock whole columns; if there
+    are more steps than columns, one that fills the room."""
+    ticks = max(1, view.claims.makespan)
+    step = gcd(ticks, *(tick for lane in view.lanes for bar in lane for tick in bar[2:4]))
+    steps = ticks // step
+    room = max(room, 10)
+    return Scale(ticks, steps * min(room // steps, WIDEST) if steps <= room else room)
+
+
+def row_of(
+    view: View, lane: tuple[Bar, ...], row: int, height: int, scale: Scale, look: Look
+) -> list[Cell]:
+    """One line of a lane: its bars, and dots where the rank is idle."""
+    cells = [IDLE] * scale.columns
+    for bar in lane:
+        paired = bar.unit != NONE and height == 2
+        if paired and (bar.operation.kind == "F") != (row == 0):
+            continue
+        first, last = scale.column(bar.start), scale.column(bar.end)
+        words = "" if row == 1 and not paired else label(bar, last - first, look)
+        style = paint(view, bar) if look.colour else None
+        cells[first:last] = [Cell(c, style) for c in words.ljust(last - first)]
+    return cells
+
+
+def label(bar: Bar, width: int, look: Look) -> str:
+    """As much of the operation's name as fits into its bar."""
+    operation = bar.operation
+    number = str(operation.microbatch)
+    if operation.slice != NONE:
+        number += f".{operation.slice}"
+    if look.colour:
+        return number if len(number) <= width else ""
+    letter = letter_of(operation.kind, operation.pipeline)
+    return (letter + number if len(number) < width else letter)[:width]
+
+
+def letter_of(kind: Kind, pipeline: int) -> str:
+    return kind.lower() if pipeline % 2 else kind
+
+
+def paint(view: View, bar: Bar) -> Style:
+    """The operation's colour; odd micro-batches a little darker, so that neighbours differ."""
+    operation = bar.operation
+    chunk = view.chunks[operation.pipeline, operation.stage]
+    ground = colour(operation.kind, operation.pipeline, chunk)
+    ink = ground.ink
+    if operation.microbatch % 2:
+        ground = Colour(*(part * 86 // 100 for part in ground))
+    return Style(color=f"rgb({ink[0]},{ink[1]},{ink[2]})", bgcolor=str(ground))
+
+
+def joined(cells: Iterable[Cell]) -> Text:
+    """The cells of a line, neighbours of one style together."""
+    text = Text()
+    run, style = "", None
+    for cell in cells:
+        if cell.style is not style:
+            text.append(run, style)
+            run, style = "", cell.style
+        run += cell.character
+    text.append(run, style)
+    return text
+
+
+def axis(view: View, scale: Scale) -> str:
+    """Times below the chart, at round distances of at least eight columns."""
+    line = ""
+    for mark in marks(view.claims.makespan, view.spec.time_unit, max(2, scale.columns // 8)):
+        words = str(view.time(mark))
+        at = scale.column(mark)
+        if at >= len(line) + bool(line):
+            line = line.ljust(at) + words
+    return line
+
+
+def legend(view: View, look: Look) -> list[Text]:
+    """What the colours or letters mean, those that occur, in lines of the width."""
+    seen = {bar.operation[:2] for lane in view.lanes for bar in lane}
+    names = [pipeline.name for pipeline in view.spec.pipelines]
+    entries = []
+    for kind in (kind for kind in NAMES if any(kind == k for k, _ in seen)):
+        pipelines = [p for p in range(len(names)) if (kind, p) in seen]
+        if look.colour:
+            for p in pipelines:
+                words = f" {NAMES[kind]} {names[p]}" if names[1:] else f" {NAMES[kind]}"
+                square = ("  ", Style(bgcolor=str(colour(kind, p))))
+                entries.append(Text.assemble(square, words))
+        else:
+            entries.append(Text(f"{kind} {NAMES[kind]}"))
+    entries.append(Text("· idle"))
+    if not look.colour and len(names) > 1:
+        entries.append(Text(f"capitals {', '.join(names[::2])}"))
+        entries.append(Text(f"small letters {', '.join(names[1::2])}"))
+    return packed(entries, look.width)
+
+
+def packed(entries: list[Text], width: int) -> list[Text]:
+    """As many entries in a line as fit, three blanks between them."""
+    lines: list[Text] = []
+    for entry in entries:
+        if lines and lines[-1].cell_len + 3 + entry.cell_len <= width:
+            lines[-1].append("   ").append_text(entry)
+        else:
+            lines.append(entry.copy())
+    return lines
+
+
+def printed(lines: Iterable[Text], look: Look) -> str:
+    out = StringIO()
+    console = Console(
+        file=out,
+        width=look.width,
+        force_terminal=look.colour,
+        no_color=not look.colour,
+        color_system="truecolor" if look.colour else None,
+        highlight=False,
+        soft_wrap=True,
+    )
+    for line in lines:
+        console.print(line)
+    return out.getvalue()
