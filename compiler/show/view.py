@@ -5,14 +5,14 @@ with start and end, in the order they run) and the curve of its memory. Times st
 grains; `View.time` and `View.size` turn them into the units of the schedule file.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from stretto.compiler.bound import Bound
 from stretto.compiler.plan import Plan
-from stretto.compiler.program import Claims, Compute, Name, Program
+from stretto.compiler.program import Claims, Compute, Instruction, Name, Program, Receive
 from stretto.compiler.source import Source, Span
 from stretto.compiler.spec import NONE, Operation, Spec, number
 from stretto.compiler.summary import Summary, summarize
@@ -37,13 +37,14 @@ class Level(NamedTuple):
     grains: int
 
 
-class Passage(NamedTuple):
-    """A message under way: sent at `start`, usable on the other rank at `end`."""
+class Message(NamedTuple):
+    """A result under way to another rank: made by `made`, usable there at `arrival`, used by
+    `used`."""
 
     channel: int
-    result: Operation
-    start: int
-    end: int
+    made: Bar
+    arrival: int
+    used: Bar
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,6 @@ class View:
     sources: tuple[Source, ...]
     lanes: tuple[tuple[Bar, ...], ...]
     memory: tuple[tuple[Level, ...], ...]
-    passages: tuple[Passage, ...] = ()
 
     @property
     def spec(self) -> Spec:
@@ -73,6 +73,17 @@ class View:
     def span(self, bar: Bar) -> Span | None:
         """Where the text asks for this operation."""
         return None if bar.at == NONE else self.spec.spans[bar.at]
+
+    @cached_property
+    def messages(self) -> tuple[Message, ...]:
+        """Every message, by receiving rank, in the order of use."""
+        made = {bar.operation: bar for lane in self.lanes for bar in lane}
+        ticks = {(t.source, t.target): t.ticks for t in self.spec.transfers}
+        return tuple(
+            message
+            for lane, instructions in zip(self.lanes, self.program.ranks, strict=True)
+            for message in received(self.program, lane, instructions, made, ticks)
+        )
 
     @cached_property
     def summary(self) -> Summary:
@@ -114,6 +125,31 @@ def bars(instructions: Iterable[object], times: Iterable[tuple[int, int]]) -> It
     computes = (i for i in instructions if isinstance(i, Compute))
     for compute, (start, end) in zip(computes, times, strict=True):
         yield Bar(compute.operation, compute.unit, start, end, compute.at)
+
+
+def received(
+    program: Program,
+    lane: Sequence[Bar],
+    instructions: Iterable[Instruction],
+    made: dict[Operation, Bar],
+    ticks: dict[tuple[int, int], int],
+) -> Iterator[Message]:
+    """The messages of one rank, by the clock of `docs/instructions.md`: one has arrived `transfer`
+    after its result was made and its receive posted."""
+    following = iter(lane)
+    now = 0
+    posted: dict[int, tuple[Receive, int]] = {}
+    for instruction in instructions:
+        if isinstance(instruction, Receive):
+            posted[instruction.slot] = (instruction, now)
+        elif isinstance(instruction, Compute):
+            bar = next(following)
+            now = bar.end
+            for receive, since in (posted.pop(s) for s in instruction.reads if s in posted):
+                source, target, _ = program.channels[receive.channel]
+                maker = made[receive.result]
+                arrival = max(maker.end, since) + ticks.get((source, target), 0)
+                yield Message(receive.channel, maker, arrival, bar)
 
 
 def memory(spec: Spec, name: Name, lanes: Sequence[Sequence[Bar]]) -> tuple[tuple[Level, ...], ...]:

@@ -1,0 +1,82 @@
+"""`show --format dot`: the dependencies of the operations for Graphviz, a cluster per rank.
+
+Solid edges carry data, grey ones are the order on a rank, dotted ones the author's rules. For
+`dot -Tsvg`; beyond a few hundred operations nobody reads such a picture.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from stretto.compiler.expand import expand
+from stretto.compiler.problem import Why
+from stretto.compiler.show.palette import colour
+from stretto.compiler.show.view import Bar, View
+from stretto.compiler.spec import NONE, Operation, Unit, show
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+EDGES = {
+    Why.ACTIVATION: "",
+    Why.GRADIENT: "",
+    Why.OWN: "style=dashed",
+    Why.SLICE: "style=dashed",
+    Why.RULE: "style=dotted label=rule",
+    Why.ORDER: 'color="#9aa4b2" constraint=false',
+}
+
+
+def draw(view: View) -> str:
+    graph = dependencies(view)
+    lines = [
+        f"digraph {quoted(view.spec.name)} {{",
+        '  rankdir=LR; node [shape=box style=filled fontname="sans-serif"]; edge [arrowsize=0.6];',
+    ]
+    for rank in range(view.spec.ranks):
+        lines += cluster(view, graph, rank)
+    for tail, head, edge in sorted(graph.edges(data=True), key=lambda edge: edge[:2]):
+        lines.append(f"  n{tail} -> n{head} [{EDGES[edge['why']]}];")
+    return "\n".join([*lines, "}", ""])
+
+
+def dependencies(view: View) -> "nx.DiGraph[int]":
+    """The DAG of what the Program runs, in the order in which it runs it. The order is read off
+    the Program, since a plan file holds no other."""
+    written = tuple(tuple(units(lane)) for lane in view.lanes)
+    graph = expand(replace(view.spec, written=written)).graph()
+    run = {bar.operation for lane in view.lanes for bar in lane}
+    graph.remove_nodes_from(
+        [n for n, operation in graph.nodes("operation") if operation not in run]
+    )
+    return graph
+
+
+def units(lane: tuple[Bar, ...]) -> Iterator[Unit]:
+    """The lane's bars, the two halves of a pair together."""
+    waiting: tuple[Operation, ...] = ()
+    for bar in lane:
+        if bar.unit != NONE and not waiting:
+            waiting = (bar.operation,)
+        else:
+            yield Unit((*waiting, bar.operation), max(bar.at, 0))
+            waiting = ()
+
+
+def cluster(view: View, graph: Any, rank: int) -> Iterator[str]:
+    yield f'  subgraph cluster_{rank} {{ label="rank {rank}"; color="#9aa4b2";'
+    for node, data in graph.nodes(data=True):
+        if data["rank"] == rank:
+            operation = data["operation"]
+            paint = colour(operation.kind, operation.pipeline)
+            yield (
+                f"    n{node} [label={quoted(show(view.spec, operation))} "
+                f'fillcolor="{paint}" fontcolor="{paint.ink}"];'
+            )
+    yield "  }"
+
+
+def quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,108 @@
+"""`show --format trace`: Chrome's JSON, for ui.perfetto.dev and chrome://tracing.
+
+A process per rank with a track for its computations and one for the second halves of overlapped
+pairs (slices on one track must nest, or Perfetto drops them), an arrow per message with integer
+ids, the messages that take time as asynchronous slices, and a counter of activations. One unit of
+the schedule's costs is shown as a millisecond; the times are planned, not measured.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from stretto.compiler.show.palette import NAMES
+from stretto.compiler.show.view import Bar, Message, View
+from stretto.compiler.spec import NONE, show
+
+Event = dict[str, Any]
+COMPUTE, OVERLAPPED = 1, 2  # tracks of a rank
+
+
+def draw(view: View) -> str:
+    """One JSON object, an event per line."""
+    events = [event for rank in range(view.spec.ranks) for event in of_rank(view, rank)]
+    for number, message in enumerate(view.messages):
+        events += travel(view, message, number)
+    other = {
+        "schedule": view.spec.name,
+        "plan": view.hash,
+        "clock": "planned; one unit of the schedule's costs is shown as 1 ms",
+    }
+    lines = ",\n".join(msgspec.json.encode(event).decode() for event in events)
+    head = msgspec.json.encode(other).decode()
+    return f'{{"displayTimeUnit":"ms","otherData":{head},"traceEvents":[\n{lines}\n]}}\n'
+
+
+def of_rank(view: View, rank: int) -> Iterator[Event]:
+    stages = sorted(
+        {
+            (p, s)
+            for p, pipeline in enumerate(view.spec.pipelines)
+            for s, stage in enumerate(pipeline.stages)
+            if stage.rank == rank
+        }
+    )
+    names = [
+        f"{view.spec.pipelines[p].name} {', '.join(str(s) for _, s in group)}"
+        for p, group in groupby(stages, key=lambda stage: stage[0])
+    ]
+    yield named(rank, "process_name", f"rank {rank} · stages {'; '.join(names)}")
+    yield named(rank, "thread_name", "compute", COMPUTE)
+    if any(bar.unit != NONE for bar in view.lanes[rank]):
+        yield named(rank, "thread_name", "compute, overlapped", OVERLAPPED)
+    for bar in view.lanes[rank]:
+        yield slice_of(view, bar, rank)
+    for tick, grains in view.memory[rank]:
+        held = float(Fraction(grains, view.spec.size_unit))
+        counter = {"ph": "C", "name": "activations", "pid": rank + 1, "ts": micro(view, tick)}
+        yield {**counter, "args": {"held": held}}
+
+
+def named(rank: int, what: str, name: str, track: int = 0) -> Event:
+    return {"ph": "M", "name": what, "pid": rank + 1, "tid": track, "args": {"name": name}}
+
+
+def slice_of(view: View, bar: Bar, rank: int) -> Event:
+    span = view.span(bar)
+    return {
+        "ph": "X",
+        "name": show(view.spec, bar.operation),
+        "cat": NAMES[bar.operation.kind],
+        "pid": rank + 1,
+        "tid": track(bar),
+        "ts": micro(view, bar.start),
+        "dur": micro(view, bar.end - bar.start),
+        "args": {"line": f"{span.file}:{span.line}" if span else None},
+    }
+
+
+def track(bar: Bar) -> int:
+    return OVERLAPPED if bar.unit != NONE and bar.operation.kind != "F" else COMPUTE
+
+
+def micro(view: View, ticks: int | Fraction) -> int | float:
+    """Microseconds, of which a unit of the schedule's costs has a thousand."""
+    value = Fraction(ticks) * 1000 / view.spec.time_unit
+    return value.numerator if value.denominator == 1 else float(value)
+
+
+def travel(view: View, message: Message, number: int) -> Iterator[Event]:
+    """An arrow from within the slice that made the result to the one that uses it; and where the
+    way takes time, a slice of its own on the sending rank."""
+    made, used = message.made, message.used
+    source, target, traffic = view.program.channels[message.channel]
+    arrow = {"name": traffic, "cat": traffic, "id": number}
+    if made.end > made.start and used.end > used.start:
+        inside = made.end - Fraction(made.end - made.start, 100)
+        here = {"pid": source + 1, "tid": track(made), "ts": micro(view, inside)}
+        there = {"pid": target + 1, "tid": track(used), "ts": micro(view, used.start)}
+        yield {"ph": "s", **arrow, **here}
+        yield {"ph": "f", "bp": "e", **arrow, **there}
+    if message.arrival > made.end:
+        name = f"{traffic} to rank {target}: {show(view.spec, made.operation)}"
+        way = {"name": name, "cat": traffic, "id": number, "pid": source + 1, "tid": COMPUTE}
+        yield {"ph": "b", **way, "ts": micro(view, made.end)}
+        yield {"ph": "e", **way, "ts": micro(view, message.arrival)}
