@@ -47,9 +47,8 @@ def dependencies(view: View) -> "nx.DiGraph[int]":
     written = tuple(tuple(units(lane)) for lane in view.lanes)
     graph = expand(replace(view.spec, written=written)).graph()
     run = {bar.operation for lane in view.lanes for bar in lane}
-    graph.remove_nodes_from(
-        [n for n, operation in graph.nodes("operation") if operation not in run]
-    )
+    named: Any = graph.nodes(data="operation")
+    graph.remove_nodes_from([n for n, operation in named if operation not in run])
     return graph
 
 
