@@ -1,0 +1,351 @@
+"""Annealing over words: change one rank's word a little, replay, keep it if that was not much
+worse; "not much" shrinks. Half of the changes are at an idle stretch. The cost is what is
+minimized plus a little of the mean end of the ranks, without which plateaus stop the search; over
+several samples of the durations it is the mean.
+"""
+
+from collections.abc import Callable, Sequence
+from math import exp, log
+from typing import Any, NamedTuple
+
+from stretto.compiler.order.jit import compiled, fast, ints
+from stretto.compiler.order.moves import draw, join, merge, move, split, swap
+from stretto.compiler.order.replay import NOTHING, assign, replay
+from stretto.compiler.order.tables import Ints, Tables
+
+REACH = (3, 8, 30, 100)  # how far a unit goes at most, one of these each time
+
+
+class Samples(NamedTuple):
+    """Durations to replay with, one row each: `ticks` by place, `unit_ticks` by unit."""
+
+    ticks: Any
+    unit_ticks: Any
+
+
+class Heat(NamedTuple):
+    """Temperatures of one run, in ticks, and the weight of the mean end."""
+
+    hot: float
+    cold: float
+    weight: float
+
+
+class State(NamedTuple):
+    """Everything a run needs to have at hand, made once."""
+
+    t: Tables
+    samples: Samples
+    first: Ints
+    second: Ints
+    rest: Any
+    start: Any
+    stop: Any
+    end: Any
+    kept_start: Any
+    kept_stop: Any
+    kept_end: Any
+    since: Any
+    seen: Ints
+    merged: Ints
+    at: Ints
+    waiter: Ints
+    following: Ints
+    blocked: Ints
+    stack: Ints
+    copy: Ints
+    random: Ints
+    reach: Ints
+
+
+def prepare(t: Tables, samples: Samples, seed: int) -> State:
+    """A State for this Tables."""
+    rows, places, ranks = len(samples.ticks), len(t.ticks), len(t.limit)
+    letters = len(t.rank)
+
+    def row(size: int, value: int = -1) -> Any:
+        return table([[value] * size for _ in range(rows)])
+
+    return State(
+        t,
+        samples,
+        ints([-1] * places),
+        ints([-1] * places),
+        row(places, 0),
+        row(places),
+        row(places),
+        row(places),
+        row(places),
+        row(places),
+        row(places),
+        row(ranks, 0),
+        ints([0] * letters),
+        ints([0] * (letters // 3)),
+        ints([0] * ranks),
+        ints([-1] * places),
+        ints([-1] * ranks),
+        ints([-1] * ranks),
+        ints([0] * ranks),
+        ints([0] * places),
+        ints([(seed * 7919 + 12345) % 2147483646 + 1]),
+        ints(REACH),
+    )
+
+
+def table(rows: Sequence[Sequence[int]]) -> Any:
+    """Rows of integers as the loops read them."""
+    if not fast():
+        return [list(row) for row in rows]
+    import numpy
+
+    return numpy.array(rows, dtype=numpy.int64)
+
+
+@compiled
+def evaluate(s: State, word: Ints, span: bool) -> int:
+    """Replay the whole word; the sum over the samples of what is minimized, or -1."""
+    t = s.t
+    ranks = len(t.limit)
+    for r in range(ranks):
+        if not assign(t, r, t.word_at[r + 1] - 1, word, s.first, s.second, s.seen, s.merged):
+            return -1
+    total = 0
+    for k in range(len(s.samples.ticks)):
+        for r in range(ranks):
+            s.since[k][r] = t.word_at[r]
+            _rest(s, k, r, word)
+        if not _replay(s, k, word, 1 << 60):
+            return -1
+        total += _value(s, k, word, span)
+    return total
+
+
+@compiled
+def _replay(s: State, k: int, word: Ints, cut: int) -> bool:
+    return replay(
+        s.t,
+        word,
+        s.first,
+        s.second,
+        s.since[k],
+        s.samples.ticks[k],
+        s.samples.unit_ticks[k],
+        s.rest[k],
+        cut,
+        s.start[k],
+        s.stop[k],
+        s.end[k],
+        s.at,
+        s.waiter,
+        s.following,
+        s.blocked,
+        s.stack,
+    )
+
+
+@compiled
+def _rest(s: State, k: int, r: int, word: Ints) -> None:
+    """The work of rank r after each position."""
+    work = 0
+    for p in range(s.t.word_at[r + 1] - 1, s.t.word_at[r] - 1, -1):
+        s.rest[k][p] = work
+        u = word[p]
+        if u >= 0:
+            if s.t.solo[u] >= 0:
+                work += s.samples.ticks[k][s.first[p]]
+            else:
+                work += s.samples.unit_ticks[k][u]
+
+
+@compiled
+def _value(s: State, k: int, word: Ints, span: bool) -> int:
+    """What is minimized, of the replayed word."""
+    worst = 0
+    for r in range(len(s.t.limit)):
+        lo, hi = s.t.word_at[r], s.t.word_at[r + 1]
+        if hi > lo:
+            last = s.stop[k][hi - 1]
+            if span:
+                while lo < hi - 1 and word[lo] < 0:
+                    lo += 1
+                last -= s.start[k][lo]
+            if last > worst:
+                worst = last
+    return worst
+
+
+@compiled
+def _ends(s: State, k: int) -> float:
+    """The mean end of the ranks."""
+    total = 0
+    for r in range(len(s.t.limit)):
+        if s.t.word_at[r + 1] > s.t.word_at[r]:
+            total += s.stop[k][s.t.word_at[r + 1] - 1]
+    return total / len(s.t.limit)
+
+
+@compiled
+def _change(s: State, word: Ints, overlaps: bool) -> int:
+    """Make one random change to one rank's word, whose old form is kept in `copy`. The rank, or
+    -1 - rank where nothing sensible came out."""
+    t, random = s.t, s.random
+    places = len(word)
+    start, stop = s.start[0], s.stop[0]
+    a = draw(random, places)
+    idle = draw(random, 2) == 0
+    if idle:
+        for _ in range(12):
+            if word[a] >= 0 and a > 0 and start[a] > stop[a - 1] and stop[a - 1] >= 0:
+                break
+            a = draw(random, places)
+    ranks = len(t.limit)
+    lo_r, hi_r = 0, ranks
+    while hi_r - lo_r > 1:
+        middle = (lo_r + hi_r) // 2
+        if t.word_at[middle] <= a:
+            lo_r = middle
+        else:
+            hi_r = middle
+    r = lo_r
+    while t.word_at[r + 1] <= a:
+        r += 1
+    lo, hi = t.word_at[r], t.word_at[r + 1]
+    for p in range(lo, hi):
+        s.copy[p] = word[p]
+    dice = draw(random, 100)
+    if overlaps and dice < 30:
+        if dice < 15:
+            return r if merge(t, word, lo, hi, a, random) else -1 - r
+        if dice < 26 or t.joint[0] < 0:
+            return r if split(t, word, lo, hi, a, random) else -1 - r
+        return r if join(t, word, hi, a) else -1 - r
+    far = 1 + draw(random, s.reach[draw(random, len(s.reach))])
+    b = a + far if draw(random, 2) == 0 else a - far
+    if b < lo or b >= hi:
+        return -1 - r
+    if dice < 50:
+        return r if swap(t, word, a, b) else -1 - r
+    if dice < 75:
+        return r if move(t, word, b, a) else -1 - r
+    return r if move(t, word, a, b) else -1 - r
+
+
+@compiled
+def run(
+    s: State,
+    word: Ints,
+    best: Ints,
+    moves: int,
+    hot: float,
+    cold: float,
+    weight: float,
+    span: bool,
+    overlaps: bool,
+    enough: int,
+) -> int:
+    """Anneal `word` for so many moves, from temperature `hot` to `cold`; the best one seen goes
+    into `best`. The best sum of what is minimized (over the samples), or -1 if the word that was
+    given cannot run. Stops at `enough`."""
+    t = s.t
+    ranks, rows, places = len(t.limit), len(s.samples.ticks), len(word)
+    now = evaluate(s, word, span)
+    if now < 0:
+        return -1
+    found = now
+    for p in range(places):
+        best[p] = word[p]
+    mean = 0.0
+    for k in range(rows):
+        mean += _ends(s, k)
+        for p in range(places):
+            s.kept_start[k][p] = s.start[k][p]
+            s.kept_stop[k][p] = s.stop[k][p]
+            s.kept_end[k][p] = s.end[k][p]
+    cost = now + weight * mean
+    for turn in range(moves):
+        if found <= enough:
+            break
+        heat = hot * exp(log(cold / hot) * turn / moves) * rows
+        r = _change(s, word, overlaps)
+        sensible = r >= 0
+        if not sensible:
+            r = -1 - r
+        lo, hi = t.word_at[r], t.word_at[r + 1]
+        a, b = lo, hi - 1
+        while a < hi and word[a] == s.copy[a]:
+            a += 1
+        if a == hi:
+            continue
+        while b > a and word[b] == s.copy[b]:
+            b -= 1
+        last = hi - 1 if overlaps else b
+        if not sensible or not assign(t, r, last, word, s.first, s.second, s.seen, s.merged):
+            for p in range(a, b + 1):
+                word[p] = s.copy[p]
+            assign(t, r, last, word, s.first, s.second, s.seen, s.merged)
+            continue
+        allowed = cost - heat * log((1 + draw(s.random, 1 << 30)) / (1 << 30))
+        value, ends, replayed, fine = 0, 0.0, 0, True
+        cut = 1 << 60
+        if rows == 1 and not span:
+            cut = int(allowed - weight * mean + weight * heat) + 1
+        for k in range(rows):
+            early = s.kept_stop[k][a - 1] if a > lo else 0
+            _before(t, s.kept_start[k], early, s.since[k])
+            s.since[k][r] = a
+            _rest(s, k, r, word)
+            replayed += 1
+            if not _replay(s, k, word, cut):
+                fine = False
+                break
+            value += _value(s, k, word, span)
+            ends += _ends(s, k)
+        if fine and value + weight * ends <= allowed:
+            now, mean, cost = value, ends, value + weight * ends
+            for k in range(rows):
+                _keep(s, k, word, True)
+            if value < found:
+                found = value
+                for p in range(places):
+                    best[p] = word[p]
+            continue
+        for p in range(a, b + 1):
+            word[p] = s.copy[p]
+        assign(t, r, last, word, s.first, s.second, s.seen, s.merged)
+        for k in range(replayed):
+            _rest(s, k, r, word)
+            _keep(s, k, word, False)
+    return found
+
+
+@compiled
+def _keep(s: State, k: int, word: Ints, forward: bool) -> None:
+    """Copy the times of everything that was replayed: to the kept ones, or back from them."""
+    start, stop, end = s.start[k], s.stop[k], s.end[k]
+    kept_start, kept_stop, kept_end = s.kept_start[k], s.kept_stop[k], s.kept_end[k]
+    if not forward:
+        start, kept_start = kept_start, start
+        stop, kept_stop = kept_stop, stop
+        end, kept_end = kept_end, end
+    for q in range(len(s.t.limit)):
+        for p in range(s.since[k][q], s.t.word_at[q + 1]):
+            kept_start[p] = start[p]
+            kept_stop[p] = stop[p]
+            if word[p] >= 0:
+                kept_end[s.first[p]] = end[s.first[p]]
+                if s.second[p] >= 0:
+                    kept_end[s.second[p]] = end[s.second[p]]
+
+
+@compiled
+def _before(t: Tables, start: Ints, early: int, since: Ints) -> None:
+    """For every rank its first position that starts at `early` or later."""
+    for q in range(len(t.limit)):
+        lo, hi = t.word_at[q], t.word_at[q + 1]
+        while lo < hi:
+            middle = (lo + hi) // 2
+            if start[middle] >= early:
+                hi = middle
+            else:
+                lo = middle + 1
+        since[q] = lo
