@@ -1,1 +1,73 @@
-"""The grammar of the schedule language, and its loader."""
+"""The grammar of the schedule language, and its loader.
+
+`pipe.lark` is the language. Building its LALR table takes longer than parsing a file, so the table
+is kept beside it in `table.json`, which `python -m stretto.grammar` writes anew; a test holds the
+two together. Where the table is missing, or another lark made it, it is built on the spot.
+"""
+
+import json
+from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lark import Lark
+
+OPTIONS: dict[str, Any] = {
+    "parser": "lalr",
+    "lexer": "contextual",
+    "start": ["schedule", "costs"],
+    "keep_all_tokens": True,
+    "maybe_placeholders": False,
+}
+
+
+def parser(build: object) -> "Lark":
+    """The parser of the language. Every rule that matches calls the method of `build` that has
+    its name, with the list of the rule's children."""
+    from lark import Lark
+
+    table = _table()
+    if table is None:
+        return Lark(grammar(), transformer=build, **OPTIONS)
+    load: Callable[..., Lark] = Lark._load_from_dict
+    return load(table["data"], table["memo"], transformer=build)
+
+
+def grammar() -> str:
+    """The text of `pipe.lark`."""
+    return (files(__name__) / "pipe.lark").read_text("utf-8")
+
+
+def make_table() -> str:
+    """The text of `table.json`: what lark knows after reading the grammar."""
+    import lark
+    from lark.grammar import Rule
+    from lark.lexer import TerminalDef
+
+    data, memo = lark.Lark(grammar(), **OPTIONS).memo_serialize([TerminalDef, Rule])
+    return json.dumps({"made": _made(), "data": data, "memo": memo}, separators=(",", ":"))
+
+
+def _made() -> str:
+    """Names the grammar and the lark that belong together."""
+    import lark
+
+    return f"{lark.__version__} {sha256(grammar().encode()).hexdigest()}"
+
+
+@cache
+def _table() -> dict[str, Any] | None:
+    try:
+        table: dict[str, Any] = json.loads((files(__name__) / "table.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    if table["made"] != _made():
+        return None
+    # JSON made strings of the integers that were keys.
+    states = table["data"]["parser"]["parser"]["states"]
+    table["data"]["parser"]["parser"]["states"] = {int(k): v for k, v in states.items()}
+    table["memo"] = {int(k): v for k, v in table["memo"].items()}
+    return table

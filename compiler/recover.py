@@ -1,0 +1,271 @@
+"""Mistakes in the grammar: what to say about a word that does not fit (`explain`), and where to go
+on reading (`go_on`). Both read the parser's own table, so that nothing of the grammar is repeated.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from lark import Token
+from lark.exceptions import UnexpectedCharacters, UnexpectedToken
+from lark.parsers.lalr_analysis import Shift
+
+from stretto.compiler.diagnostics import Diagnostic, Label
+from stretto.compiler.near import nearest
+from stretto.compiler.source import Source, Span
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+RESERVED = _words(
+    "F B I W let repeat as for in if then else queue next and or not stages slice "
+    "min max abs ceil floor len"
+)
+PUNCTUATION = {
+    "LBRACE": "{", "RBRACE": "}", "LSQB": "[", "RSQB": "]", "LPAR": "(", "RPAR": ")",
+    "EQUAL": "=", "COMMA": ",", "VBAR": "|", "DOT": ".", "QMARK": "?", "SEMICOLON": ";",
+    "__ANON_0": "->", "__ANON_1": "<=", "__ANON_2": "..",
+}  # fmt: skip
+OPERATORS = _words("PLUS MINUS TIMES DIVIDE FLOOR_DIVIDE MODULO COMPARE AND OR LSQB DOT QMARK UNIT")
+STARTS = _words(
+    "schedule ranks microbatches param let require pipeline split overlap cost activation "
+    "transfer limit minimize rule order stages place replicates model feeds forward "
+    "F B I W next repeat for if queue"
+)
+FOREIGN = {
+    "&": "write `and`", "!": "write `not`, or `!=`", "^": "there is no power: write `*`",
+    "'": 'a text stands between `"`', '"': 'a text ends with `"` on the same line',
+    ":": "blocks stand in `{ }`; ranges are `a .. b`",
+}  # fmt: skip
+SCAN = re.compile(r'"[^"\n]*"|#[^\n]*|[A-Za-z_][A-Za-z0-9_]*|[0-9]+|\n|[^\S\n]+|.', re.DOTALL)
+
+
+def span(file: str, token: Token) -> Span:
+    assert token.line and token.column and token.end_line and token.end_column
+    return Span(file, token.line, token.column, token.end_line, token.end_column)
+
+
+def culprit(error: UnexpectedToken | UnexpectedCharacters) -> Token:
+    """The word or character that does not fit."""
+    if isinstance(error, UnexpectedToken):
+        token: Token = error.token
+        return token
+    return Token(
+        "CHARACTER", error.char, error.pos_in_stream, error.line, error.column,
+        error.line, error.column + 1, (error.pos_in_stream or 0) + 1,
+    )  # fmt: skip
+
+
+# ---- What to say
+
+
+def explain(source: Source, state: Any, token: Token) -> tuple[Diagnostic, ...]:
+    """The diagnostic for a token that does not fit in this state of the parser."""
+    states = state.parse_conf.states
+    stack = state.state_stack
+    fits = {t for t in states[stack[-1]] if t.isupper() and accepts(states, stack, t)}
+    words = {_text(t) for t in fits}
+    here = Label(span(source.name, token))
+    opened = _open_block(source.name, state)
+    if token.type == "$END":
+        if opened is None:
+            return (
+                _syntax(f"the file ends in the middle of a statement: {_expected(fits)}", here),
+            )
+        return (_syntax("the file ends inside a block: `}` is missing", here, opened),)
+    if token.type == "CHARACTER":
+        return (_character(token, here, fits),)
+    if _between(states, stack[-1]):
+        return (_no_start(token, words, here, opened),)
+    if token.type == "COMPARE" and "COMPARE" not in fits and "PLUS" in fits:
+        help_ = "join two comparisons: `a < b and b < c`"
+        return (_syntax("comparisons do not chain", here, help_=help_),)
+    if token.type == "EQUAL" and "COMPARE" in fits:
+        return (_syntax("`=` gives a name its value", here, help_="compare with `==`"),)
+    message = f"{_expected(fits)}, found `{token}`"
+    if token in RESERVED and fits <= {"NAME", *OPERATORS}:
+        message = f"`{token}` is a word of the language and cannot be a name"
+        return (_syntax(message, here, help_="choose another name"),)
+    near = nearest(str(token), [w for w in words if w.isalpha()])
+    if near is None and _last_line(state) < here.span.line:
+        here = _behind(source.name, state)
+    return (_syntax(message, here, help_=f"did you mean `{near}`?" if near else None),)
+
+
+def _syntax(message: str, *labels: Label | None, help_: str | None = None) -> Diagnostic:
+    return Diagnostic("syntax", message, tuple(x for x in labels if x is not None), help=help_)
+
+
+def _character(token: Token, here: Label, fits: set[str]) -> Diagnostic:
+    help_ = FOREIGN.get(str(token))
+    if not token.isascii():
+        return _syntax(
+            f"`{token}` is not part of the language", here,
+            help_="names are made of the letters a to z, digits and `_`",
+        )  # fmt: skip
+    if help_ is not None:
+        return _syntax(f"`{token}` is not part of the language", here, help_=help_)
+    return _syntax(f"{_expected(fits)}, found `{token}`", here)
+
+
+def _no_start(token: Token, words: set[str], here: Label, opened: Label | None) -> Diagnostic:
+    """A word where a statement should begin."""
+    near = nearest(str(token), [w for w in words if w.isalpha()])
+    help_ = f"did you mean `{near}`?" if near else None
+    if token == "}":
+        return _syntax("this `}` closes nothing", here)
+    if opened is not None and token in STARTS:
+        message = f"`{token}` cannot stand in this block"
+        return _syntax(message, here, opened, help_="is a `}` missing above?")
+    if near is None and opened is None:
+        help_ = "a statement begins with " + _listing(sorted(w for w in words if w.isalpha()))
+    if token.type in ("NAME", *(w.upper() for w in STARTS)):
+        return Diagnostic("unknown-statement", f"no statement begins with `{token}`", (here,),
+                          help=help_)  # fmt: skip
+    return _syntax(f"no statement begins with `{token}`", here, help_=help_)
+
+
+def _expected(fits: set[str]) -> str:
+    """What would have fitted, in words."""
+    rest = set(fits)
+    names = []
+    if "NUMBER" in rest:
+        names.append("a value")
+        rest -= {
+            "NUMBER",
+            "NAME",
+            "KIND",
+            "FUNCTION",
+            "STAGES",
+            "LSQB",
+            "LPAR",
+            "MINUS",
+            "NOT",
+            "IF",
+        }
+    if "NAME" in rest:
+        names.append("a name")
+    if "KIND" in rest:
+        names.append("an operation (`F`, `B`, `I` or `W`)")
+    if "STRING" in rest:
+        names.append('a text between `"`')
+    begins = {t for t in rest if _text(t) in STARTS}
+    if len(begins) > 3:
+        names.append("the next statement")
+        rest -= begins | {"SEMICOLON", "KIND"}
+    rest -= {"NAME", "KIND", "STRING", "$END"}
+    if names or rest - OPERATORS:
+        rest -= OPERATORS
+    names += [f"`{_text(t)}`" for t in sorted(rest)]
+    return "expected " + _listing(names)
+
+
+def _listing(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _text(kind: str) -> str:
+    """A terminal as it is written."""
+    return PUNCTUATION.get(kind, kind.lower())
+
+
+def _open_block(file: str, state: Any) -> Label | None:
+    for value in reversed(state.value_stack):
+        if isinstance(value, Token) and value.type == "LBRACE":
+            return Label(span(file, value), "the block begins here")
+    return None
+
+
+def _last_line(state: Any) -> int:
+    last = state.lexer.state.last_token
+    return 0 if last is None else last.end_line
+
+
+def _behind(file: str, state: Any) -> Label:
+    """The place right behind the last word that was read."""
+    last = state.lexer.state.last_token
+    return Label(Span(file, last.end_line, last.end_column, last.end_line, last.end_column + 1))
+
+
+# ---- Where to go on
+
+
+def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
+    """Skips to the next statement at or behind position `at`: shortens the parser's stack to the
+    list of statements that it belongs to and puts the lexer there. Returns the position, or -1 if
+    there is none."""
+    states = state.parse_conf.states
+    depth = 0
+    first = not text[text.rfind("\n", 0, at) + 1 : at].strip()
+    for match in SCAN.finditer(text, at):
+        word = match[0]
+        if word == "\n":
+            first = True
+            continue
+        if word[0] == "#" or word.isspace():
+            continue
+        starts = word in ";}" or (first and word in STARTS and _is_start(text, match))
+        if depth == 0 and starts:
+            height = _height(states, state.state_stack, word)
+            if height:
+                del state.state_stack[height:]
+                del state.value_stack[height - 1 :]
+                _move(text, lexer, match.start())
+                return match.start()
+        depth = max(0, depth + (word == "{") - (word == "}"))
+        first = word == "}" and depth == 0
+    return -1
+
+
+def _is_start(text: str, match: "re.Match[str]") -> bool:
+    """Whether a `for` or `if` at the start of a line begins a statement: one that goes on an
+    expression has no block."""
+    if match[0] not in ("for", "if"):
+        return True
+    for later in SCAN.finditer(text, match.end()):
+        if later[0] == "{":
+            return True
+        if later[0] in ";}" or (later[0] in STARTS - {"if", "F", "B", "I", "W", "stages"}):
+            return False
+    return False
+
+
+def _height(states: Any, stack: list[Any], word: str) -> int:
+    """How much of the stack remains when `word` begins the next statement of the innermost list
+    of statements that takes it; 0 if none does."""
+    kind = {"}": "RBRACE", ";": "SEMICOLON"}.get(word, "KIND" if word in "FBIW" else word.upper())
+    for height in range(len(stack), 0, -1):
+        if _between(states, stack[height - 1]) and accepts(states, stack[:height], kind):
+            return height
+    return 0
+
+
+def _between(states: Any, state: Any) -> bool:
+    """Whether the parser stands between two statements in this state."""
+    action = states[state].get("SEMICOLON")
+    return action is not None and action[0] is Shift
+
+
+def accepts(states: Any, stack: Iterable[Any], kind: str) -> bool:
+    """Whether a terminal fits behind this stack, all reductions done."""
+    stack = list(stack)
+    while True:
+        action = states[stack[-1]].get(kind)
+        if action is None:
+            return False
+        if action[0] is Shift:
+            return True
+        rule = action[1]
+        del stack[len(stack) - len(rule.expansion) :]
+        stack.append(states[stack[-1]][rule.origin.name][1])
+
+
+def _move(text: str, lexer: Any, at: int) -> None:
+    counter = lexer.line_ctr
+    counter.char_pos = at
+    counter.line = text.count("\n", 0, at) + 1
+    counter.line_start_pos = text.rfind("\n", 0, at) + 1
+    counter.column = at - counter.line_start_pos + 1
+    lexer.last_token = None
