@@ -90,6 +90,7 @@ def model(
         spans=(Span("made.pipe", 1, 1, 1, 1),),
         slices=slices,
         split_backward=split,
+        overlap=("B", "I"),
         pairs=pairs,
         transfers=transfers,
         order=("",) * ranks,
