@@ -13,7 +13,11 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from stretto.compiler.spec import NONE, Operation, Spec
+from stretto.compiler.spec import NONE as NONE  # `as`: for those who read Programs, too
+from stretto.compiler.spec import Operation as Operation
+from stretto.compiler.spec import Pipeline as Pipeline
+from stretto.compiler.spec import Spec as Spec
+from stretto.compiler.spec import show as show
 
 Traffic = Literal["activation", "gradient"]
 
