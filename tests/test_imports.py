@@ -27,6 +27,8 @@ ALLOWED = {
         f"compiler/{name}.py": PROOF | {"compiler.spec", "compiler.program", "compiler.diagnostics"}
         for name in ("prove", "prove_duties", "prove_rank", "prove_run", "prove_words")
     },
+    "compiler/plan_file.py": {"compiler.diagnostics"},
+    "compiler/plan_references.py": {"compiler.spec", "compiler.program"},
     "compiler/problem.py": {"compiler.spec"},
 }
 RUNTIME_MAY = {"plan", "program", "prove", "diagnostics"}
