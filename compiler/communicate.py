@@ -8,9 +8,11 @@ after what it needs. Before a unit stand only posts, waits for messages made by 
 the sequence, and waits for sends whose receive is posted right after one that is earlier.
 """
 
+from stretto.compiler.diagnostics import Rejected
 from stretto.compiler.messages import Message, Output, channels, flow, outputs
 from stretto.compiler.order import Lane, Order
-from stretto.compiler.order.earliest import earliest
+from stretto.compiler.order.earliest import Earliest, earliest
+from stretto.compiler.order.rules import unenforced
 from stretto.compiler.problem import Problem
 from stretto.compiler.program import (
     Channel,
@@ -30,11 +32,13 @@ from stretto.compiler.spec import NONE, Spec
 
 
 def communicate(order: Order) -> Program:
-    """The `train` Program of the order."""
-    spec = order.problem.spec
+    """The `train` Program of the order. Raises `Rejected`: `rule-between-ranks`."""
+    spec, times = order.problem.spec, earliest(order)
+    if wrong := unenforced(order, times):
+        raise Rejected(wrong)
     table, sums = channels(order.problem), _reductions(spec)
     ranks = []
-    for rank, instructions in enumerate(_lists(order, table)):
+    for rank, instructions in enumerate(_lists(order, times, table)):
         for number, reduction in enumerate(sums):
             if any(copy.rank == rank for copy in reduction.copies):
                 instructions.append(Reduce(number))
@@ -50,7 +54,8 @@ def forwards(order: Order) -> Program:
         units = tuple([(i,) for unit in lane.units for i in unit if kinds[i] == "F"])
         lanes.append(Lane(lane.rank, lane.stream, units))
     table = channels(order.problem)
-    lists = _lists(Order(order.problem, tuple(lanes), order.engine), table)
+    alone = Order(order.problem, tuple(lanes), order.engine)
+    lists = _lists(alone, earliest(alone), table)
     return Program(order.problem.spec, "eval", table, (), tuple([tuple(row) for row in lists]))
 
 
@@ -82,12 +87,11 @@ class _Lane:
         self.slot: dict[int, int] = {}
 
 
-def _lists(order: Order, table: tuple[Channel, ...]) -> list[list[Instruction]]:
+def _lists(order: Order, times: Earliest, table: tuple[Channel, ...]) -> list[list[Instruction]]:
     """The instructions of every rank."""
     problem = order.problem
     for rank, lane in enumerate(order.lanes):
         assert (lane.rank, lane.stream) == (rank, 0), "one lane for every rank"
-    times = earliest(order)
     lanes = [_Lane(lane) for lane in order.lanes]
     for own, row in zip(lanes, outputs(order, times, table), strict=True):
         for output in row:

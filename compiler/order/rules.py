@@ -1,0 +1,69 @@
+"""Order → the rules in it that nothing enforces. A rank waits for another only through the data
+that it is sent; a rule between two ranks holds in every run only where some chain of results leads
+from the earlier operation to the later one. By the clock alone it would hold by luck."""
+
+from stretto.compiler.diagnostics import Diagnostic, Label
+from stretto.compiler.order import Order
+from stretto.compiler.order.earliest import Earliest
+from stretto.compiler.problem import Why
+from stretto.compiler.spec import NONE, show
+
+
+def unenforced(order: Order, times: Earliest) -> list[Diagnostic]:
+    """One `rule-between-ranks` for each such rule, in the order of the text."""
+    problem, rank = order.problem, order.problem.rank
+    by_rank: dict[int, list[tuple[int, int]]] = {}  # of the earlier operation
+    for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
+        if why is Why.RULE and rank[a] != rank[b] and NONE not in (times.index[a], times.index[b]):
+            by_rank.setdefault(rank[a], []).append((a, b))
+    broken = set()
+    for source, rules in by_rank.items():
+        heard = _heard(order, times, source)
+        broken |= {(a, b) for a, b in rules if heard[b] < _mark(order, times, a)}
+    found = []
+    spec = problem.spec
+    for rule in spec.rules:
+        for a, b in sorted(broken):
+            earlier, later = problem.operations[a], problem.operations[b]
+            if rule.earlier[1:] == earlier[1:] and rule.later[1:] == later[1:]:
+                found.append(
+                    Diagnostic(
+                        code="rule-between-ranks",
+                        message=f"nothing makes `{show(spec, later)}` on rank {rank[b]} wait for "
+                        f"`{show(spec, earlier)}` on rank {rank[a]}",
+                        labels=(Label(spec.spans[rule.at]),),
+                        notes=("a rank waits for another only where it needs its results",),
+                        help="write rules between operations of one rank",
+                    )
+                )
+                break
+    return found
+
+
+def _mark(order: Order, times: Earliest, i: int) -> int:
+    """A number that grows along the rank: what has been done when operation i has ended. A
+    message with the first half of a pair leaves before the second is done."""
+    unit = order.lanes[times.lane[i]].units[times.index[i]]
+    return 2 * times.index[i] + (unit[-1] == i)
+
+
+def _heard(order: Order, times: Earliest, source: int) -> list[int]:
+    """For every operation the mark up to which the rank `source` had come, for all that its own
+    rank knows when it starts; -1 for nothing."""
+    problem = order.problem
+    inputs: list[list[int]] = [[] for _ in problem.operations]
+    for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
+        if (why is Why.ACTIVATION or why is Why.GRADIENT) and times.index[a] != NONE:
+            inputs[b].append(a)
+    sequence = sorted(
+        (place, lane, k) for lane, row in enumerate(times.place) for k, place in enumerate(row)
+    )
+    heard, told = [NONE] * len(inputs), [NONE] * len(inputs)
+    known = [NONE] * len(order.lanes)
+    for _, lane, k in sequence:
+        unit = order.lanes[lane].units[k]
+        known[lane] = max([known[lane], *[told[a] for i in unit for a in inputs[i]]])
+        for i in unit:
+            heard[i] = known[lane]
+            told[i] = _mark(order, times, i) if order.lanes[lane].rank == source else known[lane]
+    return heard
