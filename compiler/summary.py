@@ -7,6 +7,7 @@ from fractions import Fraction
 from msgspec import Struct
 
 from stretto.compiler.bound import Bound
+from stretto.compiler.plan import Plan
 from stretto.compiler.program import Claims, Compute, Program
 from stretto.compiler.spec import NONE, Spec, number
 
@@ -51,6 +52,12 @@ def summarize(
         engine=engine,
         hash=plan_hash,
     )
+
+
+def of_plan(plan: Plan) -> Summary:
+    """The summary of the plan's step; of its forwards where it has no other."""
+    name, program = next(iter(plan.programs.items()))
+    return summarize(program, plan.claims[name], plan.bound, plan.engine, plan.hash)
 
 
 def weight_copies(spec: Spec) -> int:

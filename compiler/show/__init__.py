@@ -1,1 +1,40 @@
-"""Pictures and listings of a Program: a file per format, a table of them here."""
+"""Pictures and listings of a Program: a file per format, and the table of them here.
+
+Each file has a `draw(view)` that returns the text; the one for terminals also takes a `Look`. They
+are loaded when they are asked for.
+"""
+
+from importlib import import_module
+
+from stretto.compiler.plan import Plan
+from stretto.compiler.program import Name
+from stretto.compiler.show.look import Look
+from stretto.compiler.show.view import view
+
+FORMATS = {
+    # name of the format: its module here, the suffix of a file that asks for it
+    "text": ("text", ".txt"),
+    "svg": ("svg", ".svg"),
+    "html": ("html", ".html"),
+    "trace": ("trace", ".trace.json"),
+    "json": ("json", ".json"),
+    "dot": ("dot", ".dot"),
+    "torch-csv": ("torch_csv", ".csv"),
+}
+
+
+def draw(plan: Plan, format: str, name: Name = "train", look: Look | None = None) -> str:
+    """The Program `name` of the plan in a format of the table. Raises `Rejected` where the format
+    cannot hold it."""
+    module = import_module(f"{__name__}.{FORMATS[format][0]}")
+    shown = view(plan, name)
+    if format == "text":
+        text: str = module.draw(shown, look or Look())
+    else:
+        text = module.draw(shown)
+    return text
+
+
+def format_of(file: str) -> str:
+    """The format that a file's name asks for: the first whose suffix it has, else text."""
+    return next((name for name, (_, suffix) in FORMATS.items() if file.endswith(suffix)), "text")

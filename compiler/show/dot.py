@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from stretto.compiler.expand import expand
 from stretto.compiler.problem import Why
 from stretto.compiler.show.palette import colour
-from stretto.compiler.show.view import Bar, View
+from stretto.compiler.show.view import View
 from stretto.compiler.spec import NONE, Operation, Unit, show
+from stretto.compiler.timeline import Timed
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -52,7 +53,7 @@ def dependencies(view: View) -> "nx.DiGraph[int]":
     return graph
 
 
-def units(lane: tuple[Bar, ...]) -> Iterator[Unit]:
+def units(lane: tuple[Timed, ...]) -> Iterator[Unit]:
     """The lane's bars, the two halves of a pair together."""
     waiting: tuple[Operation, ...] = ()
     for bar in lane:

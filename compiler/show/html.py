@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 
 from stretto.compiler.show.palette import NAMES, colour
-from stretto.compiler.show.view import Bar, View
+from stretto.compiler.show.view import View
 from stretto.compiler.summary import figures
+from stretto.compiler.timeline import Timed
 
 
 def draw(view: View) -> str:
@@ -74,11 +75,11 @@ def content(view: View) -> dict[str, Any]:
     }
 
 
-def chunk(view: View, bar: Bar) -> int:
+def chunk(view: View, bar: Timed) -> int:
     return view.chunks[bar.operation.pipeline, bar.operation.stage]
 
 
-def packed(view: View, bar: Bar, places: dict[str, int]) -> list[Any]:
+def packed(view: View, bar: Timed, places: dict[str, int]) -> list[Any]:
     kind, pipeline, stage, microbatch, slice_, _ = bar.operation
     span = view.span(bar)
     source = places.get(span.file, -1) if span else -1

@@ -15,8 +15,9 @@ from stretto.compiler.program import (
     Send,
     Wait,
 )
-from stretto.compiler.show.view import Bar, View
+from stretto.compiler.show.view import View
 from stretto.compiler.spec import NONE, show
+from stretto.compiler.timeline import Timed
 
 
 def draw(view: View) -> str:
@@ -32,7 +33,7 @@ def draw(view: View) -> str:
     return msgspec.json.encode(shown).decode() + "\n"
 
 
-def entry(view: View, bar: Bar) -> dict[str, Any]:
+def entry(view: View, bar: Timed) -> dict[str, Any]:
     kind, pipeline, stage, microbatch, slice_, part = bar.operation
     span = view.span(bar)
     return {

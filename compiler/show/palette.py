@@ -45,6 +45,6 @@ def colour(kind: Kind, pipeline: int, chunk: int = 0) -> Colour:
     Further pipelines than two take the hues of the first two, turned a little."""
     hue, lightness, saturation = BASE[kind][pipeline % 2]
     hue = (hue + 20 * (pipeline // 2)) % 360
-    lightness += min(chunk, 3) * (84 - lightness) // 4
+    lightness = min(lightness + (0, 9, 17, 24)[min(chunk, 3)], 90)
     rgb = hls_to_rgb(hue / 360, lightness / 100, saturation / 100)
     return Colour(*(round(255 * part) for part in rgb))

@@ -12,9 +12,10 @@ from html import escape
 from stretto.compiler.diagnostics import Diagnostic, Rejected
 from stretto.compiler.show.palette import NAMES, colour
 from stretto.compiler.show.scale import marks
-from stretto.compiler.show.view import Bar, View
+from stretto.compiler.show.view import View
 from stretto.compiler.spec import NONE, show
 from stretto.compiler.summary import figures
+from stretto.compiler.timeline import Timed
 
 MOST = 20_000  # bars; beyond, a browser takes minutes to open the picture
 
@@ -147,7 +148,7 @@ def lane(view: View, rank: int) -> Iterator[str]:
     yield f'<text class="end" x="{WIDTH - PAD}" y="{top + LANE // 2 + 4}">{peak}</text>'
 
 
-def drawn(view: View, bar: Bar, top: int) -> Iterator[str]:
+def drawn(view: View, bar: Timed, top: int) -> Iterator[str]:
     """A bar with its micro-batch and, for whoever hovers, its name, times and line. Of an
     overlapped pair the F is the upper half, the backward the lower."""
     kind, pipeline, stage, microbatch, slice_, _ = bar.operation
@@ -168,7 +169,7 @@ def drawn(view: View, bar: Bar, top: int) -> Iterator[str]:
     )
 
 
-def tip(view: View, bar: Bar) -> str:
+def tip(view: View, bar: Timed) -> str:
     words = f"{show(view.spec, bar.operation)}   {view.time(bar.start)} to {view.time(bar.end)}"
     span = view.span(bar)
     return f"{words}\n{span.file}:{span.line}" if span else words

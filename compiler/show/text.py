@@ -17,20 +17,15 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from stretto.compiler.show.look import Look
 from stretto.compiler.show.palette import NAMES, Colour, colour
 from stretto.compiler.show.scale import marks
-from stretto.compiler.show.view import Bar, View
+from stretto.compiler.show.view import View
 from stretto.compiler.spec import NONE, Kind
 from stretto.compiler.summary import figures
+from stretto.compiler.timeline import Timed
 
 WIDEST = 6  # columns for the shortest step of the clock, where there is room for more
-
-
-class Look(NamedTuple):
-    """How the text is looked at: columns of the terminal, and whether it shows colour."""
-
-    width: int = 100
-    colour: bool = False
 
 
 class Scale(NamedTuple):
@@ -87,7 +82,7 @@ def fitted(view: View, room: int) -> Scale:
 
 
 def row_of(
-    view: View, lane: tuple[Bar, ...], row: int, height: int, scale: Scale, look: Look
+    view: View, lane: tuple[Timed, ...], row: int, height: int, scale: Scale, look: Look
 ) -> list[Cell]:
     """One line of a lane: its bars, and dots where the rank is idle."""
     cells = [IDLE] * scale.columns
@@ -102,7 +97,7 @@ def row_of(
     return cells
 
 
-def label(bar: Bar, width: int, look: Look) -> str:
+def label(bar: Timed, width: int, look: Look) -> str:
     """As much of the operation's name as fits into its bar."""
     operation = bar.operation
     number = str(operation.microbatch)
@@ -118,7 +113,7 @@ def letter_of(kind: Kind, pipeline: int) -> str:
     return kind.lower() if pipeline % 2 else kind
 
 
-def paint(view: View, bar: Bar) -> Style:
+def paint(view: View, bar: Timed) -> Style:
     """The operation's colour; odd micro-batches a little darker, so that neighbours differ."""
     operation = bar.operation
     chunk = view.chunks[operation.pipeline, operation.stage]

@@ -10,8 +10,9 @@ wrongly, is refused here. All rules were tried on torch 2.13.
 from collections.abc import Iterator
 
 from stretto.compiler.diagnostics import Diagnostic, Label, Rejected
-from stretto.compiler.show.view import Bar, View
+from stretto.compiler.show.view import View
 from stretto.compiler.spec import NONE, Spec, show
+from stretto.compiler.timeline import Timed
 
 
 def draw(view: View) -> str:
@@ -68,7 +69,7 @@ def refused(why: str, spec: Spec, at: int) -> Diagnostic:
     )
 
 
-def cells(lane: tuple[Bar, ...]) -> Iterator[str]:
+def cells(lane: tuple[Timed, ...]) -> Iterator[str]:
     """The rank's operations. On stage 0 torch does all the work of I and W in W: where the W
     follows at once, the two are one B."""
     merged = False

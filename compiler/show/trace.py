@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from stretto.compiler.show.palette import NAMES
-from stretto.compiler.show.view import Bar, Message, View
+from stretto.compiler.show.view import Message, View
 from stretto.compiler.spec import NONE, show
+from stretto.compiler.timeline import Timed
 
 Event = dict[str, Any]
 COMPUTE, OVERLAPPED = 1, 2  # tracks of a rank
@@ -65,7 +66,7 @@ def named(rank: int, what: str, name: str, track: int = 0) -> Event:
     return {"ph": "M", "name": what, "pid": rank + 1, "tid": track, "args": {"name": name}}
 
 
-def slice_of(view: View, bar: Bar, rank: int) -> Event:
+def slice_of(view: View, bar: Timed, rank: int) -> Event:
     span = view.span(bar)
     return {
         "ph": "X",
@@ -79,7 +80,7 @@ def slice_of(view: View, bar: Bar, rank: int) -> Event:
     }
 
 
-def track(bar: Bar) -> int:
+def track(bar: Timed) -> int:
     return OVERLAPPED if bar.unit != NONE and bar.operation.kind != "F" else COMPUTE
 
 

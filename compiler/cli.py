@@ -1,0 +1,213 @@
+"""`stretto` on the command line: the commands with their flags, and what becomes of what they
+raise. Each command is a file of `commands/`, loaded when it is asked for.
+
+Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 the user's file or plan is wrong, 2 usage
+or input that cannot be read, 70 a bug of ours, 130 interrupted.
+"""
+
+import os
+import sys
+from argparse import (
+    Action,
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
+from collections.abc import Sequence
+from fractions import Fraction
+from importlib import import_module
+
+DONE, WRONG, USAGE, BUG, INTERRUPTED, PIPE = 0, 1, 2, 70, 130, 141
+REPORTS = ("full", "concise", "json", "github")
+PICTURES = ("text", "svg", "html", "trace", "json", "dot", "torch-csv")
+EPILOG = """\
+FILE is a schedule (*.pipe), a plan, the name of a schedule that ships (see `stretto list`), or `-`.
+Exit codes: 0 done, 1 the file is wrong, 2 usage or unreadable input, 70 a bug in stretto.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    chosen = parser().parse_args(arguments)
+    try:
+        code = run(chosen)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE
+    except KeyboardInterrupt:
+        print("stretto: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run(chosen: Namespace) -> int:
+    """The command, with its known failures turned into words and codes."""
+    from stretto.compiler.commands.files import Unusable, say
+
+    try:
+        command = import_module(f"stretto.compiler.commands.{chosen.command}")
+        code: int = command.run(chosen)
+        return code
+    except Unusable as error:
+        say(f"stretto: {error}")
+        return USAGE
+    except (BrokenPipeError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        return failed(error, chosen)
+
+
+def failed(error: Exception, chosen: Namespace) -> int:
+    """What was raised: diagnostics of the user's file, or a bug."""
+    from stretto.compiler.commands.files import say
+    from stretto.compiler.diagnostics import Rejected
+
+    if isinstance(error, Rejected):
+        from stretto.compiler.commands.report import report
+
+        report(error.diagnostics, getattr(error, "sources", ()), chosen)
+        return WRONG
+    if chosen.verbose:
+        import traceback
+
+        traceback.print_exception(error)
+    say(
+        f"stretto: this is a bug in stretto: {type(error).__name__}: {error}",
+        "Please report it with the command and the file; `-v` before the command shows where.",
+    )
+    return BUG
+
+
+# ------------------------------------------------------------------------- the command line
+
+
+def parser() -> ArgumentParser:
+    top = ArgumentParser(
+        prog="stretto",
+        description="Compile, prove, draw and run pipeline-parallel training schedules.",
+        epilog=EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action=Version, nargs=0, help="show it")
+    top.add_argument("-v", "--verbose", action="store_true", help="tracebacks of our own bugs")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, what: str, *parents: ArgumentParser) -> ArgumentParser:
+        return commands.add_parser(name, help=what, description=f"{what}.", parents=list(parents))
+
+    inputs, search = input_flags(), search_flags()
+
+    check = command("check", "prove schedules and plans", inputs, search)
+    check.add_argument("files", nargs="+", metavar="FILE")
+    check.add_argument("--format", choices=REPORTS, default="full", help="of what is found")
+    check.add_argument("--assumptions", action="store_true", help="say what the proof rests on")
+
+    compile_ = command("compile", "write a schedule's plan", inputs, search)
+    compile_.add_argument("file", metavar="FILE")
+    compile_.add_argument("-o", "--output", metavar="PLAN", help="where; gzip if it ends in .gz")
+    compile_.add_argument("--json", action="store_true", help="the summary as one JSON object")
+    compile_.add_argument("--forward-only", action="store_true", help="the forwards alone")
+
+    show = command("show", "draw a schedule or plan", inputs, search)
+    show.add_argument("file", metavar="FILE")
+    show.add_argument("--format", choices=PICTURES, help="default: by the name of -o, else text")
+    show.add_argument("-o", "--output", metavar="PICTURE", help="default: stdout")
+    show.add_argument("--eval", action="store_true", help="the forwards alone")
+    show.add_argument("--width", type=int, metavar="COLUMNS", help="of the text")
+
+    add_run(command("run", "train with a schedule on this machine", inputs, search))
+
+    list_ = command("list", "compare the schedules that ship", inputs)
+    list_.add_argument("--json", action="store_true", help="the table as JSON")
+
+    new = command("new", "write a schedule file to start from")
+    new.add_argument("name", metavar="NAME", help="of the schedule; the file is NAME.pipe")
+    new.add_argument("--from", dest="origin", metavar="SCHEDULE", help="start from one that ships")
+
+    explain = command("explain", "say what an error code means")
+    explain.add_argument("what", metavar="CODE")
+    return top
+
+
+class Version(Action):
+    """`--version`: looked up only when it is asked for."""
+
+    def __call__(self, parser: ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"stretto {version('stretto')}")
+        parser.exit()
+
+
+def input_flags() -> ArgumentParser:
+    """Flags that work wherever a schedule file is read."""
+    parent = ArgumentParser(add_help=False)
+    flags = parent.add_argument_group("reading a schedule")
+    flags.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=setting,
+        dest="settings",
+        metavar="NAME=VALUE",
+        help="ranks, microbatches or a `param`: --set ranks=16 --set memory=9/8",
+    )
+    flags.add_argument("--costs", metavar="FILE", help="a file with `cost` statements")
+    flags.add_argument("--max-ops", type=natural, metavar="N", help="the most operations allowed")
+    return parent
+
+
+def search_flags() -> ArgumentParser:
+    """Flags that matter where the compiler is to find the order."""
+    parent = ArgumentParser(add_help=False)
+    flags = parent.add_argument_group("finding an order that was not written")
+    flags.add_argument("--time-limit", type=natural, metavar="SECONDS", help="default 30")
+    flags.add_argument("--effort", type=natural, metavar="N", help="a count of work, not of time")
+    flags.add_argument("--gap", type=fraction, metavar="PART", help="0.02: good enough at 2 %%")
+    flags.add_argument("--engine", metavar="NAME", help="the only one to use")
+    flags.add_argument("--seed", type=natural, default=0, metavar="N")
+    flags.add_argument("--no-cache", action="store_true", help="search anew")
+    return parent
+
+
+def add_run(run: ArgumentParser) -> None:
+    run.add_argument("file", metavar="FILE")
+    run.add_argument("--model", required=True, metavar="MODULE:NAME", help="makes the stages")
+    run.add_argument("--data", metavar="MODULE:NAME", help="yields (x, target) for every step")
+    run.add_argument("--steps", type=natural, metavar="N")
+    run.add_argument("--verify", action="store_true", help="compare with one process, bit by bit")
+    run.add_argument("--local", action="store_true", help="all ranks as threads of one process")
+
+
+def setting(text: str) -> tuple[str, Fraction]:
+    """`NAME=VALUE`, the value a number, a decimal or a fraction."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip().isidentifier():
+        raise ArgumentTypeError(f"`{text}` is not NAME=VALUE")
+    return name.strip(), fraction(value)
+
+
+def fraction(text: str) -> Fraction:
+    """A number as exact as it was written; `20 GiB` too."""
+    words = text.strip()
+    factor = 1
+    for power, unit in enumerate(("KiB", "MiB", "GiB", "TiB"), start=1):
+        if words.endswith(unit):
+            words, factor = words.removesuffix(unit), 1024**power
+    try:
+        if len(words) > 100 or "e" in words.lower():
+            raise ValueError
+        return Fraction(words.replace(" ", "")) * factor
+    except (ValueError, ZeroDivisionError):
+        raise ArgumentTypeError(f"`{text}` is not a number such as 8, 1.5, 9/8 or 20GiB") from None
+
+
+def natural(text: str) -> int:
+    if not text.isdecimal() or len(text) > 18:
+        raise ArgumentTypeError(f"`{text}` is not a whole number")
+    return int(text)

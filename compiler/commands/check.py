@@ -1,0 +1,59 @@
+"""`stretto check FILE…`: parse to prove, and say what was proved."""
+
+from argparse import Namespace
+
+from stretto.compiler.commands import files, load
+from stretto.compiler.commands.report import report
+from stretto.compiler.diagnostics import Diagnostic
+from stretto.compiler.order.budget import Budget
+from stretto.compiler.plan import Plan
+from stretto.compiler.program import Send
+from stretto.compiler.prove import ASSUMPTIONS
+from stretto.compiler.source import Source
+from stretto.compiler.summary import Summary, count, figures, of_plan
+
+SEARCHES = ("time_limit", "effort", "gap", "engine")
+
+
+def run(chosen: Namespace) -> int:
+    """Check every file: 1 if any is wrong, 2 if any cannot be read. Whether a file is right does
+    not depend on how good an order is found, so that without a word the first will do."""
+    searches = any(getattr(chosen, flag) is not None for flag in SEARCHES)
+    budget = None if searches else Budget(effort=0)
+    found: list[Diagnostic] = []
+    sources: list[Source] = []
+    codes = {0}
+    for name in chosen.files:
+        try:
+            plan = load.load(name, chosen, budget)
+        except load.Refused as error:
+            found += error.diagnostics
+            sources += error.sources
+            codes.add(1)
+        except files.Unusable as error:
+            files.say(f"stretto: {error}")
+            codes.add(2)
+        else:
+            if chosen.format in ("full", "concise"):
+                print(files.plain(proved(name, plan)))
+    report(found, sources, chosen.format)
+    if chosen.assumptions and chosen.format in ("full", "concise"):
+        print("What the proofs rest on:", *ASSUMPTIONS, sep="\n  - ")
+    return max(codes)
+
+
+def proved(name: str, plan: Plan) -> str:
+    """What a proof says, in three lines."""
+    s: Summary = of_plan(plan)
+    program = next(iter(plan.programs.values()))
+    messages = sum(isinstance(one, Send) for rank in program.ranks for one in rank)
+    limits = " within the limits" if program.spec.limits else ""
+    return "\n".join(
+        [
+            f"{name}: proved, {figures(s)}",
+            f"  {count(s.operations, 'operation')} exactly once, in the order of the data; "
+            f"{count(messages, 'message')} paired with their receives;",
+            f"  no deadlock, even where a send waits for its receive; activations{limits} and "
+            "slots given back",
+        ]
+    )

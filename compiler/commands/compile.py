@@ -1,0 +1,24 @@
+"""`stretto compile FILE -o PLAN`: write the plan, print the summary."""
+
+from argparse import Namespace
+
+import msgspec
+
+from stretto.compiler.commands import files
+from stretto.compiler.commands.load import load
+from stretto.compiler.plan import write_plan
+from stretto.compiler.summary import of_plan, table
+
+
+def run(chosen: Namespace) -> int:
+    if files.is_plan(chosen.file):
+        raise files.Unusable(f"`{chosen.file}` is a plan already; `check` and `show` read it")
+    plan = load(chosen.file, chosen, forward_only=chosen.forward_only)
+    if chosen.output:
+        with files.guarded(chosen.output):
+            write_plan(plan, chosen.output)
+    summary = of_plan(plan)
+    print(msgspec.json.encode(summary).decode() if chosen.json else files.plain(table(summary)))
+    if chosen.output:
+        files.say(f"wrote {chosen.output}")
+    return 0

@@ -1,0 +1,152 @@
+"""What the commands read and write: schedules and plans in, by path or by a library's name; files
+out, whole or not at all. `Unusable` is raised for what cannot be read or written, and for a command
+line that asks for something impossible: exit code 2.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TextIO
+
+from stretto.compiler import library
+from stretto.compiler.near import nearest
+from stretto.compiler.source import Source
+
+LARGEST_TEXT = 64 << 20  # bytes of a schedule file; expansion is bounded by --max-ops
+
+
+class Unusable(Exception):
+    """Nothing is wrong with what a file says: it cannot be read or written, or is not there."""
+
+
+def is_plan(name: str) -> bool:
+    """Whether the file is a plan: JSON or gzip, with which no schedule can begin."""
+    path = Path(name)
+    if not path.is_file():
+        return False
+    with guarded(name), path.open("rb") as file:
+        head = file.read(2)
+    return head[:1] == b"{" or head == b"\x1f\x8b"
+
+
+def schedule(name: str) -> Source:
+    """The text of a schedule: of the file `name`, of standard input for `-`, else of the library's
+    schedule of this name."""
+    if name == "-":
+        return Source("<stdin>", decoded(name, sys.stdin.buffer.read(LARGEST_TEXT + 1)))
+    path = Path(name)
+    if not path.is_file() and library.has(name):
+        return library.read(name)
+    if not path.exists():
+        raise Unusable(unknown(name))
+    with guarded(name), path.open("rb") as file:
+        return Source(name, decoded(name, file.read(LARGEST_TEXT + 1)))
+
+
+def decoded(name: str, data: bytes) -> str:
+    if len(data) > LARGEST_TEXT:
+        raise Unusable(f"`{name}` is larger than {LARGEST_TEXT >> 20} MiB")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Unusable(f"`{name}` is not UTF-8 text (byte {error.start})") from None
+
+
+def unknown(name: str) -> str:
+    """There is no such file: is a close name there, among its neighbours or in the library?"""
+    if os.sep in name or name.endswith(".pipe"):
+        folder = Path(name).parent
+        near = nearest(Path(name).name, (entry.name for entry in neighbours(folder)))
+        hint = f"; did you mean `{folder / near}`?" if near else ""
+        return f"there is no file `{name}`{hint}"
+    near = nearest(name, library.names())
+    hint = f"did you mean `{near}`?" if near else "`stretto list` shows the library"
+    return f"there is no file `{name}`, and the library has no schedule of this name; {hint}"
+
+
+def neighbours(folder: Path) -> Iterator[Path]:
+    with suppress(OSError):
+        yield from (entry for entry in folder.iterdir() if entry.is_file())
+
+
+def write(name: str, data: str | bytes) -> None:
+    """Write the file whole, or leave what was there."""
+    content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    replacing(name, lambda path: Path(path).write_bytes(content))
+
+
+def replacing(name: str, make: Callable[[str], object]) -> None:
+    """Let `make` write a new file beside `name`, then put it in its place. The new file has the
+    same suffix, since that may decide the format."""
+    path = Path(name)
+    if path.is_dir() or not path.parent.is_dir():
+        what = "a folder" if path.is_dir() else "in a folder that does not exist"
+        raise Unusable(f"cannot write `{name}`: it is {what}")
+    with guarded(name):
+        with NamedTemporaryFile(
+            dir=path.parent, prefix=".", suffix=path.name, delete=False
+        ) as file:
+            new = file.name
+        try:
+            make(new)
+            os.chmod(new, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~umask())
+            os.replace(new, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(new)
+            raise
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def guarded(name: str) -> Iterator[None]:
+    """What the operating system refuses, in a sentence."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Unusable(f"`{name}`: {error.strerror or error}") from None
+
+
+def colourful(stream: TextIO) -> bool:
+    """Whether to colour what goes there: a terminal, unless the user says otherwise
+    (https://no-color.org, https://force-color.org)."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def plain(text: str) -> str:
+    """A text from outside, safe to print: whatever could steer a terminal is spelled out."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def say(*lines: str) -> None:
+    """Talk to the user, on stderr."""
+    for line in lines:
+        print(plain(line), file=sys.stderr)
+
+
+def columns(rows: Iterable[Iterable[str]], right: Iterable[int] = ()) -> list[str]:
+    """Rows as aligned lines, those columns flush right whose numbers are in `right`."""
+    table = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    flush = set(right)
+    return [
+        "  ".join(
+            cell.rjust(width) if i in flush else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]

@@ -1,0 +1,90 @@
+"""`stretto list`: the library side by side, at one size and with one set of costs. The table in
+which a user picks a schedule, best first; below, why the others refuse that size."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import msgspec
+
+from stretto.compiler import library
+from stretto.compiler.commands import files
+from stretto.compiler.commands.load import Refused, from_schedule
+from stretto.compiler.order.budget import Budget
+from stretto.compiler.plan import Plan
+from stretto.compiler.spec import NONE, Spec
+from stretto.compiler.summary import Summary, largest, of_plan, percent
+
+HEAD = ("schedule", "makespan", "bound", "gap", "bubble", "peak", "share", "copies", "about")
+FOOT = """
+makespan and bound in the units of the costs; gap: at most so far from optimal; peak: activations
+of stages at most held by a rank; share: the same, in units of what one micro-batch leaves behind
+on all ranks, divided by their number; copies: of every weight."""
+
+
+class Row(NamedTuple):
+    name: str
+    about: str
+    summary: Summary | None
+    share: Fraction
+    reason: str  # of a refusal
+
+
+def run(chosen: Namespace) -> int:
+    rows = sorted(compared(chosen), key=lambda row: merit(row))
+    if chosen.json:
+        print(msgspec.json.encode([listed(row) for row in rows]).decode())
+        return 0
+    good = [row for row in rows if row.summary]
+    for line in files.columns([HEAD, *map(cells, good)], right=range(1, 8)):
+        print(line)
+    print(FOOT)
+    for row in rows:
+        if not row.summary:
+            print(f"\n{row.name}: {row.reason}")
+    return 0
+
+
+def compared(chosen: Namespace) -> Iterator[Row]:
+    """Every schedule of the library, compiled; where nobody wrote the order, without a search."""
+    for name in library.names():
+        source = library.read(name)
+        about = library.about(source)
+        try:
+            plan = from_schedule(source, chosen, Budget(effort=0))
+        except Refused as error:
+            yield Row(name, about, None, Fraction(0), error.diagnostics[0].message)
+        else:
+            yield Row(name, about, of_plan(plan), share(plan), "")
+
+
+def share(plan: Plan) -> Fraction:
+    """The highest peak over what a micro-batch leaves behind on one rank if all hold as much."""
+    program = next(iter(plan.programs.values()))
+    spec: Spec = program.spec
+    models = [p for p in spec.pipelines if p.replicates == NONE]
+    left = sum(stage.activation for p in models for stage in p.stages)
+    claims = next(iter(plan.claims.values()))
+    return Fraction(max(claims.activations) * spec.ranks * len(models), left or 1)
+
+
+def merit(row: Row) -> tuple[bool, float, Fraction, str]:
+    """Those that fit by bubble, then memory."""
+    if row.summary is None:
+        return (True, 0.0, Fraction(0), row.name)
+    return (False, row.summary.bubble, row.share, row.name)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    s = row.summary
+    assert s is not None
+    gap = "optimal" if s.optimal else percent(s.gap)
+    figures = (str(s.makespan), str(s.lower_bound), gap, percent(s.bubble), str(largest(s)))
+    return (row.name, *figures, f"{float(row.share):.3g}", str(s.weight_copies), row.about)
+
+
+def listed(row: Row) -> dict[str, object]:
+    if row.summary is None:
+        return {"schedule": row.name, "about": row.about, "refused": row.reason}
+    return {**msgspec.to_builtins(row.summary), "about": row.about}

@@ -1,0 +1,108 @@
+"""From what the command line names to a proved Plan: a schedule is compiled, a plan file read and
+proved. `Refused` is a `Rejected` that also carries the texts its diagnostics point into."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+from time import monotonic
+
+from stretto.compiler.commands import files
+from stretto.compiler.diagnostics import Diagnostic, Rejected
+from stretto.compiler.order.budget import Budget, Progress
+from stretto.compiler.plan import Plan, read_plan
+from stretto.compiler.prove import prove
+from stretto.compiler.source import Source
+from stretto.compiler.summary import percent
+
+
+class Refused(Rejected):
+    """The diagnostics, and the sources whose lines they show."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic], sources: Iterable[Source]):
+        super().__init__(diagnostics)
+        self.sources = tuple(sources)
+
+
+def load(
+    name: str, chosen: Namespace, budget: Budget | None = None, *, forward_only: bool = False
+) -> Plan:
+    """The Plan of a schedule or plan file. Raises `Refused` and `Unusable`."""
+    if files.is_plan(name):
+        return from_plan(name)
+    return from_schedule(files.schedule(name), chosen, budget or searching(chosen), forward_only)
+
+
+def from_plan(name: str) -> Plan:
+    """A plan that was read is only well formed: prove it before anything is said of it."""
+    sources: tuple[Source, ...] = ()
+    try:
+        with files.guarded(name):
+            plan = read_plan(name)
+        sources = plan.sources
+        for which, program in plan.programs.items():
+            prove(program, plan.claims[which])
+        return plan
+    except Rejected as error:
+        raise Refused(error.diagnostics, sources) from None
+
+
+def from_schedule(
+    source: Source, chosen: Namespace, budget: Budget, forward_only: bool = False
+) -> Plan:
+    """Compiles. The plan knows its texts by their last names, so that it is the same wherever it
+    is made; diagnostics show them by the path that was given."""
+    from stretto.compiler.driver import compile_text, renamed
+    from stretto.compiler.evaluate import Settings
+    from stretto.compiler.parse import parse_costs
+
+    given = [source, *([files.schedule(chosen.costs)] if chosen.costs else [])]
+    paths = {Path(text.name).name: text.name for text in given}
+    texts = given
+    if len(paths) == len(given):
+        texts = [text._replace(name=Path(text.name).name) for text in given]
+    try:
+        settings = Settings(
+            values=dict(chosen.settings),
+            costs=parse_costs(texts[1]) if texts[1:] else None,
+            **({} if chosen.max_ops is None else {"max_ops": chosen.max_ops}),
+        )
+        return compile_text(
+            texts[0].text, texts[0].name, settings, budget, forward_only=forward_only
+        )
+    except Rejected as error:
+        raise Refused(renamed(error.diagnostics, paths), given) from None
+
+
+def searching(chosen: Namespace) -> Budget:
+    """The budget that the flags give."""
+    return Budget(
+        seconds=30.0 if chosen.time_limit is None else float(chosen.time_limit),
+        effort=chosen.effort,
+        seed=chosen.seed,
+        gap=chosen.gap or Fraction(0),
+        engine=chosen.engine,
+        cache=not chosen.no_cache,
+        progress=Teller(),
+    )
+
+
+class Teller:
+    """Tells how a search goes, on stderr, once it has lasted two seconds: on a terminal in one
+    line that is written over, elsewhere in a line every ten seconds."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.next = monotonic() + 2
+
+    def __call__(self, now: Progress) -> None:
+        if monotonic() < self.next:
+            return
+        self.next = monotonic() + (0.2 if self.terminal else 10)
+        gap = percent(now.best / now.bound - 1) if now.bound else "unknown"
+        words = f"{now.engine}: at most {gap} from optimal so far, {now.left:.0f} s left"
+        if self.terminal:
+            print(f"\r\033[K{words}", end="", file=sys.stderr, flush=True)
+        else:
+            print(words, file=sys.stderr)

@@ -1,0 +1,68 @@
+"""`stretto new NAME`: a schedule file to start from. Never writes over a file."""
+
+import re
+from argparse import Namespace
+from pathlib import Path
+
+from stretto.compiler import library
+from stretto.compiler.commands import files
+from stretto.compiler.near import nearest
+
+START = """\
+# What this schedule is for. `stretto check {name}.pipe` proves it, `stretto show` draws it.
+schedule {name}
+
+ranks 4                        # pipeline ranks; `--set ranks=8` overrides it
+microbatches 8                 # micro-batches per step
+require microbatches >= ranks, "every rank must be filled once before it drains"
+
+pipeline main {{                # micro-batches go through a chain of stages, one per rank
+  stages ranks
+  place s -> s
+}}
+
+split B into I, W              # a backward may be run as input gradient, then weight gradient
+cost F = 1                     # any unit; `cost F[0] = 3/2` for one stage
+cost I = 1
+cost W = 1
+
+# What every rank does, in its order. F is the next forward of this rank's stage, I the next input
+# gradient, W the oldest weight gradient that waits. Leave the block out and the compiler finds an
+# order, within a `limit activations <= 4` if there is one.
+order rank r {{
+  let warmup = ranks - 1 - r               # forwards before the first backward comes back
+  repeat warmup                {{ F }}
+  repeat microbatches - warmup {{ F; I; W }}
+  repeat warmup                {{ I; W }}
+}}
+"""
+
+
+def run(chosen: Namespace) -> int:
+    name: str = chosen.name.removesuffix(".pipe")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", Path(name).name):
+        raise files.Unusable(f"`{chosen.name}` is no name: letters, digits and `_`")
+    text = START.format(name=Path(name).name)
+    if chosen.origin:
+        text = renamed(original(chosen.origin), Path(name).name)
+    path = Path(f"{name}.pipe")
+    try:
+        with files.guarded(str(path)), path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise files.Unusable(f"`{path}` is there already, and stays as it is") from None
+    files.say(f"wrote {path}; see it with `stretto show {path}`")
+    return 0
+
+
+def original(name: str) -> str:
+    if library.has(name):
+        return library.read(name).text
+    near = nearest(name, library.names())
+    hint = f"did you mean `{near}`?" if near else "`stretto list` shows them"
+    raise files.Unusable(f"no schedule `{name}` ships; {hint}")
+
+
+def renamed(text: str, name: str) -> str:
+    """The text as a schedule of another name."""
+    return re.sub(r"(?m)^(\s*schedule\s+)\w+", rf"\g<1>{name}", text, count=1)

@@ -1,0 +1,31 @@
+"""`stretto show PLAN|FILE`: a picture or listing, to stdout or a file."""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from shutil import get_terminal_size
+
+from stretto.compiler.commands import files
+from stretto.compiler.commands.load import load
+from stretto.compiler.show import Look, draw, format_of
+
+UNKNOWN_WIDTH = 120  # columns, where the output is no terminal
+
+
+def run(chosen: Namespace) -> int:
+    format = chosen.format or format_of(Path(chosen.output or "").name)
+    plan = load(chosen.file, chosen)
+    name = next(iter(plan.programs)) if not chosen.eval else "eval"
+    picture = draw(plan, format, name, look(chosen))
+    if chosen.output:
+        files.write(chosen.output, picture)
+        files.say(f"wrote {chosen.output}")
+    else:
+        sys.stdout.write(picture)
+    return 0
+
+
+def look(chosen: Namespace) -> Look:
+    """How a text is looked at: as wide as the terminal, in colour if it has any."""
+    colour = files.colourful(sys.stdout) and not chosen.output
+    return Look(chosen.width or get_terminal_size((UNKNOWN_WIDTH, 24)).columns, colour)

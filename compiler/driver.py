@@ -1,0 +1,103 @@
+"""The line, as code: from the text of a schedule to a proved Plan. `compile_text` reads nothing
+and writes nothing; `compile_file` reads its file. Both raise `Rejected` with what is wrong.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace as changed
+from fractions import Fraction
+from os import PathLike, fspath
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from stretto.compiler import library
+from stretto.compiler.bound import Bound, bound
+from stretto.compiler.claim import claims
+from stretto.compiler.communicate import communicate, forwards
+from stretto.compiler.diagnostics import Diagnostic, Rejected
+from stretto.compiler.evaluate import Settings, evaluate
+from stretto.compiler.expand import expand
+from stretto.compiler.order.arrange import arrange
+from stretto.compiler.order.budget import Budget
+from stretto.compiler.parse import parse
+from stretto.compiler.plan import Plan, assemble
+from stretto.compiler.program import Name, Program
+from stretto.compiler.prove import prove
+from stretto.compiler.source import Source
+from stretto.compiler.spec import Spec
+
+
+def compile_text(
+    text: str,
+    name: str,
+    settings: Settings | None = None,
+    budget: Budget | None = None,
+    *,
+    forward_only: bool = False,
+) -> Plan:
+    """The Plan of the schedule `text`, which diagnostics call `name`: its training step and its
+    forwards, or with `forward_only` these alone."""
+    settings, budget = settings or Settings(), budget or Budget()
+    source = Source(name, text)
+
+    schedule = parse(source)
+    spec = evaluate(schedule, settings)
+    problem = expand(spec)
+    order = arrange(problem, budget)
+    programs: dict[Name, Program] = {"train": communicate(order), "eval": forwards(order)}
+    if forward_only:
+        del programs["train"]
+    claimed = {name: claims(program) for name, program in programs.items()}
+    for name_, program in programs.items():
+        prove(program, claimed[name_])
+    least = bound_of_forwards(spec) if forward_only else bound(problem)
+    sources = (source, settings.costs.source) if settings.costs else (source,)
+    return assemble(programs, claimed, least, order.engine, sources)
+
+
+def compile_file(path: str | PathLike[str], **parameters: int | str | Fraction) -> Plan:
+    """The Plan of a schedule file, or of the library's schedule of this name, with the parameters
+    set as by `--set`: `compile_file("dualpipe", ranks=4, microbatches=8)`. A text is an exact
+    number (`"9/8"`). Raises `Rejected`, `OSError`, and `ValueError` for a text that is none."""
+    where = fspath(path)
+    settings = Settings(values={name: Fraction(value) for name, value in parameters.items()})
+    if not Path(where).is_file() and library.has(where):
+        name, text = library.read(where)
+        return compile_text(text, name, settings)
+    name = Path(where).name
+    text = Path(where).read_text("utf-8-sig")
+    try:
+        return compile_text(text, name, settings)
+    except Rejected as error:
+        raise Rejected(renamed(error.diagnostics, {name: where})) from None
+
+
+def bound_of_forwards(spec: Spec) -> Bound:
+    """The bound of the schedule without its backwards."""
+    lists = [
+        tuple(
+            unit._replace(operations=unit.operations[:1])
+            for unit in units
+            if unit.operations[0].kind == "F"
+        )
+        for units in spec.written
+    ]
+    pipelines = tuple(replace(pipeline, forward_only=True) for pipeline in spec.pipelines)
+    return bound(expand(replace(spec, pipelines=pipelines, rules=(), written=tuple(lists))))
+
+
+def renamed(diagnostics: Iterable[Diagnostic], names: Mapping[str, str]) -> tuple[Diagnostic, ...]:
+    """The diagnostics with other names for their files. A plan knows its texts by their last name,
+    so that it is the same wherever it was compiled; whoever mends a file wants its path."""
+    return tuple(
+        changed(
+            diagnostic,
+            labels=tuple(
+                label._replace(span=label.span._replace(file=names[label.span.file]))
+                if label.span.file in names
+                else label
+                for label in diagnostic.labels
+            ),
+        )
+        for diagnostic in diagnostics
+    )

@@ -1,0 +1,27 @@
+"""The schedules that ship, by name. In comes a name, out goes the text of its file."""
+
+from importlib.resources import files
+
+from stretto.compiler.source import Source
+
+
+def names() -> list[str]:
+    """Every schedule of the library, sorted."""
+    found = (entry.name for entry in files("stretto.schedules").iterdir())
+    return sorted(name.removesuffix(".pipe") for name in found if name.endswith(".pipe"))
+
+
+def has(name: str) -> bool:
+    return name.isidentifier() and files("stretto.schedules").joinpath(f"{name}.pipe").is_file()
+
+
+def read(name: str) -> Source:
+    """The schedule's text, under the name that its diagnostics show."""
+    file = f"{name}.pipe"
+    return Source(file, files("stretto.schedules").joinpath(file).read_text("utf-8"))
+
+
+def about(source: Source) -> str:
+    """What a schedule file says of itself: the first line of its comment."""
+    first = source.text.splitlines()[0] if source.text else ""
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
