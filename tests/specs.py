@@ -176,6 +176,13 @@ def one_f_one_b(spec: Spec, rank: int) -> list[str]:
     return ["F"] * warmup + ["F", "B"] * (m - warmup) + ["B"] * warmup
 
 
+def eager_1f1b(spec: Spec, rank: int) -> list[str]:
+    """1F1B with twice the warm-up."""
+    m = spec.microbatches
+    warmup = min(m, 2 * (spec.ranks - 1 - rank))
+    return ["F"] * warmup + ["F", "B"] * (m - warmup) + ["B"] * warmup
+
+
 def zb_h1(spec: Spec, rank: int) -> list[str]:
     m, p = spec.microbatches, spec.ranks
     warmup = p - 1 - rank
