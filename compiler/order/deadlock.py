@@ -196,7 +196,7 @@ class _Words:
         for wait, holder in zip(self.circle, self.holders, strict=True):
             needed, at = self.name(wait.needed), self.name(holder)
             if self.pairs(wait.needed, holder):
-                ways.append(f"`{at}` and `{needed}` one by one on rank {self.rank[holder]}")
+                ways.append(f"`{needed}` and `{at}` one by one on rank {self.rank[holder]}")
             elif wait.needed != holder:
                 ways.append(f"`{needed}` before `{at}` on rank {self.rank[holder]}")
         return "run " + ",\nor ".join(ways[:HELPS]) if ways else None
