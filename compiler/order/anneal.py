@@ -4,13 +4,13 @@ minimized plus a little of the mean end of the ranks, without which plateaus sto
 several samples of the durations it is the mean.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import exp, log
 from typing import Any, NamedTuple
 
 from stretto.compiler.order.jit import compiled, fast, ints
 from stretto.compiler.order.moves import draw, join, merge, move, split, swap
-from stretto.compiler.order.replay import NOTHING, assign, replay
+from stretto.compiler.order.replay import assign, replay
 from stretto.compiler.order.tables import Ints, Tables
 
 REACH = (3, 8, 30, 100)  # how far a unit goes at most, one of these each time
@@ -247,7 +247,7 @@ def run(
     into `best`. The best sum of what is minimized (over the samples), or -1 if the word that was
     given cannot run. Stops at `enough`."""
     t = s.t
-    ranks, rows, places = len(t.limit), len(s.samples.ticks), len(word)
+    rows, places = len(s.samples.ticks), len(word)
     now = evaluate(s, word, span)
     if now < 0:
         return -1

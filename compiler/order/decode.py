@@ -15,11 +15,14 @@ back all that it held, which is as much as the next one can need.
 from heapq import heappop, heappush
 from typing import Any
 
+from stretto.compiler.order.jit import compiled
 from stretto.compiler.order.tables import Ints, Tables
 
 FOREVER = 1 << 60
+URGENT = 500  # the score of a weight gradient when more than `eager` wait
 
 
+@compiled
 def decode(
     t: Tables,
     key: Ints,
@@ -31,10 +34,12 @@ def decode(
     pairing: bool,
     word: Ints,
     size: Ints,
+    begin: Ints,
+    free: Ints,
     end: Ints,
 ) -> int:
-    """Fill `word` (units, rank r's from `word_at[r]` on, `size[r]` of them) and `end` (ticks, by
-    place; -1 for what never ran). Returns the makespan, or -1 if it got stuck. `look` in 64ths of
+    """Fill `word` (units, rank r's from `word_at[r]` on, `size[r]` of them), `begin`
+    and `free` (ticks, by rank: first start and last end) and `end` (by place; -1: never ran). Returns the makespan, or -1 if it got stuck. `look` in 64ths of
     the duration of what would be started instead."""
     letters, ranks, places, stages = len(t.rank), len(t.limit), len(t.ticks), len(t.rank) // 3
     for x in range(places):
@@ -44,11 +49,12 @@ def decode(
     held = [0] * ranks
     waiting = [0] * ranks  # weight gradients that could run
     freeable = [0] * ranks  # grains that they would give back
-    free = [0] * ranks
     idle = [False] * ranks
     events = [(0, r) for r in range(ranks)]
     for r in range(ranks):
         size[r] = 0
+        free[r] = 0
+        begin[r] = 0
     has_extra, has_partner, can_pair = len(t.extra_at) > 1, len(t.partner) > 0, len(t.pair) > 0
     left, makespan = 0, 0
     for x in range(letters):
@@ -58,10 +64,8 @@ def decode(
         if now < free[r]:
             continue
         best, best_score, best_mate, best_ticks = -1, FOREVER, -1, 0
-        soon, soon_score = FOREVER, FOREVER  # the earliest start still to come, of any score
-        better = FOREVER
-        late_x, late_score = -1, FOREVER
-        # First what can start now, then (below) whether something better comes soon.
+        soon = FOREVER  # the earliest start still to come
+        late, late_score = FOREVER, FOREVER  # that of the best still to come
         for at in range(t.letter_at[r], t.letter_at[r + 1]):
             x = t.letter[at]
             n = done[x]
@@ -125,7 +129,7 @@ def decode(
                 continue
             score = key[x] + n * period[x]
             if kind == 2 and waiting[r] > eager[r]:
-                score = 0
+                score = URGENT
             if ready <= now:
                 if score < best_score:
                     best, best_score, best_mate = x, score, mate
@@ -133,7 +137,7 @@ def decode(
                 if ready < soon:
                     soon = ready
                 if score < late_score:
-                    late_x, late_score, better = x, score, ready
+                    late, late_score = ready, score
         if best < 0:
             idle[r] = True
             if soon < FOREVER:
@@ -141,9 +145,9 @@ def decode(
             continue
         place = t.base[best] + done[best]
         best_ticks = t.ticks[place]
-        if late_score < best_score and (better - now) * 64 < look * best_ticks:
+        if late_score < best_score and (late - now) * 64 < look * best_ticks:
             idle[r] = True
-            heappush(events, (better, r))
+            heappush(events, (late, r))
             continue
         if can_pair and pairing and best_mate < 0 and best % 3 != 2:
             best, best_mate = _mate(t, r, best, done, end, held[r], cap[r], now, key, period)
@@ -156,6 +160,8 @@ def decode(
         if best_mate < 0:
             best_ticks = t.ticks[t.base[best] + done[best]]
             stop = now + best_ticks
+        if size[r] == 0:
+            begin[r] = now
         word[t.word_at[r] + size[r]] = unit
         size[r] += 1
         free[r] = stop
@@ -197,6 +203,7 @@ def decode(
     return makespan if left == 0 else -1
 
 
+@compiled
 def _admits(t: Tables, r: int, x: int, n: int, done: Any, bound_up: int) -> bool:
     """Whether forward n of letter x leaves room for the oldest micro-batch on rank r. `bound_up`:
     grains held that no waiting W can give back."""
@@ -234,6 +241,7 @@ def _admits(t: Tables, r: int, x: int, n: int, done: Any, bound_up: int) -> bool
     return bool(bound_up + t.take[t.base[x] + n] + needs + most - full <= t.limit[r])
 
 
+@compiled
 def _mate(
     t: Tables,
     r: int,

@@ -1,0 +1,110 @@
+"""List schedules by many rules, of which the best is kept. No rule wins everywhere."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from stretto.compiler.order.decode import decode
+from stretto.compiler.order.jit import ints
+from stretto.compiler.order.model import BACK, F, Model
+from stretto.compiler.order.replay import NOTHING
+from stretto.compiler.order.tables import Ints, Tables
+
+NEVER = 1 << 40
+
+
+class Rule(NamedTuple):
+    """How to choose: `keys` and `periods` by letter, `eager` and `cap` by rank, `look` in 64ths,
+    as in `decode`."""
+
+    keys: list[int]
+    periods: list[int]
+    eager: list[int]
+    cap: list[int]
+    look: int
+    reserve: bool
+    pairing: bool
+
+
+class Lists:
+    """Runs rules, with the memory that takes made once. `word` and `value` are of the last run."""
+
+    def __init__(self, model: Model, t: Tables):
+        self.model, self.t = model, t
+        self._word = ints([NOTHING] * model.size)
+        self._size = ints([0] * model.ranks)
+        self._begin = ints([0] * model.ranks)
+        self._free = ints([0] * model.ranks)
+        self._end = ints([0] * model.size)
+
+    def run(self, rule: Rule) -> Ints | None:
+        """The flat word that the rule makes; None where it got stuck."""
+        self._word[:] = ints([NOTHING] * self.model.size)
+        value = decode(
+            self.t,
+            ints(rule.keys),
+            ints(rule.periods),
+            ints(rule.eager),
+            ints(rule.cap),
+            rule.look,
+            rule.reserve,
+            rule.pairing,
+            self._word,
+            self._size,
+            self._begin,
+            self._free,
+            self._end,
+        )
+        return None if value < 0 else ints(list(self._word))
+
+
+def rules(model: Model) -> Iterator[Rule]:
+    """Rules to try, the more promising first: gradients first; forwards of late stages before or
+    after those of early ones, or by micro-batch; weight gradients when more than so many wait, or
+    only when nothing else can run; how long to wait for a gradient that is known to come."""
+    letters, ranks = len(model.rank), model.ranks
+    place = [0] * ranks  # of each rank along its first pipeline
+    for g in reversed(range(len(model.stages))):
+        place[model.rank[3 * g]] = model.stages[g][1]
+    depth = max(place) + 1
+    several = len(model.stages) > ranks
+    eagers = [
+        [0] * ranks,
+        [NEVER] * ranks,
+        place,
+        [2 * at for at in place],
+        [1] * ranks,
+        [2] * ranks,
+        [depth - 1 - at for at in place],
+        [depth // 2] * ranks,
+    ]
+    caps = [model.limit, *_early(model, place, depth)]
+    flavours = ((1, 0), (-1, 0), (0, 1)) if several else ((1, 0),)
+    for pairing in (True, False) if model.pairs else (False,):
+        for reserve in (True, False) if several else (True,):
+            for look in (64, 32, 0):
+                for eager in eagers:
+                    for sign, period in flavours:
+                        for cap in caps:
+                            keys = [_key(model, x, sign) for x in range(letters)]
+                            periods = [period * 8 if x % 3 != 2 else 0 for x in range(letters)]
+                            yield Rule(keys, periods, eager, cap, look, reserve, pairing)
+
+
+def _key(model: Model, x: int, sign: int) -> int:
+    stage = model.stages[x // 3][1]
+    if x % 3 == F:
+        return 100_000 - sign * stage
+    return 10 if x % 3 == BACK else 1_000_000
+
+
+def _early(model: Model, place: list[int], depth: int) -> list[list[int]]:
+    """Lower caps than the limit, as 1F1B and its eager form have them: what is admitted early is
+    in the way later."""
+    size = max((model.take[model.base[x]] for x in range(0, len(model.rank), 3)), default=0)
+    if not size:
+        return []
+    found = []
+    for ahead in (1, 2):
+        cap = [size * (ahead * (depth - 1 - at) + 1) for at in place]
+        found.append([min(a, b) for a, b in zip(cap, model.limit, strict=True)])
+    return [cap for cap in found if cap != model.limit and len(model.stages) == model.ranks]
