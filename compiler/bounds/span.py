@@ -1,0 +1,48 @@
+"""B7. The span of a rank r, from its first start to its last end, is at least Jackson's value of
+the operations of any rank, r or another, with heads measured from the start of r's first operation
+and tails to the end of r's last.
+
+Proof. The first start and the last end of r bracket all that a chain connects to both, and all of
+r's own operations, whose heads and tails count at least 0; among those of one rank B1 holds. ∎
+
+Which operation is first on r is not known. Where micro-batches run first in, first out, it is a
+forward of micro-batch 0 whose strand follows no other of r within a micro-batch; the bound is the
+least over these. Else heads are 0.
+"""
+
+from collections.abc import Iterator
+
+from stretto.compiler.bounds.chains import FAR, Net, Times, heads
+from stretto.compiler.bounds.memory import below
+from stretto.compiler.bounds.model import Model, Place
+
+
+def firsts(model: Model, rank: int, holds: list[bool]) -> list[Place] | None:
+    """The operations that may be the first of `rank`; None where they are too many to tell."""
+    lower = below(model)
+    own = [c for c in model.on(rank) if model.strands[c].many]
+    if not all(holds[model.strands[c].pipeline] for c in own):
+        return None
+    mine = sum(1 << c for c in own)
+    return [(c, 0) for c in own if not lower[c] & mine & ~(1 << c)]
+
+
+def bracketed(net: Net, rank: int, first: Place | None, tail: Times) -> tuple[Times, Times]:
+    """Heads from `first` (0 for what it does not reach on the rank), and the same for tails; what
+    is not connected keeps a negative number."""
+    strands = net.model.strands
+    if first is None:
+        head = [[0 if strand.rank == rank else FAR] * strand.many for strand in strands]
+    else:
+        head = heads(net, first)
+        for c in net.model.on(rank):
+            head[c] = [max(0, ticks) for ticks in head[c]]
+    return head, tail
+
+
+def connected(model: Model, rank: int, head: Times, tail: Times) -> Iterator[tuple[int, int]]:
+    """The operations of `rank` that lie between."""
+    for c in model.on(rank):
+        for i in range(model.strands[c].many):
+            if head[c][i] >= 0 and tail[c][i] >= 0:
+                yield c, i
