@@ -211,3 +211,7 @@ def natural(text: str) -> int:
     if not text.isdecimal() or len(text) > 18:
         raise ArgumentTypeError(f"`{text}` is not a whole number")
     return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

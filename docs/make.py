@@ -1,0 +1,84 @@
+"""Pictures and tables that stand in the documents, made from the code: `make docs` writes them,
+`python docs/make.py --check` fails where one is not current.
+
+A document marks the place of such a part by `<!-- begin NAME -->` and `<!-- end NAME -->`; `PAGES`
+has for each document the function that makes its text anew, from what it is now.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout, suppress
+from io import StringIO
+from os import environ
+from pathlib import Path
+
+from generate_language import language
+from generate_schedules import compiled, pictures, schedules
+from generate_tutorial import tutorial
+
+from stretto.compiler import cli
+from stretto.compiler.show import draw
+
+ROOT = Path(__file__).parent.parent
+PART = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+
+
+def main() -> int:
+    """Writes what is not current; with `--check` only names it, and fails if there is any."""
+    check = "--check" in sys.argv[1:]
+    wanted = dict(made())
+    stale = [path for path, text in wanted.items() if current(path) != text]
+    for path in stale:
+        print(f"{'not current' if check else 'made'}: {path.relative_to(ROOT)}", file=sys.stderr)
+        if not check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(wanted[path], "utf-8")
+    if check and stale:
+        print("`make docs` makes them anew", file=sys.stderr)
+    return 1 if check and stale else 0
+
+
+def current(path: Path) -> str:
+    return path.read_text("utf-8") if path.exists() else ""
+
+
+def made() -> Iterator[tuple[Path, str]]:
+    """Every file that has something made in it, as it should be."""
+    for name, picture in pictures().items():
+        yield ROOT / "docs" / name, picture
+    yield ROOT / "docs/pictures/readme.svg", draw(compiled("dualpipe", {}), "svg")
+    for name, make in PAGES.items():
+        yield ROOT / name, make(current(ROOT / name))
+
+
+def readme(text: str) -> str:
+    """The front page: the file whose picture it shows, as it ships."""
+    file = current(ROOT / "schedules/dualpipe.pipe")
+    return PART.sub(lambda part: f"{part[1]}```pipe\n{file}```\n{part[3]}", text)
+
+
+def command_line(text: str) -> str:
+    """The page of the commands: what each says of its flags."""
+    return PART.sub(lambda part: f"{part[1]}```\n{flags(part[2])}```\n{part[3]}", text)
+
+
+def flags(command: str) -> str:
+    out = StringIO()
+    environ["COLUMNS"] = "90"
+    with redirect_stdout(out), suppress(SystemExit):
+        cli.main([command, "--help"])
+    return out.getvalue()
+
+
+PAGES: dict[str, Callable[[str], str]] = {
+    "README.md": readme,
+    "docs/cli.md": command_line,
+    "docs/language.md": language,
+    "docs/schedules.md": schedules,
+    "docs/tutorial.md": tutorial,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
