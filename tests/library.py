@@ -1,0 +1,95 @@
+"""The library's files, compiled as the tests need them: name, sizes and costs in, figures and
+sequences out, with nothing of ours in between that a file could not have asked for.
+"""
+
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from stretto import schedules
+from stretto.compiler.communicate import communicate
+from stretto.compiler.evaluate import Settings, evaluate
+from stretto.compiler.expand import expand
+from stretto.compiler.order.arrange import Budget, arrange
+from stretto.compiler.parse import parse, parse_costs
+from stretto.compiler.program import Compute, Program
+from stretto.compiler.prove import prove
+from stretto.compiler.source import Source
+from stretto.compiler.spec import NONE, Operation, Spec
+
+FOLDER = Path(next(iter(schedules.__path__)))
+NAMES = sorted(path.stem for path in FOLDER.glob("*.pipe"))
+WITHOUT_ORDER = {"v_half"}
+WRITTEN = [name for name in NAMES if name not in WITHOUT_ORDER]
+
+Unit = tuple[Operation, ...]
+
+
+class Figures(NamedTuple):
+    """In the units of the file; peaks per rank."""
+
+    makespan: Fraction
+    span: Fraction
+    peaks: tuple[Fraction, ...]
+
+
+def text(name: str) -> str:
+    return (FOLDER / f"{name}.pipe").read_text()
+
+
+def spec(name: str, costs: str = "", /, **values: int | Fraction) -> Spec:
+    """A file of the library at other sizes; `costs` is what a file of costs would say."""
+    return evaluated(Source(f"{name}.pipe", text(name)), costs, **values)
+
+
+def evaluated(source: Source, costs: str = "", /, **values: int | Fraction) -> Spec:
+    return evaluate(
+        _parsed(source),
+        Settings(
+            values={name: Fraction(value) for name, value in values.items()},
+            costs=_costs(costs) if costs else None,
+        ),
+    )
+
+
+@cache
+def _parsed(source: Source):  # type: ignore[no-untyped-def]
+    return parse(source)
+
+
+@cache
+def _costs(costs: str):  # type: ignore[no-untyped-def]
+    return parse_costs(Source("costs.pipe", costs))
+
+
+def program(spec: Spec) -> Program:
+    return communicate(arrange(expand(spec), Budget()))
+
+
+def figures(spec: Spec) -> Figures:
+    """What the proof says of the file's Program."""
+    claims = prove(program(spec)).claims
+    return Figures(
+        Fraction(claims.makespan, spec.time_unit),
+        Fraction(claims.span, spec.time_unit),
+        tuple(Fraction(peak, spec.size_unit) for peak in claims.activations),
+    )
+
+
+def sequences(spec: Spec) -> list[list[Unit]]:
+    """For every rank the units that its instruction list runs, in order."""
+    lists = []
+    for instructions in program(spec).ranks:
+        units: list[list[Operation]] = []
+        number = NONE
+        for compute in instructions:
+            if not isinstance(compute, Compute):
+                continue
+            if compute.unit != NONE and compute.unit == number:
+                units[-1].append(compute.operation)
+            else:
+                units.append([compute.operation])
+            number = compute.unit
+        lists.append([tuple(unit) for unit in units])
+    return lists

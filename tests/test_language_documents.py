@@ -1,0 +1,44 @@
+"""The documents of the language say what is so: every block of code in the reference and in the
+tutorial is tried, and what the tutorial shows of commands is what they print.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import library
+import pytest
+
+from stretto.compiler.source import Source
+
+DOCS = Path(__file__).parent.parent / "docs"
+sys.path.insert(0, str(DOCS))
+
+from generate_language import language  # noqa: E402
+from generate_schedules import pictures, schedules  # noqa: E402
+from generate_tutorial import tutorial  # noqa: E402
+
+BLOCKS = re.findall(r"^```(pipe\S*)\n(.*?)^```$", (DOCS / "language.md").read_text(), re.M | re.S)
+AROUND = "schedule example ranks 4 microbatches 8\npipeline main {}\n"
+
+
+@pytest.mark.parametrize(("kind", "body"), BLOCKS, ids=lambda part: part.splitlines()[0][:40])
+def test_every_block_of_the_reference_is_right(kind: str, body: str) -> None:
+    text = body if kind == "pipe" else AROUND + body
+    spec = library.evaluated(Source("reference.pipe", text))
+    if spec.written:
+        library.figures(spec)
+
+
+def test_the_tutorial_shows_what_happens() -> None:
+    text = (DOCS / "tutorial.md").read_text()
+    assert text.count("```console") >= 8
+    assert tutorial(text) == text
+
+
+def test_generated_parts_are_current() -> None:
+    for make, name in ((language, "language.md"), (schedules, "schedules.md")):
+        text = (DOCS / name).read_text()
+        assert make(text) == text, f"`make docs` writes {name} anew"
+    for name, picture in pictures().items():
+        assert (DOCS / name).read_text() == picture, f"`make docs` draws {name} anew"

@@ -1,0 +1,95 @@
+"""The library's orders, operation by operation, against sequences that we did not write: PyTorch's
+own tables, and the published `step` of DualPipe and DualPipeV.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import library
+import pytest
+from torch_tables import table
+
+from stretto.compiler.diagnostics import Rejected
+from stretto.compiler.source import Source
+from stretto.compiler.spec import Spec
+
+DATA = Path(__file__).with_name("data")
+PUBLISHED = json.loads((DATA / "dualpipe_sequences.json").read_text())
+
+LOOPED = [
+    (p, m, v) for p in (1, 2, 3, 4, 6) for m in (1, 2, 3, 4, 5, 6, 8, 10, 12) for v in (1, 2, 3)
+]
+VEE = [(p, m, 2) for p in (1, 2, 3, 4, 5, 8) for m in (*range(1, 13), 16, 17, 24)]
+SIZES = {
+    "looped_bfs": LOOPED,
+    "interleaved_1f1b": LOOPED,
+    "interleaved_zero_bubble": LOOPED,
+    "zb_v": VEE,
+    "dualpipe_v": VEE,
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_orders_are_those_of_pytorch(name: str) -> None:
+    """Wherever PyTorch has an order ours is the same, and where it refuses sizes so do we."""
+    compared = 0
+    for ranks, microbatches, chunks in SIZES[name]:
+        size = {"ranks": ranks, "microbatches": microbatches}
+        if SIZES[name] is LOOPED:
+            size["chunks"] = chunks
+        try:
+            theirs = table(name, ranks, microbatches, chunks)
+        except ValueError:
+            with pytest.raises(Rejected) as refusal:
+                library.spec(name, **size)
+            assert {d.code for d in refusal.value.diagnostics} == {"requirement"}, size
+            continue
+        ours = [
+            [tuple((op.kind, op.stage, op.microbatch) for op in unit) for unit in rank]
+            for rank in library.sequences(library.spec(name, **size))
+        ]
+        assert ours == theirs, size
+        compared += 1
+    assert compared >= 30
+
+
+@pytest.mark.parametrize("entry", [key for key in PUBLISHED if key.count("/") == 2])
+def test_dualpipe_is_the_published_one(entry: str) -> None:
+    name, ranks, microbatches = entry.split("/")
+    spec = library.spec(
+        {"dualpipe": "dualpipe", "dualpipev": "dualpipe_v"}[name],
+        ranks=int(ranks),
+        microbatches=int(microbatches),
+    )
+    assert words(spec, PIPES[name]) == PUBLISHED[entry]
+
+
+# Which of the two streams of a rank an operation belongs to, as the published sequences count.
+PIPES: dict[str, Callable[[Spec, int, int], int]] = {
+    "dualpipe": lambda spec, pipeline, stage: pipeline,
+    "dualpipev": lambda spec, pipeline, stage: int(stage >= spec.ranks),
+}
+
+
+def words(spec: Spec, pipe: Callable[[Spec, int, int], int]) -> list[list[str]]:
+    return [
+        [
+            "|".join(f"{op.kind}{pipe(spec, op.pipeline, op.stage)}.{op.microbatch}" for op in unit)
+            for unit in rank
+        ]
+        for rank in library.sequences(spec)
+    ]
+
+
+def test_the_examples_kept_their_meaning() -> None:
+    """The files in which the language was fixed, as they stood then, and the library's of today."""
+    paths = sorted(DATA.joinpath("first").glob("*.pipe"))
+    assert len(paths) == 6
+    for path in paths:
+        source = Source(path.name, path.read_text())
+        for sizes in ({}, {"ranks": 2, "microbatches": 4}, {"ranks": 6, "microbatches": 18}):
+            first = library.evaluated(source, **sizes)
+            today = library.spec(first.name, **sizes)
+            assert [p.stages for p in first.pipelines] == [p.stages for p in today.pipelines]
+            assert first.order == today.order, path.name
