@@ -27,7 +27,6 @@ from stretto.compiler.program import (
 from stretto.compiler.prove import prove
 from stretto.compiler.slots import assign
 from stretto.compiler.spec import NONE, Feed, Operation, Rule, Spec
-from stretto.compiler.timeline import time
 
 
 def programs(spec: Spec) -> tuple[Program, Program]:
