@@ -152,7 +152,7 @@ def test_lists_that_wait_for_each_other_are_refused() -> None:
 
 def test_peaks_of_a_split_backward() -> None:
     """Sizes 2, of which 1 is kept from the end of I on: F F I F … on one rank."""
-    words = "F0 F1 I0 F2 W0 I1 I2 W1 W2".split()
+    words = ["F0", "F1", "I0", "F2", "W0", "I1", "I2", "W1", "W2"]
     units = [(Operation(word[0], 0, 0, int(word[1])),) for word in words]  # type: ignore[arg-type]
     spec = specs.written(specs.linear(1, 3), [units])
     order = written(expand(spec))
