@@ -7,6 +7,7 @@ from stretto.compiler.commands.report import report
 from stretto.compiler.diagnostics import Diagnostic
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan import Plan
+from stretto.compiler.printable import printable
 from stretto.compiler.program import Send
 from stretto.compiler.prove import ASSUMPTIONS
 from stretto.compiler.source import Source
@@ -35,7 +36,7 @@ def run(chosen: Namespace) -> int:
             codes.add(2)
         else:
             if chosen.format in ("full", "concise"):
-                print(files.plain(proved(name, plan)))
+                print(printable(proved(name, plan)))
     report(found, sources, chosen.format)
     if chosen.assumptions and chosen.format in ("full", "concise"):
         print("What the proofs rest on:", *ASSUMPTIONS, sep="\n  - ")

@@ -7,6 +7,7 @@ import msgspec
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import load
 from stretto.compiler.plan import write_plan
+from stretto.compiler.printable import printable
 from stretto.compiler.summary import of_plan, table
 
 
@@ -18,7 +19,7 @@ def run(chosen: Namespace) -> int:
         with files.guarded(chosen.output):
             write_plan(plan, chosen.output)
     summary = of_plan(plan)
-    print(msgspec.json.encode(summary).decode() if chosen.json else files.plain(table(summary)))
+    print(msgspec.json.encode(summary).decode() if chosen.json else printable(table(summary)))
     if chosen.output:
         files.say(f"wrote {chosen.output}")
     return 0

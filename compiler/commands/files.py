@@ -13,6 +13,7 @@ from typing import TextIO
 
 from stretto.compiler import library
 from stretto.compiler.near import nearest
+from stretto.compiler.printable import printable
 from stretto.compiler.source import Source
 
 LARGEST_TEXT = 64 << 20  # bytes of a schedule file; expansion is bounded by --max-ops
@@ -127,15 +128,10 @@ def colourful(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def plain(text: str) -> str:
-    """A text from outside, safe to print: whatever could steer a terminal is spelled out."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
-
-
 def say(*lines: str) -> None:
     """Talk to the user, on stderr."""
     for line in lines:
-        print(plain(line), file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
 
 def columns(rows: Iterable[Iterable[str]], right: Iterable[int] = ()) -> list[str]:

@@ -11,6 +11,8 @@ from stretto.compiler.program import Name
 from stretto.compiler.show.look import Look
 from stretto.compiler.show.view import view
 
+__all__ = ["FORMATS", "Look", "draw", "format_of"]
+
 FORMATS = {
     # name of the format: its module here, the suffix of a file that asks for it
     "text": ("text", ".txt"),

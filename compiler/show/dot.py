@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from stretto.compiler.expand import expand
+from stretto.compiler.printable import printable
 from stretto.compiler.problem import Why
 from stretto.compiler.show.palette import colour
 from stretto.compiler.show.view import View
@@ -26,6 +27,7 @@ EDGES = {
     Why.SLICE: "style=dashed",
     Why.RULE: "style=dotted label=rule",
     Why.ORDER: 'color="#9aa4b2" constraint=false',
+    Why.PAIR: 'color="#9aa4b2" constraint=false',
 }
 
 
@@ -37,8 +39,8 @@ def draw(view: View) -> str:
     ]
     for rank in range(view.spec.ranks):
         lines += cluster(view, graph, rank)
-    for tail, head, edge in sorted(graph.edges(data=True), key=lambda edge: edge[:2]):
-        lines.append(f"  n{tail} -> n{head} [{EDGES[edge['why']]}];")
+    edges: Any = graph.edges(data="why")
+    lines += [f"  n{tail} -> n{head} [{EDGES[why]}];" for tail, head, why in sorted(edges)]
     return "\n".join([*lines, "}", ""])
 
 
@@ -46,7 +48,11 @@ def dependencies(view: View) -> "nx.DiGraph[int]":
     """The DAG of what the Program runs, in the order in which it runs it. The order is read off
     the Program, since a plan file holds no other."""
     written = tuple(tuple(units(lane)) for lane in view.lanes)
-    graph = expand(replace(view.spec, written=written)).graph()
+    problem = expand(replace(view.spec, written=written))
+    graph = problem.graph()
+    edges = zip(problem.tail, problem.head, problem.why, strict=True)
+    for tail, head, why in sorted(edges, key=lambda edge: -edge[2]):
+        graph.edges[tail, head]["why"] = why  # where there are several, data counts most
     run = {bar.operation for lane in view.lanes for bar in lane}
     named: Any = graph.nodes(data="operation")
     graph.remove_nodes_from([n for n, operation in named if operation not in run])
@@ -78,5 +84,5 @@ def cluster(view: View, graph: Any, rank: int) -> Iterator[str]:
 
 
 def quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    escaped = printable(text).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from stretto.compiler.printable import printable
 from stretto.compiler.show.palette import NAMES, colour
 from stretto.compiler.show.view import View
 from stretto.compiler.summary import figures
@@ -24,7 +25,7 @@ def draw(view: View) -> str:
     here = files("stretto.compiler.show")
     code = here.joinpath("page.js").read_text("utf-8")
     parts = {
-        "title": escape(view.spec.name),
+        "title": escape(printable(view.spec.name)),
         "script": "sha256-" + b64encode(sha256(code.encode()).digest()).decode(),
         "code": code,
         "plan": island(content(view)),

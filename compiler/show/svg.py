@@ -6,10 +6,11 @@ from a file is escaped. Lengths are whole hundredths of a pixel, so that a pictu
 every machine.
 """
 
+import html
 from collections.abc import Iterator
-from html import escape
 
 from stretto.compiler.diagnostics import Diagnostic, Rejected
+from stretto.compiler.printable import printable
 from stretto.compiler.show.palette import NAMES, colour
 from stretto.compiler.show.scale import marks
 from stretto.compiler.show.view import View
@@ -73,6 +74,11 @@ def draw(view: View) -> str:
         parts.append(f'<rect class="{paint}" x="{left}" y="{y}" width="12" height="12" rx="2"/>')
         parts.append(f'<text x="{left + 17}" y="{y + 10}">{escape(words)}</text>')
     return "\n".join([*parts, "</svg>", ""])
+
+
+def escape(text: str) -> str:
+    """A text from outside as XML: some control characters have no form there at all."""
+    return html.escape(printable(text))
 
 
 def refuse_too_many(view: View) -> None:

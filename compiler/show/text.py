@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from stretto.compiler.printable import printable
 from stretto.compiler.show.look import Look
 from stretto.compiler.show.palette import NAMES, Colour, colour
 from stretto.compiler.show.scale import marks
@@ -51,9 +52,8 @@ def draw(view: View, look: Look) -> str:
     margin = len(f"rank {view.spec.ranks - 1}  ")
     peaks = [str(view.size(peak)) for peak in view.claims.activations]
     scale = fitted(view, look.width - margin - 2 - max(map(len, [*peaks, "peak"])))
-    lines = [
-        Text(words) for words in wrap(f"{view.spec.name}: {figures(view.summary)}", look.width)
-    ]
+    headline = printable(f"{view.spec.name}: {figures(view.summary)}")
+    lines = [Text(words) for words in wrap(headline, look.width)]
     height = 2 if any(bar.unit != NONE for lane in view.lanes for bar in lane) else 1
     lines.append(Text(" " * (margin + scale.columns + 2) + "peak", Style(dim=True)))
     for rank, lane in enumerate(view.lanes):
@@ -151,7 +151,7 @@ def axis(view: View, scale: Scale) -> str:
 def legend(view: View, look: Look) -> list[Text]:
     """What the colours or letters mean, those that occur, in lines of the width."""
     seen = {bar.operation[:2] for lane in view.lanes for bar in lane}
-    names = [pipeline.name for pipeline in view.spec.pipelines]
+    names = [printable(pipeline.name) for pipeline in view.spec.pipelines]
     entries = []
     for kind in (kind for kind in NAMES if any(kind == k for k, _ in seen)):
         pipelines = [p for p in range(len(names)) if (kind, p) in seen]
