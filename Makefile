@@ -4,10 +4,10 @@ VENV   ?= .venv
 RUN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 
-.PHONY: help install demo test test-full fuzz lint docs clean
+.PHONY: help install demo test test-full fuzz lint docs docs-current clean
 
 help:
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 install: $(STAMP)  ## a virtual environment in .venv with everything in it
 
@@ -37,6 +37,9 @@ build/types:
 
 docs: $(STAMP)  ## pictures and tables of the documents, made anew
 	$(RUN)/python docs/make.py
+
+docs-current: $(STAMP)  ## whether they are as they would be made now
+	$(RUN)/python docs/make.py --check
 
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist *.egg-info
