@@ -9,7 +9,7 @@ the sequence, and waits for sends whose receive is posted right after one that i
 """
 
 from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.messages import Message, Output, channels, flow, outputs
+from stretto.compiler.messages import Edge, Message, Output, channels, flow, outputs
 from stretto.compiler.order import Lane, Order
 from stretto.compiler.order.earliest import Earliest, earliest
 from stretto.compiler.order.rules import unenforced
@@ -36,9 +36,10 @@ def communicate(order: Order) -> Program:
     spec, times = order.problem.spec, earliest(order)
     if wrong := unenforced(order, times):
         raise Rejected(wrong)
-    table, sums = channels(order.problem), _reductions(spec)
+    edges, sums = flow(order.problem), _reductions(spec)
+    table = channels(order.problem, edges)
     ranks = []
-    for rank, instructions in enumerate(_lists(order, times, table)):
+    for rank, instructions in enumerate(_lists(order, times, edges, table)):
         for number, reduction in enumerate(sums):
             if any(copy.rank == rank for copy in reduction.copies):
                 instructions.append(Reduce(number))
@@ -53,9 +54,10 @@ def forwards(order: Order) -> Program:
     for lane in order.lanes:
         units = tuple([(i,) for unit in lane.units for i in unit if kinds[i] == "F"])
         lanes.append(Lane(lane.rank, lane.stream, units))
-    table = channels(order.problem)
+    edges = flow(order.problem)
+    table = channels(order.problem, edges)
     alone = Order(order.problem, tuple(lanes), order.engine)
-    lists = _lists(alone, earliest(alone), table)
+    lists = _lists(alone, earliest(alone), edges, table)
     return Program(order.problem.spec, "eval", table, (), tuple([tuple(row) for row in lists]))
 
 
@@ -87,13 +89,16 @@ class _Lane:
         self.slot: dict[int, int] = {}
 
 
-def _lists(order: Order, times: Earliest, table: tuple[Channel, ...]) -> list[list[Instruction]]:
+def _lists(
+    order: Order, times: Earliest, edges: list[Edge], table: tuple[Channel, ...]
+) -> list[list[Instruction]]:
     """The instructions of every rank."""
     problem = order.problem
     for rank, lane in enumerate(order.lanes):
         assert (lane.rank, lane.stream) == (rank, 0), "one lane for every rank"
+    number = {channel: k for k, channel in enumerate(table)}
     lanes = [_Lane(lane) for lane in order.lanes]
-    for own, row in zip(lanes, outputs(order, times, table), strict=True):
+    for own, row in zip(lanes, outputs(order, times, edges, number), strict=True):
         for output in row:
             own.made[output.result] = output
             if output.messages:
@@ -103,7 +108,7 @@ def _lists(order: Order, times: Earliest, table: tuple[Channel, ...]) -> list[li
             for message in output.messages:
                 lanes[message.target].posts[message.posted].append(message)
                 lanes[message.target].received[message.result] = message
-    reads = _reads(problem)
+    reads = _reads(problem, edges)
     lists = []
     for own in lanes:
         for posts in own.posts:
@@ -113,11 +118,11 @@ def _lists(order: Order, times: Earliest, table: tuple[Channel, ...]) -> list[li
     return lists
 
 
-def _reads(problem: Problem) -> list[tuple[int, ...]]:
+def _reads(problem: Problem, edges: list[Edge]) -> list[tuple[int, ...]]:
     """For every operation those whose results it uses: its own pipeline's first, then the others
     by their place in the file."""
     found: list[list[int]] = [[] for _ in problem.operations]
-    for a, b, _, _ in flow(problem):
+    for a, b, _, _ in edges:
         found[b].append(a)
     own = [operation.pipeline for operation in problem.operations]
     for b, uses in enumerate(found):

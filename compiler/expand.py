@@ -244,14 +244,15 @@ def _share(problem: Problem) -> None:
     partner, tail, head = problem.partner, problem.tail, problem.head
     if not any(unit.operations[1:] for units in problem.spec.written for unit in units):
         return
-    for k in range(len(tail)):
-        if problem.why[k] is Why.ORDER:
+    edges = list(zip(tail, head, problem.lag, problem.why, strict=True))
+    ordered, pair = Why.ORDER, Why.PAIR
+    for a, b, lag, why in edges:
+        if why is ordered or partner[a] == partner[b] == NONE:
             continue
-        a, b = tail[k], head[k]
         tails = (a,) if partner[a] == NONE else (a, partner[a])
         heads = (b,) if partner[b] == NONE else (b, partner[b])
-        for a, b in [(a, b) for a in tails for b in heads][1:]:
-            tail.append(a)
-            head.append(b)
-            problem.lag.append(problem.lag[k])
-            problem.why.append(Why.PAIR)
+        for c, d in [(c, d) for c in tails for d in heads][1:]:
+            tail.append(c)
+            head.append(d)
+            problem.lag.append(lag)
+            problem.why.append(pair)

@@ -2,7 +2,6 @@
 receive, wait and free that it asks for. `docs/instructions.md` says where they stand and why."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stretto.compiler.order import Order
@@ -13,6 +12,8 @@ from stretto.compiler.spec import NONE
 
 EARLY = 1  # how many units before the one that runs when its message is made a receive is posted
 LATE = 1  # how many units after the first one that starts when it has arrived a send is waited for
+
+Edge = tuple[int, int, int, Why]  # who makes it, who uses it, ticks between, reason
 
 
 @dataclass(slots=True)
@@ -43,32 +44,34 @@ class Output:
     last: int = NONE
 
 
-def flow(problem: Problem) -> Iterator[tuple[int, int, int, Why]]:
-    """The edges along which a result is used: who makes it, who uses it, lag, reason."""
-    for edge in zip(problem.tail, problem.head, problem.lag, problem.why, strict=True):
-        if edge[3] is Why.ACTIVATION or edge[3] is Why.GRADIENT:
-            yield edge
+def flow(problem: Problem) -> list[Edge]:
+    """The edges along which a result is used."""
+    activation, gradient = Why.ACTIVATION, Why.GRADIENT  # an enum's attributes are slow
+    edges = zip(problem.tail, problem.head, problem.lag, problem.why, strict=True)
+    return [edge for edge in edges if edge[3] is activation or edge[3] is gradient]
 
 
 def traffic(why: Why) -> Traffic:
     return "activation" if why is Why.ACTIVATION else "gradient"
 
 
-def channels(problem: Problem) -> tuple[Channel, ...]:
+def channels(problem: Problem, edges: list[Edge]) -> tuple[Channel, ...]:
     """Every directed pair of ranks between which results travel, by kind of traffic."""
     rank = problem.rank
-    found = {(rank[a], rank[b], why) for a, b, _, why in flow(problem) if rank[a] != rank[b]}
+    found = {(rank[a], rank[b], why) for a, b, _, why in edges if rank[a] != rank[b]}
     return tuple(sorted(Channel(a, b, traffic(why)) for a, b, why in found))
 
 
-def outputs(order: Order, times: Earliest, table: tuple[Channel, ...]) -> list[list[Output]]:
-    """For every rank its results that somebody uses, in the order in which it makes them."""
+def outputs(
+    order: Order, times: Earliest, edges: list[Edge], number: dict[Channel, int]
+) -> list[list[Output]]:
+    """For every rank its results that somebody uses, in the order in which it makes them; `number`
+    has the channels."""
     users: list[list[tuple[int, int, Why]]] = [[] for _ in order.problem.operations]
-    for a, b, lag, why in flow(order.problem):
+    for a, b, lag, why in edges:
         if times.index[a] != NONE and times.index[b] != NONE:
             users[a].append((b, lag, why))
-    number = {channel: k for k, channel in enumerate(table)}
-    on_channel: list[list[Message]] = [[] for _ in table]
+    on_channel: list[list[Message]] = [[] for _ in number]
     made: list[list[Output]] = []
     for lane in order.lanes:
         made.append([])

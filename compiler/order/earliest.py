@@ -43,9 +43,12 @@ def earliest(order: Order) -> Earliest:
         if units[number - 1][0] == units[number][0]:
             after[number - 1].append((number, 0))
             waits[number] = 1
+    ordered = Why.ORDER
     for a, b, lag, why in zip(problem.tail, problem.head, problem.lag, problem.why, strict=True):
+        if why >= ordered:
+            continue  # the lanes have them
         u, v = unit_of[a], unit_of[b]
-        if u >= 0 and v >= 0 and why < Why.ORDER:  # an order's edges are in the lanes
+        if u >= 0 and v >= 0:
             after[u].append((v, lag))
             waits[v] += 1
     start = [0] * len(units)

@@ -13,6 +13,8 @@ def unenforced(order: Order, times: Earliest) -> list[Diagnostic]:
     """One `rule-between-ranks` for each such rule, in the order of the text."""
     problem, rank = order.problem, order.problem.rank
     by_rank: dict[int, list[tuple[int, int]]] = {}  # of the earlier operation
+    if not problem.spec.rules:
+        return []
     for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
         if why is Why.RULE and rank[a] != rank[b] and NONE not in (times.index[a], times.index[b]):
             by_rank.setdefault(rank[a], []).append((a, b))
