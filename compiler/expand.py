@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from stretto.compiler.diagnostics import Diagnostic, Label, Rejected
 from stretto.compiler.problem import Problem, Why
-from stretto.compiler.spec import NONE, Costs, Kind, Operation, Rule, Spec, show
+from stretto.compiler.spec import NONE, Costs, Kind, Operation, Spec, show
 
 
 def expand(spec: Spec) -> Problem:
@@ -189,16 +189,16 @@ def _inside(slices: int, table: _Table, p: int, s: int, edges: _Edges) -> None:
 def _rules(spec: Spec, index: dict[Operation, int], edges: _Edges) -> None:
     """The edges of the author's rules. `B` also means I and W where they replace it: what comes
     after both comes after W, and what both come after, I comes after."""
-    wrong = []
+    wrong: dict[int, list[Operation]] = {}  # by the rule's text
     for rule in spec.rules:
         earlier = _stands_for(rule.earlier, "W", index)
         later = _stands_for(rule.later, "I", index)
         if earlier is None or later is None:
-            wrong.append(_missing(spec, rule, rule.earlier if earlier is None else rule.later))
+            wrong.setdefault(rule.at, []).append(rule.earlier if earlier is None else rule.later)
         else:
             edges.add((earlier,), (later,), Why.RULE)
     if wrong:
-        raise Rejected(wrong)
+        raise Rejected([_missing(spec, at, operations) for at, operations in wrong.items()])
 
 
 def _stands_for(operation: Operation, half: Kind, index: dict[Operation, int]) -> int | None:
@@ -209,14 +209,16 @@ def _stands_for(operation: Operation, half: Kind, index: dict[Operation, int]) -
     return found
 
 
-def _missing(spec: Spec, rule: Rule, operation: Operation) -> Diagnostic:
-    """A rule names an I or W where the backward runs whole."""
+def _missing(spec: Spec, at: int, operations: list[Operation]) -> Diagnostic:
+    """A rule names the I or W of backwards that run whole."""
+    first, *others = operations
+    many = f"; likewise for {len(others)} more" if others else ""
     return Diagnostic(
         code="no-such-operation",
-        message=f"`{show(spec, operation)}` does not exist: this backward runs whole",
-        labels=(Label(spec.spans[rule.at]),),
-        help=f"write `{show(spec, operation._replace(kind='B'))}`, which means I and W too "
-        "where they replace it",
+        message=f"`{show(spec, first)}` does not exist: this backward runs whole{many}",
+        labels=(Label(spec.spans[at]),),
+        help=f"write `{show(spec, first._replace(kind='B'))}`, which means I and W too where they "
+        "replace it",
     )
 
 

@@ -18,28 +18,35 @@ def unenforced(order: Order, times: Earliest) -> list[Diagnostic]:
     for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
         if why is Why.RULE and rank[a] != rank[b] and NONE not in (times.index[a], times.index[b]):
             by_rank.setdefault(rank[a], []).append((a, b))
-    broken = set()
+    broken = {}
     for source, rules in by_rank.items():
         heard = _heard(order, times, source)
-        broken |= {(a, b) for a, b in rules if heard[b] < _mark(order, times, a)}
-    found = []
-    spec = problem.spec
-    for rule in spec.rules:
-        for a, b in sorted(broken):
-            earlier, later = problem.operations[a], problem.operations[b]
-            if rule.earlier[1:] == earlier[1:] and rule.later[1:] == later[1:]:
-                found.append(
-                    Diagnostic(
-                        code="rule-between-ranks",
-                        message=f"nothing makes `{show(spec, later)}` on rank {rank[b]} wait for "
-                        f"`{show(spec, earlier)}` on rank {rank[a]}",
-                        labels=(Label(spec.spans[rule.at]),),
-                        notes=("a rank waits for another only where it needs its results",),
-                        help="write rules between operations of one rank",
-                    )
-                )
-                break
-    return found
+        for a, b in rules:
+            if heard[b] < _mark(order, times, a):
+                broken[problem.operations[a][1:], problem.operations[b][1:]] = a, b
+    found: dict[int, list[tuple[int, int]]] = {}  # by the rule's text
+    for rule in problem.spec.rules:
+        pair = broken.get((rule.earlier[1:], rule.later[1:]))  # a B may mean an I or W
+        if pair is not None:
+            found.setdefault(rule.at, []).append(pair)
+    return [_unheard(order, at, pairs) for at, pairs in found.items()]
+
+
+def _unheard(order: Order, at: int, pairs: list[tuple[int, int]]) -> Diagnostic:
+    """The rule at this place does not hold for these operations, earlier and later."""
+    problem, spec, (a, b) = order.problem, order.problem.spec, pairs[0]
+    earlier, later = (show(spec, problem.operations[i]) for i in (a, b))
+    notes = ["a rank waits for another only where it needs its results"]
+    if len(pairs) > 1:
+        notes.append(f"likewise for {len(pairs) - 1} more")
+    return Diagnostic(
+        code="rule-between-ranks",
+        message=f"nothing makes `{later}` on rank {problem.rank[b]} wait for `{earlier}` on rank "
+        f"{problem.rank[a]}",
+        labels=(Label(spec.spans[at]),),
+        notes=tuple(notes),
+        help="write rules between operations of one rank",
+    )
 
 
 def _mark(order: Order, times: Earliest, i: int) -> int:
