@@ -2,11 +2,13 @@
 that it is sent; a rule between two ranks holds in every run only where some chain of results leads
 from the earlier operation to the later one. By the clock alone it would hold by luck."""
 
+from itertools import product
+
 from stretto.compiler.diagnostics import Diagnostic, Label
 from stretto.compiler.order import Order
 from stretto.compiler.order.earliest import Earliest
 from stretto.compiler.problem import Why
-from stretto.compiler.spec import NONE, show
+from stretto.compiler.spec import NONE, Kind, Operation, show
 
 
 def unenforced(order: Order, times: Earliest) -> list[Diagnostic]:
@@ -23,13 +25,18 @@ def unenforced(order: Order, times: Earliest) -> list[Diagnostic]:
         heard = _heard(order, times, source)
         for a, b in rules:
             if heard[b] < _mark(order, times, a):
-                broken[problem.operations[a][1:], problem.operations[b][1:]] = a, b
+                broken[problem.operations[a], problem.operations[b]] = a, b
     found: dict[int, list[tuple[int, int]]] = {}  # by the rule's text
     for rule in problem.spec.rules:
-        pair = broken.get((rule.earlier[1:], rule.later[1:]))  # a B may mean an I or W
-        if pair is not None:
-            found.setdefault(rule.at, []).append(pair)
+        for earlier, later in product(_stands_for(rule.earlier, "W"), _stands_for(rule.later, "I")):
+            if (earlier, later) in broken:
+                found.setdefault(rule.at, []).append(broken[earlier, later])
     return [_unheard(order, at, pairs) for at, pairs in found.items()]
+
+
+def _stands_for(operation: Operation, half: Kind) -> tuple[Operation, ...]:
+    """What a rule may mean by the operation: itself, or the half of a B that was split."""
+    return (operation, operation._replace(kind=half)) if operation.kind == "B" else (operation,)
 
 
 def _unheard(order: Order, at: int, pairs: list[tuple[int, int]]) -> Diagnostic:
