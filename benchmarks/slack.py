@@ -1,0 +1,89 @@
+"""What the units of slack around a message are worth (`docs/instructions.md`, "Messages"): how
+late plans are when durations vary, with receives posted none, one, two or any number of units
+ahead, and sends waited for as much later; and how many slots a rank holds for it.
+
+    python benchmarks/slack.py
+
+Every duration is drawn evenly from its planned one ± the fraction above the column; figures are
+means over the seeds, in per cent of the planned makespan.
+"""
+
+from fractions import Fraction
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from stretto import schedules
+from stretto.compiler import messages
+from stretto.compiler.claim import claims
+from stretto.compiler.communicate import communicate
+from stretto.compiler.evaluate import evaluate
+from stretto.compiler.evaluate.settings import Settings
+from stretto.compiler.expand import expand
+from stretto.compiler.order.arrange import Budget, arrange
+from stretto.compiler.parse import parse, parse_costs
+from stretto.compiler.program import Compute, Program
+from stretto.compiler.source import Source
+from stretto.compiler.spec import Costs, Exceptional
+from stretto.compiler.timeline import time
+
+FOLDER = Path(next(iter(schedules.__path__)))
+SCHEDULES = ("one_f_one_b", "gpipe", "zb_h1", "interleaved_1f1b", "dualpipe")
+TRANSFERS = ("0", "1/10", "1/2")
+SLACKS = ((0, 0), (1, 0), (0, 1), (1, 1), (2, 2), (1000, 1000))
+JITTERS = (Fraction(1, 20), Fraction(1, 5), Fraction(1, 2))
+SEEDS = range(10)
+RANKS, MICROBATCHES = 8, 32
+
+
+def main() -> None:
+    print("| schedule | transfer | ahead, after | receives | outputs | ±5 % | ±20 % | ±50 % |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name in SCHEDULES:
+        for transfer in TRANSFERS:
+            for early, late in SLACKS:
+                program = compiled(name, transfer, early, late)
+                claimed = claims(program)
+                makespans = [mean_makespan(program, jitter) for jitter in JITTERS]
+                cells = [
+                    name,
+                    transfer,
+                    "all" if early == 1000 else f"{early}, {late}",
+                    str(max(claimed.receives)),
+                    str(max(claimed.outputs)),
+                    *(f"{100 * makespan / claimed.makespan - 100:+.1f}" for makespan in makespans),
+                ]
+                print("|", " | ".join(cells), "|", flush=True)
+
+
+def compiled(name: str, transfer: str, early: int, late: int) -> Program:
+    source = Source(f"{name}.pipe", (FOLDER / f"{name}.pipe").read_text())
+    costs = parse_costs(
+        Source("costs", f"cost F = 1000 cost I = 1000 cost W = 1000 transfer 1000 * {transfer}")
+    )
+    settings = Settings({"ranks": RANKS, "microbatches": MICROBATCHES}, costs)
+    order = arrange(expand(evaluate(parse(source), settings)), Budget())
+    messages.EARLY, messages.LATE = early, late
+    return communicate(order)
+
+
+def mean_makespan(program: Program, jitter: Fraction) -> float:
+    return sum(time(disturbed(program, jitter, seed)).makespan for seed in SEEDS) / len(SEEDS)
+
+
+def disturbed(program: Program, jitter: Fraction, seed: int) -> Program:
+    """The same lists, with other durations. A pair takes the sum of its two."""
+    random, costs = Random(seed), Costs(program.spec)
+    operations = [one.operation for row in program.ranks for one in row if isinstance(one, Compute)]
+    exceptions = tuple(
+        Exceptional(o, round(costs.of(o) * (1 + jitter * (2 * random.random() - 1))))
+        for o in operations
+    )
+    return msgspec.structs.replace(
+        program, spec=msgspec.structs.replace(program.spec, exceptions=exceptions)
+    )
+
+
+if __name__ == "__main__":
+    main()
