@@ -216,7 +216,7 @@ def _change(s: State, word: Ints, overlaps: bool) -> int:
     if overlaps and dice < 30:
         if dice < 15:
             return r if merge(t, word, lo, hi, a, random) else -1 - r
-        if dice < 26 or t.joint[0] < 0:
+        if dice < 26:
             return r if split(t, word, lo, hi, a, random) else -1 - r
         return r if join(t, word, hi, a) else -1 - r
     far = 1 + draw(random, s.reach[draw(random, len(s.reach))])

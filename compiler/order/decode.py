@@ -38,9 +38,10 @@ def decode(
     free: Ints,
     end: Ints,
 ) -> int:
-    """Fill `word` (units, rank r's from `word_at[r]` on, `size[r]` of them), `begin`
-    and `free` (ticks, by rank: first start and last end) and `end` (by place; -1: never ran). Returns the makespan, or -1 if it got stuck. `look` in 64ths of
-    the duration of what would be started instead."""
+    """Fill `word` (units, rank r's from `word_at[r]` on, `size[r]` of them), `begin` and `free`
+    (ticks, by rank: first start and last end) and `end` (ticks, by place; -1 for what never ran).
+    Returns the makespan, or -1 if it got stuck. `look` in 64ths of the duration of what would be
+    started instead."""
     letters, ranks, places, stages = len(t.rank), len(t.limit), len(t.ticks), len(t.rank) // 3
     for x in range(places):
         end[x] = -1

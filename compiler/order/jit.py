@@ -1,9 +1,13 @@
 """Compile the hot loops where numba is installed; run the very same functions as they are where
 it is not. They are written in the part of Python that both understand, over plain sequences of
-integers, so that either gives the same result."""
+integers, so that either gives the same result.
+"""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -25,8 +29,30 @@ def compiled(function: Function) -> Function:
         return function
     import numba
 
-    made: Function = numba.njit(cache=True, nogil=True)(function)
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(_kept())
+    try:
+        made: Function = numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # no place to keep it
+        made = numba.njit(nogil=True)(function)
+    finally:
+        numba.config.CACHE_DIR = before
     return made
+
+
+def cache_home() -> Path:
+    """Where things are kept that can be made again."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "stretto"
+
+
+@cache
+def _kept() -> Path:
+    """Where compiled loops are kept: by the text of all of them, because numba does not notice
+    when a function that was compiled into another changes."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    text = b"".join(source.read_bytes() for source in sources)
+    return cache_home() / "loops" / sha256(text).hexdigest()[:16]
 
 
 def ints(values: Sequence[int]) -> Any:
@@ -36,12 +62,3 @@ def ints(values: Sequence[int]) -> Any:
     import numpy
 
     return numpy.array(values, dtype=numpy.int64)
-
-
-def floats(values: Sequence[float]) -> Any:
-    """The same for floats."""
-    if not fast():
-        return list(values)
-    import numpy
-
-    return numpy.array(values, dtype=numpy.float64)

@@ -239,14 +239,16 @@ def _pairs(
 
 
 def _joint(problem: Problem, stages: Sequence[tuple[int, int]], count: Sequence[int]) -> list[int]:
-    """By stage the ticks of its whole backward, where what is split may also run as one; else
-    -1."""
+    """By stage the ticks of its whole backward, where what is split may also run as one and that
+    can be of use: in a pair, or because it is quicker; else -1."""
     spec = problem.spec
     free = spec.split_backward and not spec.rules and not spec.exceptions and not spec.written
-    return [
-        spec.pipelines[p].stages[s].B if free and count[3 * g + W] else NONE
-        for g, (p, s) in enumerate(stages)
-    ]
+    joint = []
+    for g, (p, s) in enumerate(stages):
+        stage = spec.pipelines[p].stages[s]
+        useful = "B" in spec.overlap or stage.B < stage.I + stage.W
+        joint.append(stage.B if free and useful and count[3 * g + W] else NONE)
+    return joint
 
 
 def _fixed(problem: Problem, at: dict[tuple[int, int], int], count: Sequence[int]) -> list[bool]:

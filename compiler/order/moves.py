@@ -80,7 +80,7 @@ def merge(t: Tables, word: Ints, lo: int, hi: int, a: int, state: Ints) -> bool:
     """Make a pair of the forward or backward alone at a and a partner close to it; the rank's word
     is lo … hi - 1. A backward that takes its weight gradient with it takes the next one."""
     u = word[a]
-    if u < 0 or t.solo[u] < 0 or t.solo[u] % 3 == 2:
+    if u < 0 or len(t.pair) == 0 or t.solo[u] < 0 or t.solo[u] % 3 == 2:
         return False
     x = t.solo[u]
     stages = len(t.rank) // 3

@@ -1,0 +1,173 @@
+"""The engines, each a function that looks for better words in a Hunt, within a share of what is
+left to spend."""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from time import monotonic
+from typing import Any
+
+from stretto.compiler.order import anneal as annealing
+from stretto.compiler.order import offsets as offsetting
+from stretto.compiler.order.hunt import WORK, Found, Hunt, jittered
+from stretto.compiler.order.jit import fast, ints
+from stretto.compiler.order.known import known
+from stretto.compiler.order.lists import Lists, rules
+from stretto.compiler.order.words import pack
+
+CHAINS = 2  # annealings side by side, whatever the machine has: a seed means the same everywhere
+FEW_RULES = 24  # for problems so large that a list takes a second
+LARGE = 100_000  # operations
+
+
+def library(hunt: Hunt) -> None:
+    """The schedules that people have published."""
+    for name, words in known(hunt.model):
+        word = pack(hunt.t, words)
+        if word is not None:
+            hunt.offer(word, name)
+
+
+def lists(hunt: Hunt) -> None:
+    """List schedules by many rules; fewer where each takes long."""
+    maker = Lists(hunt.model, hunt.t)
+    many = None
+    if hunt.model.size > LARGE // 10 and not fast():
+        many = FEW_RULES
+    if hunt.model.size > LARGE:
+        many = FEW_RULES
+    began = monotonic()
+    for rule in islice(rules(hunt.model), many):
+        word = maker.run(rule)
+        if word is not None:
+            hunt.offer(word, "list")
+        # A search limited by time must leave some for what finds more.
+        if (
+            hunt.budget.effort is None
+            and hunt.found
+            and monotonic() - began > hunt.budget.seconds / 4
+        ):
+            break
+
+
+def offsets(hunt: Hunt, share: float) -> None:
+    """Offset search with three ways to wait."""
+    mean = offsetting.mean_ticks(hunt.model)
+    pairing = bool(hunt.model.pairs)
+    began, last, chunk = hunt.left(), -1, 400
+    runs = [
+        (offsetting.prepare(hunt.model, hunt.t, hunt.budget.seed + k), look)
+        for k, look in enumerate((0, 64, 32))
+    ]
+    hot = 1.0
+    while not hunt.over() and began - hunt.left() < share * began:
+        for search, look in runs:
+            value = offsetting.run(
+                search,
+                chunk,
+                hot * mean,
+                hot * mean / 8,
+                0.1,
+                look,
+                hunt.span,
+                pairing,
+                hunt.enough,
+            )
+            hunt.spent += chunk * hunt.model.size
+            if value >= 0:
+                hunt.offer(search.best, "offsets")
+            if hunt.over():
+                return
+        best = hunt.found["offsets"].value if "offsets" in hunt.found else -1
+        hot = max(0.1, hot * 0.8) if best != last else max(0.1, hot * 0.6)
+        if hot <= 0.1 and best == last:
+            return
+        last = best
+
+
+def polish(hunt: Hunt, share: float, hot: float = 0.5, keep: int = 4) -> None:
+    """Anneal: every start for a while, the better half of them longer, and so on; then the best
+    again and again, ever less hot."""
+    began = hunt.left()
+    end = began * (1 - share)
+    starts = sorted(hunt.found.values(), key=lambda one: one.value)[: 2 * keep]
+    rate = _rate(hunt, starts[0])
+    stage = 0
+    while hunt.left() > end and not hunt.over():
+        room = hunt.left() - end
+        part = room / 4 if len(starts) > CHAINS else room / 3
+        moves = max(500, int(part * rate * CHAINS / len(starts)))
+        results = _anneal_all(hunt, starts, moves, hot, stage)
+        pool = sorted([*results, *starts], key=lambda one: one.value)
+        starts = _distinct(pool)[: max(CHAINS, len(starts) // 2)]
+        stage += 1
+        hot = (0.5, 0.35, 0.2, 0.3, 0.15)[stage % 5]
+
+
+def _rate(hunt: Hunt, start: Found) -> float:
+    """Moves that one chain makes per unit of what is left: per second, or per unit of effort."""
+    if hunt.budget.effort is not None:
+        return WORK / max(1, hunt.model.size)
+    began = monotonic()
+    moves = max(50, min(2000, 400_000 // hunt.model.size))
+    _anneal(hunt, start, moves, 0.02, 0, hunt.state)
+    return moves / max(1e-4, monotonic() - began)
+
+
+def _distinct(pool: Sequence[Found]) -> list[Found]:
+    found: list[Found] = []
+    for one in pool:
+        if all(one.value != other.value or list(one.word) != list(other.word) for other in found):
+            found.append(one)
+    return found
+
+
+def _anneal_all(
+    hunt: Hunt, starts: Sequence[Found], moves: int, hot: float, stage: int
+) -> list[Found]:
+    """Anneal every start; two at a time where loops are compiled."""
+    jobs = list(starts)
+    while len(jobs) < CHAINS:
+        jobs.append(jobs[0])
+    states = [
+        annealing.prepare(hunt.t, hunt.samples(), hunt.budget.seed + 1000 * stage + k + 1)
+        for k in range(len(jobs))
+    ]
+
+    def work(k: int) -> Found | None:
+        return _anneal(hunt, jobs[k], moves, hot, stage + k, states[k])
+
+    results: Iterable[Found | None]
+    if fast():
+        with ThreadPoolExecutor(CHAINS) as pool:
+            results = list(pool.map(work, range(len(jobs))))
+    else:
+        results = [work(k) for k in range(len(jobs))]
+    hunt.spent += moves * hunt.model.size * len(jobs) // CHAINS
+    good = [one for one in results if one is not None]
+    for one in good:
+        hunt.offer(one.word, "anneal")
+    return good
+
+
+def _anneal(
+    hunt: Hunt, start: Found, moves: int, hot: float, turn: int, state: Any
+) -> Found | None:
+    mean = offsetting.mean_ticks(hunt.model)
+    word, best = ints(start.word), ints(start.word)
+    weight = (0.1, 0.3, 0.05)[turn % 3]
+    overlaps = bool(hunt.model.pairs) or any(ticks >= 0 for ticks in hunt.model.joint)
+    free = not any(x >= 0 for x in hunt.model.partner)
+    value = annealing.run(
+        state,
+        word,
+        best,
+        moves,
+        hot * mean,
+        0.02 * mean,
+        weight,
+        hunt.span,
+        overlaps and free,
+        hunt.enough,
+    )
+    return None if value < 0 else Found(value, "anneal", best)

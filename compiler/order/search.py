@@ -1,0 +1,47 @@
+"""Problem → Order, where nobody wrote it: engines in the order that pays, the best result checked.
+
+Known schedules that fit come first, so that no order found is worse; then list schedules, offset
+search, annealing. With `solve` installed the loops are compiled and CP-SAT helps.
+"""
+
+from stretto.compiler.bound import bound
+from stretto.compiler.order import Order
+from stretto.compiler.order.budget import Budget
+from stretto.compiler.order.check import check
+from stretto.compiler.order.engines import library, lists, offsets, polish
+from stretto.compiler.order.hunt import Hunt, Stop, hunt
+from stretto.compiler.order.model import model
+from stretto.compiler.order.words import order_of
+from stretto.compiler.problem import Problem
+
+
+def search(problem: Problem, budget: Budget) -> Order:
+    """The best Order that the budget allows. Raises `LookupError` if none was found at all."""
+    found = hunt(model(problem), budget, bound(problem).ticks)
+    try:
+        _engines(found)
+    except (Stop, KeyboardInterrupt):
+        pass
+    if not found.found:
+        raise LookupError("no order was found")
+    best = found.best
+    order = order_of(found.model, found.t, best.word, best.engine)
+    outcome = check(order)
+    value = outcome.span if found.span else outcome.makespan
+    assert value == best.value, (value, best.value)
+    return order
+
+
+def _engines(found: Hunt) -> None:
+    """Run what the budget names, or everything that pays."""
+    only = found.budget.engine
+    if only in (None, "library", "anneal"):
+        library(found)
+    if only in (None, "list", "anneal"):
+        lists(found)
+    if found.budget.effort == 0:
+        return
+    if only in (None, "offsets"):
+        offsets(found, 0.25 if only is None else 1.0)
+    if only in (None, "anneal") and found.found:
+        polish(found, 1.0)
