@@ -1,0 +1,169 @@
+"""`rule OP after OP for …`: one `Rule` of the Spec for every binding."""
+
+from collections.abc import Callable
+from typing import Any
+
+from stretto.compiler import syntax as s
+from stretto.compiler.diagnostics import Label
+from stretto.compiler.evaluate.costs import bindings, missing
+from stretto.compiler.evaluate.declarations import Declared, Later
+from stretto.compiler.evaluate.expressions import compile_whole
+from stretto.compiler.evaluate.pipelines import Placed
+from stretto.compiler.evaluate.ranges import Budget, compile_ranges, walk
+from stretto.compiler.evaluate.reports import Reports, Silent, Stop, TooMuch, diagnosis, no_split
+from stretto.compiler.evaluate.scope import Constant, Scope
+from stretto.compiler.evaluate.values import PipelineValue
+from stretto.compiler.source import Span
+from stretto.compiler.spec import NONE, Operation, Rule
+
+Named = Callable[[list[Any]], list[Operation]]
+
+
+def rules(
+    said: Declared,
+    placed: tuple[Placed, ...],
+    intern: Callable[[Span], int],
+    budget: Budget,
+    reports: Reports,
+) -> tuple[Rule, ...]:
+    """All rules. A `B` in one stands for what replaces it too; the Spec keeps it as written."""
+    found: list[Rule] = []
+    for later in said.rules:
+        _one(later, said, placed, intern(later.statement.span), budget, reports, found)
+    return tuple(found)
+
+
+def _one(
+    later: Later,
+    said: Declared,
+    placed: tuple[Placed, ...],
+    at: int,
+    budget: Budget,
+    reports: Reports,
+    found: list[Rule],
+) -> None:
+    statement: s.Rule = later.statement
+    scope = later.scope.frame()
+    ranges = compile_ranges(statement.ranges, scope)
+    after = _operation(statement.later, scope, said, placed, reports)
+    before = _operation(statement.earlier, scope, said, placed, reports)
+    if after is None or before is None:
+        return
+    env: list[Any] = [None] * scope.size
+    try:
+        for _ in walk(ranges, env, budget):
+            try:
+                pairs = [(x, y) for x in after(env) for y in before(env)]
+                budget.spend(len(pairs), statement.span)
+                found += [Rule(x, y, at) for x, y in pairs]
+            except TooMuch:
+                raise
+            except Stop as stopped:
+                reports.happened(stopped.diagnostic, bindings(scope, env))
+    except Stop as stopped:
+        reports.happened(stopped.diagnostic, bindings(scope, env))
+    except Silent:
+        pass
+
+
+def _operation(
+    mention: s.Mention,
+    scope: Scope,
+    said: Declared,
+    placed: tuple[Placed, ...],
+    reports: Reports,
+) -> Named | None:
+    """The operations that a mention names exactly: one, or all slices of a micro-batch."""
+    p = _pipeline(mention, scope, placed, reports)
+    if mention.stage is None or mention.microbatch is None:
+        reports.add(
+            diagnosis(
+                "no-such-operation",
+                "a rule names its operations exactly: pipeline, stage and micro-batch",
+                mention.span,
+                help=f"{mention.kind} {p.name if p else 'main'}[stage, microbatch]",
+            )
+        )
+        return None
+    if p is None:
+        return None
+    if mention.kind in "IW" and said.split is None:
+        reports.once("split B", no_split(mention.kind, mention.span))
+        return None
+    if mention.kind != "F" and p.forward_only:
+        reports.add(_no_backward(mention, p))
+        return None
+    return _named(mention, mention.stage, mention.microbatch, p, scope, said.slices or 0)
+
+
+def _named(
+    mention: s.Mention,
+    stage_: s.Expression,
+    microbatch_: s.Expression,
+    p: Placed,
+    scope: Scope,
+    slices: int,
+) -> Named:
+    stage = compile_whole(stage_, scope, "a stage")
+    microbatch = compile_whole(microbatch_, scope, "a micro-batch")
+    slice_ = None if mention.slice is None else compile_whole(mention.slice, scope, "a slice")
+    who = f"`{p.name}`"
+
+    def run(env: list[Any]) -> list[Operation]:
+        at, m = stage(env), microbatch(env)
+        if not 0 <= at < len(p.ranks):
+            raise missing(who, "stage", at, len(p.ranks), stage_)
+        if not 0 <= m < p.microbatches:
+            raise missing(who, "micro-batch", m, p.microbatches, microbatch_)
+        if slice_ is None:
+            parts = range(slices) if slices else (NONE,)
+            return [Operation(mention.kind, p.index, at, m, k) for k in parts]
+        k = slice_(env)
+        if not 0 <= k < slices:
+            raise missing("a micro-batch", "slice", k, slices, mention.slice)
+        return [Operation(mention.kind, p.index, at, m, k)]
+
+    return run
+
+
+def _pipeline(
+    mention: s.Mention, scope: Scope, placed: tuple[Placed, ...], reports: Reports
+) -> Placed | None:
+    word = mention.pipeline
+    if word is None:
+        if len(placed) == 1:
+            return placed[0]
+        names = " or ".join(f"`{mention.kind} {p.name}`" for p in placed)
+        reports.add(
+            diagnosis(
+                "ambiguous",
+                f"`{mention.kind}` of which pipeline?",
+                mention.span,
+                help=f"say {names}",
+            )
+        )
+        return None
+    found = scope.find(word.text)
+    if isinstance(found, Constant) and isinstance(found.value, PipelineValue):
+        return placed[found.value.index]
+    if found is None:
+        scope.unknown(word, "no pipeline has this name")
+    elif isinstance(found, Constant):
+        reports.add(
+            diagnosis(
+                "wrong-kind",
+                f"`{word.text}` is not a pipeline",
+                Label(word.span),
+                Label(found.span, "it is defined here"),
+            )
+        )
+    return None
+
+
+def _no_backward(mention: s.Mention, p: Placed) -> Any:
+    return diagnosis(
+        "no-such-operation",
+        f"`{p.name}` is `forward only` and has no `{mention.kind}`",
+        Label(mention.span),
+        Label(p.draft.said["forward only"], "no backward here"),
+    )
