@@ -12,7 +12,7 @@ from stretto.compiler.evaluate.declarations import Declared, declare
 from stretto.compiler.evaluate.orders import Spans, orders
 from stretto.compiler.evaluate.pipelines import Placed, assemble
 from stretto.compiler.evaluate.ranges import Budget
-from stretto.compiler.evaluate.reports import Reports, TooMuch, diagnosis
+from stretto.compiler.evaluate.reports import Reports, Stop, diagnosis
 from stretto.compiler.evaluate.rules import rules
 from stretto.compiler.evaluate.settings import Settings
 from stretto.compiler.evaluate.units import Priced
@@ -32,7 +32,7 @@ def evaluate(schedule: s.Schedule, settings: Settings | None = None) -> Spec:
         reports.reject(said.failed)
     try:
         spec = _spec(said, settings, reports)
-    except TooMuch as stopped:
+    except Stop as stopped:
         reports.happened(stopped.diagnostic, stopped.bindings or "")
         spec = None
     reports.reject()
@@ -57,7 +57,7 @@ def _spec(said: Declared, settings: Settings, reports: Reports) -> Spec | None:
         for rank in range(said.ranks or 0)
     ]  # fmt: skip
     transfers = ((a, b, priced.time(t)) for (a, b), t in sorted(costs.transfers.items()) if t)
-    overlap: tuple[Kind, ...] = tuple(k for k in ("B", "I") if k in said.overlap)  # type: ignore[misc]
+    overlap: tuple[Kind, ...] = tuple(k for k in ("B", "I") if k in said.overlap)
     return Spec(
         name=said.name,
         ranks=said.ranks or 0,

@@ -333,10 +333,10 @@ class _Blocks:
                     )
                 )
             return _silent
-        index = found.index
+        place = found.place
 
         def run(env: Env) -> tuple[Asked, ...] | None:
-            queue: QueueValue = env[index]
+            queue: QueueValue = env[place]
             if queue.taken == len(queue.items):
                 if step.optional:
                     return None

@@ -30,14 +30,13 @@ from stretto.compiler.spec import NONE
 Exact = int | Fraction
 StageKey = tuple[str, int, int]  # kind, pipeline, stage
 Cell = tuple[int, int]  # micro-batch, slice
+StageSet = tuple[int, int]  # pipeline, stage; -1 for any
 
 
 class PairCost(NamedTuple):
     """A compiled `cost F | B = E`; `ticks` computes E from the costs of the two."""
 
-    kind: str
-    forward: "StageSet"
-    backward: "StageSet"
+    turn: int  # the how manieth such cost
     code: Code
     size: int
     slots: tuple[int, int]
@@ -52,16 +51,13 @@ class PairCost(NamedTuple):
         return _duration(self.code(env), self.span)
 
 
-StageSet = tuple[int, int]  # pipeline, stage; -1 for any
-
-
 @dataclass
 class Costs:
     """Everything that has a price. A stage without an entry takes the default."""
 
     stages: dict[StageKey, Exact] = field(default_factory=dict)
     cells: dict[StageKey, dict[Cell, Exact]] = field(default_factory=dict)
-    pairs: list[PairCost] = field(default_factory=list)
+    pairs: dict[tuple[str, StageSet, StageSet], PairCost] = field(default_factory=dict)
     activation: dict[tuple[int, int], Exact] = field(default_factory=dict)
     kept: dict[tuple[int, int], tuple[Exact, Span]] = field(default_factory=dict)
     transfers: dict[tuple[int, int], Exact] = field(default_factory=dict)
@@ -110,6 +106,7 @@ class _Pricing:
         self.budget = budget
         self.reports = reports
         self.out = Costs()
+        self.turn = 0
 
     def run(self) -> Costs:
         for later in self.said.costs:
@@ -283,14 +280,9 @@ class _Pricing:
                 for mention, places, targets in zip((first, other), halves, both, strict=True)
             ]
             here = tuple((slot, env[slot]) for slot in varying)
-            for forward in sets[0]:
-                for backward in sets[1]:
-                    self.out.pairs.append(
-                        PairCost(
-                            kind, forward, backward, code, scope.size, slots, here,
-                            statement.value.span,
-                        )
-                    )  # fmt: skip
+            self.turn += 1
+            cost = PairCost(self.turn, code, scope.size, slots, here, statement.value.span)
+            self.out.pairs.update({(kind, f, b): cost for f in sets[0] for b in sets[1]})
 
         if all(both):
             self.each(ranges, scope, env, apply)

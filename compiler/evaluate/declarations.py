@@ -162,7 +162,7 @@ class _Declarations:
     def size(self, word: s.Word, value: s.Expression, most: int, what: str) -> int | None:
         """The value of `ranks` or `microbatches`: a whole number from 1 on."""
         found = self.setting(word, value)
-        size = self.attempt(lambda: counted(found, value.span, what, most))
+        size: int | None = self.attempt(lambda: counted(found, value.span, what, most))
         if size is not None:
             self.out.parameters[word.text] = str(size)
         self.scope.define(word, Broken(word.span) if size is None else Constant(size, word.span))
@@ -312,7 +312,7 @@ class _Declarations:
             self.unknown_setting(name)
 
     def unknown_setting(self, name: str) -> None:
-        known = [n for n in ("ranks", "microbatches") if n in self.out.stated]
+        known = [n for n in self.out.stated if n in ("ranks", "microbatches")]
         known += [x.name.text for x in self.schedule.statements if isinstance(x, s.Param)]
         near = nearest(name, known)
         listed = ", ".join(f"`{n}`" for n in known)

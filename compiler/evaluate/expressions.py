@@ -347,7 +347,8 @@ def _call(e: s.Call, scope: Scope) -> Code:
     code, span = codes[0], spans[0]
     if name == "len":
         return lambda env: len(_list(code(env), span))
-    apply = {"abs": abs, "ceil": ceil, "floor": floor}[name]
+    functions: dict[str, Callable[[Any], Any]] = {"abs": abs, "ceil": ceil, "floor": floor}
+    apply = functions[name]
     return lambda env: apply(number(code(env), span, f"the value for `{name}`"))
 
 
@@ -386,8 +387,8 @@ def _length(e: s.Call, scope: Scope) -> Code | None:
     if len(e.arguments) == 1 and isinstance(e.arguments[0], s.Name):
         found = scope.find(e.arguments[0].text)
         if isinstance(found, QueueSlot):
-            index = found.index
-            return lambda env: len(env[index].items)
+            place = found.place
+            return lambda env: len(env[place].items)
     return None
 
 

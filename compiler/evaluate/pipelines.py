@@ -419,7 +419,8 @@ def _no_ring(placed: list[Placed], reports: Reports) -> None:
     feeds = {p.index: [f.pipeline for f in p.feeds] for p in placed}
     done: set[int] = set()
     for p in placed:
-        path, rest = [], [iter([p.index])]
+        path: list[int] = []
+        rest = [iter([p.index])]
         while rest:
             at = next(rest[-1], None)
             if at is None:

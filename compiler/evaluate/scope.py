@@ -19,13 +19,13 @@ class Constant(NamedTuple):
 class Slot(NamedTuple):
     """A place in the values at hand; `varies` where a loop gives it one value after another."""
 
-    index: int
+    place: int
     span: Span
     varies: bool = False
 
 
 class QueueSlot(NamedTuple):
-    index: int
+    place: int
     span: Span
 
 
@@ -125,7 +125,7 @@ class Scope:
         for scope in reversed(chain):
             for name, binding in scope.names.items():
                 if isinstance(binding, Slot) and binding.varies:
-                    yield name, binding.index
+                    yield name, binding.place
 
     def all_names(self) -> dict[str, Binding]:
         """Every name known here."""

@@ -264,10 +264,10 @@ class Taker:
             )
         return track
 
-    def _no_pipeline(self, asked: Asked, fit: list[int]) -> None:
+    def _no_pipeline(self, asked: Asked, fit: list[int]) -> Track | None:
         if not fit:
             if asked.optional:
-                return
+                return None
             raise stop("wrong-rank", f"rank {self.rank} holds no stage", asked.place)
         if len(fit) == 1:
             self._with_backward(asked, self.of[fit[0]][0])

@@ -125,14 +125,14 @@ class Priced:
         for p in self.placed:
             for stage, rank in enumerate(p.ranks):
                 held.setdefault(rank, []).append((p.index, stage))
-        kinds: list[Kind] = [k for k in ("B", "I") if k in self.said.overlap]  # type: ignore[misc]
+        kinds: list[Kind] = [k for k in ("B", "I") if k in self.said.overlap]
         for rank, stages in sorted(held.items()):
             for forward in stages:
                 for kind in kinds:
                     for backward in stages:
                         if self.placed[backward[0]].forward_only:
                             continue
-                        self.budget.spend(1, self.costs.pairs[0].span)
+                        self.budget.spend(1, self.said.overlap[kind])
                         f = self.costs.of_stage("F", *forward)
                         b = self.costs.of_stage(kind, *backward)
                         ticks = self.of_pair(forward, kind, backward, f, b)
@@ -143,14 +143,11 @@ class Priced:
         self, forward: tuple[int, int], kind: Kind, backward: tuple[int, int], f: Exact, b: Exact
     ) -> Exact | None:
         """What the last fitting `cost F | B` says for these costs of the two."""
-        for cost in reversed(self.costs.pairs):
-            if (
-                cost.kind == kind
-                and all(x in (y, NONE) for x, y in zip(cost.forward, forward, strict=True))
-                and all(x in (y, NONE) for x, y in zip(cost.backward, backward, strict=True))
-            ):
-                return cost.ticks(f, b)
-        return None
+        forwards = (forward, (forward[0], NONE), (NONE, NONE))
+        backwards = (backward, (backward[0], NONE), (NONE, NONE))
+        fitting = [self.costs.pairs.get((kind, x, y)) for x in forwards for y in backwards]
+        last = max((cost for cost in fitting if cost), key=lambda c: c.turn, default=None)
+        return None if last is None else last.ticks(f, b)
 
     def _special_pairs(
         self,
@@ -193,14 +190,14 @@ class Priced:
     def _all_couples(
         self, exceptional: dict[Operation, Exact]
     ) -> Iterable[tuple[Operation, Operation]]:
-        kinds: list[Kind] = [k for k in ("B", "I") if k in self.said.overlap]  # type: ignore[misc]
+        kinds: list[Kind] = [k for k in ("B", "I") if k in self.said.overlap]
         for o in exceptional:
             if o.kind != "F" and o.kind not in kinds:
                 continue
             rank = self.placed[o.pipeline].ranks[o.stage]
             for kind in kinds if o.kind == "F" else ["F"]:
                 for other in self._on(rank, kind):  # type: ignore[arg-type]
-                    self.budget.spend(1, self.costs.pairs[0].span)
+                    self.budget.spend(1, next(iter(self.said.overlap.values())))
                     if (other.pipeline, other.microbatch) == (o.pipeline, o.microbatch):
                         continue
                     if o.kind == "F":
