@@ -1,1 +1,52 @@
-"""Ways for a message to travel: gloo, NCCL, in one process."""
+"""How tensors travel between ranks. A *lane* is one directed stream of messages from one rank to
+another: a channel of the plan, or the way from one copy of a replicated stage to the next. The
+n-th message sent on a lane meets the n-th receive posted on it; lanes do not hold each other up.
+
+Nothing checks a message on its way. Both ends have agreed on its shapes before (`handshake`).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Lane(NamedTuple):
+    """Ranks are the plan's."""
+
+    source: int
+    target: int
+
+
+class Pending(Protocol):
+    """A message that was begun."""
+
+    def wait(self) -> object:
+        """Returns when the message is over: received, or taken."""
+
+
+class Transport(Protocol):
+    """`rank` and `world` are the plan's; `device` is where received tensors come to stand."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    def open(self, lanes: Sequence[Lane]) -> None:
+        """All ranks call it once, before the first message, with the same lanes."""
+
+    def send(self, lane: int, tensors: Sequence[Tensor]) -> Sequence[Pending]:
+        """Begins to send. The tensors must not change until the message is over."""
+
+    def receive(self, lane: int, buffers: Sequence[Tensor]) -> Sequence[Pending]:
+        """Posts a receive into the buffers, whose shapes are those of the sender's tensors."""
+
+    def abort(self, report: str) -> None:
+        """Ends what this rank waits for, though nothing will come: by an exception where that is
+        possible, else by the end of the process. Called from another thread."""
+
+
+def to_bytes(tensor: Tensor) -> Tensor:
+    """The memory of a contiguous tensor as bytes, whatever its type: backends know few types."""
+    return tensor.view(-1).view(torch.uint8)

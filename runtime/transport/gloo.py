@@ -1,0 +1,69 @@
+"""Messages over gloo, on CPU. A lane is a tag in one process group: hundreds of receives posted
+early on several tags keep their order, and no group of its own, with threads and sockets, is
+needed for any of them."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from stretto.runtime.transport import Lane, Pending, to_bytes
+
+FIRST_TAG = 1 << 20  # out of the way of the user's own tags
+
+
+class Gloo:
+    """The plan's ranks are those of `group`, by default all."""
+
+    def __init__(self, group: dist.ProcessGroup | None = None):
+        self.group = group
+        self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
+        self.device = torch.device("cpu")
+        self.lanes: Sequence[Lane] = ()
+
+    def open(self, lanes: Sequence[Lane]) -> None:
+        self.lanes = lanes
+
+    def send(self, lane: int, tensors: Sequence[Tensor]) -> list[Pending]:
+        target, tag = self.lanes[lane].target, FIRST_TAG + lane
+        return [_Sending(self.group, tensor, target, tag) for tensor in tensors if tensor.numel()]
+
+    def receive(self, lane: int, buffers: Sequence[Tensor]) -> list[Pending]:
+        source, tag = self.lanes[lane].source, FIRST_TAG + lane
+        return [
+            begun(dist.irecv(to_bytes(buffer), group=self.group, group_src=source, tag=tag))
+            for buffer in buffers
+            if buffer.numel()
+        ]
+
+    def abort(self, report: str) -> None:
+        leave(report)
+
+
+class _Sending:
+    """A send, and the memory that it reads."""
+
+    __slots__ = ("memory", "work")
+
+    def __init__(self, group: dist.ProcessGroup | None, tensor: Tensor, target: int, tag: int):
+        self.memory = to_bytes(tensor.contiguous())
+        self.work = begun(dist.isend(self.memory, group=group, group_dst=target, tag=tag))
+
+    def wait(self) -> object:
+        return self.work.wait()
+
+
+def begun(work: dist.Work | None) -> dist.Work:
+    """torch answers None to those that are not in the group."""
+    assert work is not None
+    return work
+
+
+def leave(report: str) -> None:
+    """Ends the process at once: a thread that waits inside a backend cannot be interrupted."""
+    print(report, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)

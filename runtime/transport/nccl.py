@@ -1,0 +1,85 @@
+"""Messages over NCCL, between GPUs. Within one communicator messages hold each other up, so every
+lane has a communicator of its own, of two ranks. All processes create all of them, in the plan's
+order and never with local synchronization, and each is initialised by a first message in that
+same order, before the first step: created lazily, in the order of use, they can wait for each
+other in a circle.
+
+A wait does not stop the process but the stream of the computations. So nothing here notices a
+stall; NCCL's own watchdog does (`TORCH_NCCL_DUMP_ON_TIMEOUT`).
+
+Where several pipelines run side by side, each on a group of its own, every process must take part
+in creating the communicators of all of them: `families` lists the global ranks of each group, the
+same list on every process.
+
+This has been written after the documentation and read with care, but it has not been run: there
+was no machine with two GPUs to run it on.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from stretto.runtime.errors import Stopped
+from stretto.runtime.transport import Lane, Pending, to_bytes
+from stretto.runtime.transport.gloo import begun, leave
+
+
+class Nccl:
+    """The plan's ranks are those of `group`, by default all."""
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup | None = None,
+        families: Sequence[Sequence[int]] | None = None,
+    ):
+        self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
+        self.device = torch.device("cuda", torch.cuda.current_device())
+        self.own = dist.get_process_group_ranks(group or dist.group.WORLD)
+        self.families = [list(f) for f in families] if families is not None else [self.own]
+        self.lanes: list[tuple[Lane, dist.ProcessGroup | None]] = []
+        if sorted(rank for f in self.families for rank in f) != list(range(dist.get_world_size())):
+            raise Stopped(
+                "every process must create the communicators of every pipeline: pass "
+                "`transport=Nccl(group, families=…)` with the ranks of all pipelines' groups"
+            )
+
+    def open(self, lanes: Sequence[Lane]) -> None:
+        for lane in lanes:
+            own = None
+            for family in self.families:
+                pair = dist.new_group([family[lane.source], family[lane.target]], backend="nccl")
+                if family == self.own and self.rank in lane:
+                    own = pair
+            self.lanes.append((lane, own))
+        for number, (lane, group) in enumerate(self.lanes):
+            if group is not None:
+                first = [torch.zeros(1, device=self.device)]
+                begin = self.send if lane.source == self.rank else self.receive
+                for pending in begin(number, first):
+                    pending.wait()
+                torch.cuda.synchronize()
+
+    def send(self, lane: int, tensors: Sequence[Tensor]) -> list[Pending]:
+        group, peer = self._peer(lane)
+        return [
+            begun(dist.isend(to_bytes(tensor.contiguous()), dst=peer, group=group))
+            for tensor in tensors
+            if tensor.numel()
+        ]
+
+    def receive(self, lane: int, buffers: Sequence[Tensor]) -> list[Pending]:
+        group, peer = self._peer(lane)
+        return [
+            begun(dist.irecv(to_bytes(buffer), src=peer, group=group))
+            for buffer in buffers
+            if buffer.numel()
+        ]
+
+    def _peer(self, lane: int) -> tuple[dist.ProcessGroup | None, int]:
+        (source, target), group = self.lanes[lane]
+        return group, self.own[target if source == self.rank else source]
+
+    def abort(self, report: str) -> None:
+        leave(report)
