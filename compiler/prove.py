@@ -9,11 +9,11 @@ the circle in which ranks wait for each other is the explanation. The clock runs
 claim is recomputed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stretto.compiler.diagnostics import Diagnostic, Label, Rejected
-from stretto.compiler.program import Claims, Name, Program
+from stretto.compiler.program import Claims, Compute, Name, Program
 from stretto.compiler.prove_duties import COMPLETE, Duties, original
 from stretto.compiler.prove_rank import Book, Walked, walk
 from stretto.compiler.prove_run import Clock, run_together
@@ -69,6 +69,29 @@ def prove(program: Program, claims: Claims | None = None) -> Proof:
     )
     many = sum(len(results) for results in book.sent)
     return Proof(program.name, found, sum(len(u) for r in ranks for u in r.units), many)
+
+
+def prove_all(
+    programs: Mapping[Name, Program], claims: Mapping[Name, Claims] | None = None
+) -> dict[Name, Proof]:
+    """Prove the Programs of one plan, each with what is claimed of it, and that an evaluation runs
+    the forwards of the step in the step's order. Raises `Rejected`."""
+    proofs = {n: prove(program, claims[n] if claims else None) for n, program in programs.items()}
+    if programs.keys() >= {"train", "eval"}:
+        train, evaluation = programs["train"], programs["eval"]
+        for rank in range(train.spec.ranks):
+            if _forwards(train, rank) != _forwards(evaluation, rank):
+                text = f"rank {rank} runs the forwards of the evaluation in another order"
+                raise Rejected([Diagnostic("other-order", f"{text} than those of the step")])
+    return proofs
+
+
+def _forwards(program: Program, rank: int) -> list[Operation]:
+    return [
+        one.operation
+        for one in program.ranks[rank]
+        if isinstance(one, Compute) and one.operation.kind == "F"
+    ]
 
 
 def _reject(findings: Sequence[Diagnostic]) -> None:

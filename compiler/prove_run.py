@@ -179,12 +179,14 @@ def _circle(
         for rank, at in enumerate(state.at)
         if at < len(ranks[rank].events)
     }
-    circle = _shortest({rank: [other for other, _ in places] for rank, places in stuck.items()})
+    circle = shortest({rank: [other for other, _ in places] for rank, places in stuck.items()})
     notes, labels = [], []
     for rank, other in zip(circle, [*circle[1:], circle[0]], strict=True):
         here = rank, ranks[rank].places[state.at[rank]]
         there = next(place for place in stuck[rank] if place[0] == other)
-        notes.append(f"{words.at(here)}, waits for {words.at(there)}")
+        own = _own_side(program, rank, ranks[rank].events[state.at[rank]], book)
+        what = "" if own is None else f" ({words.at(own)})"
+        notes.append(f"{words.at(here)}{what} waits for {words.at(there)}")
         labels += words.label(here, f"rank {rank} waits here, at instruction {here[1]}")
     behind = sorted(set(stuck) - set(circle))
     if behind:
@@ -207,6 +209,15 @@ def _awaited(program: Program, rank: int, event: int, state: _State, book: Book)
     return [(target, book.posted_at[c][n])] if rank == source else [(source, book.sent_at[c][n])]
 
 
+def _own_side(program: Program, rank: int, event: int, book: Book) -> Place | None:
+    """The send or receive of its own that a rank waits for."""
+    if event & TAG == MEET:
+        return None
+    n, c = divmod(event >> SHIFT, len(program.channels))
+    places = book.sent_at if rank == program.channels[c].source else book.posted_at
+    return rank, places[c][n]
+
+
 def _meeting(program: Program, rank: int, number: int) -> int:
     """Where the rank sums reduction `number`."""
     return next(
@@ -216,26 +227,26 @@ def _meeting(program: Program, rank: int, number: int) -> int:
     )
 
 
-def _shortest(waits: dict[int, list[int]]) -> list[int]:
-    """The shortest circle of the graph rank → ranks that it waits for; there is one."""
+def shortest(waits: dict[int, list[int]]) -> list[int]:
+    """A shortest circle of the graph rank → ranks that it waits for; there is one."""
     best: list[int] = []
     for root in waits:
-        back: dict[int, int] = {}
-        layer = [root]
-        while layer and root not in back and (not best or len(back) < len(waits)):
+        before: dict[int, int] = {}  # breadth first, from the root back to it
+        layer, depth = [root], 0
+        while layer and root not in before and (not best or depth + 1 < len(best)):
+            depth += 1
             following = []
             for rank in layer:
                 for other in waits.get(rank, ()):
-                    if other not in back:
-                        back[other] = rank
+                    if other not in before:
+                        before[other] = rank
                         following.append(other)
             layer = following
-        if root in back:
-            circle = [root]
-            while back[circle[-1]] != root:
-                circle.append(back[circle[-1]])
-            if not best or len(circle) < len(best):
-                best = [root, *circle[:0:-1]]
+        if root in before:
+            best = [before[root]]
+            while best[-1] != root:
+                best.append(before[best[-1]])
+            best.reverse()
     return best
 
 

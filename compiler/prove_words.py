@@ -48,7 +48,8 @@ class Words:
     def at(self, place: Place) -> str:
         rank, i = place
         instruction = self.program.ranks[rank][i]
-        return f"rank {rank}, instruction {i}: {self.instruction(instruction, place)}"
+        of = " of the evaluation" if self.program.name == "eval" else ""
+        return f"rank {rank}, instruction {i}{of}: {self.instruction(instruction, place)}"
 
     def instruction(self, instruction: Instruction, place: Place) -> str:
         match instruction:
