@@ -50,6 +50,7 @@ def _read(source: Source, start: str) -> Any:
     lexer: Any = session.lexer_thread
     found: list[Diagnostic] = []
     seen = -1  # where reading last went on
+    before: Token | None = None  # the last word that fitted
     while True:
         token = Token("$END", "", len(text))
         try:
@@ -57,6 +58,7 @@ def _read(source: Source, start: str) -> Any:
                 if len(state.state_stack) > DEEPEST:
                     raise Fault(_too_deep(source.name, token))
                 state.feed_token(token)
+                before = token
             token = _end(text)
             result = state.feed_token(token, True)
             break
@@ -65,7 +67,7 @@ def _read(source: Source, start: str) -> Any:
         except (UnexpectedToken, UnexpectedCharacters) as error:
             token = recover.culprit(error)
             at = token.start_pos or 0
-            mistakes = recover.explain(source, state, token) if at > seen else ()
+            mistakes = recover.explain(source, state, token, before) if at > seen else ()
         found.extend(mistakes)
         seen = recover.go_on(text, state, lexer.state, max(at, seen + 1))
         if seen < 0 or len(found) >= MOST_MISTAKES:

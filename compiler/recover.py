@@ -61,8 +61,11 @@ def culprit(error: UnexpectedToken | UnexpectedCharacters) -> Token:
 # ---- What to say
 
 
-def explain(source: Source, state: Any, token: Token) -> tuple[Diagnostic, ...]:
-    """The diagnostic for a token that does not fit in this state of the parser."""
+def explain(
+    source: Source, state: Any, token: Token, before: Token | None
+) -> tuple[Diagnostic, ...]:
+    """The diagnostic for a token that does not fit in this state of the parser, behind the token
+    `before`."""
     states = state.parse_conf.states
     stack = state.state_stack
     fits = {t for t in states[stack[-1]] if t.isupper() and accepts(states, stack, t)}
@@ -77,9 +80,11 @@ def explain(source: Source, state: Any, token: Token) -> tuple[Diagnostic, ...]:
         return (_syntax("the file ends inside a block: `}` is missing", here, opened),)
     if token.type == "CHARACTER":
         return (_character(token, here, fits),)
-    if _between(states, stack[-1]):
+    next_line = before is not None and (before.end_line or 0) < here.span.line
+    begins = next_line and accepts(states, stack, "SEMICOLON")
+    if begins or _between(states, stack[-1]):
         return (_no_start(token, words, here, opened),)
-    if token.type == "COMPARE" and "COMPARE" not in fits and "PLUS" in fits:
+    if token.type == "COMPARE" and "COMPARE" not in fits and "AND" in fits:
         help_ = "join two comparisons: `a < b and b < c`"
         return (_syntax("comparisons do not chain", here, help_=help_),)
     if token.type == "EQUAL" and "COMPARE" in fits:
@@ -89,8 +94,8 @@ def explain(source: Source, state: Any, token: Token) -> tuple[Diagnostic, ...]:
         message = f"`{token}` is a word of the language and cannot be a name"
         return (_syntax(message, here, help_="choose another name"),)
     near = nearest(str(token), [w for w in words if w.isalpha()])
-    if near is None and _last_line(state) < here.span.line:
-        here = _behind(source.name, state)
+    if near is None and next_line and before is not None:
+        here = _behind(source.name, before)
     return (_syntax(message, here, help_=f"did you mean `{near}`?" if near else None),)
 
 
@@ -178,15 +183,10 @@ def _open_block(file: str, state: Any) -> Label | None:
     return None
 
 
-def _last_line(state: Any) -> int:
-    last = state.lexer.state.last_token
-    return 0 if last is None else last.end_line
-
-
-def _behind(file: str, state: Any) -> Label:
+def _behind(file: str, before: Token) -> Label:
     """The place right behind the last word that was read."""
-    last = state.lexer.state.last_token
-    return Label(Span(file, last.end_line, last.end_column, last.end_line, last.end_column + 1))
+    *_, line, column = span(file, before)
+    return Label(Span(file, line, column, line, column + 1))
 
 
 # ---- Where to go on

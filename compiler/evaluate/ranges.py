@@ -7,7 +7,7 @@ from stretto.compiler import syntax as s
 from stretto.compiler.evaluate.expressions import compile_whole
 from stretto.compiler.evaluate.reports import TooMuch, diagnosis
 from stretto.compiler.evaluate.scope import Scope
-from stretto.compiler.evaluate.values import Code, show
+from stretto.compiler.evaluate.values import Code
 from stretto.compiler.source import Span
 
 
@@ -26,7 +26,7 @@ class Budget:
                     "too-large",
                     f"the loops of this file make more than {self.most:,} rounds",
                     span,
-                    notes=(f"here would come {show(rounds)} at once",) if rounds > 1 else (),
+                    notes=(f"{rounds:,} would begin here",) if 1 < rounds < 10**18 else (),
                     help="`--max-ops` allows more",
                 )
             )

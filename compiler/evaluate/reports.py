@@ -71,19 +71,22 @@ class Happening:
         self.ranks: dict[int, None] = {}
 
     def told(self) -> Diagnostic:
-        notes = list(self.diagnostic.notes)
-        if self.bindings:
-            notes.append(f"this happens first for {self.bindings}" + self._others())
-        elif self.count > 1 and len(self.ranks) < 2:
-            notes.append(f"{_times(self.count - 1)} more")
+        """The first one, with a note on where and how often the others happen."""
         others = [rank for rank in self.ranks if rank != self.rank]
+        more = self.count - 1
+        known = self.rank is not None and f"rank {self.rank}" in self.diagnostic.message
+        where = "" if known and "," not in self.bindings else f" for {self.bindings}"
+        note = ""
+        if more and more > len(others):
+            first = f" first{where}, and" if where.strip() else ""
+            note = f"this happens{first} {_times(more)} more"
+        elif where.strip(" for"):
+            note = f"this happens{where}"
         if others:
             verb = "does" if len(others) == 1 else "do"
-            notes.append(f"{ranks_in_words(others)} {verb} the same")
-        return replace(self.diagnostic, notes=tuple(notes))
-
-    def _others(self) -> str:
-        return f", and {_times(self.count - 1)} more" if self.count > 1 else ""
+            note += f"{'; ' if note else ''}{ranks_in_words(others)} {verb} the same"
+        notes = (*self.diagnostic.notes, note) if note else self.diagnostic.notes
+        return replace(self.diagnostic, notes=notes)
 
 
 class Reports:

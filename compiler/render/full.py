@@ -70,7 +70,7 @@ def _hung(margin: str, head: str, text: str, paint: Paint) -> Iterable[str]:
     """A note; its further lines hang below its first one."""
     first, *rest = printable(text).split("\n")
     yield f"{paint(BLUE, margin + ' =')} {paint(BOLD, head)}{first}"
-    indent = " " * len(f"{margin} = {head or 'circle: '}")
+    indent = " " * len(f"{margin} = {head}")
     for line in rest:
         yield indent + line
 
