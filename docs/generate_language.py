@@ -172,5 +172,5 @@ def reserved() -> str:
 
 
 def codes() -> Iterator[tuple[str, str]]:
-    for code, row in sorted(CODES.items()):
-        yield f"`{code}`", str(row)
+    for code, row in CODES.items():
+        yield f"`{code}`", row.title

@@ -47,13 +47,13 @@ def tutorial(text: str) -> str:
 
 
 def typed(command: str, folder: str) -> str:
-    """What the command prints, both streams, without colour, 80 columns wide."""
+    """What the command prints, both streams, without colour, 100 columns wide."""
     program, *arguments = command.split()
     assert program == "stretto", command
     done = subprocess.run(
         [sys.executable, "-m", "stretto.compiler.cli", *arguments],
         cwd=folder,
-        env=os.environ | {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"},
+        env=os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -42,3 +42,12 @@ def test_generated_parts_are_current() -> None:
         assert make(text) == text, f"`make docs` writes {name} anew"
     for name, picture in pictures().items():
         assert (DOCS / name).read_text() == picture, f"`make docs` draws {name} anew"
+
+
+def test_zb_h1_as_a_reader_of_the_tutorial_writes_it() -> None:
+    """The exercise of the tutorial's fifth step, from the tutorial alone."""
+    path = Path(__file__).with_name("data") / "newcomer.pipe"
+    source = Source(path.name, path.read_text())
+    for sizes in ({}, {"ranks": 2, "microbatches": 2}, {"ranks": 7, "microbatches": 7}):
+        written = library.evaluated(source, **sizes)
+        assert written.order == library.spec("zb_h1", **sizes).order

@@ -6,8 +6,10 @@ P ranks, M micro-batches, v stages per rank, f, i and w the times of one stage, 
 transfer time.
 """
 
+import json
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import library
@@ -16,7 +18,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from library import Figures
 
-few = settings(max_examples=15, derandomize=True, deadline=None)
+few = settings(max_examples=40, derandomize=True, deadline=None)
 
 ranks = st.integers(1, 6)
 times = st.integers(1, 9)
@@ -226,7 +228,8 @@ def test_latency_of_zero_bubble(p: int, more: int, f: int, i: int, data: st.Data
 # The Zero Bubble paper's profiled models: ranks, micro-batches, F, I, W and transfer in
 # microseconds, and the rates 1 − M(F + I + W) / cost of 1F1B, interleaved 1F1B, H1 and H2, rounded
 # to four places. H2's cost is its span. Interleaved with the paper's stages per rank; its value is
-# the one with strict dependencies (the authors' script leaves out an edge and gets less).
+# the one with strict dependencies, (Mv + P − 1)(f + b) + 2(Pv − 1)c: the authors' script leaves out
+# an edge, and the published values are 0.001 to 0.004 smaller.
 PROFILED = [
     (8, 24, 18522, 18086, 9337, 601, 3, ".2431 .1090 .1585 .1083"),
     (8, 32, 18513, 18086, 9331, 626, 3, ".1985 .0847 .1242 .0837"),
@@ -235,7 +238,7 @@ PROFILED = [
     (8, 32, 29802, 29428, 19530, 577, 4, ".1898 .0644 .1045 .0559"),
     (8, 64, 29935, 29621, 19388, 535, 4, ".1091 .0328 .0554 .0294"),
     (16, 48, 11347, 11248, 8132, 377, 3, ".2552 .1136 .1397 .0672"),
-    (16, 64, 11307, 11254, 8101, 379, 3, ".2082 .0872 .1088 .0516"),
+    (16, 64, 11307, 11254, 8101, 379, 3, ".2082 .0878 .1088 .0516"),
     (16, 128, 11325, 11308, 8109, 378, 3, ".1251 .0459 .0576 .0266"),
     (32, 96, 10419, 10207, 7715, 408, 2, ".2646 .1528 .1421 .0641"),
     (32, 128, 10408, 10204, 7703, 408, 2, ".2168 .1192 .1106 .0490"),
@@ -293,8 +296,9 @@ def test_zb_h1_with_long_weight_gradients_idles_more(p: int, f: int, i: int, w: 
 
 
 @few
-@given(st.integers(2, 5), times, times, times)
+@given(st.integers(3, 6), times, times, times)
 def test_zb_v_has_a_bubble_when_times_differ(p: int, f: int, i: int, w: int) -> None:
+    """On two ranks there are exceptions."""
     assume(len({f, i, w}) > 1)
     m = 2 * p + 2
     assert figures("zb_v", size(p, m), f, i, w).span > 2 * m * (f + i + w)
@@ -317,3 +321,22 @@ def test_other_formulas_that_are_quoted_and_false() -> None:
         idle = 1 - Fraction(6 * waves * p) / got
         assert idle == Fraction(2 * p - 2, 3 * p * waves + 2 * p - 2)
         assert idle < Fraction(2 * p - 2, 3 * p * waves + p - 1)
+
+
+# ---------------------------------------------------------------------- measured runs
+
+MEASURED = json.loads(
+    Path(__file__).with_name("data").joinpath("unequal_stages_measured.json").read_text()
+)
+
+
+@pytest.mark.parametrize("run", MEASURED, ids=lambda run: run["name"])
+def test_measured_runs_of_1f1b(run: dict[str, Any]) -> None:
+    """Real 1F1B runs on 8 × A100 whose stages differ: the makespan is 98.5 to 100 % of what was
+    measured, which has messages and the optimizer in it as well."""
+    costs = "\n".join(
+        f"cost F[{s}] = {f} cost B[{s}] = {b}"
+        for s, (f, b) in enumerate(zip(run["tF_us"], run["tBW_us"], strict=True))
+    )
+    got = library.figures(library.spec("one_f_one_b", costs, **size(run["P"], run["M"])))
+    assert 0.985 <= round(float(got.makespan) / 1000 / run["measured_iter_ms"], 3) <= 1

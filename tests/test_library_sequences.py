@@ -54,6 +54,48 @@ def test_orders_are_those_of_pytorch(name: str) -> None:
     assert compared >= 30
 
 
+def megatron(
+    rank: int, ranks: int, microbatches: int, chunks: int, group: int
+) -> list[tuple[str, int, int]]:
+    """Megatron-LM's interleaved order, where the last group may be smaller than the others."""
+    both = [(c, m) for c in range(chunks) for m in range(microbatches)]
+    forward = [
+        ("F", c * ranks + rank, m)
+        for c, m in sorted(both, key=lambda cm: (cm[1] // group, cm[0], cm[1]))
+    ]
+    backward = [
+        ("B", c * ranks + rank, m)
+        for c, m in sorted(both, key=lambda cm: (cm[1] // group, -cm[0], cm[1]))
+    ]
+    ahead = min(2 * (ranks - 1 - rank) + (chunks - 1) * group, len(both))
+    steady = zip(forward[ahead:], backward, strict=False)
+    return forward[:ahead] + [op for pair in steady for op in pair] + backward[len(both) - ahead :]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "microbatches", "chunks", "group"),
+    [
+        (2, 5, 2, 3),
+        (2, 10, 3, 4),
+        (3, 8, 2, 5),
+        (4, 9, 2, 5),
+        (4, 14, 2, 5),
+        (4, 19, 3, 7),
+        (8, 32, 2, 11),
+    ],
+)
+def test_a_smaller_last_group_as_in_megatron(
+    ranks: int, microbatches: int, chunks: int, group: int
+) -> None:
+    spec = library.spec(
+        "interleaved_1f1b", ranks=ranks, microbatches=microbatches, chunks=chunks, group=group
+    )
+    for rank, units in enumerate(library.sequences(spec)):
+        assert [(op.kind, op.stage, op.microbatch) for unit in units for op in unit] == megatron(
+            rank, ranks, microbatches, chunks, group
+        )
+
+
 @pytest.mark.parametrize("entry", [key for key in PUBLISHED if key.count("/") == 2])
 def test_dualpipe_is_the_published_one(entry: str) -> None:
     name, ranks, microbatches = entry.split("/")
