@@ -3,12 +3,13 @@ which gets the rule's children (words and punctuation as tokens, the rest as nod
 node. What the grammar lets through and the language does not mean is refused here, by a `Fault`.
 """
 
-from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, NoReturn
 
 from lark import Token
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stretto.compiler import syntax as s
 from stretto.compiler.diagnostics import Diagnostic, Label
@@ -27,16 +28,14 @@ class Fault(Exception):
         super().__init__()
 
 
-@dataclass(frozen=True, slots=True)
-class SlicePlace:
+class SlicePlace(Struct, frozen=True):
     """`slice E` inside an index."""
 
     of: s.Expression
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(Struct, frozen=True):
     """`[stage, microbatch, slice k]`, in whatever shape it was written."""
 
     places: tuple[s.Expression, ...]

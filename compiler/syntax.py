@@ -3,16 +3,16 @@ is evaluated or filled in here; parentheses and comments are gone, chains of equ
 flat, and what was left out is None. A node is named after its rule in `grammar/pipe.lark`.
 """
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
+
+from msgspec import Struct
 
 from stretto.compiler.source import Source, Span
 from stretto.compiler.spec import Kind
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(Struct, frozen=True):
     """A name, or a word of the language that is needed with its place."""
 
     text: str
@@ -22,24 +22,21 @@ class Word:
 # ---- Expressions
 
 
-@dataclass(frozen=True, slots=True)
-class Number:
+class Number(Struct, frozen=True):
     """Exact; `20 GiB` is already multiplied out."""
 
     value: int | Fraction
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(Struct, frozen=True):
     """A name, `stages`, or in the cost of a pair `F`, `B`, `I` or `W`."""
 
     text: str
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """`main.stages`."""
 
     of: Word
@@ -47,21 +44,18 @@ class Member:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     function: Word
     arguments: "tuple[Expression, ...]"
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class ListOf:
+class ListOf(Struct, frozen=True):
     items: "tuple[Expression, ...]"
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Subscript:
+class Subscript(Struct, frozen=True):
     """`list[i][j]`, all subscripts together."""
 
     of: "Expression"
@@ -69,20 +63,17 @@ class Subscript:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Negative:
+class Negative(Struct, frozen=True):
     of: "Expression"
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Not:
+class Not(Struct, frozen=True):
     of: "Expression"
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(Struct, frozen=True):
     """`a + b - c` or `a * b // c`: operators of one tightness, grouped from the left."""
 
     first: "Expression"
@@ -90,32 +81,28 @@ class Chain:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Struct, frozen=True):
     left: "Expression"
     operator: str
     right: "Expression"
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Both:
+class Both(Struct, frozen=True):
     """`a and b and c`."""
 
     operands: "tuple[Expression, ...]"
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Either:
+class Either(Struct, frozen=True):
     """`a or b or c`."""
 
     operands: "tuple[Expression, ...]"
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Conditional:
+class Conditional(Struct, frozen=True):
     """`if c then a else if d then b else e`: the cases (condition, value), then the rest."""
 
     cases: "tuple[tuple[Expression, Expression], ...]"
@@ -143,8 +130,7 @@ Expression = (
 # ---- Operations
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(Struct, frozen=True):
     """`name in first .. last`, last excluded."""
 
     name: Word
@@ -153,8 +139,7 @@ class Range:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Mention:
+class Mention(Struct, frozen=True):
     """An operation as it is written: `F`, `B far`, `W?[s]`, `F.dispatch main[0, 3, slice 2]`."""
 
     kind: Kind
@@ -170,15 +155,13 @@ class Mention:
 # ---- Order blocks
 
 
-@dataclass(frozen=True, slots=True)
-class Next:
+class Next(Struct, frozen=True):
     queue: Word
     optional: bool
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """`F near | B far`, or a half of it taken from a queue."""
 
     first: Mention | Next
@@ -186,16 +169,14 @@ class Pair:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Repeat:
+class Repeat(Struct, frozen=True):
     count: Expression
     name: Word | None
     body: "Block"
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Loop:
+class Loop(Struct, frozen=True):
     """`for i in a .. b, j in … { … }`; the last name varies fastest."""
 
     ranges: tuple[Range, ...]
@@ -203,22 +184,19 @@ class Loop:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class If:
+class If(Struct, frozen=True):
     cases: "tuple[tuple[Expression, Block], ...]"
     otherwise: "Block | None"
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Let:
+class Let(Struct, frozen=True):
     name: Word
     value: Expression
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(Struct, frozen=True):
     """`queue q = OP for …`."""
 
     name: Word
@@ -227,8 +205,7 @@ class Queue:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class QueueBlock:
+class QueueBlock(Struct, frozen=True):
     """`queue q { … }`."""
 
     name: Word
@@ -239,8 +216,7 @@ class QueueBlock:
 Step = Mention | Pair | Next | Repeat | Loop | If | Let | Queue | QueueBlock
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Struct, frozen=True):
     steps: tuple[Step, ...]
     span: Span
 
@@ -248,50 +224,43 @@ class Block:
 # ---- Declarations
 
 
-@dataclass(frozen=True, slots=True)
-class Titled:
+class Titled(Struct, frozen=True):
     """`schedule NAME`."""
 
     name: Word
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Ranks:
+class Ranks(Struct, frozen=True):
     value: Expression
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Microbatches:
+class Microbatches(Struct, frozen=True):
     """Of the schedule or, inside a pipeline, of that pipeline."""
 
     value: Expression
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Param:
+class Param(Struct, frozen=True):
     name: Word
     value: Expression
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Require:
+class Require(Struct, frozen=True):
     condition: Expression
     why: str | None
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Stages:
+class Stages(Struct, frozen=True):
     value: Expression
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """`place stage -> rank`."""
 
     stage: Word
@@ -299,78 +268,67 @@ class Place:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Replicates:
+class Replicates(Struct, frozen=True):
     original: Word
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(Struct, frozen=True):
     name: str
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Feeds:
+class Feeds(Struct, frozen=True):
     pipeline: Word
     stage: Expression
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardOnly:
+class ForwardOnly(Struct, frozen=True):
     span: Span
 
 
 Property = Stages | Microbatches | Place | Replicates | Model | Feeds | ForwardOnly
 
 
-@dataclass(frozen=True, slots=True)
-class Pipeline:
+class Pipeline(Struct, frozen=True):
     name: Word
     properties: tuple[Property, ...]
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class SplitBackward:
+class SplitBackward(Struct, frozen=True):
     """`split B into I, W`."""
 
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     name: Word
     stream: Word | None
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class SplitForward:
+class SplitForward(Struct, frozen=True):
     """`split F into a, b on comm`."""
 
     parts: tuple[Part, ...]
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class SplitMicrobatch:
+class SplitMicrobatch(Struct, frozen=True):
     slices: Expression
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Overlap:
+class Overlap(Struct, frozen=True):
     """`overlap F | B`: what an F may overlap with."""
 
     kind: Literal["B", "I"]
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True):
     """Of an operation or, with `other`, of an overlapped pair."""
 
     operation: Mention
@@ -380,8 +338,7 @@ class Cost:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Activation:
+class Activation(Struct, frozen=True):
     pipeline: Word | None
     stage: Expression | None
     value: Expression
@@ -389,8 +346,7 @@ class Activation:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """`activation after I = E`."""
 
     pipeline: Word | None
@@ -400,16 +356,14 @@ class Kept:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
+class Transfer(Struct, frozen=True):
     value: Expression
     source: Word | None
     target: Word | None
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True):
     """`limit activations <= E for rank r`."""
 
     value: Expression
@@ -417,30 +371,26 @@ class Limit:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Minimize:
+class Minimize(Struct, frozen=True):
     aim: Literal["makespan", "span"]
     jitter: Expression | None
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     later: Mention
     earlier: Mention
     ranges: tuple[Range, ...]
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class OrderRank:
+class OrderRank(Struct, frozen=True):
     rank: Word
     body: Block
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class OrderAuto:
+class OrderAuto(Struct, frozen=True):
     span: Span
 
 
@@ -467,16 +417,14 @@ Statement = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(Struct, frozen=True):
     """A schedule file."""
 
     source: Source
     statements: tuple[Statement, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CostFile:
+class CostFile(Struct, frozen=True):
     """A file for `--costs`."""
 
     source: Source

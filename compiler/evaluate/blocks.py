@@ -3,8 +3,9 @@ after operation. At hand (`env`) are the Taker first, the rank second, then what
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, assert_never
+
+from msgspec import Struct
 
 from stretto.compiler import syntax as s
 from stretto.compiler.diagnostics import Label
@@ -36,8 +37,7 @@ class Abandon(Exception):
     """So much went wrong on this rank that going on tells nothing new."""
 
 
-@dataclass
-class QueueValue:
+class QueueValue(Struct):
     """A queue, and how many of its operations were taken."""
 
     items: list[tuple[Asked, ...]]
@@ -45,8 +45,7 @@ class QueueValue:
     taken: int = 0
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """What compiling an order needs to know of the rest of the file."""
 
     split: bool

@@ -4,9 +4,10 @@ fits winning. Numbers are exact and in the file's own units here; `units` makes 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from stretto.compiler import syntax as s
 from stretto.compiler.diagnostics import Label
@@ -51,17 +52,16 @@ class PairCost(NamedTuple):
         return _duration(self.code(env), self.span)
 
 
-@dataclass
-class Costs:
+class Costs(Struct):
     """Everything that has a price. A stage without an entry takes the default."""
 
-    stages: dict[StageKey, Exact] = field(default_factory=dict)
-    cells: dict[StageKey, dict[Cell, Exact]] = field(default_factory=dict)
-    pairs: dict[tuple[str, StageSet, StageSet], PairCost] = field(default_factory=dict)
-    activation: dict[tuple[int, int], Exact] = field(default_factory=dict)
-    kept: dict[tuple[int, int], tuple[Exact, Span]] = field(default_factory=dict)
-    transfers: dict[tuple[int, int], Exact] = field(default_factory=dict)
-    limits: dict[int, tuple[Exact, Span]] = field(default_factory=dict)
+    stages: dict[StageKey, Exact] = {}
+    cells: dict[StageKey, dict[Cell, Exact]] = {}
+    pairs: dict[tuple[str, StageSet, StageSet], PairCost] = {}
+    activation: dict[tuple[int, int], Exact] = {}
+    kept: dict[tuple[int, int], tuple[Exact, Span]] = {}
+    transfers: dict[tuple[int, int], Exact] = {}
+    limits: dict[int, tuple[Exact, Span]] = {}
 
     def of_stage(self, kind: str, pipeline: int, stage: int) -> Exact:
         """What an operation of this stage takes, where its micro-batch makes no difference."""

@@ -5,9 +5,10 @@ are known there, and evaluated later.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple, assert_never
+
+from msgspec import Struct
 
 from stretto.compiler import syntax as s
 from stretto.compiler.diagnostics import Diagnostic, Label
@@ -30,29 +31,28 @@ class Later(NamedTuple):
     scope: Scope
 
 
-@dataclass
-class Declared:
+class Declared(Struct):
     """What the declarations said; None where something is missing or wrong."""
 
     name: str = ""
     ranks: int | None = None
     microbatches: int | None = None
-    parameters: dict[str, str] = field(default_factory=dict)
-    pipelines: list[Draft] = field(default_factory=list)
+    parameters: dict[str, str] = {}
+    pipelines: list[Draft] = []
     slices: int | None = 0
     split: s.SplitBackward | None = None
-    overlap: dict[str, Span] = field(default_factory=dict)
-    costs: list[Later] = field(default_factory=list)
+    overlap: dict[str, Span] = {}
+    costs: list[Later] = []
     transfer: Later | None = None
-    limits: list[Later] = field(default_factory=list)
-    rules: list[Later] = field(default_factory=list)
+    limits: list[Later] = []
+    rules: list[Later] = []
     minimize: s.Minimize | None = None
     jitter: Fraction = Fraction(0)
     order: Later | None = None
     auto: s.OrderAuto | None = None
-    failed: list[Diagnostic] = field(default_factory=list)
+    failed: list[Diagnostic] = []
     """Requirements that do not hold."""
-    stated: dict[str, Span] = field(default_factory=dict)
+    stated: dict[str, Span] = {}
     """Where each statement that stands once was seen."""
 
 

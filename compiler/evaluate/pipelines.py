@@ -2,8 +2,9 @@
 stand, what it copies and what it feeds (`assemble`, when all of the file is known)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec import Struct
 
 from stretto.compiler import syntax as s
 from stretto.compiler.diagnostics import Label
@@ -30,26 +31,24 @@ class Placing(NamedTuple):
     span: Span
 
 
-@dataclass
-class Draft:
+class Draft(Struct):
     """A pipeline as it was declared."""
 
     value: PipelineValue
     statement: s.Pipeline
-    said: dict[str, Span] = field(default_factory=dict)
+    said: dict[str, Span] = {}
     place: Placing | None = None
     original: "Draft | None" = None
     model: s.Model | None = None
     forward_only: bool = False
-    feeds: list[tuple[s.Feeds, Code]] = field(default_factory=list)
+    feeds: list[tuple[s.Feeds, Code]] = []
 
     @property
     def name(self) -> s.Word:
         return self.statement.name
 
 
-@dataclass(frozen=True)
-class Placed:
+class Placed(Struct, frozen=True):
     """A pipeline with everything known but its costs."""
 
     draft: Draft

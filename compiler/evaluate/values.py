@@ -2,9 +2,10 @@
 is an `int`; here truth values are not numbers, so types are compared exactly."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
+
+from msgspec import Struct
 
 from stretto.compiler.evaluate.reports import Silent, stop
 from stretto.compiler.source import Span
@@ -16,8 +17,7 @@ Code = Callable[[Env], Any]
 LARGEST = 2**1024
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PipelineValue:
+class PipelineValue(Struct, frozen=True, eq=False):
     """A pipeline as expressions see it; `stages` and `microbatches` are None where they could not
     be computed. Two are equal when they are the same."""
 
