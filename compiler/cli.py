@@ -70,7 +70,7 @@ def failed(error: Exception, chosen: Namespace) -> int:
     if isinstance(error, Rejected):
         from stretto.compiler.commands.report import report
 
-        report(error.diagnostics, getattr(error, "sources", ()), chosen)
+        report(error.diagnostics, getattr(error, "sources", ()))
         return WRONG
     if chosen.verbose:
         import traceback

@@ -8,15 +8,14 @@ from fractions import Fraction
 from os import PathLike, fspath
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from stretto.compiler import library
-from stretto.compiler.bound import Bound, bound
+from stretto.compiler.bound import bound
 from stretto.compiler.claim import claims
 from stretto.compiler.communicate import communicate, forwards
 from stretto.compiler.diagnostics import Diagnostic, Rejected
 from stretto.compiler.evaluate import Settings, evaluate
 from stretto.compiler.expand import expand
+from stretto.compiler.forwards_bound import forwards_bound
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.parse import parse
@@ -24,7 +23,6 @@ from stretto.compiler.plan import Plan, assemble
 from stretto.compiler.program import Name, Program
 from stretto.compiler.prove import prove
 from stretto.compiler.source import Source
-from stretto.compiler.spec import Spec
 
 
 def compile_text(
@@ -50,7 +48,7 @@ def compile_text(
     claimed = {name: claims(program) for name, program in programs.items()}
     for name_, program in programs.items():
         prove(program, claimed[name_])
-    least = bound_of_forwards(spec) if forward_only else bound(problem)
+    least = forwards_bound(spec) if forward_only else bound(problem)
     sources = (source, settings.costs.source) if settings.costs else (source,)
     return assemble(programs, claimed, least, order.engine, sources)
 
@@ -70,20 +68,6 @@ def compile_file(path: str | PathLike[str], **parameters: int | str | Fraction) 
         return compile_text(text, name, settings)
     except Rejected as error:
         raise Rejected(renamed(error.diagnostics, {name: where})) from None
-
-
-def bound_of_forwards(spec: Spec) -> Bound:
-    """The bound of the schedule without its backwards."""
-    lists = [
-        tuple(
-            unit._replace(operations=unit.operations[:1])
-            for unit in units
-            if unit.operations[0].kind == "F"
-        )
-        for units in spec.written
-    ]
-    pipelines = tuple(replace(pipeline, forward_only=True) for pipeline in spec.pipelines)
-    return bound(expand(replace(spec, pipelines=pipelines, rules=(), written=tuple(lists))))
 
 
 def renamed(diagnostics: Iterable[Diagnostic], names: Mapping[str, str]) -> tuple[Diagnostic, ...]:

@@ -22,6 +22,11 @@ def read(name: str) -> Source:
 
 
 def about(source: Source) -> str:
-    """What a schedule file says of itself: the first line of its comment."""
-    first = source.text.splitlines()[0] if source.text else ""
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+    """What a schedule file says of itself: the first sentence of its comment."""
+    lines = []
+    for line in source.text.splitlines():
+        words = line.removeprefix("#").strip()
+        if not line.startswith("#") or not words:
+            break
+        lines.append(words)
+    return " ".join(lines).split(". ")[0].rstrip(".")

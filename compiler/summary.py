@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from stretto.compiler.bound import Bound
 from stretto.compiler.plan import Plan
-from stretto.compiler.program import Claims, Compute, Program
+from stretto.compiler.program import Claims, Compute, Name, Program
 from stretto.compiler.spec import NONE, Spec, number
 
 
@@ -19,6 +19,7 @@ class Summary(Struct, frozen=True):
     ranks: int
     microbatches: int
     operations: int
+    minimize: str
     makespan: int | str
     span: int | str
     lower_bound: int | str
@@ -41,6 +42,7 @@ def summarize(
         ranks=spec.ranks,
         microbatches=spec.microbatches,
         operations=sum(isinstance(i, Compute) for rank in program.ranks for i in rank),
+        minimize=spec.minimize,
         makespan=number(claims.makespan, spec.time_unit),
         span=number(claims.span, spec.time_unit),
         lower_bound=number(bound.ticks, spec.time_unit),
@@ -55,9 +57,15 @@ def summarize(
 
 
 def of_plan(plan: Plan) -> Summary:
-    """The summary of the plan's step; of its forwards where it has no other."""
-    name, program = next(iter(plan.programs.items()))
-    return summarize(program, plan.claims[name], plan.bound, plan.engine, plan.hash)
+    """The summary of the plan's step."""
+    name = step_of(plan)
+    return summarize(plan.programs[name], plan.claims[name], plan.bound, plan.engine, plan.hash)
+
+
+def step_of(plan: Plan) -> Name:
+    """Which of its Programs a plan is about: the training step, or where there is none the
+    forwards."""
+    return "train" if "train" in plan.programs else "eval"
 
 
 def weight_copies(spec: Spec) -> int:
@@ -68,6 +76,13 @@ def weight_copies(spec: Spec) -> int:
         for s, stage in enumerate(pipeline.stages):
             holders.setdefault((original, s), set()).add(stage.rank)
     return max(map(len, holders.values()))
+
+
+def times(s: Summary) -> str:
+    """What was to be short, and how short it could be; with the makespan in any case."""
+    if s.minimize == "span":
+        return f"span {s.span} ({distance(s)}), makespan {s.makespan}"
+    return f"makespan {s.makespan} ({distance(s)})"
 
 
 def distance(s: Summary) -> str:
@@ -81,7 +96,7 @@ def figures(s: Summary) -> str:
     """The line under a picture's name."""
     return (
         f"{count(s.ranks, 'rank')}, {count(s.microbatches, 'micro-batch', 'micro-batches')} · "
-        f"makespan {s.makespan} ({distance(s)}) · bubble {percent(s.bubble)} · "
+        f"{times(s)} · bubble {percent(s.bubble)} · "
         f"peak {largest(s)} {'activation' if largest(s) == 1 else 'activations'}"
     )
 
@@ -94,7 +109,7 @@ def table(s: Summary) -> str:
         "ranks": str(s.ranks),
         "micro-batches": str(s.microbatches),
         "operations": f"{s.operations}, in the order {order}",
-        "makespan": f"{s.makespan}  ({distance(s)})",
+        "time": times(s),
         "bubble": percent(s.bubble),
         "activations": f"{largest(s)} at most; per rank {runs(s.peak_activations)}",
         "weight copies": str(s.weight_copies),

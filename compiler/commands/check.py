@@ -11,7 +11,7 @@ from stretto.compiler.printable import printable
 from stretto.compiler.program import Send
 from stretto.compiler.prove import ASSUMPTIONS
 from stretto.compiler.source import Source
-from stretto.compiler.summary import Summary, count, figures, of_plan
+from stretto.compiler.summary import Summary, count, figures, of_plan, step_of
 
 SEARCHES = ("time_limit", "effort", "gap", "engine")
 
@@ -46,7 +46,7 @@ def run(chosen: Namespace) -> int:
 def proved(name: str, plan: Plan) -> str:
     """What a proof says, in three lines."""
     s: Summary = of_plan(plan)
-    program = next(iter(plan.programs.values()))
+    program = plan.programs[step_of(plan)]
     messages = sum(isinstance(one, Send) for rank in program.ranks for one in rank)
     limits = " within the limits" if program.spec.limits else ""
     return "\n".join(

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TextIO
 
 from stretto.compiler import library
@@ -82,6 +81,8 @@ def write(name: str, data: str | bytes) -> None:
 def replacing(name: str, make: Callable[[str], object]) -> None:
     """Let `make` write a new file beside `name`, then put it in its place. The new file has the
     same suffix, since that may decide the format."""
+    from tempfile import NamedTemporaryFile  # costs more to load than most commands take
+
     path = Path(name)
     if path.is_dir() or not path.parent.is_dir():
         what = "a folder" if path.is_dir() else "in a folder that does not exist"

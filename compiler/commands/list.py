@@ -4,6 +4,7 @@ which a user picks a schedule, best first; below, why the others refuse that siz
 from argparse import Namespace
 from collections.abc import Iterator
 from fractions import Fraction
+from shutil import get_terminal_size
 from typing import NamedTuple
 
 import msgspec
@@ -14,7 +15,7 @@ from stretto.compiler.commands.load import Refused, from_schedule
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan import Plan
 from stretto.compiler.spec import NONE, Spec
-from stretto.compiler.summary import Summary, largest, of_plan, percent
+from stretto.compiler.summary import Summary, largest, of_plan, percent, step_of
 
 HEAD = ("schedule", "makespan", "bound", "gap", "bubble", "peak", "share", "copies", "about")
 FOOT = """
@@ -37,8 +38,9 @@ def run(chosen: Namespace) -> int:
         print(msgspec.json.encode([listed(row) for row in rows]).decode())
         return 0
     good = [row for row in rows if row.summary]
+    width = get_terminal_size((200, 24)).columns
     for line in files.columns([HEAD, *map(cells, good)], right=range(1, 8)):
-        print(line)
+        print(line if len(line) <= width else line[: width - 1] + "…")
     print(FOOT)
     for row in rows:
         if not row.summary:
@@ -61,12 +63,11 @@ def compared(chosen: Namespace) -> Iterator[Row]:
 
 def share(plan: Plan) -> Fraction:
     """The highest peak over what a micro-batch leaves behind on one rank if all hold as much."""
-    program = next(iter(plan.programs.values()))
-    spec: Spec = program.spec
+    step = step_of(plan)
+    spec: Spec = plan.programs[step].spec
     models = [p for p in spec.pipelines if p.replicates == NONE]
     left = sum(stage.activation for p in models for stage in p.stages)
-    claims = next(iter(plan.claims.values()))
-    return Fraction(max(claims.activations) * spec.ranks * len(models), left or 1)
+    return Fraction(max(plan.claims[step].activations) * spec.ranks * len(models), left or 1)
 
 
 def merit(row: Row) -> tuple[bool, float, Fraction, str]:

@@ -1,12 +1,18 @@
-"""Diagnostics to the user, in the format that was asked for. For people (`full`) they are talk, on
-stderr; the formats that programs read (`concise`, `json`, `github`) are data, on stdout."""
+"""Diagnostics to the user. For people (`full`) they are talk, on stderr; the formats that programs
+read (`concise`, `json`, `github`) are data, on stdout."""
 
-from argparse import Namespace
+import sys
 from collections.abc import Iterable, Sequence
 
+from stretto.compiler.commands.files import colourful
 from stretto.compiler.diagnostics import Diagnostic
+from stretto.compiler.render import render
 from stretto.compiler.source import Source
 
 
-def report(diagnostics: Sequence[Diagnostic], sources: Iterable[Source], chosen: Namespace) -> None:
-    format = getattr(chosen, "format", "full")
+def report(
+    diagnostics: Sequence[Diagnostic], sources: Iterable[Source], format: str = "full"
+) -> None:
+    """Print them all; `json` is a list also where there is nothing to tell."""
+    stream = sys.stderr if format == "full" else sys.stdout
+    stream.write(render(diagnostics, sources, format, colourful(stream)))

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import load
 from stretto.compiler.plan import write_plan
+from stretto.compiler.summary import step_of
 
 NO_TORCH = """\
 training needs PyTorch, which is not installed here. For CPUs:
@@ -26,7 +27,7 @@ def run(chosen: Namespace) -> int:
     if find_spec("torch") is None:
         raise files.Unusable(NO_TORCH)
     plan = load(chosen.file, chosen)
-    ranks = next(iter(plan.programs.values())).spec.ranks
+    ranks = plan.programs[step_of(plan)].spec.ranks
     with TemporaryDirectory(prefix="stretto-") as folder:
         path = chosen.file
         if not files.is_plan(path):

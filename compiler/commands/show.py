@@ -7,7 +7,9 @@ from shutil import get_terminal_size
 
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import load
+from stretto.compiler.program import Name
 from stretto.compiler.show import Look, draw, format_of
+from stretto.compiler.summary import step_of
 
 UNKNOWN_WIDTH = 120  # columns, where the output is no terminal
 
@@ -15,7 +17,7 @@ UNKNOWN_WIDTH = 120  # columns, where the output is no terminal
 def run(chosen: Namespace) -> int:
     format = chosen.format or format_of(Path(chosen.output or "").name)
     plan = load(chosen.file, chosen)
-    name = next(iter(plan.programs)) if not chosen.eval else "eval"
+    name: Name = "eval" if chosen.eval else step_of(plan)
     picture = draw(plan, format, name, look(chosen))
     if chosen.output:
         files.write(chosen.output, picture)

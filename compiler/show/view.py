@@ -11,11 +11,12 @@ from functools import cached_property
 from typing import NamedTuple
 
 from stretto.compiler.bound import Bound
+from stretto.compiler.forwards_bound import forwards_bound
 from stretto.compiler.plan import Plan
 from stretto.compiler.program import Claims, Compute, Instruction, Name, Program, Receive
 from stretto.compiler.source import Source, Span
 from stretto.compiler.spec import NONE, Spec, number
-from stretto.compiler.summary import Summary, summarize
+from stretto.compiler.summary import Summary, step_of, summarize
 from stretto.compiler.timeline import Timed, Timeline, time
 
 
@@ -106,7 +107,7 @@ def view(plan: Plan, name: Name) -> View:
         program=program,
         timeline=time(program),
         claims=plan.claims[name],
-        bound=plan.bound,
+        bound=plan.bound if name == step_of(plan) else forwards_bound(program.spec),
         engine=plan.engine,
         hash=plan.hash,
         sources=plan.sources,

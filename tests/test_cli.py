@@ -1,0 +1,366 @@
+"""The command line: what goes where, exit codes, the JSON that is a contract, files whole or not
+at all."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stretto.compiler import cli, library
+
+ROOT = Path(__file__).parent.parent
+STRETTO = [sys.executable, "-m", "stretto.compiler.cli"]
+
+GOOD = """\
+schedule good
+ranks 2
+microbatches 2
+param memory = 2
+pipeline main {}
+limit activations <= memory
+order rank r { repeat microbatches { F }  repeat microbatches { B } }
+"""
+WRONG = GOOD.replace("repeat microbatches { F }", "repeat microbatchs { F }")
+DEADLOCK = GOOD.replace("repeat microbatches { F }  repeat", "B; F; F; repeat")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with some files, in which the command runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+    (tmp_path / "good.pipe").write_text(GOOD)
+    (tmp_path / "wrong.pipe").write_text(WRONG)
+    (tmp_path / "latin.pipe").write_bytes(b"schedule caf\xe9")
+    (tmp_path / "plan").write_text("an older plan")
+    (tmp_path / "broken.json").write_text("{}")
+    return tmp_path
+
+
+Run = Callable[..., tuple[int, str, str]]  # words to exit code, stdout, stderr
+
+
+@pytest.fixture
+def stretto(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*words: str) -> tuple[int, str, str]:
+        try:
+            code = cli.main(words)
+        except SystemExit as error:  # argparse
+            code = int(error.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+# ------------------------------------------------------------------------- exit codes
+
+CODES = [
+    ("check good.pipe", 0),
+    ("check dualpipe", 0),
+    ("check wrong.pipe", 1),
+    ("check good.pipe wrong.pipe", 1),
+    ("check good.pipe --set memory=1", 1),
+    ("check dualpipe --set ranks=3", 1),
+    ("check dualpipe --set rank=4", 1),
+    ("check broken.json", 1),
+    ("compile wrong.pipe -o plan", 1),
+    ("show wrong.pipe", 1),
+    ("check missing.pipe", 2),
+    ("check latin.pipe", 2),
+    ("check .", 2),
+    ("check wrong.pipe missing.pipe", 2),
+    ("check good.pipe --set memory", 2),
+    ("check good.pipe --set memory=a", 2),
+    ("check good.pipe --set memory=1/0", 2),
+    ("check good.pipe --costs missing.pipe", 2),
+    ("compile good.pipe -o no/where", 2),
+    ("compile good.pipe -o .", 2),
+    ("show good.pipe -o no/where.svg", 2),
+    ("show good.pipe --format bmp", 2),
+    ("new good", 2),
+    ("new ../a-b", 2),
+    ("new mine --from dualpip", 2),
+    ("explain no-such-thing", 2),
+    ("explain unknown-name", 0),
+    ("frobnicate", 2),
+    ("", 2),
+]
+
+
+@pytest.mark.parametrize(("words", "code"), CODES)
+def test_exit_codes(stretto: Run, words: str, code: int) -> None:
+    found, out, err = stretto(*words.split())
+    assert found == code, out + err
+    assert "Traceback" not in out + err
+    if code:
+        assert err.strip()
+    else:
+        assert out.strip()
+
+
+def test_near_misses_are_named(stretto: Run) -> None:
+    assert "did you mean `dualpipe`?" in stretto("check", "dualpip")[2]
+    assert "did you mean `good.pipe`?" in stretto("check", "goood.pipe")[2]
+    assert "did you mean `dualpipe`?" in stretto("new", "x", "--from", "daulpipe")[2]
+    assert "did you mean `unknown-name`?" in stretto("explain", "unknow-name")[2]
+
+
+def test_a_bug_of_ours_is_called_one(stretto: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr("stretto.compiler.driver.compile_text", broken)
+    code, out, err = stretto("check", "dualpipe")
+    assert (code, out) == (70, "")
+    assert "a bug in stretto: ZeroDivisionError: of ours" in err
+    assert "Traceback" not in err
+    code, _, err = stretto("-v", "check", "dualpipe")
+    assert code == 70
+    assert "Traceback" in err
+
+
+def test_interruption_is_no_bug(stretto: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stretto.compiler.driver.compile_text", interrupted)
+    assert stretto("check", "dualpipe") == (130, "", "stretto: interrupted\n")
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    words = [*STRETTO, "show", "dualpipe", "--format", "json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) in (0, 141)
+
+
+# ------------------------------------------------------------------------- check
+
+
+def test_check_says_what_was_proved(stretto: Run) -> None:
+    _, out, err = stretto("check", "dualpipe", "--assumptions")
+    assert err == ""
+    for words in ("proved", "makespan 66", "exactly once", "no deadlock", "peak 9 activations"):
+        assert words in out
+    assert "arrive in the order in which they were sent" in out
+
+
+def test_check_finds_the_same_in_every_format(stretto: Run) -> None:
+    _, out, full = stretto("check", "wrong.pipe")
+    assert out == ""
+    assert "--> wrong.pipe:7:" in full
+    assert "did you mean `microbatches`?" in full
+    _, out, err = stretto("check", "wrong.pipe", "--format", "json")
+    assert err == ""
+    (one,) = json.loads(out)
+    assert set(one) == documented("check")
+    line = WRONG.splitlines()[one["line"] - 1]
+    assert line[one["column"] - 1 : one["end_column"] - 1] == "microbatchs"
+    _, out, _ = stretto("check", "wrong.pipe", "--format", "concise")
+    assert out.startswith(f"wrong.pipe:{one['line']}:{one['column']}: ")
+    assert one["message"] in out
+    _, out, _ = stretto("check", "wrong.pipe", "--format", "github")
+    assert re.match(r"::error .*file=wrong\.pipe,line=7,", out)
+    assert stretto("check", "good.pipe", "--format", "json")[:2] == (0, "[]\n")
+
+
+def test_diagnostics_name_the_path_and_plans_the_last_name(stretto: Run, folder: Path) -> None:
+    (folder / "deep").mkdir()
+    for name in ("wrong.pipe", "good.pipe"):
+        (folder / "deep" / name).write_text((folder / name).read_text())
+    assert "--> deep/wrong.pipe:7:" in stretto("check", "deep/wrong.pipe")[2]
+    stretto("compile", "good.pipe", "-o", "a")
+    stretto("compile", str(folder / "deep/good.pipe"), "-o", "b")
+    assert (folder / "a").read_bytes() == (folder / "b").read_bytes()
+
+
+def test_check_loads_only_what_it_needs() -> None:
+    code = (
+        "import sys; from stretto.compiler.cli import main; code = main(['check', 'dualpipe']);"
+        "print(code, [m for m in ('torch', 'numpy', 'networkx', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_the_schedule_may_come_from_standard_input() -> None:
+    done = subprocess.run(
+        [*STRETTO, "check", "-"], input=GOOD, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert "makespan" in done.stdout
+
+
+# ------------------------------------------------------------------------- compile
+
+
+def documented(section: str) -> set[str]:
+    """The keys that `docs/json.md` gives for the output of a command."""
+    text = (ROOT / "docs/json.md").read_text()
+    part = re.search(rf"## `stretto {section}.*?\n(.*?)(?=\n## |\Z)", text, re.DOTALL)
+    assert part
+    rows = re.findall(r"^\| (`.*?`) \|", part[1], re.MULTILINE)
+    keys = re.findall(r"`(\w+)`", " ".join(rows) or part[1])
+    return set(keys) - {"error", "warning", "B", "F", "I", "W"}
+
+
+def test_the_summary_is_what_the_document_says(stretto: Run) -> None:
+    _, out, _ = stretto("compile", "dualpipe", "--json")
+    summary = json.loads(out)
+    assert set(summary) == documented("compile --json")
+    expected = {
+        "schedule": "dualpipe",
+        "ranks": 8,
+        "microbatches": 20,
+        "operations": 364,
+        "makespan": 66,
+        "span": 66,
+        "optimal": False,
+        "peak_activations": [9] * 8,
+        "weight_copies": 2,
+        "engine": "written",
+    }
+    assert {key: summary[key] for key in expected} == expected
+    assert summary["bubble"] == pytest.approx(6 / 66)
+    assert summary["gap"] == pytest.approx(66 / summary["lower_bound"] - 1)
+
+
+def test_values_are_exact(stretto: Run, folder: Path) -> None:
+    (folder / "thirds.pipe").write_text(GOOD + "param c = 1\ncost F = c\ncost B = 1/3\n")
+    _, out, err = stretto("compile", "thirds.pipe", "--json", "--set", "c=0.1")
+    # two ranks, two micro-batches: F F on both, one after the other, then B B
+    assert json.loads(out)["makespan"] == "13/10", err
+    _, out, _ = stretto("compile", "thirds.pipe", "--json", "--set", "c=1/7", "--set", "c=2/3")
+    assert json.loads(out)["makespan"] == 3
+
+
+def test_a_plan_is_written_whole_or_not_at_all(stretto: Run, folder: Path) -> None:
+    before = set(folder.iterdir())
+    assert stretto("compile", "wrong.pipe", "-o", "plan")[0] == 1
+    assert (folder / "plan").read_text() == "an older plan"
+    assert set(folder.iterdir()) == before
+    _, out, err = stretto("compile", "good.pipe", "-o", "plan")
+    assert "makespan" in out
+    assert err == "wrote plan\n"
+    assert set(folder.iterdir()) == before
+    assert json.loads((folder / "plan").read_text().splitlines()[0])["format"] == "stretto-plan"
+
+
+@pytest.mark.parametrize("name", ["dualpipe.json", "dualpipe.json.gz"])
+def test_plans_are_read_like_schedules(stretto: Run, name: str) -> None:
+    _, summary, _ = stretto("compile", "dualpipe", "-o", name, "--json", "--set", "ranks=4")
+    assert json.loads(summary)["hash"]
+    code, out, _ = stretto("check", name)
+    assert code == 0
+    assert out.startswith(f"{name}: proved")
+    for format in ("text", "json", "svg", "html", "trace", "dot"):
+        shown = stretto("show", name, "--format", format)[1]
+        assert shown
+        assert shown == stretto("show", "dualpipe", "--format", format, "--set", "ranks=4")[1]
+
+
+def test_forwards_alone(stretto: Run) -> None:
+    _, out, _ = stretto("compile", "gpipe", "--forward-only", "--json", "-o", "f")
+    summary = json.loads(out)
+    assert summary["operations"] == 4 * 8
+    assert summary["makespan"] == 4 + 8 - 1
+    assert summary["optimal"]
+    assert "B main" not in stretto("show", "f", "--format", "json")[1]
+
+
+# ------------------------------------------------------------------------- list, new, explain
+
+
+def test_list_has_the_whole_library_with_the_figures_of_compile(stretto: Run) -> None:
+    size = ("--set", "ranks=4", "--set", "microbatches=8")
+    rows = json.loads(stretto("list", "--json", *size)[1])
+    assert sorted(row["schedule"] for row in rows) == library.names()
+    assert all(row["gap"] >= 0 for row in rows if "gap" in row)
+    row = next(row for row in rows if row["schedule"] == "zb_h1")
+    alone = json.loads(stretto("compile", "zb_h1", "--json", *size)[1])
+    assert {key: row[key] for key in alone} == alone
+
+
+def test_list_says_why_a_size_does_not_fit(stretto: Run) -> None:
+    out = stretto("list", "--set", "ranks=3", "--set", "microbatches=8")[1]
+    table, *reasons = re.split(r"\n\n(?=\w+: )", out)
+    assert "one_f_one_b" in table
+    assert "dualpipe " not in table
+    assert any(r.startswith("dualpipe: ") and "meet between two ranks" in r for r in reasons)
+
+
+@pytest.mark.parametrize("origin", [None, *library.names()])
+def test_a_new_file_can_be_compiled(stretto: Run, folder: Path, origin: str | None) -> None:
+    words = ("--from", origin) if origin else ()
+    code, _, err = stretto("new", "mine", *words)
+    assert code == 0
+    assert "mine.pipe" in err
+    text = (folder / "mine.pipe").read_text()
+    assert re.search(r"(?m)^schedule mine\b", text)
+    assert stretto("check", "mine.pipe")[0] == 0
+    assert stretto("new", "mine")[0] == 2
+    assert (folder / "mine.pipe").read_text() == text
+
+
+def test_every_code_is_explained(stretto: Run) -> None:
+    from stretto.compiler.codes import CODES
+
+    for code in CODES:
+        found, out, _ = stretto("explain", code)
+        assert found == 0
+        assert code in out
+    assert stretto("explain", "error[unknown-name]:")[0] == 0
+
+
+# ------------------------------------------------------------------------- run
+
+
+def test_run_starts_torchrun_and_prints_how(stretto: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stretto.compiler.commands import run
+
+    started: list[list[str]] = []
+    monkeypatch.setattr(run, "find_spec", lambda _: object())
+    monkeypatch.setattr(run, "started", lambda words: started.append(words) or 3)
+    words = ("--model", "a:b", "--data", "c:d", "--steps", "5", "--verify")
+    assert stretto("run", "good.pipe", *words)[0] == 3
+    (command,) = started
+    text = " ".join(command[1:])
+    assert text.startswith("-m torch.distributed.run --standalone --nproc-per-node 2 -m stretto.")
+    assert text.endswith("--model a:b --data c:d --steps 5 --verify")
+
+
+def test_run_without_torch_says_how_to_get_it(
+    stretto: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stretto.compiler.commands.run.find_spec", lambda _: None)
+    code, _, err = stretto("run", "good.pipe", "--model", "a:b")
+    assert code == 2
+    assert "pip install" in err
+
+
+# ------------------------------------------------------------------------- colour
+
+
+def test_colour_goes_to_terminals_only_unless_forced() -> None:
+    for variables, coloured in (({}, False), ({"FORCE_COLOR": "1"}, True)):
+        base = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+        done = subprocess.run(
+            [*STRETTO, "show", "dualpipe"],
+            env=base | variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert ("\x1b[" in done.stdout) == coloured
