@@ -103,18 +103,18 @@ def parser() -> ArgumentParser:
     inputs, search = input_flags(), search_flags()
 
     check = command("check", "prove schedules and plans", inputs, search)
-    check.add_argument("files", nargs="+", metavar="FILE")
+    check.add_argument("files", nargs="+", metavar="FILE", help="schedules and plans")
     check.add_argument("--format", choices=REPORTS, default="full", help="of what is found")
     check.add_argument("--assumptions", action="store_true", help="say what the proof rests on")
 
     compile_ = command("compile", "write a schedule's plan", inputs, search)
-    compile_.add_argument("file", metavar="FILE")
-    compile_.add_argument("-o", "--output", metavar="PLAN", help="where; gzip if it ends in .gz")
+    compile_.add_argument("file", metavar="FILE", help="a schedule")
+    compile_.add_argument("-o", "--output", metavar="PLAN", help="the file; gzip if it ends in .gz")
     compile_.add_argument("--json", action="store_true", help="the summary as one JSON object")
     compile_.add_argument("--forward-only", action="store_true", help="the forwards alone")
 
     show = command("show", "draw a schedule or plan", inputs, search)
-    show.add_argument("file", metavar="FILE")
+    show.add_argument("file", metavar="FILE", help="a schedule or plan")
     show.add_argument("--format", choices=PICTURES, help="default: by the name of -o, else text")
     show.add_argument("-o", "--output", metavar="PICTURE", help="default: stdout")
     show.add_argument("--eval", action="store_true", help="the forwards alone")
@@ -130,7 +130,7 @@ def parser() -> ArgumentParser:
     new.add_argument("--from", dest="origin", metavar="SCHEDULE", help="start from one that ships")
 
     explain = command("explain", "say what an error code means")
-    explain.add_argument("what", metavar="CODE")
+    explain.add_argument("what", metavar="CODE", help="as it stands in `error[CODE]`")
     return top
 
 
@@ -166,20 +166,24 @@ def search_flags() -> ArgumentParser:
     """Flags that matter where the compiler is to find the order."""
     parent = ArgumentParser(add_help=False)
     flags = parent.add_argument_group("finding an order that was not written")
-    flags.add_argument("--time-limit", type=natural, metavar="SECONDS", help="default 30")
+    flags.add_argument(
+        "--time-limit", type=natural, metavar="SECONDS", help="for the search; default 30"
+    )
     flags.add_argument("--effort", type=natural, metavar="N", help="a count of work, not of time")
     flags.add_argument("--gap", type=fraction, metavar="PART", help="0.02: good enough at 2 %%")
     flags.add_argument("--engine", metavar="NAME", help="the only one to use")
-    flags.add_argument("--seed", type=natural, default=0, metavar="N")
+    flags.add_argument(
+        "--seed", type=natural, default=0, metavar="N", help="of what is drawn by lot"
+    )
     flags.add_argument("--no-cache", action="store_true", help="search anew")
     return parent
 
 
 def add_run(run: ArgumentParser) -> None:
-    run.add_argument("file", metavar="FILE")
+    run.add_argument("file", metavar="FILE", help="a schedule or plan")
     run.add_argument("--model", required=True, metavar="MODULE:NAME", help="makes the stages")
     run.add_argument("--data", metavar="MODULE:NAME", help="yields (x, target) for every step")
-    run.add_argument("--steps", type=natural, metavar="N")
+    run.add_argument("--steps", type=natural, metavar="N", help="training steps")
     run.add_argument("--verify", action="store_true", help="compare with one process, bit by bit")
     run.add_argument("--local", action="store_true", help="all ranks as threads of one process")
 

@@ -8,9 +8,6 @@ has for each document the function that makes its text anew, from what it is now
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout, suppress
-from io import StringIO
-from os import environ
 from pathlib import Path
 
 from generate_language import language
@@ -59,16 +56,22 @@ def readme(text: str) -> str:
 
 
 def command_line(text: str) -> str:
-    """The page of the commands: what each says of its flags."""
-    return PART.sub(lambda part: f"{part[1]}```\n{flags(part[2])}```\n{part[3]}", text)
+    """The page of the commands: for each a table of its flags."""
+    return PART.sub(lambda part: f"{part[1]}{flags(part[2])}{part[3]}", text)
 
 
 def flags(command: str) -> str:
-    out = StringIO()
-    environ["COLUMNS"] = "90"
-    with redirect_stdout(out), suppress(SystemExit):
-        cli.main([command, "--help"])
-    return out.getvalue()
+    """The flags of a command, from the parser itself. Its own help is laid out differently by
+    every version of Python."""
+    (choices,) = (a.choices for a in cli.parser()._actions if isinstance(a.choices, dict))
+    rows = ["", f"`stretto {command}`", "", "| | |", "| --- | --- |"]
+    for action in choices[command]._actions:
+        if "--help" not in action.option_strings:
+            words = "|".join(action.choices) if action.choices else action.metavar or ""
+            name = ", ".join(action.option_strings)
+            shown = f"{name} {words}".strip().replace("|", "\\|")
+            rows.append(f"| `{shown}` | {(action.help or '').replace('%%', '%')} |")
+    return "\n".join([*rows, "", ""])
 
 
 PAGES: dict[str, Callable[[str], str]] = {
