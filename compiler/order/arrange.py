@@ -1,35 +1,36 @@
-"""Problem → Order: the author's order where it is complete, else an engine's."""
-
-from dataclasses import dataclass
+"""Problem → Order: the author's order where it is complete, else the best that the budget finds."""
 
 from stretto.compiler.diagnostics import Diagnostic, Label, Rejected
 from stretto.compiler.order import Order
+from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.written import incomplete, written
 from stretto.compiler.problem import Problem
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How much may be spent on finding an order: wall-clock seconds."""
-
-    seconds: float = 30.0
-
-
 def arrange(problem: Problem, budget: Budget) -> Order:
-    """An Order of everything in the Problem. Raises `Rejected`: `not-yet`."""
-    missing = incomplete(problem)
-    if not missing:
+    """An Order of everything in the Problem. Raises `Rejected`: `no-order`."""
+    if not incomplete(problem):
         return written(problem)
+    from stretto.compiler.order.search import search  # the engines load numba where it is there
+
+    try:
+        return search(problem, budget)
+    except LookupError:
+        raise Rejected([_nothing(problem)]) from None
+
+
+def _nothing(problem: Problem) -> Diagnostic:
+    """No engine found an order at all, though one may exist."""
     spec = problem.spec
-    pipelines = tuple(Label(spec.spans[p.at]) for p in spec.pipelines)
-    raise Rejected(
-        [
-            Diagnostic(
-                code="not-yet",
-                message="finding an order is not supported yet, and this file leaves it open on "
-                + ("every rank" if len(missing) == spec.ranks else f"rank {missing[0]}"),
-                labels=pipelines[:1],
-                help="write an `order rank r { … }` that names every operation",
-            )
-        ]
+    limits = [
+        Label(spec.spans[limit.at], "this limit")
+        for limit in {limit for limit in spec.limits if limit}
+    ]
+    rules = [Label(spec.spans[at]) for at in dict.fromkeys(rule.at for rule in spec.rules)]
+    return Diagnostic(
+        code="no-order",
+        message="no order was found that keeps to everything this file asks for",
+        labels=(*limits[:1], *rules[:3]) or (Label(spec.spans[spec.pipelines[0].at]),),
+        notes=("there may be one: the search tries many, not all",),
+        help="raise the limit, or leave out a rule or a part of the written order",
     )

@@ -3,6 +3,7 @@ left to spend."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import islice
 from time import monotonic
 from typing import Any
@@ -78,11 +79,43 @@ def offsets(hunt: Hunt, share: float) -> None:
                 hunt.offer(search.best, "offsets")
             if hunt.over():
                 return
-        best = hunt.found["offsets"].value if "offsets" in hunt.found else -1
+        best = hunt.found["offsets", 0].value if ("offsets", 0) in hunt.found else -1
         hot = max(0.1, hot * 0.8) if best != last else max(0.1, hot * 0.6)
         if hot <= 0.1 and best == last:
             return
         last = best
+
+
+def periodic(hunt: Hunt, share: float) -> None:
+    """Steady states on grids of several roughnesses, unrolled: each a start of its own."""
+    from stretto.compiler.order.periodic import grids, steady, suits, unroll
+
+    if not solver() or not suits(hunt.model):
+        return
+    tries = list(grids(hunt.model))
+    exact = hunt.budget.effort is not None
+    end = hunt.left() * (1 - share)
+    for k, grid in enumerate(tries):
+        seconds = (hunt.left() - end) / (len(tries) - k)
+        if seconds <= 0:
+            return
+        found = steady(hunt.model, grid, seconds, hunt.budget.seed, exact)
+        if exact:
+            hunt.spent += int(seconds * WORK)
+        if found is not None:
+            word = pack(hunt.t, unroll(hunt.model, *found))
+            if word is not None:
+                hunt.offer(word, "periodic", k)
+
+
+@cache
+def solver() -> bool:
+    """Whether CP-SAT is there."""
+    try:
+        import ortools  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def polish(hunt: Hunt, share: float, hot: float = 0.5, keep: int = 4) -> None:

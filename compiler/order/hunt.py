@@ -33,7 +33,8 @@ class Found:
 
 @dataclass(slots=True)
 class Hunt:
-    """One search. `bound`: proven least value. `found`: the best of each engine."""
+    """One search. `bound`: proven least value. `found`: the best of each engine, of
+    each of its starts where it makes several."""
 
     model: Model
     budget: Budget
@@ -43,7 +44,7 @@ class Hunt:
     state: State
     deadline: float
     spent: int = 0
-    found: dict[str, Found] = field(default_factory=dict)
+    found: dict[tuple[str, int], Found] = field(default_factory=dict)
     told: float = 0.0
 
     @property
@@ -56,7 +57,7 @@ class Hunt:
         """The value at which the search may stop."""
         return int(self.bound * (1 + Fraction(self.budget.gap)))
 
-    def offer(self, word: Sequence[int] | Ints, engine: str) -> int:
+    def offer(self, word: Sequence[int] | Ints, engine: str, start: int = 0) -> int:
         """Take a flat word into account, if it can run. Its value, or -1. Raises `Stop` when it is
         good enough."""
         flat = ints(word)
@@ -64,9 +65,9 @@ class Hunt:
         self.spent += self.model.size
         if value < 0:
             return -1
-        old = self.found.get(engine)
+        old = self.found.get((engine, start))
         if old is None or value < old.value:
-            self.found[engine] = Found(value, engine, flat)
+            self.found[engine, start] = Found(value, engine, flat)
         if value <= self.enough:
             raise Stop
         self.tell(engine)

@@ -8,7 +8,7 @@ from stretto.compiler.bound import bound
 from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
-from stretto.compiler.order.engines import library, lists, offsets, polish
+from stretto.compiler.order.engines import library, lists, offsets, periodic, polish
 from stretto.compiler.order.hunt import Hunt, Stop, hunt
 from stretto.compiler.order.model import model
 from stretto.compiler.order.words import order_of
@@ -42,6 +42,15 @@ def _engines(found: Hunt) -> None:
     if found.budget.effort == 0:
         return
     if only in (None, "offsets"):
-        offsets(found, 0.25 if only is None else 1.0)
+        offsets(found, 0.15 if only is None else 1.0)
+    if only == "periodic" or (only is None and _crowded(found)):
+        periodic(found, 0.3 if only is None else 1.0)
     if only in (None, "anneal") and found.found:
         polish(found, 1.0)
+
+
+def _crowded(found: Hunt) -> bool:
+    """Whether list schedules probably lose much: several stages on a rank under a limit, and what
+    was found so far is not close to the bound."""
+    several = any(many > 1 for many in found.t.many)
+    return several and bool(found.found) and found.best.value > found.bound * 1.01
