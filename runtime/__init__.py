@@ -15,7 +15,7 @@ _WHERE = {
     "Stopped": "stretto.runtime.errors",
     "run_local": "stretto.runtime.local",
 }
-__all__ = ["Executor", "Model", "Stopped", "run_local"]  # noqa: F822
+__all__ = ["Executor", "Model", "Stopped", "run_local"]
 
 
 def __getattr__(name: str) -> Any:

@@ -68,7 +68,7 @@ def agree(
         values = board.wait([key(place) for place in absent], seconds)
         found.update(zip(absent, map(from_json, values), strict=True))
 
-    for place in _downwards(spec):
+    for place in downwards(spec):
         if place not in stages or not gives(spec, place):
             continue
         given = sources(spec, place)
@@ -92,7 +92,7 @@ def gives(spec: Spec, place: Place) -> bool:
     return not is_last(spec, place) or bool(spec.pipelines[place.pipeline].feeds)
 
 
-def _downwards(spec: Spec) -> Iterable[Place]:
+def downwards(spec: Spec) -> Iterable[Place]:
     """All stages, each behind those it takes something from: ranks that go by one such sequence
     never wait for each other in a circle."""
     places = [

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from stretto.compiler.diagnostics import Rejected
 from stretto.compiler.plan import Plan, read_plan
-from stretto.compiler.program import Name
+from stretto.compiler.program import NONE, Name
 from stretto.runtime.agreement import Agreement
 from stretto.runtime.batch import merged
 from stretto.runtime.board import Board
@@ -24,8 +24,8 @@ from stretto.runtime.replicas import Replicas, lanes
 from stretto.runtime.run import Run
 from stretto.runtime.script import Part, Place, in_words, original, part_of, peers, ranks
 from stretto.runtime.shares import shares
-from stretto.runtime.stage import LossFunction, Stage
-from stretto.runtime.stages import device_of, stages_of
+from stretto.runtime.stage import Stage
+from stretto.runtime.stages import Loss, device_of, stages_of
 from stretto.runtime.transport import Transport
 from stretto.runtime.transport.gloo import Gloo
 from stretto.runtime.watchdog import Position, Watchdog
@@ -51,27 +51,28 @@ class Executor:
         self,
         plan: Plan | str | os.PathLike[str],
         stages: Mapping[Any, Any] | Sequence[Any],
-        loss_fn: LossFunction | Mapping[str, LossFunction] | None = None,
+        loss_fn: Loss = None,
         *,
         group: dist.ProcessGroup | None = None,
         transport: Transport | None = None,
-        store: Any = None,
+        board: Board | None = None,
         scale_loss: bool = True,
         timeout: float = 60.0,
         trust: bool = False,
     ):
         self.transport = transport or _transport(group, device_of(stages))
         self.rank, self.world = self.transport.rank, self.transport.world
-        self.timeout = timeout
+        self.timeout, self.scale_loss = timeout, scale_loss
         self.run: Run | None = None
         self.steps = 0
         self.doing = "makes its executor"
         self.broken = ""
-        self.board = Board(store or _store(transport), _prefix(group, transport))
+        self.gathered, self.gather_lanes = 0, NONE
+        self.board = board or board_of(group, transport)
         self.board.listen = self._listen
         self.watchdog: Watchdog | None = None
         try:
-            self.part = _own_part(plan, self.rank, self.world)
+            self.part = own_part(plan, self.rank, self.world)
             self.stages: dict[Place, Stage] = stages_of(self.part, stages, loss_fn, scale_loss)
             self._meet(plan, trust)
         except (Stopped, Rejected, OSError) as error:
@@ -221,16 +222,21 @@ class Executor:
             time.sleep(0.05)
 
     def _post(self, words: str) -> None:
-        try:
-            if self.board.first("failed"):
-                self.board.post("failed", {"rank": self.rank, "words": words})
-        except Exception:  # nobody left to tell
-            return
+        post_failure(self.board, self.rank, words)
 
     def _listen(self) -> None:
         failure = self.board.read("failed")
         if failure is not None and failure["rank"] != self.rank:
             raise Stopped(f"rank {self.rank} stops: {failure['words']}")
+
+
+def post_failure(board: Board, rank: int, words: str) -> None:
+    """Tells the other ranks why this one stops, unless another was first."""
+    try:
+        if board.first("failed"):
+            board.post("failed", {"rank": rank, "words": words})
+    except Exception:  # nobody left to tell
+        return
 
 
 def _in_order(found: dict[int, Any]) -> list[Any]:
@@ -259,7 +265,8 @@ def _position(executor: Executor) -> Any:
     return position
 
 
-def _own_part(plan: Plan | str | os.PathLike[str], rank: int, world: int) -> Part:
+def own_part(plan: Plan | str | os.PathLike[str], rank: int, world: int) -> Part:
+    """The rank's part of a plan that must be for so many ranks. Raises as `part_of`."""
     try:
         part = part_of(plan, rank)
         many = part.spec.ranks
@@ -276,26 +283,28 @@ def _own_part(plan: Plan | str | os.PathLike[str], rank: int, world: int) -> Par
 _made: dict[str, int] = {}
 
 
-def _prefix(group: dist.ProcessGroup | None, transport: Transport | None) -> str:
-    """Keys of this executor: those of one group are told apart by how many there were."""
-    if transport is not None and not dist.is_initialized():
-        return "stretto/"
+def board_of(group: dist.ProcessGroup | None = None, transport: Any = None) -> Board:
+    """The board of the next executor on this group: their keys are told apart by its members and
+    by how many there were. All ranks make their executors in the same order."""
+    if hasattr(transport, "hub"):
+        return Board(transport.hub.store, "stretto/")
+    if not dist.is_initialized():
+        raise Stopped(NO_GROUP)
     members = ",".join(map(str, dist.get_process_group_ranks(group or dist.group.WORLD)))
     _made[members] = _made.get(members, 0) + 1
-    return f"stretto/{members}/{_made[members]}/"
+    store = dist.distributed_c10d._get_default_store()
+    return Board(store, f"stretto/{members}/{_made[members]}/")
 
 
-def _store(transport: Transport | None) -> Any:
-    hub = getattr(transport, "hub", None)
-    return dist.distributed_c10d._get_default_store() if hub is None else hub.store
+NO_GROUP = (
+    "there is no process group: start the script with torchrun and call "
+    "`torch.distributed.init_process_group`, or use `run_local` for one process"
+)
 
 
 def _transport(group: dist.ProcessGroup | None, device: torch.device) -> Transport:
     if not dist.is_initialized():
-        raise Stopped(
-            "there is no process group: start the script with torchrun and call "
-            "`torch.distributed.init_process_group`, or use `run_local` for one process"
-        )
+        raise Stopped(NO_GROUP)
     if device.type != "cuda":
         return Gloo(group)
     from stretto.runtime.transport.nccl import Nccl

@@ -33,6 +33,12 @@ def meet(
         raise Stopped(fault)
 
 
+def roll_call(board: Board, rank: int, world: int, seconds: float) -> None:
+    """Returns when all ranks are there. Raises `Stopped` with those that are not."""
+    board.post(f"roll/{rank}", True)
+    _await(board, [f"roll/{other}" for other in range(world)], seconds)
+
+
 def _card(digest: str, world: int) -> dict[str, Any]:
     return {
         "plan": digest,
@@ -72,8 +78,7 @@ def _await(board: Board, keys: Sequence[str], seconds: float) -> list[Any]:
     except Missing as missing:
         absent = sorted(int(key.rsplit("/", 1)[-1]) for key in missing.keys if "/" in key) or [0]
         raise Stopped(
-            f"{ranks(absent)} did not come within {seconds:g} s: is every process started, and "
-            "does it build its executor?"
+            f"{ranks(absent)} did not come within {seconds:g} s: is every process started?"
         ) from None
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from stretto.compiler.plan import Plan
 from stretto.runtime.errors import Stopped
+from stretto.runtime.executor import board_of, post_failure
 from stretto.runtime.transport.local import Hub, Local
 
 T = TypeVar("T")
@@ -26,6 +27,8 @@ def run_local(plan: Plan, rank: Callable[[Local], T], device: str = "cpu") -> li
             results[number] = rank(Local(hub, number))
         except BaseException as error:
             errors[number] = error
+            words = f"rank {number} fails: {error}"
+            post_failure(board_of(transport=Local(hub, number)), number, words)
             hub.fail(f"rank {number} stops: {error}")
 
     threads = [threading.Thread(target=work, args=(r,), name=f"rank {r}") for r in range(world)]

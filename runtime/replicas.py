@@ -27,7 +27,7 @@ class Replicas:
         for number, reduction in enumerate(part.reductions):
             for source, target in _between(reduction):
                 key = number, source, target
-                self.lanes[key] = len(part.channels) + len(self.lanes)
+                self.lanes[key] = len(part.channels) + len(self.lanes)  # as `lanes` lists them
 
     def own(self, reduction: Reduction) -> list[Copy]:
         return [copy for copy in reduction.copies if copy.rank == self.part.rank]

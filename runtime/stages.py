@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stretto.compiler.program import Spec
 from stretto.runtime.edges import gives
 from stretto.runtime.errors import Stopped
 from stretto.runtime.script import (
@@ -23,11 +24,10 @@ from stretto.runtime.script import (
 from stretto.runtime.stage import LossFunction, Stage, unit_of
 
 Given = Mapping[Any, Any] | Sequence[Any]
+Loss = LossFunction | Mapping[str, LossFunction] | None
 
 
-def stages_of(
-    part: Part, given: Given, loss: LossFunction | Mapping[str, LossFunction] | None, scale: bool
-) -> dict[Place, Stage]:
+def stages_of(part: Part, given: Given, loss: Loss, scale: bool) -> dict[Place, Stage]:
     """Every stage of this rank. Raises `Stopped` where one is missing, or one too many."""
     spec = part.spec
     modules = _modules(part, given)
@@ -46,7 +46,7 @@ def stages_of(
             ends=ends(spec, place),
             sends=gives(spec, place),
             learns=not pipeline.forward_only,
-            loss=_loss(part, place, loss) if judged or ends(spec, place) else None,
+            loss=loss_of(spec, place.pipeline, loss) if judged or ends(spec, place) else None,
             divisor=together(spec, place.pipeline) if scale else 1,
             unit=unit_of(module),
         )
@@ -112,12 +112,11 @@ def _module(item: Any) -> Any:
     return getattr(item, "submod", item)
 
 
-def _loss(
-    part: Part, place: Place, given: LossFunction | Mapping[str, LossFunction] | None
-) -> LossFunction | None:
+def loss_of(spec: Spec, pipeline: int, given: Loss) -> LossFunction | None:
+    """The loss of the pipeline: the one there is, or its entry."""
     if not isinstance(given, Mapping):
         return given
-    return given.get(part.spec.pipelines[original(part.spec, place.pipeline)].name)
+    return given.get(spec.pipelines[original(spec, pipeline)].name)
 
 
 def _names(part: Part, places: Sequence[Place]) -> str:

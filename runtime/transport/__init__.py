@@ -33,8 +33,9 @@ class Transport(Protocol):
     world: int
     device: torch.device
 
-    def open(self, lanes: Sequence[Lane]) -> None:
-        """All ranks call it once, before the first message, with the same lanes."""
+    def open(self, lanes: Sequence[Lane]) -> int:
+        """Adds lanes, and returns the number of the first. All ranks call it with the same ones,
+        while nothing is under way."""
 
     def send(self, lane: int, tensors: Sequence[Tensor]) -> Sequence[Pending]:
         """Begins to send. The tensors must not change until the message is over."""

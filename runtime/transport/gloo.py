@@ -22,10 +22,11 @@ class Gloo:
         self.group = group
         self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
         self.device = torch.device("cpu")
-        self.lanes: Sequence[Lane] = ()
+        self.lanes: list[Lane] = []
 
-    def open(self, lanes: Sequence[Lane]) -> None:
-        self.lanes = lanes
+    def open(self, lanes: Sequence[Lane]) -> int:
+        self.lanes += lanes
+        return len(self.lanes) - len(lanes)
 
     def send(self, lane: int, tensors: Sequence[Tensor]) -> list[Pending]:
         target, tag = self.lanes[lane].target, FIRST_TAG + lane
@@ -64,6 +65,6 @@ def begun(work: dist.Work | None) -> dist.Work:
 
 def leave(report: str) -> None:
     """Ends the process at once: a thread that waits inside a backend cannot be interrupted."""
-    print(report, file=sys.stderr, flush=True)
+    print(f"error: {report}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(1)

@@ -33,11 +33,14 @@ class Local:
 
     def __init__(self, hub: Hub, rank: int):
         self.hub, self.rank, self.world, self.device = hub, rank, hub.world, hub.device
+        self.opened = 0
 
-    def open(self, lanes: Sequence[Lane]) -> None:
-        with self.hub.lock:
-            if not self.hub.lanes:
-                self.hub.lanes = [_Meeting() for _ in lanes]
+    def open(self, lanes: Sequence[Lane]) -> int:
+        first, self.opened = self.opened, self.opened + len(lanes)
+        with self.hub.lock:  # whoever comes first makes them
+            while len(self.hub.lanes) < self.opened:
+                self.hub.lanes.append(_Meeting())
+        return first
 
     def send(self, lane: int, tensors: Sequence[Tensor]) -> list["_Message"]:
         return [self.hub.lanes[lane].meet(_Message(self.hub, tensors), "sends")]

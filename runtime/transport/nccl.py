@@ -45,7 +45,8 @@ class Nccl:
                 "`transport=Nccl(group, families=…)` with the ranks of all pipelines' groups"
             )
 
-    def open(self, lanes: Sequence[Lane]) -> None:
+    def open(self, lanes: Sequence[Lane]) -> int:
+        before = len(self.lanes)
         for lane in lanes:
             own = None
             for family in self.families:
@@ -53,13 +54,15 @@ class Nccl:
                 if family == self.own and self.rank in lane:
                     own = pair
             self.lanes.append((lane, own))
-        for number, (lane, group) in enumerate(self.lanes):
+        for number in range(before, len(self.lanes)):
+            lane, group = self.lanes[number]
             if group is not None:
                 first = [torch.zeros(1, device=self.device)]
                 begin = self.send if lane.source == self.rank else self.receive
                 for pending in begin(number, first):
                     pending.wait()
                 torch.cuda.synchronize()
+        return before
 
     def send(self, lane: int, tensors: Sequence[Tensor]) -> list[Pending]:
         group, peer = self._peer(lane)

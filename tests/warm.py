@@ -1,0 +1,9 @@
+"""What the parent of all ranks imports before it forks them; see `ranks.py`."""
+
+import stretto.runtime.executor
+import torch
+import torch.distributed  # noqa: F401
+from stretto.runtime.shapes import output_of
+
+torch.set_num_threads(1)
+output_of(torch.nn.Linear(1, 1), torch.zeros(1, 1), (), torch.device("cpu"), "")
