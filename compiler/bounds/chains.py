@@ -176,9 +176,10 @@ def _turned(near: list[list[tuple[int, int]]]) -> list[list[tuple[int, int]]]:
 
 
 def _together(jobs: list[tuple[int, int]]) -> int:
-    """The least time by which all of these (head, ticks) of one rank can have ended."""
+    """The least time by which all of these (head, ticks) of one rank can have ended, of those that
+    are connected; FAR where none is."""
     jobs.sort(reverse=True)
-    found = total = 0
+    found, total = FAR, 0
     for head, ticks in jobs:
         if head < 0:
             break

@@ -199,18 +199,18 @@ def most(items: list[Item], room: int | None) -> int:
         kinds[grains, ticks] = kinds.get((grains, ticks), 0) + many
     if room is None:
         return sum(ticks * many for (_, ticks), many in kinds.items())
-    dense = sorted(kinds, key=lambda kind: -kind[1] / max(kind[0], 1))
-    if len(dense) == 2 and all(grains for grains, _ in dense):
+    found = sum(ticks * many for (grains, ticks), many in kinds.items() if not grains)
+    dense = sorted((kind for kind in kinds if kind[0]), key=lambda kind: -kind[1] / kind[0])
+    if len(dense) == 2:
         (a, t), (b, u) = dense
         n, m = kinds[a, t], kinds[b, u]
-        return max(
-            x * t + min(m, (room - x * a) // b) * u for x in range(min(n, max(room, 0) // a) + 1)
-        )
-    found, same = 0, len({grains for grains, _ in dense}) == 1
+        fits = range(min(n, max(room, 0) // a) + 1)
+        return found + max(x * t + min(m, (room - x * a) // b) * u for x in fits)
+    same = len({grains for grains, _ in dense}) == 1
     for grains, ticks in dense:
-        fits = min(kinds[grains, ticks], room // grains) if grains else kinds[grains, ticks]
-        found += fits * ticks
-        room -= fits * grains
-        if fits < kinds[grains, ticks]:
+        many = min(kinds[grains, ticks], room // grains)
+        found += many * ticks
+        room -= many * grains
+        if many < kinds[grains, ticks]:
             return found + (0 if same else room * ticks // grains)
     return found
