@@ -14,8 +14,6 @@ from stretto.compiler.source import Source
 DOCS = Path(__file__).parent.parent / "docs"
 sys.path.insert(0, str(DOCS))
 
-from generate_language import language  # noqa: E402
-from generate_schedules import pictures, schedules  # noqa: E402
 from generate_tutorial import tutorial  # noqa: E402
 
 BLOCKS = re.findall(r"^```(pipe\S*)\n(.*?)^```$", (DOCS / "language.md").read_text(), re.M | re.S)
@@ -34,14 +32,6 @@ def test_the_tutorial_shows_what_happens() -> None:
     text = (DOCS / "tutorial.md").read_text()
     assert text.count("```console") >= 8
     assert tutorial(text) == text
-
-
-def test_generated_parts_are_current() -> None:
-    for make, name in ((language, "language.md"), (schedules, "schedules.md")):
-        text = (DOCS / name).read_text()
-        assert make(text) == text, f"`make docs` writes {name} anew"
-    for name, picture in pictures().items():
-        assert (DOCS / name).read_text() == picture, f"`make docs` draws {name} anew"
 
 
 def test_zb_h1_as_a_reader_of_the_tutorial_writes_it() -> None:

@@ -12,6 +12,8 @@ import library
 import pytest
 from library import Figures
 
+from stretto.compiler.bound import bound
+from stretto.compiler.expand import expand
 from stretto.compiler.source import Source
 
 Row = dict[str, str]
@@ -133,3 +135,16 @@ def test_golden_figures_of_seq1f1b() -> None:
         return library.figures(library.evaluated(Source("s.pipe", SEQ1F1B), costs(row), **sizes))
 
     assert not list(differences(rows_of("seq1f1b"), ours))
+
+
+@pytest.mark.parametrize("name", library.WRITTEN)
+def test_no_bound_is_above_what_the_library_reaches(name: str) -> None:
+    mixes = ["", "cost F = 2 cost I = 3 cost W = 1", "cost W = 3 transfer 1"]
+    if "overlap F | B" in library.text(name):
+        mixes.append("cost F | B = max(F, B)")
+    for ranks, microbatches in ((2, 4), (4, 8), (6, 18)):
+        for costs in mixes:
+            spec = library.spec(name, costs, ranks=ranks, microbatches=microbatches)
+            reached = library.figures(spec)
+            value = reached.span if spec.minimize == "span" else reached.makespan
+            assert Fraction(bound(expand(spec)).ticks, spec.time_unit) <= value

@@ -3,6 +3,7 @@ own tables, and the published `step` of DualPipe and DualPipeV.
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from torch_tables import table
 
 from stretto.compiler.diagnostics import Rejected
+from stretto.compiler.program import Receive
 from stretto.compiler.source import Source
 from stretto.compiler.spec import Spec
 
@@ -122,6 +124,35 @@ def words(spec: Spec, pipe: Callable[[Spec, int, int], int]) -> list[list[str]]:
         ]
         for rank in library.sequences(spec)
     ]
+
+
+@pytest.mark.parametrize("entry", [key for key in PUBLISHED if key.endswith("/comm")])
+def test_dualpipe_receives_what_the_published_one_receives(entry: str) -> None:
+    """DeepSeek batches its messages, and waits for all of a batch; what travels is the same, and so
+    is what is computed between."""
+    name, ranks, microbatches, _ = entry.split("/")
+    spec = library.spec(
+        {"dualpipe": "dualpipe", "dualpipev": "dualpipe_v"}[name],
+        ranks=int(ranks),
+        microbatches=int(microbatches),
+    )
+    program = library.program(spec)
+    computed = words(spec, PIPES[name])
+    for rank, published in enumerate(PUBLISHED[entry]):
+        batches = [token for token in published if token.startswith("[")]
+        assert [token for token in published if token not in batches] == computed[rank]
+        theirs = sorted(re.findall(r"<(\d+):(\w+\.\d+)", " ".join(batches)))
+        ours = sorted(
+            (
+                str(program.channels[receive.channel].source),
+                f"{'F' if receive.result.kind == 'F' else 'B'}"
+                f"{PIPES[name](spec, receive.result.pipeline, receive.result.stage)}"
+                f".{receive.result.microbatch}",
+            )
+            for receive in program.ranks[rank]
+            if isinstance(receive, Receive)
+        )
+        assert ours == theirs
 
 
 def test_the_examples_kept_their_meaning() -> None:
