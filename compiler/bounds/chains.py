@@ -11,7 +11,7 @@ author's order or rule does, by a topological order of the operations.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stretto.compiler.bounds.memory import below, ranked
 from stretto.compiler.bounds.model import Edge, Model, Place
@@ -27,7 +27,9 @@ class Net:
     """`path`: ticks from the start of an operation to its result. `ticks`: how long it keeps others
     off its rank (`work`, or shares of it, see `pairs`). `into[c]`: (strand, shift, lag) of every
     edge that ends at strand c; `out[c]` of those that start there. `extra_into`, `extra_out`: the
-    single edges, by operation. `order`: all operations, each after what it follows."""
+    single edges, by operation. `near_before[c]`, `near_after[c]`: the strands of its rank with the
+    shift at which operations of c follow theirs, or they those of c, if they are several. `order`:
+    all operations, each after what it follows."""
 
     model: Model
     path: Times
@@ -36,6 +38,8 @@ class Net:
     out: list[list[tuple[int, int, int]]]
     extra_into: dict[Place, list[Place]]
     extra_out: dict[Place, list[Place]]
+    near_before: list[list[tuple[int, int]]]
+    near_after: list[list[tuple[int, int]]]
     order: Sequence[Place]
 
 
@@ -58,11 +62,12 @@ def net(model: Model, path: Times, ticks: Times, edges: Iterable[Edge]) -> Net |
     if len(strands) < many:
         return None
     rows = [(c, i) for i in range(max(counts, default=0)) for c in strands if i < counts[c]]
-    found = Net(model, path, ticks, into, out, extra_into, extra_out, rows)
+    before, after = _near(model, into)
+    found = Net(model, path, ticks, into, out, extra_into, extra_out, before, after, rows)
     if not extra_out:
         return found
-    sorted_ = _sorted(found)
-    return Net(model, path, ticks, into, out, extra_into, extra_out, sorted_) if sorted_ else None
+    order = _sorted(found)
+    return replace(found, order=order) if order else None
 
 
 def _sorted(net: Net) -> list[Place]:
@@ -87,7 +92,7 @@ def heads(net: Net, source: Place | None = None) -> Times:
     """For every operation the longest chain before its start; from the start of `source` where
     that is given, and FAR where none leads from it."""
     path, into, extra = net.path, net.into, net.extra_into
-    near = _near(net)
+    near = net.near_before
     head = [[0] * strand.many for strand in net.model.strands]
     end = [[0] * strand.many for strand in net.model.strands]
     least = 0 if source is None else FAR
@@ -116,7 +121,7 @@ def tails(net: Net, rank: int | None = None) -> Times:
     path, out, extra = net.path, net.out, net.extra_out
     counts = [strand.many for strand in net.model.strands]
     goal = [rank is None or strand.rank == rank for strand in net.model.strands]
-    near = _turned(_near(net))
+    near = net.near_after
     tail = [[0] * count for count in counts]
     whole = [[0] * count for count in counts]
     for place in reversed(net.order):
@@ -142,17 +147,20 @@ def tails(net: Net, rank: int | None = None) -> Times:
     return tail
 
 
-def _near(net: Net) -> list[list[tuple[int, int]]]:
-    """For every strand c the strands of its rank with the least shift at which operations of c
-    follow theirs, along edges of the rank or within a micro-batch."""
-    model = net.model
+Near = list[list[tuple[int, int]]]
+
+
+def _near(model: Model, into: list[list[tuple[int, int, int]]]) -> tuple[Near, Near]:
+    """For every strand c those of its rank, with the least shift at which operations of c follow
+    theirs along edges of the rank or within a micro-batch; and likewise those that follow c."""
     lower = below(model)
-    found: list[list[tuple[int, int]]] = [[] for _ in model.strands]
+    before: Near = [[] for _ in model.strands]
+    after: Near = [[] for _ in model.strands]
     for rank in range(model.spec.ranks):
         own = model.on(rank)
         least = {(a, b): 0 for a in own for b in own if a != b and lower[b] >> a & 1}
         for b in own:
-            for a, shift, _ in net.into[b]:
+            for a, shift, _ in into[b]:
                 if model.strands[a].rank == rank:
                     least[a, b] = min(shift, least.get((a, b), shift))
         for via in own:
@@ -162,17 +170,11 @@ def _near(net: Net) -> list[list[tuple[int, int]]]:
                         shift = least[a, via] + least[via, b]
                         least[a, b] = min(shift, least.get((a, b), shift))
         for (a, b), shift in least.items():
-            found[b].append((a, shift))
-    return [near if len(near) > 1 else [] for near in found]
-
-
-def _turned(near: list[list[tuple[int, int]]]) -> list[list[tuple[int, int]]]:
-    """The same for what follows."""
-    found: list[list[tuple[int, int]]] = [[] for _ in near]
-    for b, before in enumerate(near):
-        for a, shift in before:
-            found[a].append((b, shift))
-    return found
+            before[b].append((a, shift))
+            after[a].append((b, shift))
+    return [near if len(near) > 1 else [] for near in before], [
+        near if len(near) > 1 else [] for near in after
+    ]
 
 
 def _together(jobs: list[tuple[int, int]]) -> int:
