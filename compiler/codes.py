@@ -271,6 +271,13 @@ CODES: dict[str, Row] = {
         "Either none exists within the limits and rules, or this version cannot look for one. The "
         "message says which.",
     ),
+    "limit-too-small": Row(
+        "no order at all can keep to a memory limit",
+        "Whatever the order, one micro-batch leaves its activations on a rank until its gradients "
+        "come back, and every stage of the rank counts. The message says how much that is.",
+        "limit activations <= 1/2\n",
+        "limit activations <= 1\n",
+    ),
     "over-limit": Row(
         "a rank holds more activations than the limit allows",
         "The written order needs more memory than `limit activations` gives. Raise the limit, or "

@@ -88,6 +88,34 @@ def brute(spec: Spec) -> int:
     return _Search(spec, listed, before).run()
 
 
+def possible(spec: Spec) -> bool:
+    """Whether any order keeps to the limits: a search over what has run, without times."""
+    listed = tasks(spec)
+    index = {(task.place, task.forward): i for i, task in enumerate(listed)}
+    before = [[index[p, f] for p, f, _ in needs(spec, task)] for task in listed]
+    limits = [x and x.grains for x in spec.limits] or [None] * spec.ranks
+    todo, seen = [frozenset[int]()], set()
+    while todo:
+        done = todo.pop()
+        if len(done) == len(listed):
+            return True
+        if done in seen:
+            continue
+        seen.add(done)
+        for i, task in enumerate(listed):
+            if i in done or not done.issuperset(before[i]):
+                continue
+            held = sum(
+                t.activation
+                for j, t in enumerate(listed)
+                if not t.forward and j not in done and before[j][0] in done and t.rank == task.rank
+            )
+            limit = limits[task.rank]
+            if not task.forward or limit is None or held + task.activation <= limit:
+                todo.append(done | {i})
+    return False
+
+
 class _Search:
     """Depth first over who appends what next. A state is what has ended when; one that is no
     earlier than another with the same operations is given up."""

@@ -1,6 +1,7 @@
 """Problem → Order: the author's order where it is complete, else the best that the budget finds."""
 
 from stretto.compiler.diagnostics import Diagnostic, Label, Rejected
+from stretto.compiler.feasible import feasible
 from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.written import incomplete, written
@@ -8,9 +9,10 @@ from stretto.compiler.problem import Problem
 
 
 def arrange(problem: Problem, budget: Budget) -> Order:
-    """An Order of everything in the Problem. Raises `Rejected`: `no-order`."""
+    """An Order of everything in the Problem. Raises `Rejected`: `limit-too-small`, `no-order`."""
     if not incomplete(problem):
         return written(problem)
+    feasible(problem)
     from stretto.compiler.order.search import search  # the engines load numba where it is there
 
     try:
