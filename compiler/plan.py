@@ -80,11 +80,18 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return sha256(_encode(self)).hexdigest()
 
 
+class Named(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One rank's instructions, by the name of the Program; None where the plan has no such one."""
+
+    train: tuple[Instruction, ...] | None = None
+    eval: tuple[Instruction, ...] | None = None
+
+
 class Part(Struct, frozen=True, forbid_unknown_fields=True):
     """The line of one rank."""
 
     rank: int
-    programs: Lists
+    programs: Named
 
 
 def assemble(
@@ -144,8 +151,8 @@ def _lines(plan: Plan) -> Iterator[tuple[bytes, str]]:
     first = next(iter(plan.programs.values()))
     parts = []
     for rank in range(first.spec.ranks):
-        part = Part(rank, {name: program.ranks[rank] for name, program in plan.programs.items()})
-        parts.append(_canonical(part))
+        lists = {name: program.ranks[rank] for name, program in plan.programs.items()}
+        parts.append(_canonical(Part(rank, Named(**lists))))
     digests = [sha256(part).hexdigest() for part in parts]
     header = Header(
         spec=first.spec,
@@ -209,13 +216,15 @@ def _part(lines: Lines, header: Header, rank: int) -> Lists:
         lines.refuse("damaged-plan", "its SHA-256 is not the one in the header")
     part: Part = _decode(lines, raw, _PART)
     _same(lines, raw, _canonical(part))
-    if part.rank != rank or part.programs.keys() != header.claims.keys():
-        names = " and ".join(f"`{name}`" for name in header.claims)
-        lines.refuse("plan-reference", f"$: this should be {names} of rank {rank}")
+    names: tuple[Name, ...] = ("train", "eval")
+    lists = {name: own for name in names if (own := getattr(part.programs, name)) is not None}
+    if part.rank != rank or lists.keys() != header.claims.keys():
+        there = " and ".join(f"`{name}`" for name in header.claims)
+        lines.refuse("plan-reference", f"$: this should be {there} of rank {rank}")
     sizes = len(header.channels), len(header.reductions)
-    for name, instructions in part.programs.items():
+    for name, instructions in lists.items():
         _check(lines, check_list(header.spec, *sizes, instructions, f"$.programs.{name}"))
-    return part.programs
+    return lists
 
 
 def _decode(lines: Lines, raw: bytes, decoder: "msgspec.json.Decoder[Any]") -> Any:

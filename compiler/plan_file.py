@@ -110,8 +110,8 @@ class Lines:
             what = "it is not compressed, in spite of the name"
             self.refuse("not-a-plan" if self.line == 1 else "damaged-plan", what)
         head = head.ljust(_HEAD.size, b"\0")
-        magic, _, _, _, extra, mark, length, total = _HEAD.unpack(head)
-        if (magic, extra, mark, length) != (_MAGIC, _HEAD.size - 12, b"St", 4) or total < _AROUND:
+        *fixed, total = _HEAD.unpack(head)
+        if fixed != [_MAGIC, 0, 0, 255, _HEAD.size - 12, b"St", 4] or total < _AROUND:
             text = "its lines were not compressed one by one, as stretto does it"
             self.refuse("damaged-plan", f"{text}; unpack it, and give it a name without .gz")
         return int(total) - _HEAD.size

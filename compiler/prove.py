@@ -59,7 +59,7 @@ def prove(program: Program, claims: Claims | None = None) -> Proof:
     """
     spec = program.spec
     duties, words = Duties(spec, program.name), Words(program)
-    _reject([*_tables(program, duties, words), *_shares(spec)])
+    _reject([*_sizes(spec), *_tables(program, duties, words), *_shares(spec)])
     book = Book.of(program, duties)
     ranks = [walk(program, duties, rank, book, words) for rank in range(spec.ranks)]
     _reject([*book.findings, *_missing(duties, book, words), *_messages(program, book, words)])
@@ -100,6 +100,26 @@ def _reject(findings: Sequence[Diagnostic]) -> None:
 
 
 # ---------------------------------------------------------------------------- the tables
+
+
+def _sizes(spec: Spec) -> Iterator[Diagnostic]:
+    """Nothing takes a negative time or size, and an input gradient frees, if anything."""
+    for pipeline in spec.pipelines:
+        for s, stage in enumerate(pipeline.stages):
+            if (
+                min(stage.F, stage.B, stage.I, stage.W) < 0
+                or not 0 <= stage.kept <= stage.activation
+            ):
+                text = f"stage {s} of `{pipeline.name}` has a negative cost or size, or keeps more"
+                yield Diagnostic("wrong-size", f"{text} after I than its forward left")
+    ticks = [
+        *(one.ticks for one in spec.exceptions),
+        *(one.ticks for one in spec.pairs),
+        *(one.ticks for one in spec.exceptional_pairs),
+        *(one.ticks for one in spec.transfers),
+    ]
+    if min(ticks, default=0) < 0:
+        yield Diagnostic("wrong-size", "an operation, a pair or a transfer has a negative duration")
 
 
 def _tables(program: Program, duties: Duties, words: Words) -> Iterator[Diagnostic]:

@@ -13,21 +13,33 @@ what each computation keeps for the next, and the peaks.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from random import Random
+from typing import Any
 
-from stretto.compiler.program import Compute, Free, Program, Receive, Reduce, Send, Wait
+from stretto.compiler.program import (
+    Compute,
+    Free,
+    Instruction,
+    Program,
+    Receive,
+    Reduce,
+    Send,
+    Wait,
+)
 from stretto.compiler.spec import Operation, Spec
 
 CAPACITIES = (0, 1, None)
 FINISH, STUCK, WRONG, LEFT = "finish", "stuck", "wrong", "left over"
-NOTHING = None  # what a cell holds that was never written, or was freed
+NOTHING = 0  # what a cell holds that was never written, or was freed; results count from 1
 
-Cells = tuple[Operation | None, ...]
+Cells = tuple[int, ...]
 # A channel: the cells whose messages wait to be taken; the messages inside; the cells that wait
 # for a delivery, each with the result that it is to bring.
-Wire = tuple[tuple[int, ...], tuple[Operation | None, ...], tuple[tuple[int, Operation], ...]]
+Wire = tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int], ...]]
 State = tuple[tuple[int, ...], tuple[Cells, ...], tuple[Wire, ...]]
+Chooser = Callable[[list[State | None]], State | None]
 
 
 class TooLarge(Exception):
@@ -36,15 +48,14 @@ class TooLarge(Exception):
 
 def explore(program: Program, capacity: int | None, most: int = 200_000) -> set[str]:
     """The outcomes over all interleavings: FINISH; STUCK, where nobody can go on; WRONG, where a
-    computation saw other data than it needs, or a broken reference; LEFT, where something stayed
-    in a cell or on a wire. Raises `TooLarge` beyond `most` states."""
-    inputs = Inputs(program.spec)
-    start = _start(program)
-    seen, todo, outcomes = {start}, [start], set()
+    computation or a delivery saw other data than it should, or a broken reference; LEFT, where
+    something stayed in a cell or on a wire. Raises `TooLarge` beyond `most` states."""
+    machine = Machine(program, capacity)
+    seen, todo, outcomes = {machine.start}, [machine.start], set()
     while todo:
         state = todo.pop()
         stuck = True
-        for following in _steps(program, state, capacity, inputs):
+        for following in machine.steps(state):
             stuck = False
             if following is None:
                 outcomes.add(WRONG)
@@ -54,193 +65,190 @@ def explore(program: Program, capacity: int | None, most: int = 200_000) -> set[
                 if len(seen) > most:
                     raise TooLarge(f"more than {most} states")
         if stuck:
-            outcomes.add(_outcome(program, state))
+            outcomes.add(machine.outcome(state))
     return outcomes
 
 
-def follow(program: Program, capacity: int | None, choose: "Chooser") -> str:
+def follow(program: Program, capacity: int | None, choose: Chooser) -> str:
     """The outcome of one interleaving, in which `choose` picks among the possible steps."""
-    inputs = Inputs(program.spec)
-    state = _start(program)
-    while True:
-        possible = list(_steps(program, state, capacity, inputs))
-        if not possible:
-            return _outcome(program, state)
+    machine = Machine(program, capacity)
+    state = machine.start
+    while possible := list(machine.steps(state)):
         following = choose(possible)
         if following is None:
             return WRONG
         state = following
+    return machine.outcome(state)
 
 
-class Chooser:
-    """Picks a step; subclasses decide which."""
+def choosers(random: int = 6) -> Iterator[Chooser]:
+    """Ways to pick the next step: always the first (ranks run as far as they can, messages move
+    late), always the last (messages move at once), and some at random."""
+    yield lambda possible: possible[0]
+    yield lambda possible: possible[-1]
+    for seed in range(random):
+        yield Random(seed).choice
 
-    def __call__(self, possible: list[State | None]) -> State | None:
-        raise NotImplementedError
 
-
-class Inputs:
-    """Which results an operation must find in the cells that it reads, each a set of names that
-    may stand there, and in what order."""
-
-    def __init__(self, spec: Spec):
-        self.spec = spec
-        self.known: dict[Operation, list[set[Operation]]] = {}
-
-    def __call__(self, operation: Operation) -> list[set[Operation]]:
-        if operation not in self.known:
-            self.known[operation] = list(self._of(operation))
-        return self.known[operation]
-
-    def _of(self, operation: Operation) -> Iterator[set[Operation]]:
-        p, s = operation.pipeline, operation.stage
-        lines = self.spec.pipelines
-        if operation.kind == "F":
-            if s > 0:
-                yield {operation._replace(stage=s - 1)}
-            for q, line in enumerate(lines):
-                for target, stage in line.feeds:
-                    if (target, stage) == (p, s):
-                        last = len(line.stages) - 1
-                        yield {operation._replace(pipeline=q, stage=last)}
-        elif operation.kind in ("B", "I"):
-            ahead = [(p, s + 1)] if s + 1 < len(lines[p].stages) else sorted(lines[p].feeds)
-            for q, t in ahead:
-                if not lines[q].forward_only:
-                    yield {
-                        operation._replace(kind=kind, pipeline=q, stage=t)  # type: ignore[arg-type]
-                        for kind in ("B", "I")
-                    }
+def inputs(spec: Spec, operation: Operation) -> Iterator[set[Operation]]:
+    """Which results an operation must find in the cells that it reads, in this order; each as the
+    set of names that may stand there."""
+    p, s = operation.pipeline, operation.stage
+    lines = spec.pipelines
+    if operation.kind == "F":
+        if s > 0:
+            yield {operation._replace(stage=s - 1)}
+        for q, line in enumerate(lines):
+            for feed in line.feeds:
+                if feed == (p, s):
+                    yield {operation._replace(pipeline=q, stage=len(line.stages) - 1)}
+    elif operation.kind in ("B", "I"):
+        ahead = [(p, s + 1)] if s + 1 < len(lines[p].stages) else sorted(lines[p].feeds)
+        for q, t in ahead:
+            if not lines[q].forward_only:
+                yield {
+                    operation._replace(kind=kind, pipeline=q, stage=t)  # type: ignore[arg-type]
+                    for kind in ("B", "I")
+                }
 
 
 # ---------------------------------------------------------------------------- one step
 
+COMPUTE, RECEIVE, SEND, WAIT, FREE, REDUCE, BROKEN = range(7)
 
-def _start(program: Program) -> State:
-    cells = []
-    for instructions in program.ranks:
+
+class Machine:
+    """The Program with every result as a number, and the steps that it can take."""
+
+    def __init__(self, program: Program, capacity: int | None):
+        self.program, self.capacity = program, capacity
+        self.numbers: dict[Operation, int] = {}
+        self.lists = [
+            [self.translated(rank, one) for one in own] for rank, own in enumerate(program.ranks)
+        ]
+        cells = tuple((NOTHING,) * (1 + self.last_slot(own)) for own in program.ranks)
+        wires: tuple[Wire, ...] = (((), (), ()),) * len(program.channels)
+        self.start: State = (0,) * len(program.ranks), cells, wires
+
+    @staticmethod
+    def last_slot(own: tuple[Instruction, ...]) -> int:
         slots = [-1]
-        for one in instructions:
+        for one in own:
             if isinstance(one, Compute):
                 slots += [*one.reads, one.writes]
             elif not isinstance(one, Reduce):
                 slots.append(one.slot)
-        cells.append((NOTHING,) * (max(slots) + 1))
-    return (0,) * len(program.ranks), tuple(cells), (((), (), ()),) * len(program.channels)
+        return max(slots)
 
+    def number(self, operation: Operation) -> int:
+        return self.numbers.setdefault(operation, len(self.numbers) + 1)
 
-def _steps(
-    program: Program, state: State, capacity: int | None, inputs: Inputs
-) -> Iterator[State | None]:
-    """Every state that one step leads to; None where the step shows a mistake."""
-    at, cells, wires = state
-    for rank, instructions in enumerate(program.ranks):
-        if at[rank] < len(instructions):
-            yield from _instruction(program, state, rank, instructions[at[rank]], inputs)
-    for c, (source, target, _) in enumerate(program.channels):
-        leaving, inside, arriving = wires[c]
-        if leaving and arriving and not inside:
-            wire = leaving[1:], inside, arriving[1:]
-            yield _deliver(state, c, wire, target, arriving[0], cells[source][leaving[0]])
-        if leaving and (capacity is None or len(inside) < capacity):
-            value = cells[source][leaving[0]]
-            yield at, cells, _wire(wires, c, (leaving[1:], (*inside, value), arriving))
-        if inside and arriving:
-            wire = leaving, inside[1:], arriving[1:]
-            yield _deliver(state, c, wire, target, arriving[0], inside[0])
+    def translated(self, rank: int, one: Instruction) -> tuple[Any, ...]:
+        """The instruction as a plain tuple; BROKEN where it names what does not exist."""
+        channels, reductions = self.program.channels, self.program.reductions
+        if isinstance(one, Compute):
+            needed = [
+                frozenset(map(self.number, names))
+                for names in inputs(self.program.spec, one.operation)
+            ]
+            fits = len(needed) == len(one.reads) and all(slot >= 0 for slot in one.reads)
+            reads = tuple(zip(one.reads, needed, strict=True)) if fits else ()
+            return (COMPUTE, reads, one.writes, self.number(one.operation)) if fits else (BROKEN,)
+        if isinstance(one, Send | Receive):
+            c, end = one.channel, 0 if isinstance(one, Send) else 1
+            if not 0 <= c < len(channels) or channels[c][end] != rank or one.slot < 0:
+                return (BROKEN,)
+            if isinstance(one, Send):
+                return SEND, one.slot, c
+            return RECEIVE, one.slot, c, self.number(one.result)
+        if isinstance(one, Reduce):
+            if not 0 <= one.reduction < len(reductions):
+                return (BROKEN,)
+            return (
+                REDUCE,
+                one.reduction,
+                {rank, *(c.rank for c in reductions[one.reduction].copies)},
+            )
+        return (WAIT if isinstance(one, Wait) else FREE), one.slot
 
+    def steps(self, state: State) -> Iterator[State | None]:
+        """Every state that one step leads to; None where the step shows a mistake."""
+        at, cells, wires = state
+        for rank, own in enumerate(self.lists):
+            if at[rank] < len(own):
+                yield from self.instruction(state, rank, own[at[rank]])
+        for c, (source, target, _) in enumerate(self.program.channels):
+            leaving, inside, arriving = wires[c]
+            if leaving and arriving and not inside:
+                wire = leaving[1:], inside, arriving[1:]
+                yield self.deliver(state, c, wire, target, arriving[0], cells[source][leaving[0]])
+            if leaving and (self.capacity is None or len(inside) < self.capacity):
+                value = cells[source][leaving[0]]
+                yield at, cells, put(wires, c, (leaving[1:], (*inside, value), arriving))
+            if inside and arriving:
+                wire = leaving, inside[1:], arriving[1:]
+                yield self.deliver(state, c, wire, target, arriving[0], inside[0])
 
-def _deliver(
-    state: State,
-    c: int,
-    wire: Wire,
-    rank: int,
-    receive: tuple[int, Operation],
-    value: Operation | None,
-) -> State | None:
-    at, cells, wires = state
-    slot, result = receive
-    return (at, _put(cells, rank, slot, value), _wire(wires, c, wire)) if value == result else None
+    def deliver(
+        self, state: State, c: int, wire: Wire, rank: int, receive: tuple[int, int], value: int
+    ) -> State | None:
+        at, cells, wires = state
+        slot, result = receive
+        if value != result:
+            return None
+        return at, put(cells, rank, put(cells[rank], slot, value)), put(wires, c, wire)
 
-
-def _instruction(
-    program: Program, state: State, rank: int, instruction: object, inputs: Inputs
-) -> Iterator[State | None]:
-    at, cells, wires = state
-    gone = (*at[:rank], at[rank] + 1, *at[rank + 1 :])
-    own = cells[rank]
-    if isinstance(instruction, Compute):
-        needed = inputs(instruction.operation)
-        found = [own[slot] if slot >= 0 else NOTHING for slot in instruction.reads]
-        right = len(needed) == len(found) and all(
-            value in names for value, names in zip(found, needed, strict=True)
-        )
-        if not right:
-            yield None
-        elif instruction.writes < 0:
-            yield gone, cells, wires
+    def instruction(self, state: State, rank: int, one: tuple[Any, ...]) -> Iterator[State | None]:
+        at, cells, wires = state
+        own, gone = cells[rank], put(at, rank, at[rank] + 1)
+        kind = one[0]
+        if kind == COMPUTE:
+            _, reads, writes, result = one
+            if any(own[slot] not in names for slot, names in reads):
+                yield None
+            elif writes < 0:
+                yield gone, cells, wires
+            else:
+                yield gone, put(cells, rank, put(own, writes, result)), wires
+        elif kind == SEND:
+            leaving, inside, arriving = wires[one[2]]
+            yield gone, cells, put(wires, one[2], ((*leaving, one[1]), inside, arriving))
+        elif kind == RECEIVE:
+            leaving, inside, arriving = wires[one[2]]
+            arriving = (*arriving, (one[1], one[3]))
+            yield gone, cells, put(wires, one[2], (leaving, inside, arriving))
+        elif kind == WAIT:
+            if not self.busy(wires, rank, one[1]):
+                yield gone, cells, wires
+        elif kind == FREE:
+            yield gone, put(cells, rank, put(own, one[1], NOTHING)), wires
+        elif kind == REDUCE:
+            here = [r for r in one[2] if at[r] < len(self.lists[r]) and self.lists[r][at[r]] == one]
+            if len(here) == len(one[2]):
+                yield tuple(k + (r in one[2]) for r, k in enumerate(at)), cells, wires
         else:
-            yield gone, _put(cells, rank, instruction.writes, instruction.operation), wires
-    elif isinstance(instruction, Send | Receive):
-        c, sends = instruction.channel, isinstance(instruction, Send)
-        if not 0 <= c < len(wires) or program.channels[c][0 if sends else 1] != rank:
             yield None
-            return
-        leaving, inside, arriving = wires[c]
-        if isinstance(instruction, Send):
-            leaving = (*leaving, instruction.slot)
-        else:
-            arriving = (*arriving, (instruction.slot, instruction.result))
-        yield gone, cells, _wire(wires, c, (leaving, inside, arriving))
-    elif isinstance(instruction, Wait):
-        if not _busy(program, wires, rank, instruction.slot):
-            yield gone, cells, wires
-    elif isinstance(instruction, Free):
-        yield gone, _put(cells, rank, instruction.slot, NOTHING), wires
-    elif isinstance(instruction, Reduce):
-        if not 0 <= instruction.reduction < len(program.reductions):
-            yield None
-            return
-        meeting = {copy.rank for copy in program.reductions[instruction.reduction].copies} | {rank}
-        here = [
-            at[r] < len(program.ranks[r]) and program.ranks[r][at[r]] == instruction
-            for r in meeting
-        ]
-        if all(here):
-            yield tuple(k + 1 if r in meeting else k for r, k in enumerate(at)), cells, wires
-    else:
-        raise AssertionError(instruction)
+
+    def busy(self, wires: tuple[Wire, ...], rank: int, slot: int) -> bool:
+        """Whether a message begun on this cell is not over."""
+        for (source, target, _), wire in zip(self.program.channels, wires, strict=True):
+            if source == rank and slot in wire[0]:
+                return True
+            if target == rank and any(slot == other for other, _ in wire[2]):
+                return True
+        return False
+
+    def outcome(self, state: State) -> str:
+        """What a state is in which nobody can go on."""
+        at, cells, wires = state
+        if any(k < len(own) for k, own in zip(at, self.lists, strict=True)):
+            return STUCK
+        clean = not any(any(own) for own in cells) and not any(any(wire) for wire in wires)
+        return FINISH if clean else LEFT
 
 
-def _busy(program: Program, wires: tuple[Wire, ...], rank: int, slot: int) -> bool:
-    """Whether a message begun on this cell is not over."""
-    for (source, target, _), (leaving, _, arriving) in zip(program.channels, wires, strict=True):
-        if (source == rank and slot in leaving) or (
-            target == rank and any(slot == other for other, _ in arriving)
-        ):
-            return True
-    return False
-
-
-def _put(
-    cells: tuple[Cells, ...], rank: int, slot: int, value: Operation | None
-) -> tuple[Cells, ...]:
-    own = cells[rank]
-    return (*cells[:rank], (*own[:slot], value, *own[slot + 1 :]), *cells[rank + 1 :])
-
-
-def _wire(wires: tuple[Wire, ...], c: int, wire: Wire) -> tuple[Wire, ...]:
-    return (*wires[:c], wire, *wires[c + 1 :])
-
-
-def _outcome(program: Program, state: State) -> str:
-    at, cells, wires = state
-    if any(k < len(own) for k, own in zip(at, program.ranks, strict=True)):
-        return STUCK
-    clean = all(value is NOTHING for own in cells for value in own) and not any(
-        part for wire in wires for part in wire
-    )
-    return FINISH if clean else LEFT
+def put(values: tuple[Any, ...], k: int, value: Any) -> tuple[Any, ...]:
+    return (*values[:k], value, *values[k + 1 :])
 
 
 # ---------------------------------------------------------------------------- a rank alone

@@ -3,9 +3,10 @@ Program still does the same."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
-from explorer import CAPACITIES, FINISH, TooLarge, alone, explore
+from explorer import CAPACITIES, FINISH, TooLarge, alone, choosers, explore, follow
 from msgspec.structs import replace
 
 from stretto.compiler.program import (
@@ -31,11 +32,10 @@ class Mutant:
 
     kind: str
     program: Program
-    rank: int
-    at: int
+    where: str
 
     def __str__(self) -> str:
-        return f"{self.kind} at rank {self.rank}, instruction {self.at}"
+        return f"{self.kind} at {self.where}"
 
 
 def mutants(program: Program, rank: int, i: int) -> Iterator[Mutant]:
@@ -44,9 +44,10 @@ def mutants(program: Program, rank: int, i: int) -> Iterator[Mutant]:
     own = list(program.ranks[rank])
     one = own[i]
     name = type(one).__name__.lower()
+    where = f"rank {rank}, instruction {i}"
 
     def mutant(kind: str, instructions: list[Instruction]) -> Mutant:
-        return Mutant(f"{kind} {name}", edited(program, rank, instructions), rank, i)
+        return Mutant(f"{kind} {name}", edited(program, rank, instructions), where)
 
     yield mutant("drop", own[:i] + own[i + 1 :])
     yield mutant("double", [*own[: i + 1], *own[i:]])
@@ -55,15 +56,14 @@ def mutants(program: Program, rank: int, i: int) -> Iterator[Mutant]:
         yield Mutant(
             f"swap {name} with {after}",
             edited(program, rank, [*own[:i], own[i + 1], one, *own[i + 2 :]]),
-            rank,
-            i,
+            where,
         )
     for other in range(len(program.ranks)):
         if other != rank:
             moved = edited(program, rank, own[:i] + own[i + 1 :])
             there = list(program.ranks[other])
             there.insert(min(i, len(there)), one)
-            yield Mutant(f"move {name} to another rank", edited(moved, other, there), rank, i)
+            yield Mutant(f"move {name} to another rank", edited(moved, other, there), where)
     for what, changed in retargeted(program, rank, one):
         yield mutant(f"another {what} in", [*own[:i], changed, *own[i + 1 :]])
 
@@ -125,7 +125,7 @@ def _slots(one: Instruction) -> tuple[int, ...]:
     return () if isinstance(one, Reduce) else (one.slot,)
 
 
-def random_edit(program: Program, random: Random) -> Program:
+def random_mutant(program: Program, random: Random) -> Mutant:
     """One of the mutants of a random instruction: half the time it is exchanged with the next,
     which most often leaves a Program that is good or cannot finish."""
     ranks = [rank for rank, own in enumerate(program.ranks) if own]
@@ -135,8 +135,8 @@ def random_edit(program: Program, random: Random) -> Program:
         kinds.setdefault(mutant.kind, []).append(mutant)
     swaps = [kind for kind in kinds if kind.startswith("swap")]
     if swaps and random.random() < 0.5:
-        return kinds[swaps[0]][0].program
-    return random.choice(random.choice(list(kinds.values()))).program
+        return kinds[swaps[0]][0]
+    return random.choice(random.choice(list(kinds.values())))
 
 
 def harmless(good: Program, other: Program, most: int = 200_000) -> str:
@@ -150,11 +150,37 @@ def harmless(good: Program, other: Program, most: int = 200_000) -> str:
     for rank, digest in enumerate(written):
         if digest and old.order[rank] != new.order[rank]:
             return f"rank {rank} runs in another order"
+    return finishes(other, most)
+
+
+@cache
+def _finishes(key: "_Key", most: int) -> str:
     for capacity in CAPACITIES:
         try:
-            outcomes = explore(other, capacity, most)
+            outcomes = explore(key.program, capacity, most)
         except TooLarge:
-            continue
+            outcomes = {follow(key.program, capacity, choose) for choose in choosers(2)}
         if outcomes != {FINISH}:
             return f"with capacity {capacity}: {outcomes}"
     return ""
+
+
+def finishes(program: Program, most: int = 200_000) -> str:
+    """ "" if every interleaving finishes; where there are too many, some extreme and random ones.
+    Remembered, since forged headers leave most lists as they are."""
+    return _finishes(_Key(program), most)
+
+
+class _Key:
+    """A Program, equal to others that the explorer cannot tell from it."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        shape = [(len(p.stages), p.feeds, p.forward_only) for p in program.spec.pipelines]
+        self.value = program.ranks, program.channels, program.reductions, tuple(shape)
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.value == other.value

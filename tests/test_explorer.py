@@ -14,7 +14,7 @@ import pytest
 import specs
 from explorer import CAPACITIES, FINISH, STUCK, TooLarge, alone, explore
 from msgspec.structs import replace
-from mutants import harmless, random_edit
+from mutants import harmless, random_mutant
 
 from stretto.compiler.communicate import communicate, forwards
 from stretto.compiler.diagnostics import Rejected
@@ -211,7 +211,7 @@ def compare_edits(seed: int) -> str:
         good = replace(good, spec=replace(good.spec, order=("",) * good.spec.ranks, written=()))
     edited = good
     for _ in range(random.choice([1, 1, 2, 3])):
-        edited = random_edit(edited, random)
+        edited = random_mutant(edited, random).program
     found = verdict(edited)
     if found == "proved":
         assert harmless(good, edited) == "", (seed, harmless(good, edited))

@@ -198,6 +198,11 @@ BROKEN: list[tuple[Program, str, str]] = [
         "joins no two ranks",
     ),
     (replace(PROGRAM, reductions=(Reduction(()),)), "wrong-sum", "the schedule has no such copies"),
+    (
+        replace(PROGRAM, spec=specs.model(2, specs.pipeline("main", (0, 1), 2, kept=3))),
+        "wrong-size",
+        "stage 0 of `main` has a negative cost or size",
+    ),
     (replace(PROGRAM, ranks=GOOD[:1]), "wrong-rank", "the schedule has 2 ranks, the program 1"),
     (changed(0, 0, Compute(F00, (), 0, unit=3)), "wrong-overlap", "unit 3 is not complete"),
     (changed(0, 2, Compute(F10, (), 1, unit=3)), "wrong-overlap", "inside an overlapped unit"),
