@@ -303,8 +303,8 @@ CODES: dict[str, Row] = {
     ),
     "damaged-plan": Row(
         "the plan file is damaged",
-        "Lengths and digests in its header do not fit its lines. Compile it anew, or copy it "
-        "again.",
+        "It ends too early, or is not, byte for byte, what `stretto compile` wrote: equal plans "
+        "are equal files, so that a hash can stand for them. Compile it anew, or copy it again.",
     ),
     "plan-field": Row(
         "a field of the plan is not what it should be",
@@ -395,6 +395,10 @@ CODES: dict[str, Row] = {
     "wrong-sum": Row(
         "gradients of copies are not summed as they must be",
         "The copies of a stage sum their gradients once, when all of them are complete.",
+    ),
+    "wrong-size": Row(
+        "a cost or a size cannot be",
+        "No duration and no size is negative, and after `I` no more is kept than the forward left.",
     ),
     "wrong-share": Row(
         "the copies of a model do not share its micro-batches",

@@ -154,7 +154,7 @@ def _across(
                         text = (
                             f"nothing makes it wait for {words.operation(earlier)}, as a rule asks"
                         )
-                        yield words.finding("too-early", place, text)
+                        yield words.finding("rule-between-ranks", place, text)
             heard[rank] |= _union(bit.get(o, 0) for o in walked.marks.get(e, ()))
 
 
