@@ -177,7 +177,8 @@ class _Key:
     def __init__(self, program: Program):
         self.program = program
         shape = [(len(p.stages), p.feeds, p.forward_only) for p in program.spec.pipelines]
-        self.value = program.ranks, program.channels, program.reductions, tuple(shape)
+        lists = program.ranks, program.channels, program.reductions
+        self.value = *lists, program.name, tuple(shape)
 
     def __hash__(self) -> int:
         return hash(self.value)
