@@ -103,7 +103,7 @@ def _rank(
     """What runs in the process of a rank."""
     import torch
 
-    output = open(Path(folder, f"{rank}.txt"), "w", buffering=1)
+    output = open(Path(folder, f"{rank}.txt"), "w", buffering=1)  # noqa: SIM115  to the end
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
     sys.stdout = sys.stderr = output
