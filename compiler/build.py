@@ -375,8 +375,9 @@ class Build:
             self.fault(
                 self.token(c[0]), f"this number has {len(c[0]):,} digits", "300 are the most"
             )
-        value = Fraction(c[0]) * (UNITS[c[1]] if len(c) > 1 else 1)
-        return s.Number(value.numerator if value.denominator == 1 else value, self.over(c))
+        value = Fraction(c[0]) if "." in c[0] else int(c[0])
+        value *= UNITS[c[1]] if len(c) > 1 else 1
+        return s.Number(int(value) if value == int(value) else value, self.over(c))
 
     def name(self, c: Children) -> s.Name:
         return s.Name(str(c[0]), self.token(c[0]))

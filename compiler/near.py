@@ -1,6 +1,10 @@
 """Which known word may have been meant by an unknown one."""
 
 from collections.abc import Iterable
+from itertools import islice
+
+
+MOST_KNOWN = 1000
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -9,7 +13,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     if len(word) > 64:
         return None
     best: tuple[float, str] | None = None
-    for candidate in known:
+    for candidate in islice(known, MOST_KNOWN):
         if candidate != word and abs(len(candidate) - len(word)) <= 3 and len(candidate) <= 64:
             far = distance(word, candidate)
             if far <= max(1, max(len(word), len(candidate)) / 3) and (not best or far < best[0]):

@@ -21,7 +21,7 @@ from stretto.compiler.syntax import CostFile, Schedule
 from stretto.grammar import parser
 
 MOST_CHARACTERS = 2**20
-MOST_WORDS = 150_000
+MOST_WORDS = 100_000
 MOST_MISTAKES = 50
 DEEPEST = 250  # symbols of unfinished constructs, about 50 nested blocks or 200 parentheses
 

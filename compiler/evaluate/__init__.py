@@ -10,11 +10,12 @@ from stretto.compiler import syntax as s
 from stretto.compiler.evaluate.costs import price
 from stretto.compiler.evaluate.declarations import Declared, declare
 from stretto.compiler.evaluate.orders import Spans, orders
-from stretto.compiler.evaluate.pipelines import Placed, assemble
+from stretto.compiler.evaluate.placement import Placed, assemble
 from stretto.compiler.evaluate.ranges import Budget
 from stretto.compiler.evaluate.reports import Reports, Stop, diagnosis
 from stretto.compiler.evaluate.rules import rules
 from stretto.compiler.evaluate.settings import Settings
+from stretto.compiler.evaluate.sizes import check_kept, limit, transfer
 from stretto.compiler.evaluate.units import Priced
 from stretto.compiler.evaluate.values import show
 from stretto.compiler.spec import Kind, Limit, Pipeline, Spec, Transfer, digest
@@ -47,6 +48,11 @@ def _spec(said: Declared, settings: Settings, reports: Reports) -> Spec | None:
     if placed is None:
         return None
     costs = price(said, placed, budget, reports)
+    check_kept(costs, placed, reports)
+    if said.transfer is not None:
+        transfer(said.transfer, placed, costs)
+    for later in said.limits:
+        limit(later, said, costs)
     ruled = rules(said, placed, spans.intern, budget, reports)
     if reports.count:
         return None

@@ -3,33 +3,29 @@ after operation. At hand (`env`) are the Taker first, the rank second, then what
 """
 
 from collections.abc import Callable
-from typing import Any, assert_never
+from typing import assert_never
 
 from msgspec import Struct
 
 from stretto.compiler import syntax as s
 from stretto.compiler.diagnostics import Label
-from stretto.compiler.evaluate.costs import bindings
-from stretto.compiler.evaluate.expressions import compile_expression, compile_whole
-from stretto.compiler.evaluate.ranges import Budget, compile_ranges, walk
+from stretto.compiler.evaluate.expressions import compile_expression, compile_whole, silent
+from stretto.compiler.evaluate.mentions import Ask, Facts, compile_mention
+from stretto.compiler.evaluate.ranges import bindings, compile_ranges, walk
 from stretto.compiler.evaluate.reports import (
     MOST_PER_RUN,
-    Reports,
-    Silent,
     Stop,
     TooMuch,
     diagnosis,
-    no_split,
     stop,
 )
-from stretto.compiler.evaluate.scope import Broken, Constant, QueueSlot, Scope, Slot
+from stretto.compiler.evaluate.scope import Broken, QueueSlot, Scope
 from stretto.compiler.evaluate.taking import Asked, Taker
-from stretto.compiler.evaluate.values import Env, PipelineValue, pipeline, show, truth
+from stretto.compiler.evaluate.values import Env, show, truth
 from stretto.compiler.source import Span
 from stretto.compiler.spec import Unit
 
 Run = Callable[[Env], None]
-Ask = Callable[[Env], Asked]
 TAKER, RANK = 0, 1
 
 
@@ -43,17 +39,6 @@ class QueueValue(Struct):
     items: list[tuple[Asked, ...]]
     made: Span
     taken: int = 0
-
-
-class Facts(Struct, frozen=True):
-    """What compiling an order needs to know of the rest of the file."""
-
-    split: bool
-    overlap: frozenset[str]
-    forward_only: frozenset[int]
-    budget: Budget
-    reports: Reports
-    intern: Callable[[Span], int]
 
 
 def compile_order(statement: s.OrderRank, outer: Scope, facts: Facts) -> tuple[Run, Scope]:
@@ -86,7 +71,7 @@ class _Blocks:
     def step(self, step: s.Step, scope: Scope, into: int | None) -> Run:
         match step:
             case s.Mention():
-                ask = self.mention(step, scope)
+                ask = compile_mention(step, scope, self.facts)
                 return self.listed(into, ask) if into is not None else self.single(step, ask, scope)
             case s.Pair():
                 return self.pair(step, scope, into)
@@ -108,67 +93,6 @@ class _Blocks:
                 assert_never(step)
 
     # ---- Operations
-
-    def mention(self, mention: s.Mention, scope: Scope) -> Ask:
-        """Computes the expressions of a mention."""
-        kind, optional, place = mention.kind, mention.optional, mention.span
-        which = self.which(mention, scope)
-        if kind in "IW" and not self.facts.split:
-            self.reports.once("split B", no_split(kind, place))
-        indices = [
-            None if e is None else compile_whole(e, scope, what)
-            for e, what in (
-                (mention.stage, "a stage"),
-                (mention.microbatch, "a micro-batch"),
-                (mention.slice, "a slice"),
-            )
-        ]
-        stage, microbatch, slice_ = indices
-        if stage is microbatch is slice_ is None:
-            if not callable(which):
-                fixed = Asked(kind, which, None, None, None, optional, place)
-                return lambda env: fixed
-            return lambda env: Asked(kind, which(env), None, None, None, optional, place)
-        find = which if callable(which) else lambda env: which
-        return lambda env: Asked(
-            kind,
-            find(env),
-            stage and stage(env),
-            microbatch and microbatch(env),
-            slice_ and slice_(env),
-            optional,
-            place,
-        )
-
-    def which(self, mention: s.Mention, scope: Scope) -> Any:
-        """The pipeline's index, None, or code that computes it."""
-        word = mention.pipeline
-        if word is None:
-            return None
-        found = scope.find(word.text)
-        match found:
-            case Constant(value) if type(value) is PipelineValue:
-                if mention.kind != "F" and value.index in self.facts.forward_only:
-                    message = f"`{value.name}` is `forward only` and has no `{mention.kind}`"
-                    self.reports.add(diagnosis("no-such-operation", message, mention.span))
-                return value.index
-            case Slot(index):
-                return lambda env: pipeline(env[index], word.span).index
-            case Broken():
-                return _silent
-            case None:
-                scope.unknown(word, "no pipeline has this name")
-            case _:
-                self.reports.add(
-                    diagnosis(
-                        "wrong-kind",
-                        f"`{word.text}` is not a pipeline",
-                        Label(word.span),
-                        Label(found.span, "it is defined here"),
-                        help=f"next {word.text}" if isinstance(found, QueueSlot) else None,
-                    )
-                )
-        return _silent
 
     def single(self, mention: s.Mention, ask: Ask, scope: Scope) -> Run:
         at = self.facts.intern(mention.span)
@@ -211,7 +135,7 @@ class _Blocks:
     ) -> Callable[[Env], tuple[Asked, ...]]:
         """What a half of a pair asks for."""
         if isinstance(half, s.Mention):
-            ask = self.mention(half, scope)
+            ask = compile_mention(half, scope, self.facts)
             return lambda env: (ask(env),)
         if into is not None:
             self.no_next(half)
@@ -268,7 +192,7 @@ class _Blocks:
     def queue(self, step: s.Queue, scope: Scope) -> Run:
         inside = scope.inner()
         ranges = compile_ranges(step.ranges, inside)
-        ask = self.mention(step.mention, inside)
+        ask = compile_mention(step.mention, inside, self.facts)
         index = self.new_queue(step.name, scope)
         budget, made = self.facts.budget, step.name.span
 
@@ -331,7 +255,7 @@ class _Blocks:
                         help=f"queue {name} = F[…] for …",
                     )
                 )
-            return _silent
+            return silent
         place = found.place
 
         def run(env: Env) -> tuple[Asked, ...] | None:
@@ -459,7 +383,3 @@ def located(stopped: Stop, scope: Scope, env: Env) -> Stop:
     if stopped.bindings is None:
         stopped.bindings = bindings(scope, env)
     return stopped
-
-
-def _silent(env: Env) -> Any:
-    raise Silent

@@ -13,13 +13,14 @@ from msgspec import Struct
 from stretto.compiler import syntax as s
 from stretto.compiler.diagnostics import Diagnostic, Label
 from stretto.compiler.evaluate.expressions import compile_expression
+from stretto.compiler.evaluate.names import definitions, names_in, text_of
 from stretto.compiler.evaluate.pipelines import Draft, draft
 from stretto.compiler.evaluate.reports import Reports, Silent, Stop, diagnosis, stop
 from stretto.compiler.evaluate.scope import Broken, Constant, Scope
 from stretto.compiler.evaluate.settings import Settings
 from stretto.compiler.evaluate.values import PipelineValue, exact, is_number, kind, show, whole
 from stretto.compiler.near import nearest
-from stretto.compiler.source import Source, Span
+from stretto.compiler.source import Span
 
 MOST_RANKS = 65_536
 
@@ -67,7 +68,7 @@ class _Declarations:
         self.settings = settings
         self.reports = reports
         self.scope = Scope(reports)
-        self.scope.ahead = _definitions(schedule)
+        self.scope.ahead = definitions(schedule)
         self.out = Declared()
         self.unset = dict(settings.values)
 
@@ -211,7 +212,7 @@ class _Declarations:
         holds = self.attempt(lambda: _judge(code([]), condition.span))
         if holds is not False:
             return
-        text = " ".join(_text(self.schedule.source, condition.span).split())
+        text = " ".join(text_of(self.schedule.source, condition.span).split())
         values = self.values_in(condition)
         message = f"`{text}` does not hold" + (f" for {', '.join(values)}" if values else "")
         if statement.why:
@@ -221,7 +222,7 @@ class _Declarations:
     def values_in(self, e: s.Expression) -> list[str]:
         """`ranks = 3` for every name in an expression, in the order of the text."""
         found: dict[str, str] = {}
-        for name in _names(e):
+        for name in names_in(e):
             binding = self.scope.find(name)
             if isinstance(binding, Constant):
                 if type(binding.value) is PipelineValue:
@@ -343,59 +344,3 @@ def _judge(value: Any, span: Span) -> bool:
     raise Stop(
         diagnosis("wrong-kind", f"a requirement is true or false, and this is {kind(value)}", span)
     )
-
-
-def _definitions(schedule: s.Schedule) -> dict[str, Span]:
-    """Where each name of the file's top level is defined."""
-    found: dict[str, Span] = {}
-    for statement in schedule.statements:
-        match statement:
-            case s.Ranks():
-                found.setdefault("ranks", statement.span)
-            case s.Microbatches():
-                found.setdefault("microbatches", statement.span)
-            case s.Param(name) | s.Let(name) | s.Pipeline(name):
-                found.setdefault(name.text, name.span)
-    return found
-
-
-def _names(e: s.Expression) -> list[str]:
-    """The names in an expression, in the order of the text."""
-    found: list[str] = []
-    rest: list[Any] = [e]
-    while rest:
-        node = rest.pop()
-        match node:
-            case s.Name(text):
-                found.append(text)
-            case s.Member(of):
-                found.append(of.text)
-            case s.Number() | str():
-                pass
-            case tuple():
-                rest += reversed(node)
-            case s.Call(_, arguments):
-                rest += reversed(arguments)
-            case s.ListOf(items):
-                rest += reversed(items)
-            case s.Subscript(of, indices):
-                rest += [*reversed(indices), of]
-            case s.Negative(of) | s.Not(of):
-                rest.append(of)
-            case s.Chain(first, others):
-                rest += [*reversed(others), first]
-            case s.Comparison(left, _, right):
-                rest += [right, left]
-            case s.Both(operands) | s.Either(operands):
-                rest += reversed(operands)
-            case s.Conditional(cases, otherwise):
-                rest += [otherwise, *reversed(cases)]
-    return found
-
-
-def _text(source: Source, span: Span) -> str:
-    """The text that a span covers."""
-    lines = source.text.split("\n")[span.line - 1 : span.end_line]
-    lines[-1] = lines[-1][: span.end_column - 1]
-    lines[0] = lines[0][span.column - 1 :]
-    return "\n".join(lines)

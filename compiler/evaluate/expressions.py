@@ -77,7 +77,7 @@ def compile_whole(e: s.Expression, scope: Scope, what: str) -> Callable[[Env], i
     return run
 
 
-def _silent(env: Env) -> Any:
+def silent(env: Env) -> Any:
     raise Silent
 
 
@@ -92,7 +92,7 @@ def _name(e: s.Name, scope: Scope) -> Code:
         case Slot(index):
             return operator.itemgetter(index)
         case Broken():
-            return _silent
+            return silent
         case QueueSlot():
             scope.reports.add(
                 diagnosis(
@@ -103,10 +103,10 @@ def _name(e: s.Name, scope: Scope) -> Code:
                     help=f"take from it with `next {e.text}`; `len({e.text})` is its length",
                 )
             )
-            return _silent
+            return silent
         case None:
             _unknown(e, scope)
-            return _silent
+            return silent
         case _:
             assert_never(found)
 
@@ -146,7 +146,7 @@ def _member(e: s.Member, scope: Scope) -> Code:
                 help="it has `stages` and `microbatches`",
             )
         )
-        return _silent
+        return silent
 
     def run(env: Env) -> Any:
         value = of(env)
@@ -333,7 +333,7 @@ def _call(e: s.Call, scope: Scope) -> Code:
     if not arguments or (name not in ("min", "max") and len(arguments) != 1):
         needs = "values or a list" if name in ("min", "max") else "one value"
         scope.reports.add(diagnosis("wrong-kind", f"`{name}` needs {needs}", e.span))
-        return _silent
+        return silent
     if name in ("min", "max"):
         pick = min if name == "min" else max
         if len(codes) == 1:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from stretto.compiler import syntax as s
-from stretto.compiler.evaluate.blocks import RANK, TAKER, Abandon, Facts, compile_order
+from stretto.compiler.evaluate.blocks import RANK, TAKER, Abandon, compile_order
 from stretto.compiler.evaluate.declarations import Declared
-from stretto.compiler.evaluate.pipelines import Placed
+from stretto.compiler.evaluate.mentions import Facts
+from stretto.compiler.evaluate.placement import Placed
 from stretto.compiler.evaluate.ranges import Budget
 from stretto.compiler.evaluate.reports import (
     Reports,
@@ -17,7 +18,8 @@ from stretto.compiler.evaluate.reports import (
     diagnosis,
     ranks_in_words,
 )
-from stretto.compiler.evaluate.taking import Taker, Track
+from stretto.compiler.evaluate.taking import Taker
+from stretto.compiler.evaluate.tracks import Track
 from stretto.compiler.source import Span
 from stretto.compiler.spec import Unit
 

@@ -1,13 +1,20 @@
-"""`for i in a .. b, j in …` outside of order blocks: compiled once, then walked."""
+"""`for i in a .. b, j in …`: compiled once, then walked, within the budget of the file."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from stretto.compiler import syntax as s
 from stretto.compiler.evaluate.expressions import compile_whole
-from stretto.compiler.evaluate.reports import TooMuch, diagnosis
+from stretto.compiler.evaluate.reports import (
+    MOST_PER_RUN,
+    Reports,
+    Silent,
+    Stop,
+    TooMuch,
+    diagnosis,
+)
 from stretto.compiler.evaluate.scope import Scope
-from stretto.compiler.evaluate.values import Code
+from stretto.compiler.evaluate.values import Code, Env, show
 from stretto.compiler.source import Span
 
 
@@ -50,8 +57,8 @@ def compile_ranges(ranges: tuple[s.Range, ...], scope: Scope) -> list[RangeCode]
     return codes
 
 
-def walk(codes: list[RangeCode], env: list[Any], budget: Budget) -> Iterator[None]:
-    """Gives the names their values in the environment, the last name fastest; one round each."""
+def walk(codes: list[RangeCode], env: Env, budget: Budget) -> Iterator[None]:
+    """Gives the names their values at hand, the last name fastest; one round each."""
     if not codes:
         yield
         return
@@ -66,3 +73,38 @@ def walk(codes: list[RangeCode], env: list[Any], budget: Budget) -> Iterator[Non
             yield from walk(rest, env, budget)
         else:
             yield
+
+
+def for_each(
+    codes: list[RangeCode],
+    scope: Scope,
+    budget: Budget,
+    reports: Reports,
+    action: Callable[[Env], None],
+) -> None:
+    """Runs the action for every binding of the ranges, with values at hand of its own. What stops
+    it is reported with the binding, and the next one tried, until there is no point in it."""
+    env: Env = [None] * scope.size
+    failures = 0
+    try:
+        for _ in walk(codes, env, budget):
+            try:
+                action(env)
+            except TooMuch:
+                raise
+            except Stop as stopped:
+                reports.happened(stopped.diagnostic, bindings(scope, env))
+                failures += 1
+                if failures >= MOST_PER_RUN:
+                    return
+    except Stop as stopped:
+        reports.happened(stopped.diagnostic, bindings(scope, env))
+    except Silent:
+        pass
+
+
+def bindings(scope: Scope, env: Env) -> str:
+    """`r = 3, k = 2`: what the loops around a place have given their names."""
+    return ", ".join(
+        f"{name} = {show(env[index])}" for name, index in scope.varying() if env[index] is not None
+    )

@@ -12,7 +12,8 @@ from typing import Any
 from stretto.compiler.diagnostics import Diagnostic, Label, Rejected
 from stretto.compiler.source import Span
 
-MOST_PER_RUN = 100
+MOST_TOLD = 100  # mistakes of one kind that are told
+MOST_PER_RUN = 100  # mistakes after which a rank's order is given up
 
 
 class Stop(Exception):
@@ -99,24 +100,30 @@ class Reports:
         self._told: set[str] = set()
 
     def add(self, diagnostic: Diagnostic) -> None:
-        """A mistake that stands in the text, whatever the parameters are."""
+        """A mistake that stands in the text, whatever the parameters are. Raises `Rejected` when
+        there are so many that more would not help."""
         self._static.append(diagnostic)
+        if len(self._static) >= MOST_TOLD:
+            self.reject()
 
     def value(self, diagnostic: Diagnostic) -> None:
         """A mistake that these parameters make; a `require` that failed explains it better."""
-        self._values.append(diagnostic)
+        if len(self._values) < MOST_TOLD:
+            self._values.append(diagnostic)
 
     def once(self, what: str, diagnostic: Diagnostic) -> None:
         """A mistake of the text that shows in many places (a name that nothing defines, a statement
         that is missing): told where it shows first."""
         if what not in self._told:
             self._told.add(what)
-            self._static.append(diagnostic)
+            self.add(diagnostic)
 
     def happened(self, diagnostic: Diagnostic, bindings: str = "", rank: int | None = None) -> None:
         key = (diagnostic.code, diagnostic.labels[0].span if diagnostic.labels else None)
         happening = self._happened.get(key)
         if happening is None:
+            if len(self._happened) >= MOST_TOLD:
+                return
             happening = self._happened[key] = Happening(diagnostic, bindings, rank)
         happening.count += 1
         if rank is not None:

@@ -1,22 +1,21 @@
 """`rule OP after OP for …`: one `Rule` of the Spec for every binding."""
 
 from collections.abc import Callable
-from typing import Any
 
 from stretto.compiler import syntax as s
-from stretto.compiler.diagnostics import Label
-from stretto.compiler.evaluate.costs import bindings, missing
+from stretto.compiler.diagnostics import Diagnostic, Label
 from stretto.compiler.evaluate.declarations import Declared, Later
 from stretto.compiler.evaluate.expressions import compile_whole
-from stretto.compiler.evaluate.pipelines import Placed
-from stretto.compiler.evaluate.ranges import Budget, compile_ranges, walk
-from stretto.compiler.evaluate.reports import Reports, Silent, Stop, TooMuch, diagnosis, no_split
-from stretto.compiler.evaluate.scope import Constant, Scope
-from stretto.compiler.evaluate.values import PipelineValue
+from stretto.compiler.evaluate.placement import Placed
+from stretto.compiler.evaluate.ranges import Budget, compile_ranges, for_each
+from stretto.compiler.evaluate.reports import Reports, diagnosis, no_split
+from stretto.compiler.evaluate.scope import Scope
+from stretto.compiler.evaluate.targets import missing, named
+from stretto.compiler.evaluate.values import Env
 from stretto.compiler.source import Span
 from stretto.compiler.spec import NONE, Operation, Rule
 
-Named = Callable[[list[Any]], list[Operation]]
+Named = Callable[[Env], list[Operation]]
 
 
 def rules(
@@ -49,21 +48,14 @@ def _one(
     before = _operation(statement.earlier, scope, said, placed, reports)
     if after is None or before is None:
         return
-    env: list[Any] = [None] * scope.size
-    try:
-        for _ in walk(ranges, env, budget):
-            try:
-                pairs = [(x, y) for x in after(env) for y in before(env)]
-                budget.spend(len(pairs), statement.span)
-                found += [Rule(x, y, at) for x, y in pairs]
-            except TooMuch:
-                raise
-            except Stop as stopped:
-                reports.happened(stopped.diagnostic, bindings(scope, env))
-    except Stop as stopped:
-        reports.happened(stopped.diagnostic, bindings(scope, env))
-    except Silent:
-        pass
+
+    def apply(env: Env) -> None:
+        rules = [Rule(x, y, at) for x in after(env) for y in before(env)]
+        if len(rules) > 1:
+            budget.spend(len(rules), statement.span)
+        found.extend(rules)
+
+    for_each(ranges, scope, budget, reports, apply)
 
 
 def _operation(
@@ -109,7 +101,7 @@ def _named(
     slice_ = None if mention.slice is None else compile_whole(mention.slice, scope, "a slice")
     who = f"`{p.name}`"
 
-    def run(env: list[Any]) -> list[Operation]:
+    def run(env: Env) -> list[Operation]:
         at, m = stage(env), microbatch(env)
         if not 0 <= at < len(p.ranks):
             raise missing(who, "stage", at, len(p.ranks), stage_)
@@ -129,38 +121,23 @@ def _named(
 def _pipeline(
     mention: s.Mention, scope: Scope, placed: tuple[Placed, ...], reports: Reports
 ) -> Placed | None:
-    word = mention.pipeline
-    if word is None:
-        if len(placed) == 1:
-            return placed[0]
-        names = " or ".join(f"`{mention.kind} {p.name}`" for p in placed)
-        reports.add(
-            diagnosis(
-                "ambiguous",
-                f"`{mention.kind}` of which pipeline?",
-                mention.span,
-                help=f"say {names}",
-            )
+    if mention.pipeline is not None:
+        return named(mention.pipeline, scope, placed)
+    if len(placed) == 1:
+        return placed[0]
+    names = " or ".join(f"`{mention.kind} {p.name}`" for p in placed)
+    reports.add(
+        diagnosis(
+            "ambiguous",
+            f"`{mention.kind}` of which pipeline?",
+            mention.span,
+            help=f"say {names}",
         )
-        return None
-    found = scope.find(word.text)
-    if isinstance(found, Constant) and isinstance(found.value, PipelineValue):
-        return placed[found.value.index]
-    if found is None:
-        scope.unknown(word, "no pipeline has this name")
-    elif isinstance(found, Constant):
-        reports.add(
-            diagnosis(
-                "wrong-kind",
-                f"`{word.text}` is not a pipeline",
-                Label(word.span),
-                Label(found.span, "it is defined here"),
-            )
-        )
+    )
     return None
 
 
-def _no_backward(mention: s.Mention, p: Placed) -> Any:
+def _no_backward(mention: s.Mention, p: Placed) -> Diagnostic:
     return diagnosis(
         "no-such-operation",
         f"`{p.name}` is `forward only` and has no `{mention.kind}`",

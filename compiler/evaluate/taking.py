@@ -1,18 +1,16 @@
 """How operations take their places in the order of one rank: what a mention leaves out is filled in
 here, and every operation is given once."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from stretto.compiler.diagnostics import Label
-from stretto.compiler.evaluate.pipelines import Placed
+from stretto.compiler.evaluate.placement import Placed
 from stretto.compiler.evaluate.reports import Stop, ranks_in_words, stop
+from stretto.compiler.evaluate.tracks import FREE, Track
 from stretto.compiler.evaluate.values import show
 from stretto.compiler.source import Span
 from stretto.compiler.spec import NONE, Kind, Operation, Unit
-
-FREE = -1
 
 
 class Asked(NamedTuple):
@@ -25,46 +23,6 @@ class Asked(NamedTuple):
     slice: int | None
     optional: bool
     place: Span
-
-
-class Track:
-    """One stage on this rank: which of its operations were given, and by which text (index of a
-    span, or FREE). Forwards are numbered in the order in which they are filled in, micro-batch by
-    micro-batch and slice by slice; backwards with the slices reversed."""
-
-    __slots__ = (
-        "backward", "forward", "full", "microbatches", "next_backward", "next_forward", "pipeline",
-        "slices", "stage", "total", "waiting", "weight",
-    )  # fmt: skip
-
-    def __init__(self, pipeline: Placed, stage: int, slices: int):
-        self.pipeline = pipeline
-        self.stage = stage
-        self.microbatches = pipeline.microbatches
-        self.slices = slices or 1
-        self.total = pipeline.microbatches * self.slices
-        self.forward = [FREE] * self.total
-        self.backward = [FREE] * (0 if pipeline.forward_only else self.total)
-        self.weight = list(self.backward)  # numbered like backwards
-        self.full = bytearray(len(self.backward))  # 1 where the backward is a B
-        self.next_forward = 0
-        self.next_backward = 0
-        self.waiting: deque[tuple[int, int]] = deque()  # (turn, number) of I's without their W
-
-    def place(self, number: int, backward: bool) -> tuple[int, int]:
-        """Micro-batch and slice of a number."""
-        microbatch, k = divmod(number, self.slices)
-        return microbatch, self.slices - 1 - k if backward else k
-
-    def number(self, microbatch: int, k: int, backward: bool) -> int:
-        return microbatch * self.slices + (self.slices - 1 - k if backward else k)
-
-    def oldest(self) -> tuple[int, int] | None:
-        """Turn and number of the weight gradient that has waited longest."""
-        waiting, weight = self.waiting, self.weight
-        while waiting and weight[waiting[0][1]] != FREE:
-            waiting.popleft()
-        return waiting[0] if waiting else None
 
 
 class Taker:

@@ -4,9 +4,9 @@ after it rounds."""
 from collections.abc import Iterable
 from math import lcm
 
-from stretto.compiler.evaluate.costs import Costs, Exact
 from stretto.compiler.evaluate.declarations import Declared
-from stretto.compiler.evaluate.pipelines import Placed
+from stretto.compiler.evaluate.placement import Placed
+from stretto.compiler.evaluate.prices import Costs, Exact
 from stretto.compiler.evaluate.ranges import Budget
 from stretto.compiler.evaluate.reports import Reports, diagnosis
 from stretto.compiler.spec import (
