@@ -8,6 +8,7 @@ the next statement (`recover`).
 
 import re
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from lark import Lark, Token
@@ -89,9 +90,10 @@ def _bearable(source: Source) -> str:
         _refuse(name, f"the file has {len(text):,} characters; {MOST_CHARACTERS:,} are the most")
     if text.startswith("\ufeff"):
         text = " " + text[1:]
-    hidden = [_hidden(name, text, match) for match in HIDDEN.finditer(text)]
+    found = islice(HIDDEN.finditer(text), MOST_MISTAKES)
+    hidden = [_hidden(name, text, match) for match in found]
     if hidden:
-        raise Rejected(hidden[:MOST_MISTAKES])
+        raise Rejected(hidden)
     words = sum(1 for _ in TOKENS.finditer(text))
     if words > MOST_WORDS:
         _refuse(name, f"the file has {words:,} words; {MOST_WORDS:,} are the most")

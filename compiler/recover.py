@@ -36,7 +36,7 @@ STARTS = _words(
 )
 FOREIGN = {
     "&": "write `and`", "!": "write `not`, or `!=`", "^": "there is no power: write `*`",
-    "'": 'a text stands between `"`', '"': 'a text ends with `"` on the same line',
+    "'": 'a text stands between `"`',
     ":": "blocks stand in `{ }`; ranges are `a .. b`",
 }  # fmt: skip
 SCAN = re.compile(r'"[^"\n]*"|#[^\n]*|[A-Za-z_][A-Za-z0-9_]*|[0-9]+|\n|[^\S\n]+|.', re.DOTALL)
@@ -81,7 +81,7 @@ def explain(
     if token.type == "CHARACTER":
         return (_character(token, here, fits),)
     next_line = before is not None and (before.end_line or 0) < here.span.line
-    begins = next_line and accepts(states, stack, "SEMICOLON")
+    begins = (next_line or token == "}") and accepts(states, stack, "SEMICOLON")
     if begins or _between(states, stack[-1]):
         return (_no_start(token, words, here, opened),)
     if token.type == "COMPARE" and "COMPARE" not in fits and "AND" in fits:
@@ -104,6 +104,8 @@ def _syntax(message: str, *labels: Label | None, help_: str | None = None) -> Di
 
 
 def _character(token: Token, here: Label, fits: set[str]) -> Diagnostic:
+    if token == '"':
+        return _syntax("this text does not end", here, help_='put `"` behind it, on its line')
     help_ = FOREIGN.get(str(token))
     if not token.isascii():
         return _syntax(
@@ -206,9 +208,9 @@ def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
             continue
         if word[0] == "#" or word.isspace():
             continue
-        starts = word in ";}" or (first and word in STARTS and _is_start(text, match))
-        if depth == 0 and starts:
-            height = _height(states, state.state_stack, word)
+        start = _start(text, match, first) if depth == 0 else None
+        if start is not None:
+            height = _height(states, state.state_stack, start)
             if height:
                 del state.state_stack[height:]
                 del state.value_stack[height - 1 :]
@@ -217,6 +219,18 @@ def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
         depth = max(0, depth + (word == "{") - (word == "}"))
         first = word == "}" and depth == 0
     return -1
+
+
+def _start(text: str, match: "re.Match[str]", first: bool) -> str | None:
+    """The word that begins a statement here, though it may be misspelled; `;` and `}` end one."""
+    word = match[0]
+    if word in ";}":
+        return word
+    if not first or not word.isidentifier():
+        return None
+    if word not in STARTS:
+        return nearest(word, STARTS)
+    return word if _is_start(text, match) else None
 
 
 def _is_start(text: str, match: "re.Match[str]") -> bool:

@@ -290,6 +290,10 @@ class _Declarations:
 
     def complete(self) -> None:
         top = Span(self.schedule.source.name, 1, 1, 1, 1)
+        if not self.schedule.statements:
+            help_ = "`stretto new NAME` writes a file to begin with"
+            self.reports.add(diagnosis("missing", "the file says nothing", top, help=help_))
+            return
         title = self.out.stated.get("schedule", top)
         if "schedule" not in self.out.stated:
             self.reports.add(
