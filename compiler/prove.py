@@ -58,9 +58,10 @@ def prove(program: Program, claims: Claims | None = None) -> Proof:
     wrong between them, else with the figures.
     """
     spec = program.spec
-    duties, words = Duties(spec, program.name), Words(program)
-    _reject([*_sizes(spec), *_tables(program, duties, words), *_shares(spec)])
+    duties = Duties(spec, program.name)
     book = Book.of(program, duties)
+    words = Words(program, book.sent, book.sent_at)
+    _reject([*_sizes(spec), *_tables(program, duties, words), *_shares(spec)])
     ranks = [walk(program, duties, rank, book, words) for rank in range(spec.ranks)]
     _reject([*book.findings, *_missing(duties, book, words), *_messages(program, book, words)])
     found = _figures(run_together(program, duties, ranks, book, words), ranks)

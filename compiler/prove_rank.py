@@ -5,7 +5,7 @@ Shown here: each operation is one of this rank's duties, comes once and after wh
 this rank, reads exactly the results that it needs and leaves its own where somebody needs it; a
 slot is written while empty, read while it holds something, freed once, and none is left; overlapped
 units are legal; gradients are summed after the last of them. Counted on the way: the peaks. What
-the rank has in common with others comes out as a list of events (`Events`) and in the `Book`.
+the rank has in common with others comes out as a list of events and in the `Book`.
 """
 
 from collections.abc import Callable
@@ -339,7 +339,6 @@ class _Walk:
         if content is None:
             self.fault("empty-slot", i, f"slot {slot} holds nothing")
             return
-        self.words.sent[self.rank, i] = content.operation
         if content.arriving:
             where = (self.rank, content.at), "the receive was posted here"
             self.fault("still-arriving", i, f"slot {slot} is sent before the wait for it", where)

@@ -3,6 +3,7 @@
 ask for them. Instructions are counted from 0 on each rank.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable
 
 from stretto.compiler.diagnostics import Diagnostic, Label
@@ -24,11 +25,13 @@ Place = tuple[int, int]  # rank, index of the instruction
 
 
 class Words:
-    """Names the places of one Program. `sent` has, by place, the results known to be sent."""
+    """Names the places of one Program. `sent` and `sent_at` have, by channel, the results found to
+    be sent on it and where the sends stand in the sender's list; they grow as ranks are walked."""
 
-    def __init__(self, program: Program):
-        self.program = program
-        self.sent: dict[Place, Operation] = {}
+    def __init__(
+        self, program: Program, sent: list[list[Operation]], sent_at: list[list[int]]
+    ) -> None:
+        self.program, self.sent, self.sent_at = program, sent, sent_at
 
     def finding(
         self,
@@ -59,8 +62,7 @@ class Words:
                 what = self.operation(instruction.result)
                 return f"receive of {what}{self._peer(instruction.channel, 'from')}"
             case Send():
-                sent = self.sent.get(place)
-                what = f"slot {instruction.slot}" if sent is None else self.operation(sent)
+                what = self._sent(instruction, place)
                 return f"send of {what}{self._peer(instruction.channel, 'to')}"
             case Wait():
                 return f"wait for slot {instruction.slot}"
@@ -71,6 +73,17 @@ class Words:
                 if not known:
                     return f"sum number {instruction.reduction}"
                 return self.reduction(self.program.reductions[instruction.reduction])
+
+    def _sent(self, send: Send, place: Place) -> str:
+        """What was found to be sent there; where nothing was, the slot."""
+        rank, i = place
+        channels = self.program.channels
+        if 0 <= send.channel < len(channels) and channels[send.channel].source == rank:
+            places = self.sent_at[send.channel]
+            n = bisect_left(places, i)
+            if n < len(places) and places[n] == i:
+                return self.operation(self.sent[send.channel][n])
+        return f"slot {send.slot}"
 
     def _peer(self, channel: int, way: str) -> str:
         if not 0 <= channel < len(self.program.channels):

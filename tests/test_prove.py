@@ -11,6 +11,7 @@ from explorer import FINISH, explore
 from msgspec.structs import replace
 
 from stretto.compiler.claim import claims
+from stretto.compiler.codes import CODES
 from stretto.compiler.communicate import communicate, forwards
 from stretto.compiler.diagnostics import Diagnostic, Rejected
 from stretto.compiler.expand import expand
@@ -215,6 +216,7 @@ BROKEN: list[tuple[Program, str, str]] = [
 def test_a_broken_program_is_refused_in_words(program: Program, code: str, words: str) -> None:
     found = findings(program)
     assert any(one.code == code and words in one.message for one in found), found
+    assert code in CODES
 
 
 def test_a_message_that_nobody_receives_shows_where_it_was_sent() -> None:

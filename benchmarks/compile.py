@@ -1,0 +1,326 @@
+"""From the text of a schedule to a proved plan on disk: how long it takes and how much memory, by
+size; and beside it, in the same run, PyTorch's lowering of its own schedules of the same size.
+
+    python benchmarks/compile.py            the sweep; writes docs/compile.md and its picture
+    python benchmarks/compile.py --arrows zb_h1 64 1024     where the time of one size goes
+
+Every row is a process of its own. `compile` is parse to prove, with the step and its evaluation;
+`on disk` the plan written. The proof is also timed alone, by the instructions it reads. A rank's
+part is read by another fresh process, as a rank does. PyTorch's figures are its constructor, which
+makes the order, and the passes that put communication around it, as every rank runs them for all
+ranks; it proves nothing and writes nothing.
+"""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from math import log10
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+SIZES = ((8, 32), (8, 128), (16, 128), (16, 512), (32, 512), (64, 512), (64, 1024))
+OURS = ("zb_h1", "dualpipe", "interleaved_1f1b", "dualpipe_v")
+THEIRS = ("Interleaved1F1B", "DualPipeV")
+LONGEST = 300  # seconds: a series ends with its first size beyond a third of it
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case []:
+            sweep()
+        case ["--one", path, name, ranks, microbatches]:
+            print(json.dumps(one(path, name, int(ranks), int(microbatches))))
+        case ["--part", path, rank]:
+            print(json.dumps(part(path, int(rank))))
+        case ["--torch", name, ranks, microbatches]:
+            print(json.dumps(lowering(name, int(ranks), int(microbatches))))
+        case ["--arrows", name, ranks, microbatches]:
+            for arrow, seconds in arrows(name, int(ranks), int(microbatches)):
+                print(f"{arrow:12} {seconds:7.2f}")
+        case _:
+            sys.exit(__doc__)
+
+
+# ---------------------------------------------------------------------------- one size
+
+
+def one(path: str, name: str, ranks: int, microbatches: int) -> Row:
+    """Compile one schedule, write the plan, and prove it once more by itself."""
+    from stretto.compiler.driver import compile_file
+    from stretto.compiler.plan import write_plan
+    from stretto.compiler.program import Compute
+    from stretto.compiler.prove import prove
+
+    start, cpu = perf_counter(), process_time()
+    plan = compile_file(name, ranks=ranks, microbatches=microbatches)
+    compiled = perf_counter()
+    write_plan(plan, path)
+    written, cpu = perf_counter(), process_time() - cpu
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    train = plan.programs["train"]
+    proof = perf_counter()
+    prove(train, plan.claims["train"])
+    proof = perf_counter() - proof
+    longest = max(range(ranks), key=lambda rank: len(train.ranks[rank]))
+    return {
+        "operations": sum(isinstance(i, Compute) for own in train.ranks for i in own),
+        "instructions": sum(map(len, train.ranks)),
+        "compile": compiled - start,
+        "disk": written - start,
+        "cpu": cpu,
+        "prove": proof,
+        "memory": memory / 1024,
+        "bytes": os.path.getsize(path),
+        "rank": longest,
+    }
+
+
+def part(path: str, rank: int) -> Row:
+    """Read one rank's part, as the first thing that a process does with the plan."""
+    from stretto.compiler.plan import read_rank
+
+    start = perf_counter()
+    read_rank(path, rank)
+    return {"part": perf_counter() - start}
+
+
+def arrows(name: str, ranks: int, microbatches: int) -> Iterator[tuple[str, float]]:
+    """The seconds of every arrow."""
+    from stretto.compiler import driver
+    from stretto.compiler.plan import write_plan
+
+    spent: dict[str, float] = {}
+
+    def timed(arrow: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*values: Any, **more: Any) -> Any:
+            start = perf_counter()
+            value = run(*values, **more)
+            spent[arrow] = spent.get(arrow, 0) + perf_counter() - start
+            return value
+
+        return wrapped
+
+    for arrow in (
+        *("parse", "evaluate", "expand", "arrange", "communicate", "forwards"),
+        *("claims", "prove", "bound", "assemble"),
+    ):
+        setattr(driver, arrow, timed(arrow, getattr(driver, arrow)))
+    plan = driver.compile_file(name, ranks=ranks, microbatches=microbatches)
+    with tempfile.TemporaryDirectory() as folder:
+        timed("write", write_plan)(plan, Path(folder) / "plan.json")
+    yield from spent.items()
+    yield "all", sum(spent.values())
+
+
+def lowering(name: str, ranks: int, microbatches: int) -> Row:
+    """PyTorch's order and its lowering. It wants stage modules: these know only their place."""
+    from types import SimpleNamespace
+
+    from torch.distributed.pipelining import schedules as torch
+
+    stages: Any = [
+        SimpleNamespace(
+            num_stages=2 * ranks,
+            group_size=ranks,
+            group_rank=0,
+            stage_index=ranks * chunk,
+            is_first=chunk == 0,
+            is_last=False,
+            submod=None,
+            has_backward=True,
+        )
+        for chunk in range(2)
+    ]
+    make = getattr(torch, f"Schedule{name}")
+    start, cpu = perf_counter(), process_time()
+    # The constructors lower too where the class runs by its own table; the passes below are
+    # those of `_prepare_schedule_with_comms`, timed where the constructor has not run them.
+    schedule = make(stages, microbatches, loss_fn=lambda *_: None)
+    lowered = getattr(schedule, "pipeline_order_with_comms", None)
+    if not lowered:
+        order = schedule.pipeline_order
+        ready = {
+            rank: torch._add_reduce_grad(torch._add_unshard_reshard(order[rank]), microbatches)
+            for rank in order
+        }
+        place = schedule.stage_index_to_group_rank
+        lowered = torch._add_send_recv(
+            ready, stage_to_rank=lambda stage: place[stage], num_stages=2 * ranks
+        )
+    seconds, cpu = perf_counter() - start, process_time() - cpu
+    computed = sum(
+        len(action.sub_actions or (action,))
+        for own in schedule.pipeline_order.values()
+        for action in own
+        if action is not None
+    )
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"operations": computed, "disk": seconds, "cpu": cpu, "memory": memory / 1024}
+
+
+# ---------------------------------------------------------------------------- the sweep
+
+
+def sweep() -> None:
+    series: dict[str, list[Row]] = {}
+    for name in (*OURS, *(f"PyTorch {name}" for name in THEIRS)):
+        rows = series.setdefault(name, [])
+        for ranks, microbatches in SIZES:
+            row = measured(name, ranks, microbatches)
+            if row is None:
+                break
+            rows.append({"ranks": ranks, "microbatches": microbatches, **row})
+            print(name, json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            if row["disk"] > LONGEST / 3:
+                break
+    (ROOT / "docs/pictures/compile.svg").write_text(picture(series), "utf-8")
+    (ROOT / "docs/compile.md").write_text(page(series), "utf-8")
+
+
+def measured(name: str, ranks: int, microbatches: int) -> Row | None:
+    """One size in a process of its own; None where it took too long."""
+    size = str(ranks), str(microbatches)
+    if name.startswith("PyTorch "):
+        return child("--torch", name.removeprefix("PyTorch "), *size)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/plan.json"
+        row = child("--one", path, name, *size)
+        return row and {**row, **(child("--part", path, str(row["rank"])) or {})}
+
+
+def child(*words: str) -> Row | None:
+    command = [sys.executable, __file__, *words]
+    try:
+        run = subprocess.run(command, check=True, timeout=LONGEST, stdout=subprocess.PIPE)
+    except subprocess.TimeoutExpired:
+        return None
+    found: Row = json.loads(run.stdout)
+    return found
+
+
+def page(series: dict[str, list[Row]]) -> str:
+    """The document."""
+    import torch
+
+    header = (
+        "ranks × micro-batches | operations | instructions | compiled | on disk | CPU "
+        "| memory | proof alone | a rank's part"
+    )
+    lines = [
+        "# How long a compile takes",
+        "",
+        "From the text of a schedule to a proved plan on disk, and PyTorch's lowering of its own "
+        "schedules beside it, measured in one run by `python benchmarks/compile.py` (what is "
+        f"timed stands at its top) on {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}, torch {torch.__version__}. Every row is a process of its "
+        "own; memory is its peak.",
+        "",
+        "![Seconds by the number of operations](pictures/compile.svg)",
+    ]
+    for name, rows in series.items():
+        ours = not name.startswith("PyTorch")
+        lines += ["", f"## {name}", ""]
+        if ours:
+            lines += [f"| {header} |", "|" + " --- |" * 9]
+        else:
+            lines += [
+                "| ranks × micro-batches | operations | order and lowering | CPU | memory |",
+                "|" + " --- |" * 5,
+            ]
+        for row in rows:
+            cells = [f"{row['ranks']} × {row['microbatches']}", f"{row['operations']:,}"]
+            if ours:
+                cells += [f"{row['instructions']:,}", f"{row['compile']:.2f} s"]
+            cells += [
+                f"{row['disk']:.2f} s",
+                f"{row['cpu']:.2f} s",
+                f"{row['memory']:.0f} MiB",
+            ]
+            if ours:
+                cells += [f"{row['prove']:.2f} s", f"{1000 * row['part']:.0f} ms"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+# ---------------------------------------------------------------------------- the picture
+
+WIDTH, HEIGHT, LEFT, BOTTOM, RIGHT, TOP = 720, 400, 64, 48, 170, 16
+STYLE = """
+text { font: 12px system-ui, sans-serif; fill: #59636e }
+.ground { fill: #ffffff } .grid { stroke: #d1d9e0 } .line { fill: none; stroke-width: 2 }
+.theirs { stroke-dasharray: 5 4 }
+@media (prefers-color-scheme: dark) {
+  text { fill: #9198a1 } .ground { fill: #0d1117 } .grid { stroke: #30363d }
+}
+"""
+COLOURS = ("#2f81f7", "#2da44e", "#bf8700", "#8250df", "#cf222e", "#e85aad")
+
+
+def picture(series: dict[str, list[Row]]) -> str:
+    """Both axes logarithmic: a straight line of slope 1 is linear growth."""
+    points = [row for rows in series.values() for row in rows]
+    left, right = bounds([row["operations"] for row in points])
+    low, high = bounds([row["disk"] for row in points])
+
+    def x(operations: float) -> float:
+        share = (log10(operations) - left) / (right - left)
+        return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+    def y(seconds: float) -> float:
+        share = (log10(seconds) - low) / (high - low)
+        return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
+        "<title>Seconds to compile, by compute operations</title>",
+        f"<style>{STYLE}</style>",
+        f'<rect class="ground" width="{WIDTH}" height="{HEIGHT}"/>',
+    ]
+    for power in range(left, right + 1):
+        at = x(10.0**power)
+        parts.append(f'<path class="grid" d="M{at:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
+        parts.append(
+            f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
+            f"{10**power:,}</text>"
+        )
+    for power in range(low, high + 1):
+        at = y(10.0**power)
+        parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(
+            f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{10.0**power:g} s</text>'
+        )
+    parts.append(
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">'
+        "compute operations</text>"
+    )
+    for k, (name, rows) in enumerate(series.items()):
+        colour, theirs = COLOURS[k % len(COLOURS)], name.startswith("PyTorch")
+        places = [(x(row["operations"]), y(row["disk"])) for row in rows]
+        path = "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
+        kind = "line theirs" if theirs else "line"
+        parts.append(f'<path class="{kind}" stroke="{colour}" d="M{path}"/>')
+        parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in places]
+        at = TOP + 20 + 22 * k
+        begin = WIDTH - RIGHT + 14
+        parts.append(f'<path class="{kind}" stroke="{colour}" d="M{begin} {at}h22"/>')
+        parts.append(f'<text x="{begin + 28}" y="{at + 4}">{name}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def bounds(values: list[float]) -> tuple[int, int]:
+    """Powers of ten around them."""
+    low, high = log10(min(values)), log10(max(values))
+    return int(low // 1), int(-(-high // 1))
+
+
+if __name__ == "__main__":
+    main()
