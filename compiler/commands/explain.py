@@ -10,6 +10,8 @@ from stretto.compiler.near import nearest
 
 
 def run(chosen: Namespace) -> int:
+    if files.is_plan(chosen.what) or chosen.what.endswith(".pipe"):
+        raise files.Unusable("`explain` tells of error codes; of plans it cannot tell yet")
     code = chosen.what.strip().removeprefix("error[").removeprefix("warning[").rstrip("]:")
     if code not in CODES:
         near = nearest(code, CODES)

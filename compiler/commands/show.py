@@ -6,7 +6,8 @@ from pathlib import Path
 from shutil import get_terminal_size
 
 from stretto.compiler.commands import files
-from stretto.compiler.commands.load import load
+from stretto.compiler.commands.load import Refused, load
+from stretto.compiler.diagnostics import Rejected
 from stretto.compiler.program import Name
 from stretto.compiler.show import Look, draw, format_of
 from stretto.compiler.summary import step_of
@@ -18,7 +19,10 @@ def run(chosen: Namespace) -> int:
     format = chosen.format or format_of(Path(chosen.output or "").name)
     plan = load(chosen.file, chosen)
     name: Name = "eval" if chosen.eval else step_of(plan)
-    picture = draw(plan, format, name, look(chosen))
+    try:
+        picture = draw(plan, format, name, look(chosen))
+    except Rejected as error:
+        raise Refused(error.diagnostics, plan.sources) from None
     if chosen.output:
         files.write(chosen.output, picture)
         files.say(f"wrote {chosen.output}")
