@@ -61,9 +61,8 @@ def _chain(base: "Ground") -> str:
     """The ends of the longest chain."""
     from stretto.compiler.bounds.chains import longest
 
-    first, last, many = longest(base.net)
-    names = [_name(base, place) for place in (first, last)]
-    return f"the longest chain: {many} operations from {names[0]} to {names[1]}"
+    first, last = longest(base.net)
+    return f"the longest chain, from {_name(base, first)} to {_name(base, last)}"
 
 
 def _name(base: "Ground", place: tuple[int, int]) -> str:

@@ -19,7 +19,6 @@ SHAPES = (
     "fed",
     "slices",
 )
-MODEL = ("ranks", "overlap", "pairs", "transfers")
 
 
 def instance(shape: str, random: Random, operations: int) -> Spec:
@@ -33,12 +32,12 @@ def instance(shape: str, random: Random, operations: int) -> Spec:
     per_microbatch = ranks * chunks * kinds * max(slices, 1)
     many = max(2, operations // per_microbatch)
     costs = [random.randint(1, 6) for _ in range(3)]
-    more = dict(
-        transfer=random.choice([0, 0, 1, 2]),
-        split=split,
-        slices=slices,
-        minimize="span" if random.random() < 0.3 else "makespan",
-    )
+    more = {
+        "transfer": random.choice([0, 0, 1, 2]),
+        "split": split,
+        "slices": slices,
+        "minimize": "span" if random.random() < 0.3 else "makespan",
+    }
 
     def uneven(_: int) -> tuple[int, int, int]:
         return tuple(random.randint(1, 6) for _ in range(3))  # type: ignore[return-value]

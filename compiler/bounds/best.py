@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from stretto.compiler.bounds.busy import Job, Set, critical, jackson
+from stretto.compiler.bounds.busy import Job, Set, critical, everything, jackson
 from stretto.compiler.bounds.chains import Net, Times, heads, net, tails
 from stretto.compiler.bounds.fifo import alike, fifo
 from stretto.compiler.bounds.little import little, stays
@@ -31,6 +31,7 @@ class Finding(NamedTuple):
     first: Place | None = None
     share: int = 0
     window: Window | None = None
+    whole: bool = False  # all that the rank has to do fills it
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def best(base: Ground) -> Finding:
     if base.model.spec.minimize == "span":
         return max(_spans(base), key=lambda found: found.ticks)
     head, tail = heads(base.net), tails(base.net)
-    return max(_makespans(base, head, tail), key=lambda found: found.ticks)
+    return max(_makespans(base, head, tail), key=lambda found: (found.ticks, found.whole))
 
 
 def jobs(
@@ -89,7 +90,7 @@ def filled(base: Ground, found: Finding) -> tuple[list[Place], Set]:
     terms)."""
     head, tail = bracket(base, found.rank, found.first)
     places, listed = jobs(base, found.share, found.on, head, tail)
-    return places, critical(listed)
+    return places, everything(listed) if found.whole else critical(listed)
 
 
 def bracket(base: Ground, rank: int, first: Place | None) -> tuple[Times, Times]:
@@ -123,8 +124,10 @@ def _of_rank(
 ) -> Iterator[Finding]:
     """Jackson's value of the operations of `on`, and its windows if it is the rank itself."""
     for share in range(len(base.shares)):
-        value, _ = jackson(jobs(base, share, on, head, tail)[1])
-        yield Finding(value, "busy", rank, on, first, share)
+        listed = jobs(base, share, on, head, tail)[1]
+        value, _ = jackson(listed)
+        whole = bool(listed) and everything(listed).value == value
+        yield Finding(value, "busy", rank, on, first, share, whole=whole)
     if rank == on:
         alone = _alone(base, rank, first)
         found = window(base.model, rank, base.pairs, head, tail, alone)

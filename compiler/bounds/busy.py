@@ -57,6 +57,12 @@ def jackson(jobs: Sequence[Job]) -> tuple[int, int]:
     return value, critical
 
 
+def everything(jobs: Sequence[Job]) -> Set:
+    """The set of all jobs."""
+    head, ticks, tail = zip(*jobs, strict=True)
+    return Set(list(range(len(jobs))), min(head), sum(ticks), min(tail))
+
+
 def critical(jobs: Sequence[Job]) -> Set:
     """The set S whose bound is Jackson's value: of the jobs with at least the critical tail, those
     that run without idle time until the last of them ends."""

@@ -191,13 +191,12 @@ def _together(jobs: list[tuple[int, int]]) -> int:
     return found
 
 
-def longest(net: Net) -> tuple[Place, Place, int]:
-    """The first and last operation of a longest chain, and how many it has (of each rank's part
-    where several run together, one)."""
+def longest(net: Net) -> tuple[Place, Place]:
+    """The first and the last operation of a longest chain."""
     head, tail, path = heads(net), tails(net), net.path
-    places = [(c, i) for c, i in net.order]
-    value = max(head[c][i] + path[c][i] + tail[c][i] for c, i in places)
-    on = [p for p in places if head[p[0]][p[1]] + path[p[0]][p[1]] + tail[p[0]][p[1]] == value]
-    first = min(on, key=lambda p: head[p[0]][p[1]])
-    last = min(on, key=lambda p: tail[p[0]][p[1]])
-    return first, last, len(on)
+    whole = {(c, i): head[c][i] + path[c][i] + tail[c][i] for c, i in net.order}
+    value = max(whole.values())
+    on = [place for place, ticks in whole.items() if ticks == value]
+    first = min(on, key=lambda place: head[place[0]][place[1]])
+    last = min(on, key=lambda place: tail[place[0]][place[1]])
+    return first, last
