@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from stretto.compiler.diagnostics import Diagnostic, Label, Rejected
 from stretto.compiler.program import Claims, Compute, Name, Program
+from stretto.compiler.prove_book import Book, Walked
 from stretto.compiler.prove_duties import COMPLETE, Duties, original
-from stretto.compiler.prove_rank import Book, Walked, walk
+from stretto.compiler.prove_rank import walk
 from stretto.compiler.prove_run import Clock, run_together
 from stretto.compiler.prove_words import Words
 from stretto.compiler.spec import Operation, Spec, digest, number

@@ -9,7 +9,6 @@ the rank has in common with others comes out as a list of events and in the `Boo
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from stretto.compiler.diagnostics import Diagnostic
@@ -23,57 +22,12 @@ from stretto.compiler.program import (
     Send,
     Wait,
 )
+from stretto.compiler.prove_book import MEET, POSTED, RUN, SENT, SHIFT, WAIT, Book, Walked
 from stretto.compiler.prove_duties import BITS, ENDS, INPUT, Duties, Duty
 from stretto.compiler.prove_words import Place, Words
 from stretto.compiler.spec import NONE, Operation
 
-# An event is `value << SHIFT | tag`: a computation of so many ticks; one side of a message begun,
-# by the sender or the receiver; a wait for a message; a meeting of the ranks of a reduction.
-RUN, SENT, POSTED, WAIT, MEET = range(5)
-SHIFT = 3
-TAG = (1 << SHIFT) - 1
 FEW = 4  # findings of one kind on one rank that are told one by one
-
-
-@dataclass(slots=True)
-class Book:
-    """What all ranks write into: by channel the results sent and the results that receives claim,
-    with the places in the rank's list; by operation what was done (see `prove_duties`)."""
-
-    channels: int
-    done: bytearray
-    sent: list[list[Operation]]
-    sent_at: list[list[int]]
-    posted: list[list[Operation]]
-    posted_at: list[list[int]]
-    findings: list[Diagnostic] = field(default_factory=list)
-
-    @staticmethod
-    def of(program: Program, duties: Duties) -> "Book":
-        many = len(program.channels)
-        return Book(
-            many,
-            bytearray(duties.entries),
-            sent=[[] for _ in range(many)],
-            sent_at=[[] for _ in range(many)],
-            posted=[[] for _ in range(many)],
-            posted_at=[[] for _ in range(many)],
-        )
-
-
-class Walked(NamedTuple):
-    """One rank's list: its events with the instruction each stems from, the units in sequence,
-    and the peaks (`peak_at` is the instruction that reaches that of the activations). `marks`:
-    for rules across ranks, what is computed at which event."""
-
-    events: list[int]
-    places: list[int]
-    units: list[tuple[Operation, ...]]
-    activations: int
-    peak_at: int
-    receives: int
-    outputs: int
-    marks: dict[int, list[Operation]]
 
 
 class _Content:

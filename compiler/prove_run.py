@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from stretto.compiler.diagnostics import Diagnostic, Rejected
 from stretto.compiler.program import Program, Reduce
+from stretto.compiler.prove_book import MEET, RUN, SENT, SHIFT, TAG, WAIT, Book, Walked
 from stretto.compiler.prove_duties import ENDS, Duties
-from stretto.compiler.prove_rank import MEET, RUN, SENT, SHIFT, TAG, WAIT, Book, Walked
 from stretto.compiler.prove_words import Place, Words
 
 
