@@ -68,7 +68,7 @@ def _read(source: Source, start: str) -> Any:
         except (UnexpectedToken, UnexpectedCharacters) as error:
             token = recover.culprit(error)
             at = token.start_pos or 0
-            mistakes = recover.explain(source, state, token, before) if at > seen else ()
+            mistakes = recover.explain(source, state, token, before)
         found.extend(mistakes)
         seen = recover.go_on(text, state, lexer.state, max(at, seen + 1))
         if seen < 0 or len(found) >= MOST_MISTAKES:

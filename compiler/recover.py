@@ -29,6 +29,12 @@ PUNCTUATION = {
     "__ANON_0": "->", "__ANON_1": "<=", "__ANON_2": "..",
 }  # fmt: skip
 OPERATORS = _words("PLUS MINUS TIMES DIVIDE FLOOR_DIVIDE MODULO COMPARE AND OR LSQB DOT QMARK UNIT")
+VALUES = _words("NUMBER NAME KIND FUNCTION STAGES LSQB LPAR MINUS NOT IF")
+KINDS = {
+    "NAME": "a name",
+    "KIND": "an operation (`F`, `B`, `I` or `W`)",
+    "STRING": 'a text between `"`',
+}
 STARTS = _words(
     "schedule ranks microbatches param let require pipeline split overlap cost activation "
     "transfer limit minimize rule order stages place replicates model feeds forward "
@@ -140,29 +146,14 @@ def _expected(fits: set[str]) -> str:
     names = []
     if "NUMBER" in rest:
         names.append("a value")
-        rest -= {
-            "NUMBER",
-            "NAME",
-            "KIND",
-            "FUNCTION",
-            "STAGES",
-            "LSQB",
-            "LPAR",
-            "MINUS",
-            "NOT",
-            "IF",
-        }
-    if "NAME" in rest:
-        names.append("a name")
-    if "KIND" in rest:
-        names.append("an operation (`F`, `B`, `I` or `W`)")
-    if "STRING" in rest:
-        names.append('a text between `"`')
-    begins = {t for t in rest if _text(t) in STARTS}
-    if len(begins) > 3:
+        rest -= VALUES
+    if sum(_text(t) in STARTS for t in rest) > 3:
         names.append("the next statement")
-        rest -= begins | {"SEMICOLON", "KIND"}
-    rest -= {"NAME", "KIND", "STRING", "$END"}
+        rest = {t for t in rest if _text(t) not in STARTS} - {"SEMICOLON", "KIND"}
+    for kind, words in KINDS.items():
+        if kind in rest:
+            names.append(words)
+    rest -= {*KINDS, "$END"}
     if names or rest - OPERATORS:
         rest -= OPERATORS
     names += [f"`{_text(t)}`" for t in sorted(rest)]
@@ -208,7 +199,7 @@ def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
             continue
         if word[0] == "#" or word.isspace():
             continue
-        start = _start(text, match, first) if depth == 0 else None
+        start = _start(text, match, first, at) if depth == 0 else None
         if start is not None:
             height = _height(states, state.state_stack, start)
             if height:
@@ -221,15 +212,16 @@ def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
     return -1
 
 
-def _start(text: str, match: "re.Match[str]", first: bool) -> str | None:
-    """The word that begins a statement here, though it may be misspelled; `;` and `}` end one."""
+def _start(text: str, match: "re.Match[str]", first: bool, at: int) -> str | None:
+    """The word that begins a statement here, though it may be misspelled, if it is not the very
+    mistake at `at`; `;` and `}` end one."""
     word = match[0]
     if word in ";}":
         return word
     if not first or not word.isidentifier():
         return None
     if word not in STARTS:
-        return nearest(word, STARTS)
+        return nearest(word, STARTS) if match.start() > at else None
     return word if _is_start(text, match) else None
 
 

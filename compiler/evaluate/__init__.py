@@ -45,16 +45,15 @@ def _spec(said: Declared, settings: Settings, reports: Reports) -> Spec | None:
     spans, budget = Spans(), Budget(settings.max_ops)
     placed = assemble(said, reports) if _few_enough(said, settings, reports) else None
     written = orders(said, placed, spans, budget, reports)
-    if placed is None:
-        return None
-    costs = price(said, placed, budget, reports)
-    check_kept(costs, placed, reports)
+    known = placed or ()  # where that failed, names are checked nevertheless
+    costs = price(said, known, budget, reports)
+    check_kept(costs, known, reports)
     if said.transfer is not None:
-        transfer(said.transfer, placed, costs)
+        transfer(said.transfer, known, costs)
     for later in said.limits:
         limit(later, said, costs)
-    ruled = rules(said, placed, spans.intern, budget, reports)
-    if reports.count:
+    ruled = rules(said, known, spans.intern, budget, reports)
+    if reports.count or placed is None:
         return None
     priced = Priced(said, placed, costs, [units for units, _ in written], budget, reports)
     limits = [

@@ -67,6 +67,14 @@ def _operation(
 ) -> Named | None:
     """The operations that a mention names exactly: one, or all slices of a micro-batch."""
     p = _pipeline(mention, scope, placed, reports)
+    codes = [
+        None if e is None else compile_whole(e, scope, what)
+        for e, what in (
+            (mention.stage, "a stage"),
+            (mention.microbatch, "a micro-batch"),
+            (mention.slice, "a slice"),
+        )
+    ]
     if mention.stage is None or mention.microbatch is None:
         reports.add(
             diagnosis(
@@ -77,36 +85,33 @@ def _operation(
             )
         )
         return None
-    if p is None:
-        return None
     if mention.kind in "IW" and said.split is None:
         reports.once("split B", no_split(mention.kind, mention.span))
+        return None
+    if p is None:
         return None
     if mention.kind != "F" and p.forward_only:
         reports.add(_no_backward(mention, p))
         return None
-    return _named(mention, mention.stage, mention.microbatch, p, scope, said.slices or 0)
+    return _named(mention, codes, p, said.slices or 0)
 
 
 def _named(
     mention: s.Mention,
-    stage_: s.Expression,
-    microbatch_: s.Expression,
+    codes: list[Callable[[Env], int] | None],
     p: Placed,
-    scope: Scope,
     slices: int,
 ) -> Named:
-    stage = compile_whole(stage_, scope, "a stage")
-    microbatch = compile_whole(microbatch_, scope, "a micro-batch")
-    slice_ = None if mention.slice is None else compile_whole(mention.slice, scope, "a slice")
+    stage, microbatch, slice_ = codes
+    assert stage is not None and microbatch is not None
     who = f"`{p.name}`"
 
     def run(env: Env) -> list[Operation]:
         at, m = stage(env), microbatch(env)
         if not 0 <= at < len(p.ranks):
-            raise missing(who, "stage", at, len(p.ranks), stage_)
+            raise missing(who, "stage", at, len(p.ranks), mention.stage)
         if not 0 <= m < p.microbatches:
-            raise missing(who, "micro-batch", m, p.microbatches, microbatch_)
+            raise missing(who, "micro-batch", m, p.microbatches, mention.microbatch)
         if slice_ is None:
             parts = range(slices) if slices else (NONE,)
             return [Operation(mention.kind, p.index, at, m, k) for k in parts]
@@ -123,8 +128,8 @@ def _pipeline(
 ) -> Placed | None:
     if mention.pipeline is not None:
         return named(mention.pipeline, scope, placed)
-    if len(placed) == 1:
-        return placed[0]
+    if len(placed) < 2:
+        return placed[0] if placed else None
     names = " or ".join(f"`{mention.kind} {p.name}`" for p in placed)
     reports.add(
         diagnosis(

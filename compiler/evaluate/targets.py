@@ -32,10 +32,11 @@ class Places:
 
 
 def named(word: s.Word, scope: Scope, placed: tuple[Placed, ...]) -> Placed | None:
-    """The pipeline of this name; None where there is none, which is then reported."""
+    """The pipeline of this name; None where there is none, which is then reported, or where no
+    pipeline could be placed."""
     found = scope.find(word.text)
     if isinstance(found, Constant) and isinstance(found.value, PipelineValue):
-        return placed[found.value.index]
+        return placed[found.value.index] if placed else None
     if found is None:
         scope.unknown(word, "no pipeline has this name")
     elif not isinstance(found, Broken):
