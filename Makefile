@@ -4,7 +4,7 @@ VENV   ?= .venv
 RUN     = $(VENV)/bin
 STAMP   = $(VENV)/.installed
 
-.PHONY: help install demo test test-full fuzz lint docs docs-current clean
+.PHONY: help install demo test test-full lint docs docs-current clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16

@@ -184,6 +184,7 @@ def add_run(run: ArgumentParser) -> None:
     run.add_argument("--model", required=True, metavar="MODULE:NAME", help="makes the stages")
     run.add_argument("--data", metavar="MODULE:NAME", help="yields (x, target) for every step")
     run.add_argument("--steps", type=natural, metavar="N", help="training steps")
+    run.add_argument("--timeout", type=natural, metavar="SECONDS", help="patience with other ranks")
     run.add_argument("--verify", action="store_true", help="compare with one process, bit by bit")
     run.add_argument("--local", action="store_true", help="all ranks as threads of one process")
 

@@ -73,6 +73,9 @@ def from_schedule(
         )
     except Rejected as error:
         raise Refused(renamed(error.diagnostics, paths), given) from None
+    finally:
+        if isinstance(budget.progress, Teller):
+            budget.progress.clear()
 
 
 def searching(chosen: Namespace) -> Budget:
@@ -95,6 +98,7 @@ class Teller:
     def __init__(self) -> None:
         self.terminal = sys.stderr.isatty()
         self.next = monotonic() + 2
+        self.written = False
 
     def __call__(self, now: Progress) -> None:
         if monotonic() < self.next:
@@ -103,6 +107,12 @@ class Teller:
         gap = percent(now.best / now.bound - 1) if now.bound else "unknown"
         words = f"{now.engine}: at most {gap} from optimal so far, {now.left:.0f} s left"
         if self.terminal:
-            print(f"\r\033[K{words}", end="", file=sys.stderr, flush=True)
+            self.written = True
+            print(f"\r\x1b[K{words}", end="", file=sys.stderr, flush=True)
         else:
             print(words, file=sys.stderr)
+
+    def clear(self) -> None:
+        """The line of a terminal is of no use any more."""
+        if self.written:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -42,7 +42,7 @@ def command(plan: str, ranks: int, chosen: Namespace) -> list[str]:
     if not chosen.local:
         words += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
     words += ["stretto.runtime", plan, "--model", chosen.model]
-    for flag in ("data", "steps"):
+    for flag in ("data", "steps", "timeout"):
         if getattr(chosen, flag) is not None:
             words += [f"--{flag}", str(getattr(chosen, flag))]
     return words + [f"--{flag}" for flag in ("verify", "local") if getattr(chosen, flag)]
