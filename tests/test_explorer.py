@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 import specs
-from explorer import CAPACITIES, FINISH, STUCK, TooLarge, alone, explore
+from explorer import CAPACITIES, FINISH, LEFT, STUCK, WRONG, TooLarge, alone, explore
 from msgspec.structs import replace
 from mutants import harmless, random_mutant
 
@@ -65,6 +65,44 @@ def fed(microbatches: int) -> Spec:
         specs.pipeline("image", (0,), microbatches, feeds=feeds),
         specs.pipeline("sound", (1, 0), microbatches, feeds=feeds, forward_only=True),
     )
+
+
+# ---------------------------------------------------------------------------- the explorer itself
+
+FIRST, LAST = Operation("F", 0, 0, 0), Operation("F", 0, 1, 0)
+MAKE = (Compute(FIRST, (), 0), Send(0, 0), Wait(0), Free(0))
+USE = (Receive(0, 0, FIRST), Wait(0), Compute(LAST, (0,)), Free(0))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "outcomes"),
+    [
+        (MAKE, USE, [{FINISH}, {FINISH}, {FINISH}]),
+        # freed while it leaves: the message may be taken too late
+        ((*MAKE[:2], MAKE[3], MAKE[2]), USE, [{FINISH, WRONG}] * 3),
+        # read before the wait for it: it may not be there yet
+        (MAKE, (USE[0], USE[2], USE[1], USE[3]), [{FINISH, WRONG}] * 3),
+        # never received
+        (MAKE, (), [{STUCK}, {LEFT}, {LEFT}]),
+        ((*MAKE[:2], MAKE[3]), (), [{LEFT}] * 3),
+        # never sent; not freed; another result than the receive names
+        (MAKE[:1], USE, [{STUCK}] * 3),
+        (MAKE, USE[:3], [{LEFT}] * 3),
+        (MAKE, (Receive(0, 0, LAST), *USE[1:]), [{WRONG}] * 3),
+        # written while it leaves
+        ((*MAKE[:2], Compute(LAST._replace(stage=0, microbatch=1), (), 0), *MAKE[2:]), USE, None),
+    ],
+)
+def test_the_explorer_sees_what_goes_wrong(
+    first: tuple[Instruction, ...],
+    second: tuple[Instruction, ...],
+    outcomes: list[set[str]] | None,
+) -> None:
+    program = Program(
+        specs.linear(2, 2), "eval", (Channel(0, 1, "activation"),), (), (first, second)
+    )
+    found = [explore(program, capacity) for capacity in CAPACITIES]
+    assert found == (outcomes or [{FINISH, WRONG}] * 3)
 
 
 # ---------------------------------------------------------------------------- random layouts
