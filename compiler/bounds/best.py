@@ -44,6 +44,7 @@ class Ground:
     net: Net
     shares: list[dict[int, list[int]]]
     stay: dict[tuple[int, int], int]
+    plain: bool = False  # no windows of a rank's own
 
 
 def ground(spec: Spec) -> Ground:
@@ -141,7 +142,7 @@ def _alone(base: Ground, rank: int, first: Place | None) -> tuple[Times, Times] 
     model, net = base.model, base.net
     own = model.on(rank)
     size = sum(strand.many for strand in model.strands) * model.spec.ranks
-    if size > EFFORT or all(net.path[c] == model.work[c] for c in own):
+    if base.plain or size > EFFORT or all(net.path[c] == model.work[c] for c in own):
         return None
     path = [model.work[c] if c in own else ticks for c, ticks in enumerate(net.path)]
     other = replace(net, path=path)

@@ -65,8 +65,9 @@ def ranked(model: Model) -> list[int]:
     return order
 
 
-def memory(model: Model, holds: list[bool]) -> list[Edge]:
-    """The edges of B3 for the pipelines of which B0 `holds`, less those that others imply."""
+def memory(model: Model, holds: list[bool], third: bool = True) -> list[Edge]:
+    """The edges of B3 for the pipelines of which B0 `holds`, less those that others imply; without
+    the `third` form if it is not wanted."""
     lower = below(model)
     edges: list[Edge] = []
     ends = [c for trio in model.trios for c in (trio.backward, trio.weight) if c is not None]
@@ -83,15 +84,21 @@ def memory(model: Model, holds: list[bool]) -> list[Edge]:
                 if model.strands[c].rank == rank and model.strands[c].pipeline == pipeline
             ]
             for forward in sorted({token.take for token in own}):
-                edges.extend(_strongest(model, lower, own, limit or 0, forward, mine))
+                edges.extend(_strongest(model, lower, own, limit or 0, forward, mine, third))
     return edges
 
 
 def _strongest(
-    model: Model, lower: list[int], tokens: list[Token], limit: int, forward: int, ends: list[int]
+    model: Model,
+    lower: list[int],
+    tokens: list[Token],
+    limit: int,
+    forward: int,
+    ends: list[int],
+    third: bool,
 ) -> Iterable[Edge]:
     """The edges into one forward that no other implies."""
-    found = {give: _distance(lower, tokens, limit, forward, give) for give in ends}
+    found = {give: _distance(lower, tokens, limit, forward, give, third) for give in ends}
     count = model.strands[forward].many
     for give, distance in found.items():
         implied = any(
@@ -102,7 +109,9 @@ def _strongest(
             yield Edge(give, forward, 0, distance)
 
 
-def _distance(lower: list[int], tokens: list[Token], limit: int, forward: int, give: int) -> int:
+def _distance(
+    lower: list[int], tokens: list[Token], limit: int, forward: int, give: int, third: bool
+) -> int:
     """The smallest K; 0 where the limit cannot be met, large where nothing is forced."""
     held = more = own = 0
     for take, back, grains in tokens:
@@ -116,7 +125,7 @@ def _distance(lower: list[int], tokens: list[Token], limit: int, forward: int, g
                 more += grains
     if held:
         return max(0, min((limit - more) // held, (limit - own) // held + 1))
-    later = _later(lower, tokens, forward, give)
+    later = _later(lower, tokens, forward, give) if third else 0
     return (limit - own) // min(own, later) + 1 if own and later else limit + 1
 
 

@@ -1,0 +1,206 @@
+"""A certificate → what it proves, or `Refuted`: start times of every operation, and a lower bound
+with evidence, checked from the instance's figures alone. Made to be read in ten minutes: nothing of
+ours is imported but the checker's second half, and whatever could be wrong is compared with what
+is computed here.
+
+A certificate is one JSON object. `instance`: `ranks`, `minimize`, `split`, `slices` (0: none),
+`pipelines` (each `name`, `microbatches`, `forward_only`, `feeds`: [[pipeline, stage]], `stages`:
+each `rank`, `F`, `B`, `I`, `W` in ticks, `activation`, `kept` in grains), `transfers`: [[rank,
+rank, ticks]], `limits` (grains or null, per rank), `pairs`: [[[pipeline, stage], kind, [pipeline,
+stage], ticks]], `exceptions`: [[operation, ticks]], `exceptional_pairs`: [[operation, operation,
+ticks]], `rules`: [[later, earlier]]. An operation is [kind, pipeline, stage, micro-batch, slice]
+(slice -1: none). `schedule`: per rank [[start, end, [operation, …]]]. `claims`: `makespan`, `span`,
+`peaks` (per rank), `bound`. `evidence`: see `certify_bound`.
+"""
+
+import json
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+Op = tuple[str, int, int, int, int]
+SIZES = ("activation", "kept")
+
+
+class Refuted(Exception):
+    """The certificate does not prove what it claims."""
+
+
+def demand(holds: bool, words: str) -> None:
+    if not holds:
+        raise Refuted(words)
+
+
+def certify(text: str) -> dict[str, Any]:
+    """The claims, each of them checked. Raises `Refuted`."""
+    from stretto.compiler.certify_bound import Bound  # the second half of this checker
+
+    try:
+        certificate = json.loads(text)
+        claims = certificate["claims"]
+        instance = Instance(certificate["instance"])
+        makespan, span, peaks = schedule(instance, certificate["schedule"])
+        bound = Bound(instance, certificate["evidence"]).value() if "evidence" in certificate else 0
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise Refuted(f"not a certificate: {error!r}") from None
+    demand(claims["makespan"] == makespan, f"the makespan is {makespan}")
+    demand(claims["span"] == span, f"the span is {span}")
+    demand(claims["peaks"] == peaks, f"the peaks are {peaks}")
+    demand(claims["bound"] == bound, f"the evidence proves a bound of {bound}")
+    reached = makespan if instance.minimize == "makespan" else span
+    demand(bound <= reached, "the bound is above the schedule")  # then one of the two is wrong
+    return {**claims, "optimal": bound == reached}
+
+
+def certify_file(path: str) -> dict[str, Any]:
+    return certify(Path(path).read_text("utf-8"))
+
+
+# ---------------------------------------------------------------------------- the instance
+
+
+class Instance:
+    """What is to be done: durations, what waits for what, memory."""
+
+    def __init__(self, data: dict[str, Any]):
+        self.ranks: int = data["ranks"]
+        self.minimize: str = data["minimize"]
+        self.split: bool = data["split"]
+        self.slices = range(data["slices"]) if data["slices"] else [-1]
+        self.pipelines: list[dict[str, Any]] = data["pipelines"]
+        self.limits: list[int | None] = data["limits"]
+        self.transfers = {(a, b): ticks for a, b, ticks in data["transfers"]}
+        self.exceptions = {op(o): ticks for o, ticks in data["exceptions"]}
+        self.pairs = {(tuple(f), kind, tuple(b)): ticks for f, kind, b, ticks in data["pairs"]}
+        self.rare = {(op(f), op(b)): ticks for f, b, ticks in data["exceptional_pairs"]}
+        self.rules = [(op(later), op(earlier)) for later, earlier in data["rules"]]
+        demand(self.minimize in ("makespan", "span"), "minimize makespan or span")
+        figures = [s[k] for line in self.pipelines for s in line["stages"] for k in "FBIW"]
+        figures += [*self.transfers.values(), *self.exceptions.values(), *self.pairs.values()]
+        figures += self.rare.values()
+        figures += [s[k] for line in self.pipelines for s in line["stages"] for k in SIZES]
+        demand(all(type(n) is int and n >= 0 for n in figures), "figures are whole numbers")
+
+    def stage(self, o: Op | tuple[str, int, int, int]) -> dict[str, Any]:
+        found: dict[str, Any] = self.pipelines[o[1]]["stages"][o[2]]
+        return found
+
+    def ticks(self, o: Op) -> int:
+        return int(self.exceptions.get(o, self.stage(o)[o[0]]))
+
+    def unit(self, ops: list[Op]) -> int:
+        """Ticks of one operation, or of an F and the B or I that it overlaps."""
+        if len(ops) == 1:
+            return self.ticks(ops[0])
+        f, b = ops
+        demand(f[0] == "F" and b[0] in "BI", "a unit is an F and a B or I")
+        together = self.pairs.get((f[1:3], b[0], b[1:3]), self.ticks(f) + self.ticks(b))
+        return int(self.rare.get((f, b), together))
+
+    def lag(self, earlier: Op, later: Op) -> int:
+        """Ticks that a result is on its way."""
+        way = self.stage(earlier)["rank"], self.stage(later)["rank"]
+        return 0 if way[0] == way[1] else int(self.transfers.get(way, 0))
+
+    def places(self, p: int) -> Iterator[tuple[int, ...]]:
+        """Stage, micro-batch, slice of everything in a pipeline."""
+        line = self.pipelines[p]
+        return product(range(len(line["stages"])), range(line["microbatches"]), self.slices)
+
+    def needs(self, o: Op, halves: Any) -> list[Op]:
+        """What o waits for. `halves(place)`: whether that backward runs as I and W."""
+        kind, p, s, m, k = o
+        line, last = self.pipelines[p], len(self.pipelines[p]["stages"]) - 1
+
+        def backward(*place: int) -> Op:
+            return ("I" if halves(place) else "B", *place)  # type: ignore[return-value]
+
+        if kind == "W":
+            return [("I", p, s, m, k)]
+        if kind == "F":
+            found = [("F", p, s - 1, m, k)] if s else []
+            found += [("F", p, s, m, k - 1)] if k > 0 else []
+            for q, other in enumerate(self.pipelines):
+                if [p, s] in other["feeds"]:
+                    found.append(("F", q, len(other["stages"]) - 1, m, k))
+            return found
+        found = [("F", p, s, m, k)]
+        if s < last:
+            found.append(backward(p, s + 1, m, k))
+        else:
+            for q, t in line["feeds"]:
+                if not self.pipelines[q]["forward_only"]:
+                    found.append(backward(q, t, m, k))
+        if 0 <= k < len(self.slices) - 1:
+            found.append(backward(p, s, m, k + 1))
+        return found
+
+
+def op(o: list[Any]) -> Op:
+    kind, p, s, m, k = o
+    demand(kind in ("F", "B", "I", "W") and all(type(n) is int for n in (p, s, m, k)), f"{o}")
+    demand(p >= 0 and s >= 0 and m >= 0 and k >= -1, f"{o}")
+    return kind, p, s, m, k
+
+
+# ---------------------------------------------------------------------------- the schedule
+
+
+def schedule(instance: Instance, rows: list[Any]) -> tuple[int, int, list[int]]:
+    """Makespan, span, and peak of memory per rank, if the start times are a schedule at all."""
+    demand(len(rows) == instance.ranks, "one list for each rank")
+    start: dict[Op, int] = {}
+    end: dict[Op, int] = {}
+    spans, peaks = [0], []
+    for rank, units in enumerate(rows):
+        clock = held = peak = 0
+        for begin, finish, listed in units:
+            ops = [op(o) for o in listed]
+            demand(begin >= clock, f"rank {rank} does two things at {begin}")
+            demand(finish == begin + instance.unit(ops), f"{listed} ends at another time")
+            clock = finish
+            for o in ops:
+                demand(o not in start, f"{o} runs twice")
+                demand(instance.stage(o)["rank"] == rank, f"{o} is on another rank")
+                start[o], end[o] = begin, finish
+                if o[0] == "F":
+                    held += instance.stage(o)["activation"]
+                    peak = max(peak, held)
+            held -= sum(given(instance, o) for o in ops)
+        limit = instance.limits[rank]
+        demand(limit is None or peak <= limit, f"rank {rank} holds {peak}, the limit is {limit}")
+        peaks.append(peak)
+        spans.append(clock - units[0][0] if units else 0)
+    everything(instance, start)
+    for later in start:
+        for earlier in instance.needs(later, lambda place: ("I", *place) in start):
+            ready = end[earlier] + instance.lag(earlier, later)
+            demand(start[later] >= ready, f"{later} starts before {earlier} is there")
+    for later, earlier in instance.rules:
+        first = later if later in start else ("I", *later[1:])
+        last = earlier if earlier in start else ("W", *earlier[1:])
+        demand(start[first] >= end[last], f"the rule for {later} is broken")
+    return max(end.values(), default=0), max(spans), peaks
+
+
+def given(instance: Instance, o: Op) -> int:
+    """Grains that come back when o ends."""
+    stage = instance.stage(o)
+    if o[0] == "F":
+        return int(stage["activation"]) if instance.pipelines[o[1]]["forward_only"] else 0
+    size, kept = int(stage["activation"]), int(stage["kept"])
+    return {"B": size, "I": size - kept, "W": kept}[o[0]]
+
+
+def everything(instance: Instance, start: dict[Op, int]) -> None:
+    """Each forward runs once, and its backward either whole or as two halves."""
+    wanted: set[Op] = set()
+    for p, line in enumerate(instance.pipelines):
+        for place in instance.places(p):
+            wanted.add(("F", p, *place))  # type: ignore[arg-type]
+            if not line["forward_only"]:
+                halves = ("I", p, *place) in start
+                demand(instance.split or not halves, f"backwards are not split: {place}")
+                wanted |= {(kind, p, *place) for kind in ("IW" if halves else "B")}  # type: ignore[misc]
+    demand(set(start) == wanted, "operations are missing, or too many")
