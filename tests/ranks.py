@@ -17,13 +17,14 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "pytest", "warm"])
+CONTEXT.set_forkserver_preload(["pytest", "warm"])
 
 
 class Outcome(NamedTuple):
@@ -45,6 +46,7 @@ def run(
 ) -> Outcome:
     """`body(rank, *args)` on every rank but the `absent`. Unless `check` is false all must end
     well. The body must be a function of a module, its arguments and result picklable."""
+    _warm()
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         started = [
@@ -75,6 +77,18 @@ def run(
     assert not late, f"{len(late)} ranks were still at work after {seconds} s\n{told}"
     assert not check or not any(outcome.codes), told
     return outcome
+
+
+def _warm() -> None:
+    """Starts the parent, if it is not there; it looks for `warm` on a path of its own."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [before])])
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 def _present(world: int, absent: tuple[int, ...]) -> list[int]:
