@@ -208,9 +208,6 @@ class Build:
         return s.Minimize(aim, c[4] if len(c) > 2 else None, self.over(c))  # type: ignore[arg-type]
 
     def rule(self, c: Children) -> s.Rule:
-        for mention in (c[1], c[3]):
-            self.plain(mention)
-            self.whole(mention)
         return s.Rule(c[1], c[3], c[4] if len(c) > 4 else (), self.over(c))
 
     def order_rank(self, c: Children) -> s.OrderRank:
@@ -222,6 +219,7 @@ class Build:
     # ---- Order blocks
 
     def block(self, c: Children) -> s.Block:
+        steps = nodes(c)
         faults = [
             Diagnostic(
                 "missing-separator",
@@ -230,17 +228,14 @@ class Build:
                 help="put `;` or a line break before it",
             )
             for a, b in pairwise(c)
-            if not isinstance(a, Token)
+            if not isinstance(a, Token | s.Repeat | s.Loop | s.If | s.QueueBlock)
             and not isinstance(b, Token)
             and a.span.end_line == b.span.line
-            and not isinstance(a, s.Repeat | s.Loop | s.If | s.QueueBlock)
         ]
+        faults += [cut(x, x.part) for x in steps if isinstance(x, s.Mention) and x.part]
         if faults:
             raise Fault(*faults)
-        for step in c:
-            if isinstance(step, s.Mention):
-                self.whole(step)
-        return s.Block(tuple(nodes(c)), self.over(c))
+        return s.Block(tuple(steps), self.over(c))
 
     def pair(self, c: Children) -> s.Pair:
         for half in (c[0], c[2]):
@@ -250,8 +245,8 @@ class Build:
                     "a half of an overlapped pair cannot be optional",
                     "leave out the `?`, or ask with `if` whether one is left",
                 )
-            if isinstance(half, s.Mention):
-                self.whole(half)
+            if isinstance(half, s.Mention) and half.part:
+                raise Fault(cut(half, half.part))
         first, second = c[0], c[2]
         if (isinstance(first, s.Mention) and first.kind != "F") or (
             isinstance(second, s.Mention) and second.kind not in ("B", "I")
@@ -271,7 +266,7 @@ class Build:
         return s.Repeat(c[1], self.word(c[3]) if len(c) > 3 else None, c[-1], self.over(c))
 
     def loop(self, c: Children) -> s.Loop:
-        return s.Loop(c[0], c[1], self.over([c[0], c[1]]))
+        return s.Loop(tuple(nodes(c, s.Range)), c[-1], self.over(c))
 
     def if_(self, c: Children) -> s.If:
         parts = nodes(c)
@@ -279,7 +274,8 @@ class Build:
         return s.If(cases, parts[-1] if len(parts) % 2 else None, self.over(c))
 
     def queue(self, c: Children) -> s.Queue:
-        self.whole(c[3])
+        if c[3].part:
+            raise Fault(cut(c[3], c[3].part))
         return s.Queue(self.word(c[1]), c[3], c[4], self.over(c))
 
     def queue_block(self, c: Children) -> s.QueueBlock:
@@ -314,6 +310,8 @@ class Build:
             c[0].value, optional, part, name, stage, microbatch, index.slice, self.over(c)
         )
 
+    exact = mention
+
     def index(self, c: Children) -> Index:
         places = nodes(c)
         sliced = isinstance(places[-1], SlicePlace)
@@ -329,14 +327,6 @@ class Build:
     def plain(self, mention: s.Mention) -> None:
         if mention.optional:
             self.fault(mention.span, "`?` has a meaning in order blocks only", "leave it out")
-
-    def whole(self, mention: s.Mention) -> None:
-        if mention.part is not None:
-            self.fault(
-                mention.part.span,
-                f"an order runs whole operations; `{mention.kind}` stands for all of its parts",
-                f"leave out `.{mention.part.text}`",
-            )
 
     # ---- Expressions
 
@@ -400,6 +390,16 @@ class Build:
 
     def fault(self, span: Span, message: str, help_: str) -> NoReturn:
         raise Fault(Diagnostic("syntax", message, (Label(span),), help=help_))
+
+
+def cut(mention: s.Mention, part: s.Word) -> Diagnostic:
+    """An order names a part."""
+    return Diagnostic(
+        "syntax",
+        f"an order runs whole operations; `{mention.kind}` stands for all of its parts",
+        (Label(part.span),),
+        help=f"leave out `.{part.text}`",
+    )
 
 
 def place(token: Token) -> tuple[int, int, int, int]:

@@ -29,6 +29,7 @@ PUNCTUATION = {
     "__ANON_0": "->", "__ANON_1": "<=", "__ANON_2": "..",
 }  # fmt: skip
 OPERATORS = _words("PLUS MINUS TIMES DIVIDE FLOOR_DIVIDE MODULO COMPARE AND OR LSQB DOT QMARK UNIT")
+LISTED = _words("statement cost_statement property step")  # rules of what stands in lists
 VALUES = _words("NUMBER NAME KIND FUNCTION STAGES LSQB LPAR MINUS NOT IF")
 KINDS = {
     "NAME": "a name",
@@ -205,8 +206,9 @@ def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
             if height:
                 del state.state_stack[height:]
                 del state.value_stack[height - 1 :]
-                _move(text, lexer, match.start())
-                return match.start()
+                go_on_at = match.end() if start == ";" else match.start()
+                _move(text, lexer, go_on_at)
+                return go_on_at
         depth = max(0, depth + (word == "{") - (word == "}"))
         first = word == "}" and depth == 0
     return -1
@@ -240,18 +242,19 @@ def _is_start(text: str, match: "re.Match[str]") -> bool:
 
 def _height(states: Any, stack: list[Any], word: str) -> int:
     """How much of the stack remains when `word` begins the next statement of the innermost list
-    of statements that takes it; 0 if none does."""
-    kind = {"}": "RBRACE", ";": "SEMICOLON"}.get(word, "KIND" if word in "FBIW" else word.upper())
+    of statements that takes it (any does for `;`, which is skipped); 0 if none does."""
+    kind = "RBRACE" if word == "}" else "KIND" if word in "FBIW" else word.upper()
     for height in range(len(stack), 0, -1):
-        if _between(states, stack[height - 1]) and accepts(states, stack[:height], kind):
+        if _between(states, stack[height - 1]) and (
+            word == ";" or accepts(states, stack[:height], kind)
+        ):
             return height
     return 0
 
 
 def _between(states: Any, state: Any) -> bool:
     """Whether the parser stands between two statements in this state."""
-    action = states[state].get("SEMICOLON")
-    return action is not None and action[0] is Shift
+    return not LISTED.isdisjoint(states[state])
 
 
 def accepts(states: Any, stack: Iterable[Any], kind: str) -> bool:

@@ -74,6 +74,7 @@ TIGHT = {
 READABLE = {
     "expr": "E",
     "mention": "OP",
+    "exact": "OP",
     "taken": "OP",
     "block": "{ … }",
     "part": "PART, …",
