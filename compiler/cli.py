@@ -112,6 +112,7 @@ def parser() -> ArgumentParser:
     compile_.add_argument("-o", "--output", metavar="PLAN", help="the file; gzip if it ends in .gz")
     compile_.add_argument("--json", action="store_true", help="the summary as one JSON object")
     compile_.add_argument("--forward-only", action="store_true", help="the forwards alone")
+    compile_.add_argument("--certificate", metavar="FILE", help="what `certify` confirms")
 
     show = command("show", "draw a schedule or plan", inputs, search)
     show.add_argument("file", metavar="FILE", help="a schedule or plan")
@@ -128,6 +129,9 @@ def parser() -> ArgumentParser:
     new = command("new", "write a schedule file to start from")
     new.add_argument("name", metavar="NAME", help="of the schedule; the file is NAME.pipe")
     new.add_argument("--from", dest="origin", metavar="SCHEDULE", help="start from one that ships")
+
+    certify = command("certify", "confirm a certificate, by a checker that knows nothing of us")
+    certify.add_argument("file", metavar="FILE", help="as `compile --certificate` wrote it")
 
     explain = command("explain", "say what an error code means")
     explain.add_argument("what", metavar="CODE", help="as it stands in `error[CODE]`")

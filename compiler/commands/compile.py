@@ -18,6 +18,12 @@ def run(chosen: Namespace) -> int:
     if chosen.output:
         with files.guarded(chosen.output):
             write_plan(plan, chosen.output)
+    if chosen.certificate:
+        from stretto.compiler.certificate import certificate
+
+        name = "train" if "train" in plan.programs else "eval"
+        text = certificate(plan.programs[name], plan.claims[name])
+        files.write(chosen.certificate, text)
     summary = of_plan(plan)
     print(msgspec.json.encode(summary).decode() if chosen.json else printable(table(summary)))
     if chosen.output:

@@ -1,0 +1,30 @@
+"""`stretto certify FILE`: check a certificate that `compile --certificate` wrote."""
+
+import json
+from argparse import Namespace
+from fractions import Fraction
+
+from stretto.compiler.certify import Refuted, certify
+from stretto.compiler.commands import files
+
+
+def run(chosen: Namespace) -> int:
+    with files.guarded(chosen.file), open(chosen.file, encoding="utf-8") as file:
+        text = file.read()
+    try:
+        claims = certify(text)
+    except Refuted as error:
+        files.say(f"{chosen.file}: refuted: {error}")
+        return 1
+    certificate = json.loads(text)
+    time, size = certificate.get("time_unit", 1), certificate.get("size_unit", 1)
+    rows = {
+        "makespan": Fraction(claims["makespan"], time),
+        "span": Fraction(claims["span"], time),
+        "lower bound": f"{Fraction(claims['bound'], time)} of the {claims['minimize']}",
+        "activations": f"{max(Fraction(n, size) for n in claims['peaks'])} at most on a rank",
+        "optimal": "proven" if claims["optimal"] else "not proven",
+    }
+    for name, value in rows.items():
+        print(f"{name:<13}{value}")
+    return 0
