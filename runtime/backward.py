@@ -83,7 +83,7 @@ def input_gradient(
     starts = [root if isinstance(root, GradientEdge) else get_gradient_edge(root) for root in roots]
     ends = [get_gradient_edge(leaf) for leaf in inputs]
     graph = _cut(starts, ends)
-    if any(_checkpointed(node) for node in graph.trunk):
+    if any(_checkpointed(node) for node in graph.forks):
         return _all_at_once(starts, gradients, ends, graph.leaves)
 
     cuts: list[Fork | Ready] = [

@@ -273,8 +273,9 @@ def own_part(plan: Plan | str | os.PathLike[str], rank: int, world: int) -> Part
     except (ValueError, IndexError):
         many = part_of(plan, 0).spec.ranks
     if many != world:
+        count = "1 rank" if many == 1 else f"{many} ranks"
         raise Stopped(
-            f"the plan is for {many} ranks, and there are {world}: start {many} processes "
+            f"the plan is for {count}, and there are {world}: start {many} "
             f"(`torchrun --nproc-per-node {many} …`), or compile it with `--set ranks={world}`"
         )
     return part

@@ -44,6 +44,7 @@ class Watchdog:
         self.seen: tuple[int, int] | None = None
         self.since = self.moved = time.monotonic()
         self.answered = 0
+        self.asked = float("-inf")  # when this rank last answered a question
         self.failed_since = 0.0
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, name="stretto-watchdog", daemon=True)
@@ -76,9 +77,9 @@ class Watchdog:
             return
         question = self.board.read("question")
         if question is not None and question["number"] > self.answered:
-            self.answered = question["number"]
-            self._answer(now)
-        if now.busy and now.peers and time.monotonic() - self.since > self.seconds:
+            self._answer(now, question["number"])
+        late = now.busy and now.peers and time.monotonic() - self.since > self.seconds
+        if late and time.monotonic() - self.asked > ANSWER + 1:  # nobody else is on it
             self._investigate(now)
 
     def _give_up(self, failure: dict[str, Any]) -> None:
@@ -89,32 +90,36 @@ class Watchdog:
             self.over.set()
             self.abort(f"rank {self.rank} stops: {failure['words'].splitlines()[0]}")
 
-    def _answer(self, now: Position) -> None:
+    def _answer(self, now: Position, number: int) -> None:
+        self.answered, self.asked = number, time.monotonic()
         told = {
             "words": now.words,
             "peers": now.peers,
             "busy": now.busy,
             "seconds": time.monotonic() - self.moved,
         }
-        self.board.post(f"answer/{self.answered}/{self.rank}", told)
+        self.board.post(f"answer/{number}/{self.rank}", told)
 
     def _investigate(self, now: Position) -> None:
+        """Asks all ranks where they are; ends the step if it stands still. Of two ranks that ask,
+        the later one is answered."""
         number = self.board.count("questions")
         self.board.post("question", {"number": number, "by": self.rank})
-        self.answered = number
-        self._answer(now)
+        self._answer(now, number)
         answers: dict[int, dict[str, Any]] = {}
         end = time.monotonic() + ANSWER
         while len(answers) < self.world and time.monotonic() < end:
             time.sleep(min(0.1, self.tick))
+            newer = self.board.read("question")["number"]
+            if newer > number:
+                self._answer(now, newer)
+                break
             for rank in range(self.world):
-                if rank not in answers:
-                    told = self.board.read(f"answer/{number}/{rank}")
-                    if told is not None:
-                        answers[rank] = told
-        newer = self.board.read("question")["number"] > number
+                told = None if rank in answers else self.board.read(f"answer/{number}/{rank}")
+                if told is not None:
+                    answers[rank] = told
         here = self.position()
-        if newer or here is None or here.key != now.key or self._patient(answers):
+        if newer > number or here is None or here.key != now.key or self._patient(answers):
             self.since = time.monotonic() - self.seconds / 2
             return
         report = self._report(answers)

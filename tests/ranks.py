@@ -42,10 +42,11 @@ def run(
     *args: Any,
     seconds: float = 60.0,
     check: bool = True,
-    absent: tuple[int, ...] = (),
+    stopped: tuple[int, ...] = (),
 ) -> Outcome:
-    """`body(rank, *args)` on every rank but the `absent`. Unless `check` is false all must end
-    well. The body must be a function of a module, its arguments and result picklable."""
+    """`body(rank, *args)` on every rank. All must end in time, but those that are `stopped`, and
+    unless `check` is false all must end well. The body must be a function of a module, its
+    arguments and result picklable."""
     _warm()
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
@@ -54,26 +55,27 @@ def run(
                 target=_rank, args=(r, world, store.port, folder, seconds, body, args), daemon=True
             )
             for r in range(world)
-            if r not in absent
         ]
         for process in started:
             process.start()
         end = time.monotonic() + seconds
         try:
-            for process in started:
-                process.join(max(0.0, end - time.monotonic()))
+            for r, process in enumerate(started):
+                if r not in stopped:
+                    process.join(max(0.0, end - time.monotonic()))
         finally:
             late = [process for process in started if process.is_alive()]
             for process in late:
                 process.kill()
                 process.join()
-        codes = {r: p.exitcode for r, p in zip(_present(world, absent), started, strict=True)}
+        codes = [process.exitcode or 0 for process in started]
         outcome = Outcome(
             [_result(folder, r) for r in range(world)],
-            [codes.get(r) or 0 for r in range(world)],
+            codes,
             [_output(folder, r) for r in range(world)],
         )
-    told = "\n".join(f"--- rank {r}: exit {codes[r]}\n{outcome.output[r]}" for r in codes)
+    told = "\n".join(f"--- rank {r}: exit {codes[r]}\n{outcome.output[r]}" for r in range(world))
+    late = [process for r, process in enumerate(started) if process in late and r not in stopped]
     assert not late, f"{len(late)} ranks were still at work after {seconds} s\n{told}"
     assert not check or not any(outcome.codes), told
     return outcome
@@ -82,17 +84,15 @@ def run(
 def _warm() -> None:
     """Starts the parent, if it is not there; it looks for `warm` on a path of its own."""
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [before])])
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parent), *filter(None, [before])]
+    )
     try:
         forkserver.ensure_running()
     finally:
         del os.environ["PYTHONPATH"]
         if before is not None:
             os.environ["PYTHONPATH"] = before
-
-
-def _present(world: int, absent: tuple[int, ...]) -> list[int]:
-    return [r for r in range(world) if r not in absent]
 
 
 def _result(folder: str, rank: int) -> Any:
