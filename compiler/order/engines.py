@@ -1,7 +1,7 @@
 """The engines, each a function that looks for better words in a Hunt, within a share of what is
 left to spend."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import islice
@@ -10,15 +10,30 @@ from typing import Any
 
 from stretto.compiler.order import anneal as annealing
 from stretto.compiler.order import offsets as offsetting
-from stretto.compiler.order.hunt import WORK, Found, Hunt, jittered
+from stretto.compiler.order.hunt import WORK, Found, Hunt
 from stretto.compiler.order.jit import fast, ints
 from stretto.compiler.order.known import known
 from stretto.compiler.order.lists import Lists, rules
 from stretto.compiler.order.words import pack
 
+STARTS = 8  # that are annealed, the best ones
 CHAINS = 2  # annealings side by side, whatever the machine has: a seed means the same everywhere
 FEW_RULES = 24  # for problems so large that a list takes a second
 LARGE = 100_000  # operations
+
+
+def warm(hunt: Hunt) -> None:
+    """Have the loops compiled before the clock starts: the first time on a machine it takes a
+    while, and must not eat what was meant for the search."""
+    if not fast() or hunt.budget.effort == 0:
+        return
+    began = monotonic()
+    word = ints([-1] * hunt.model.size)
+    Lists(hunt.model, hunt.t).run(next(rules(hunt.model)))
+    annealing.run(hunt.state, word, word.copy(), 0, 1.0, 1.0, 0.1, hunt.span, False, 0)
+    search = offsetting.prepare(hunt.model, hunt.t, 0)
+    offsetting.run(search, 0, 1.0, 1.0, 0.1, 0, hunt.span, False, 0)
+    hunt.deadline += monotonic() - began
 
 
 def library(hunt: Hunt) -> None:
@@ -108,6 +123,17 @@ def periodic(hunt: Hunt, share: float) -> None:
                 hunt.offer(word, "periodic", k)
 
 
+def exact(hunt: Hunt, share: float) -> None:
+    """CP-SAT on all of it, where it is small enough for a proof."""
+    from stretto.compiler.order.exact import solve, suits
+
+    if solver() and suits(hunt.model):
+        seconds = hunt.left() * share
+        solve(hunt, hunt.best.word, hunt.best.value, seconds)
+        if hunt.budget.effort is not None:
+            hunt.spent += int(seconds * WORK)
+
+
 @cache
 def solver() -> bool:
     """Whether CP-SAT is there."""
@@ -118,23 +144,36 @@ def solver() -> bool:
     return True
 
 
-def polish(hunt: Hunt, share: float, hot: float = 0.5, keep: int = 4) -> None:
-    """Anneal: every start for a while, the better half of them longer, and so on; then the best
-    again and again, ever less hot."""
+SMALL = 250  # operations: a search that can afford to forget its start
+GENTLE = (0.1, 0.1, 0.05, 0.2, 0.07)  # temperatures, in mean durations, round by round
+STRONG = (0.5, 0.35, 0.5, 0.2, 0.35)
+
+
+def polish(hunt: Hunt, share: float) -> None:
+    """Anneal: every start for a while, the better half of them for longer, and so on; then the
+    best two again and again. Gently: what a good start has must not be lost at once."""
     began = hunt.left()
     end = began * (1 - share)
-    starts = sorted(hunt.found.values(), key=lambda one: one.value)[: 2 * keep]
+    starts = sorted(hunt.found.values(), key=lambda one: one.value)[:STARTS]
     rate = _rate(hunt, starts[0])
-    stage = 0
+    turn = 0
     while hunt.left() > end and not hunt.over():
         room = hunt.left() - end
-        part = room / 4 if len(starts) > CHAINS else room / 3
-        moves = max(500, int(part * rate * CHAINS / len(starts)))
-        results = _anneal_all(hunt, starts, moves, hot, stage)
+        moves = max(500, int(room / 4 * rate * CHAINS / max(CHAINS, len(starts))))
+        results = _anneal_all(hunt, starts, moves, turn)
         pool = sorted([*results, *starts], key=lambda one: one.value)
         starts = _distinct(pool)[: max(CHAINS, len(starts) // 2)]
-        stage += 1
-        hot = (0.5, 0.35, 0.2, 0.3, 0.15)[stage % 5]
+        turn += 1
+
+
+def _heat(hunt: Hunt, start: Found, turn: int) -> float:
+    """The temperature to begin with. Small problems may forget their start, and a list schedule
+    of several stages under a limit had better do so."""
+    if hunt.model.size <= SMALL:
+        return STRONG[turn % len(STRONG)]
+    if start.engine == "list" and turn == 0 and any(many > 1 for many in hunt.t.many):
+        return STRONG[0]
+    return GENTLE[turn % len(GENTLE)]
 
 
 def _rate(hunt: Hunt, start: Found) -> float:
@@ -143,7 +182,7 @@ def _rate(hunt: Hunt, start: Found) -> float:
         return WORK / max(1, hunt.model.size)
     began = monotonic()
     moves = max(50, min(2000, 400_000 // hunt.model.size))
-    _anneal(hunt, start, moves, 0.02, 0, hunt.state)
+    _anneal(hunt, start, moves, 0.03, 0, hunt.state)
     return moves / max(1e-4, monotonic() - began)
 
 
@@ -155,20 +194,18 @@ def _distinct(pool: Sequence[Found]) -> list[Found]:
     return found
 
 
-def _anneal_all(
-    hunt: Hunt, starts: Sequence[Found], moves: int, hot: float, stage: int
-) -> list[Found]:
+def _anneal_all(hunt: Hunt, starts: Sequence[Found], moves: int, turn: int) -> list[Found]:
     """Anneal every start; two at a time where loops are compiled."""
     jobs = list(starts)
     while len(jobs) < CHAINS:
         jobs.append(jobs[0])
     states = [
-        annealing.prepare(hunt.t, hunt.samples(), hunt.budget.seed + 1000 * stage + k + 1)
+        annealing.prepare(hunt.t, hunt.samples(), hunt.budget.seed + 1000 * turn + k + 1)
         for k in range(len(jobs))
     ]
 
     def work(k: int) -> Found | None:
-        return _anneal(hunt, jobs[k], moves, hot, stage + k, states[k])
+        return _anneal(hunt, jobs[k], moves, _heat(hunt, jobs[k], turn), turn + k, states[k])
 
     results: Iterable[Found | None]
     if fast():

@@ -44,6 +44,7 @@ class Hunt:
     state: State
     deadline: float
     spent: int = 0
+    proven: int = 0  # by exhaustive search
     found: dict[tuple[str, int], Found] = field(default_factory=dict)
     told: float = 0.0
 
@@ -72,6 +73,14 @@ class Hunt:
             raise Stop
         self.tell(engine)
         return value
+
+    def prove(self, value: int) -> None:
+        """Nothing is better than `value`, as a search through everything has shown. Raises `Stop`
+        when that makes the best good enough."""
+        self.proven = max(self.proven, value)
+        self.bound = max(self.bound, value)
+        if self.best.value <= self.enough:
+            raise Stop
 
     def tell(self, engine: str) -> None:
         """Let whoever waits know how it goes, once a second at most."""

@@ -8,7 +8,7 @@ from stretto.compiler.bound import bound
 from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
-from stretto.compiler.order.engines import library, lists, offsets, periodic, polish
+from stretto.compiler.order.engines import exact, library, lists, offsets, periodic, polish, warm
 from stretto.compiler.order.hunt import Hunt, Stop, hunt
 from stretto.compiler.order.model import model
 from stretto.compiler.order.words import order_of
@@ -18,6 +18,7 @@ from stretto.compiler.problem import Problem
 def search(problem: Problem, budget: Budget) -> Order:
     """The best Order that the budget allows. Raises `LookupError` if none was found at all."""
     found = hunt(model(problem), budget, bound(problem).ticks)
+    warm(found)
     try:
         _engines(found)
     except (Stop, KeyboardInterrupt):
@@ -25,7 +26,7 @@ def search(problem: Problem, budget: Budget) -> Order:
     if not found.found:
         raise LookupError("no order was found")
     best = found.best
-    order = order_of(found.model, found.t, best.word, best.engine)
+    order = order_of(found.model, found.t, best.word, best.engine, found.proven)
     outcome = check(order)
     value = outcome.span if found.span else outcome.makespan
     assert value == best.value, (value, best.value)
@@ -35,9 +36,9 @@ def search(problem: Problem, budget: Budget) -> Order:
 def _engines(found: Hunt) -> None:
     """Run what the budget names, or everything that pays."""
     only = found.budget.engine
-    if only in (None, "library", "anneal"):
+    if only in (None, "library", "anneal", "cpsat"):
         library(found)
-    if only in (None, "list", "anneal"):
+    if only in (None, "list", "anneal", "cpsat"):
         lists(found)
     if found.budget.effort == 0:
         return
@@ -46,6 +47,10 @@ def _engines(found: Hunt) -> None:
     if only == "periodic" or (only is None and _crowded(found)):
         periodic(found, 0.3 if only is None else 1.0)
     if only in (None, "anneal") and found.found:
+        polish(found, 1.0 if only else 0.3)
+    if only in (None, "cpsat") and found.found:
+        exact(found, 0.6 if only is None else 1.0)
+    if only is None and found.found:
         polish(found, 1.0)
 
 

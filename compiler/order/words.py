@@ -48,7 +48,7 @@ class _Units:
     whole: dict[int, int]
 
 
-def order_of(model: Model, t: Tables, word: Sequence[int], engine: str) -> Order:
+def order_of(model: Model, t: Tables, word: Sequence[int], engine: str, proven: int = 0) -> Order:
     """The Order that the flat word says, of the Problem in which the backwards that it runs whole
     are whole."""
     units = _units(t, word)
@@ -59,7 +59,7 @@ def order_of(model: Model, t: Tables, word: Sequence[int], engine: str) -> Order
         Lane(r, 0, tuple([tuple([new[operation[x]] for x in unit]) for unit in lane]))
         for r, lane in enumerate(units.lanes)
     )
-    return Order(problem, lanes, engine)
+    return Order(problem, lanes, engine, proven)
 
 
 def _units(t: Tables, word: Sequence[int]) -> _Units:
