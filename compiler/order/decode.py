@@ -87,10 +87,8 @@ def decode(
                 for bt in range(t.letter_at[r], t.letter_at[r + 1]):
                     y = t.letter[bt]
                     if y % 3 == 1 and t.base[y] <= mate < t.base[y] + t.count[y]:
-                        if t.base[y] + done[y] != mate or done[y - 1] < t.own[mate]:
-                            mate = -2
-                        else:
-                            mate = y
+                        late_mate = t.base[y] + done[y] != mate or done[y - 1] < t.own[mate]
+                        mate = -2 if late_mate else y
                         break
                 if mate == -2:
                     continue

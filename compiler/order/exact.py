@@ -24,7 +24,7 @@ def solve(hunt: Hunt, word: Sequence[int], best: int, seconds: float) -> None:
     from ortools.sat.python import cp_model
 
     model = hunt.model
-    start_of, span_of = _times(hunt, word)
+    start_of = _times(hunt, word)
     m = cp_model.CpModel()
     start = [m.new_int_var(0, best, "") for _ in range(model.size)]
     for place, at in enumerate(start_of):
@@ -66,18 +66,18 @@ def solve(hunt: Hunt, word: Sequence[int], best: int, seconds: float) -> None:
         hunt.prove(round(solver.objective_value))
 
 
-def _times(hunt: Hunt, word: Sequence[int]) -> tuple[list[int], int]:
-    """The start of every place in the replayed word, and its value."""
+def _times(hunt: Hunt, word: Sequence[int]) -> list[int]:
+    """The start of every place in the replayed word."""
     from stretto.compiler.order.anneal import evaluate
     from stretto.compiler.order.jit import ints
 
     state = hunt.state
-    value: int = evaluate(state, ints(word), hunt.span)
+    evaluate(state, ints(word), hunt.span)
     start = [0] * hunt.model.size
     for p, u in enumerate(word):
         if u >= 0:
             start[int(state.first[p])] = int(state.start[0][p])
-    return start, value
+    return start
 
 
 def _sequences(m: Any, model: Model, start: list[Any]) -> None:

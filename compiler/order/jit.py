@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def fast() -> bool:
     """Whether numba is there."""
     try:
-        import numba  # noqa: F401
+        import_module("numba")
     except ImportError:
         return False
     return True
@@ -27,8 +28,7 @@ def compiled(function: Function) -> Function:
     """The function, compiled (and kept on disk) where that is possible."""
     if not fast():
         return function
-    import numba
-
+    numba: Any = import_module("numba")
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(_kept())
     try:

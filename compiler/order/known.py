@@ -154,7 +154,7 @@ def _chains(model: Model, lines: list[list[int]]) -> Iterator[tuple[str, Writer]
         return writer
 
     if forward_only:
-        yield "inference", lambda r, pen: [pen.f(line[r]) for _ in range(many)] and None
+        yield "inference", write(lambda r: many, lambda r: 0)
         return
     more = model.slices - 1
     yield "gpipe", write(lambda r: many, lambda r: 0)
@@ -207,10 +207,7 @@ def _loops(model: Model, lines: list[list[int]]) -> Iterator[tuple[str, Writer]]
 
     if not model.count[3 * line[0] + BACK]:
         for group in sorted({ranks, many, max(1, many // 2)}):
-            yield (
-                "inference",
-                lambda r, pen, g=group: [pen.f(s) for s in visits(r, g, False)] and None,
-            )  # type: ignore[misc]
+            yield "inference", write(group, lambda r: chunks * many, lambda r: 0)
         return
     groups = {ranks, many // max(1, many // ranks), ranks - 1, ranks - ranks // 4, ranks + 1}
     for group in sorted(g for g in groups if 0 < g <= many):

@@ -14,7 +14,8 @@ def merged(problem: Problem, together: Mapping[int, int]) -> tuple[Problem, list
         return problem, list(range(len(problem.operations)))
     spec, costs = problem.spec, Costs(problem.spec)
     gone = set(together.values())
-    new, kept = [0] * len(problem.operations), []
+    new = [0] * len(problem.operations)
+    kept: list[int] = []
     for i in range(len(problem.operations)):
         if i not in gone:
             new[i] = len(kept)

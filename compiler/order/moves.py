@@ -14,7 +14,7 @@ NOTHING = -1
 def draw(state: Ints, below: int) -> int:
     """A whole number from 0 to below - 1 (Park and Miller's generator)."""
     state[0] = state[0] * 48271 % 2147483647
-    return state[0] % below
+    return int(state[0] % below)
 
 
 @compiled
@@ -35,8 +35,8 @@ def is_fixed(t: Tables, u: int) -> bool:
     if u < 0:
         return False
     if t.solo[u] >= 0:
-        return t.fixed[t.solo[u]] > 0
-    return t.fixed[t.back[u]] > 0
+        return bool(t.fixed[t.solo[u]] > 0)
+    return bool(t.fixed[t.back[u]] > 0)
 
 
 @compiled

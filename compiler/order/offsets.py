@@ -39,7 +39,7 @@ class Search(NamedTuple):
 
 
 def prepare(model: Model, t: Tables, seed: int) -> Search:
-    """Numbers as if every operation ran as soon as its data is there and nothing were in the way."""
+    """Numbers as if every operation ran as soon as its data is there."""
     letters = len(model.rank)
     key = _unhindered(model)
     work = [0] * model.ranks
@@ -121,10 +121,10 @@ def _value(s: Search, look: int, span: bool, pairing: bool) -> int:
 
 @compiled
 def _mean(s: Search) -> float:
-    total = 0
+    total = 0.0
     for r in range(len(s.free)):
         total += s.free[r]
-    return total / len(s.free)
+    return float(total / len(s.free))
 
 
 @compiled

@@ -27,14 +27,17 @@ class Grid:
 
 
 def grids(model: Model) -> Iterator[Grid]:
-    """Roundings to try: the shortest operation of a stage as 1, 2, 3 units, transfers rounded to
-    nothing or up to one."""
+    """Roundings to try: all durations alike; the mean one as 1, 2, 3 units. Transfers rounded to
+    nothing, or up."""
     first = [model.duration[model.base[x]] if model.count[x] else 0 for x in range(len(model.rank))]
     some = sorted(ticks for ticks in first if ticks)
     if not some:
         return
-    seen = set()
     mean = sum(some) / len(some)
+    seen = set()
+    equal = [2 if ticks else 0 for ticks in first]
+    yield Grid(equal, [[0 for _ in needs] for needs in model.needs], round(mean / 2))
+    yield Grid(equal, [[_lag(lag, mean, True) for _, lag in needs] for needs in model.needs], 1)
     for parts in (1, 2, 3):
         unit = max(1.0, mean / parts)
         ticks = [max(1, round(x / unit)) if x else 0 for x in first]
@@ -70,11 +73,19 @@ def steady(
     least = max(work)
     if not least:
         return None
-    for more in (0, 1, 2, max(3, least // 8), least // 4, least // 2):
-        found = _solve(model, grid, least + more, seconds / 3, seed, exact)
-        if found is not None:
-            return found, least + more
-    return None
+    found = _solve(model, grid, least, seconds * 0.3, seed, exact)
+    if found is not None:
+        return found, least
+    best = None
+    for part in (2, 4, 8, 16, 32):
+        period = least + max(1, least // part)
+        if best is not None and period >= best[1]:
+            break
+        found = _solve(model, grid, period, seconds * (0.3 if best is None else 0.15), seed, exact)
+        if found is None:
+            break
+        best = found, period
+    return best
 
 
 def _solve(
@@ -140,7 +151,7 @@ def _memory(
     period: int,
     r: int,
 ) -> None:
-    """At the start of every forward of the rank: for each other stage, how many of its micro-batches
+    """At the start of every forward of the rank: for each stage, how many of its micro-batches
     have begun and not yet given their activation back (a floor each), weighted by what they hold.
     With the start s of the forward, F at f and end e of what gives back, it is
     floor((s - f) / period) - floor((s - e) / period)."""

@@ -76,10 +76,10 @@ def assign(
 
 @compiled
 def _ready(t: Tables, place: int, x: int, end: Ints, now: int) -> int:
-    """When operation `place` of letter x can start, or - 1 - (the place that it still waits for)."""
+    """When operation `place` of letter x can start; or -1 - the place that it still waits for."""
     n = place - t.base[x]
     for k in range(t.need_at[x], t.need_at[x + 1]):
-        source = t.base[t.need[k]] + n
+        source: int = t.base[t.need[k]] + n
         e = end[source]
         if e < 0:
             return -1 - source
@@ -89,7 +89,7 @@ def _ready(t: Tables, place: int, x: int, end: Ints, now: int) -> int:
         for k in range(t.extra_at[place], t.extra_at[place + 1]):
             e = end[t.extra[k]]
             if e < 0:
-                return -1 - t.extra[k]
+                return int(-1 - t.extra[k])
             if e + t.extra_lag[k] > now:
                 now = e + t.extra_lag[k]
     return now
@@ -117,8 +117,8 @@ def replay(
 ) -> bool:
     """Times of all units from position `since[r]` on, for every rank r; what stands before keeps
     the times that it has. False as soon as a unit ends so late that, with the `rest` of the work
-    of its rank, it would end after `cut`; or if ranks wait for each other. `end` by place; the
-    rest is scratch: `at`, `following`, `blocked`, `stack` by rank, `waiter` by place, -1 at first."""
+    of its rank, it would end after `cut`; or if ranks wait for each other. `end` is by place; what
+    follows `end` is scratch, by rank but for `waiter`, by place; -1 at first."""
     ranks = len(t.limit)
     for r in range(ranks):
         at[r] = since[r]

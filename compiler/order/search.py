@@ -4,6 +4,8 @@ Known schedules that fit come first, so that no order found is worse; then list 
 search, annealing. With `solve` installed the loops are compiled and CP-SAT helps.
 """
 
+from contextlib import suppress
+
 from stretto.compiler.bound import bound
 from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget
@@ -19,10 +21,8 @@ def search(problem: Problem, budget: Budget) -> Order:
     """The best Order that the budget allows. Raises `LookupError` if none was found at all."""
     found = hunt(model(problem), budget, bound(problem).ticks)
     warm(found)
-    try:
+    with suppress(Stop, KeyboardInterrupt):
         _engines(found)
-    except (Stop, KeyboardInterrupt):
-        pass
     if not found.found:
         raise LookupError("no order was found")
     best = found.best

@@ -70,7 +70,8 @@ def tables(model: Model, make: Any = ints) -> Tables:
     next_at, after = _flat(following)
     letter_at, letter = _flat(here)
     size = [sum(model.count[x] for x in one) for one in here]
-    extra_at, extra = ([0], [])
+    extra_at: list[int] = [0]
+    extra: list[tuple[int, int]] = []
     if model.extra:
         extra_at, extra = _flat([model.extra.get(x, []) for x in range(model.size)])
     units = _units(model)
