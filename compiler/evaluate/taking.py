@@ -184,7 +184,7 @@ class Taker:
         if p is None:
             fit = [q for q in self.of if kind == "F" or not self.pipelines[q].forward_only]
             if len(fit) != 1:
-                return self._no_pipeline(asked, fit or list(self.of))
+                return self._no_pipeline(asked, fit)
             p = fit[0]
             if s is not None:
                 track = self.tracks.get((p, s))
@@ -223,19 +223,20 @@ class Taker:
         return track
 
     def _no_pipeline(self, asked: Asked, fit: list[int]) -> Track | None:
-        if not fit:
-            if asked.optional:
-                return None
-            raise stop("wrong-rank", f"rank {self.rank} holds no stage", asked.place)
-        if len(fit) == 1:
-            self._with_backward(asked, self.of[fit[0]][0])
-        which = " or ".join(f"`{asked.kind} {self.pipelines[q].name}`" for q in fit[:4])
-        raise stop(
-            "ambiguous",
-            f"rank {self.rank} holds stages of {len(fit)} pipelines: which `{asked.kind}`?",
-            asked.place,
-            help=f"say {which}",
-        )
+        """None or several pipelines fit; only the first may be what an optional mention meets."""
+        if fit:
+            which = " or ".join(f"`{asked.kind} {self.pipelines[q].name}`" for q in fit[:4])
+            raise stop(
+                "ambiguous",
+                f"rank {self.rank} holds stages of {len(fit)} pipelines: which `{asked.kind}`?",
+                asked.place,
+                help=f"say {which}",
+            )
+        if asked.optional and asked.stage is None:
+            return None
+        if self.tracks:
+            self._with_backward(asked, next(iter(self.tracks.values())))
+        raise stop("wrong-rank", f"rank {self.rank} holds no stage", asked.place)
 
     def _holds(self, asked: Asked) -> None:
         """A named stage has to be on this rank."""
