@@ -43,16 +43,16 @@ class Models:
         self.of = {p: self._model(given, p, alone=len(own) == 1) for p in own}
 
     def _model(self, given: Any, pipeline: int, alone: bool) -> Model:
-        found, words = given, self.words
-        if not (alone and _is_model(given)):
-            name = self.spec.pipelines[pipeline].model or self.spec.pipelines[pipeline].name
-            words = f"{self.words}, model {name!r}"
-            if isinstance(given, Mapping):
-                found = given.get(name)
-            else:
-                found = getattr(given, name, given if _is_model(given) else None)
-            if found is None:
-                raise Stopped(f"{self.words} has no model {name!r}, which the plan asks for")
+        name = self.spec.pipelines[pipeline].model or self.spec.pipelines[pipeline].name
+        words = self.words if alone else f"{self.words}, model {name!r}"
+        if isinstance(given, Mapping):
+            found = given.get(name)
+        elif alone and _is_model(given):
+            found = given
+        else:
+            found = getattr(given, name, given if alone or _is_model(given) else None)
+        if found is None:
+            raise Stopped(f"{self.words} has no model {name!r}, which the plan asks for")
         if isinstance(found, nn.Module) or not _is_model(found):
             raise Stopped(
                 f"{words} is a {type(found).__name__}: a model has `stage(index, count)` and "
