@@ -17,7 +17,6 @@ from stretto.compiler.evaluate.rules import rules
 from stretto.compiler.evaluate.settings import Settings
 from stretto.compiler.evaluate.sizes import check_kept, limit, transfer
 from stretto.compiler.evaluate.units import Priced
-from stretto.compiler.evaluate.values import show
 from stretto.compiler.spec import Kind, Limit, Pipeline, Spec, Transfer, digest
 
 __all__ = ["Settings", "evaluate"]
@@ -118,7 +117,7 @@ def _few_enough(said: Declared, settings: Settings, reports: Reports) -> bool:
     reports.value(
         diagnosis(
             "too-large",
-            f"this step may have {show(total)} operations, and {settings.max_ops:,} are the most",
+            f"this step may have {total:,} operations, and {settings.max_ops:,} are the most",
             said.stated.get("microbatches", said.pipelines[0].name.span),
             help="`--max-ops` allows more",
         )
