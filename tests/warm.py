@@ -1,8 +1,8 @@
 """What the parent of all ranks imports before it forks them; see `ranks.py`."""
 
-import stretto.runtime.executor
 import torch
-import torch.distributed  # noqa: F401
+import torch.distributed
+
 from stretto.runtime.shapes import output_of
 
 torch.set_num_threads(1)
