@@ -1,6 +1,5 @@
 """Steps over gloo, each rank a process: bit for bit what one process computes."""
 
-import time
 from typing import Any
 
 import pytest
@@ -138,26 +137,3 @@ def many_types(rank: int, plan: Plan) -> Any:
 def test_any_type_and_new_shapes_travel() -> None:
     outcome = run(3, many_types, compiled("one_f_one_b", ranks=3, microbatches=4))
     assert outcome.results[2] == [[(rows, 3)] * 3 for rows in (8, 16, 8)]
-
-
-def cost(rank: int, plan: Plan, x: Any, target: Any) -> Any:
-    executor = Executor(plan, built(spec_of(plan), rank), loss, timeout=30)
-    took = []
-    for _ in range(12):
-        begin = time.process_time()
-        executor.step(x, target=target, return_outputs=False)
-        took.append(time.process_time() - begin)
-    executor.close()
-    return sorted(took)[len(took) // 2]
-
-
-if __name__ == "__main__":  # what a step costs: CPU per compute operation and per instruction
-    for name, sizes in SCHEDULES:
-        plan = compiled(name, **sizes | {"microbatches": 4 * sizes["microbatches"]})
-        spec = spec_of(plan)
-        took = run(spec.ranks, cost, plan, *batch(spec)).results
-        lists = plan.programs["train"].ranks
-        computes = [sum(hasattr(i, "operation") for i in own) for own in lists]
-        each = sum(t / n for t, n in zip(took, computes, strict=True)) / len(lists) * 1e6
-        every = sum(t / len(own) for t, own in zip(took, lists, strict=True)) / len(lists) * 1e6
-        print(f"{name:20} {each:5.0f} us per operation, {every:4.0f} us per instruction")
