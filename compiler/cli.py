@@ -133,8 +133,11 @@ def parser() -> ArgumentParser:
     certify = command("certify", "confirm a certificate, by a checker that knows nothing of us")
     certify.add_argument("file", metavar="FILE", help="as `compile --certificate` wrote it")
 
-    explain = command("explain", "say what an error code means")
-    explain.add_argument("what", metavar="CODE", help="as it stands in `error[CODE]`")
+    explain = command(
+        "explain", "say what an error code means, or what a plan's time goes into", inputs, search
+    )
+    explain.add_argument("what", metavar="WHAT", help="a code from `error[CODE]`; a plan, a *.pipe")
+    explain.add_argument("--json", action="store_true", help="of a plan: as one JSON object")
     return top
 
 

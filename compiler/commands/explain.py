@@ -1,23 +1,47 @@
 """`stretto explain CODE`: what an error code means, from the table that the documents are made of
-too."""
+too. `stretto explain PLAN`: what its time goes into, and what would help."""
 
 from argparse import Namespace
 from textwrap import fill, indent
 
+import msgspec
+
+from stretto.compiler import library
 from stretto.compiler.codes import CODES, complete
 from stretto.compiler.commands import files
+from stretto.compiler.commands.load import load
 from stretto.compiler.near import nearest
+from stretto.compiler.printable import printable
+from stretto.compiler.summary import step_of
 
 
 def run(chosen: Namespace) -> int:
-    if files.is_plan(chosen.what) or chosen.what.endswith(".pipe"):
-        raise files.Unusable("`explain` tells of error codes; of plans it cannot tell yet")
+    if files.is_plan(chosen.what) or chosen.what.endswith(".pipe") or library.has(chosen.what):
+        return of_plan(chosen)
     code = chosen.what.strip().removeprefix("error[").removeprefix("warning[").rstrip("]:")
     if code not in CODES:
         near = nearest(code, CODES)
         hint = f"did you mean `{near}`?" if near else "docs/language.md has them all"
         raise files.Unusable(f"there is no code `{code}`; {hint}")
     print(page(code))
+    return 0
+
+
+def of_plan(chosen: Namespace) -> int:
+    """The critical chain, idle time by its cause, and what easing a demand would gain."""
+    from stretto.compiler.explain import explain
+    from stretto.compiler.relaxations import relaxed
+    from stretto.compiler.show.explanation import data, text
+
+    plan = load(chosen.what, chosen)
+    program = plan.programs[step_of(plan)]
+    found = explain(program)
+    seconds = 20.0 if chosen.time_limit is None else float(chosen.time_limit)
+    found = msgspec.structs.replace(found, relaxed=relaxed(program, found, seconds))
+    if chosen.json:
+        print(msgspec.json.encode(data(program.spec, found)).decode())
+    else:
+        print(printable(text(program.spec, found)))
     return 0
 
 

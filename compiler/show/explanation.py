@@ -1,0 +1,105 @@
+"""Explanation → text for a terminal, or the object of `explain --json`."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+
+from stretto.compiler.explain import CAUSES, Explanation, Idle, Link
+from stretto.compiler.spec import Spec, number
+
+HEADINGS = {
+    "data": "data",
+    "memory": "memory",
+    "order": "the order",
+    "channel": "a channel",
+    "done": "nothing: done",
+}
+LONGEST = 40  # links of the chain that are shown
+
+
+def text(spec: Spec, explained: Explanation) -> str:
+    """What `stretto explain PLAN` prints."""
+
+    def t(ticks: int) -> str:
+        return str(number(ticks, spec.time_unit))
+
+    parts = [
+        [f"makespan {t(explained.makespan)}: the chain of operations that makes it"],
+        [f"  {line}" for line in _links(explained.chain, t)],
+        ["", "what every rank waits for while it is idle"],
+        [f"  {line}" for line in _table(explained, t)],
+    ]
+    if explained.stretches:
+        parts.append(["", "the longest idle stretches"])
+        parts.append([f"  {_stretch(one, t)}" for one in explained.stretches])
+    if explained.relaxed:
+        parts.append(["", "what would help"])
+        parts.append([f"  {r.what}: {r.before} → {r.after}" for r in explained.relaxed])
+    return "\n".join(line for part in parts for line in part)
+
+
+def _links(chain: tuple[Link, ...], t: Any) -> Iterator[str]:
+    shown = chain if len(chain) <= LONGEST else chain[: LONGEST // 2]
+    rows = [_link(link, t) for link in shown]
+    if shown is not chain:
+        rows.append((f"… {len(chain) - LONGEST} more", "", "", ""))
+        rows += [_link(link, t) for link in chain[-(LONGEST // 2) :]]
+    yield from columns(rows)
+
+
+def _link(link: Link, t: Any) -> tuple[str, ...]:
+    line = f"line {link.line}" if link.line is not None else ""
+    return f"{t(link.start)} – {t(link.end)}", link.operation, link.why, line
+
+
+def _table(explained: Explanation, t: Any) -> Iterator[str]:
+    used = [cause for cause in CAUSES if any(idle[cause] for idle in explained.idle)]
+    rows = [("rank", "idle", *(HEADINGS[cause] for cause in used))]
+    for rank, idle in enumerate(explained.idle):
+        rows.append((str(rank), t(sum(idle.values())), *(t(idle[cause]) for cause in used)))
+    yield from columns(rows)
+
+
+def _stretch(one: Idle, t: Any) -> str:
+    line = f" (line {one.line})" if one.line is not None else ""
+    return f"rank {one.rank}, {t(one.start)} – {t(one.end)}: {one.why}{line}"
+
+
+def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def data(spec: Spec, explained: Explanation) -> dict[str, Any]:
+    """The object of `--json`: times in the units of the file."""
+
+    def timed(one: Link | Idle) -> dict[str, Any]:
+        found = msgspec.structs.asdict(one)
+        for key in ("start", "end"):
+            found[key] = number(found[key], spec.time_unit)
+        for key in ("operation", "before"):
+            if found.get(key):
+                found[key] = found[key].replace("`", "")
+        return found
+
+    def exact(value: Fraction) -> int | str:
+        return number(value.numerator, value.denominator)
+
+    return {
+        "schedule": spec.name,
+        "makespan": number(explained.makespan, spec.time_unit),
+        "chain": [timed(link) for link in explained.chain],
+        "idle": [
+            {cause: number(idle[cause], spec.time_unit) for cause in CAUSES}
+            for idle in explained.idle
+        ],
+        "stretches": [timed(one) for one in explained.stretches],
+        "relaxed": [
+            {"what": r.what, "before": exact(r.before), "after": exact(r.after)}
+            for r in explained.relaxed
+        ],
+    }
