@@ -238,16 +238,16 @@ CODES: dict[str, Row] = {
         "nothing says that these may overlap",
         "A pair `F | B` runs as one unit where `overlap F | B` says that the model can do so.",
         "order rank r {\n  F\n  repeat 7 { F | B }\n  B\n}\n",
-        "overlap F | B\norder rank r {\n  repeat 4 { F }\n  repeat 4 { F | B }\n"
-        "  repeat 4 { B }\n}\n",
+        "overlap F | B\norder rank r {\n  let ahead = 2 * (ranks - 1 - r) + 1\n"
+        "  repeat ahead { F }\n  repeat 8 - ahead { F | B }\n  repeat ahead { B }\n}\n",
     ),
     "wrong-pair": Row(
         "these two cannot be one overlapped unit",
         "A unit is an `F` and the `B` or `I` of another micro-batch: the backward of the same one "
         "needs its forward first.",
         "overlap F | B\norder rank r {\n  repeat 8 { F | B }\n}\n",
-        "overlap F | B\norder rank r {\n  repeat 4 { F }\n  repeat 4 { F | B }\n"
-        "  repeat 4 { B }\n}\n",
+        "overlap F | B\norder rank r {\n  let ahead = 2 * (ranks - 1 - r) + 1\n"
+        "  repeat ahead { F }\n  repeat 8 - ahead { F | B }\n  repeat ahead { B }\n}\n",
     ),
     "deadlock": Row(
         "the order can never finish",

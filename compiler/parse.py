@@ -109,9 +109,8 @@ def _hidden(name: str, text: str, match: "re.Match[str]") -> Diagnostic:
     at = match.start()
     line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
     message = f"the hidden character U+{ord(match[0]):04X} may not stand in a schedule file"
-    return Diagnostic(
-        "hidden-character", message, (Label(Span(name, line, column, line, column + 1)),)
-    )
+    label = Label(Span(name, line, column, line, column + 1))
+    return Diagnostic("hidden-character", message, (label,), help="delete it")
 
 
 def _too_deep(name: str, token: Token) -> Diagnostic:

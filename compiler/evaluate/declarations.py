@@ -15,10 +15,10 @@ from stretto.compiler.diagnostics import Diagnostic, Label
 from stretto.compiler.evaluate.expressions import compile_expression
 from stretto.compiler.evaluate.names import definitions, names_in, text_of
 from stretto.compiler.evaluate.pipelines import Draft, draft
-from stretto.compiler.evaluate.reports import Reports, Silent, Stop, diagnosis, stop
+from stretto.compiler.evaluate.reports import Reports, Stop, diagnosis
 from stretto.compiler.evaluate.scope import Broken, Constant, Scope
 from stretto.compiler.evaluate.settings import Settings
-from stretto.compiler.evaluate.values import PipelineValue, exact, is_number, kind, show, whole
+from stretto.compiler.evaluate.values import PipelineValue, counted, exact, is_number, kind, show
 from stretto.compiler.near import nearest
 from stretto.compiler.source import Span
 
@@ -39,6 +39,8 @@ class Declared(Struct):
     ranks: int | None = None
     microbatches: int | None = None
     parameters: dict[str, str] = {}
+    given: set[str] = set()
+    """Parameters whose values came from outside."""
     pipelines: list[Draft] = []
     slices: int | None = 0
     split: s.SplitBackward | None = None
@@ -163,7 +165,8 @@ class _Declarations:
     def size(self, word: s.Word, value: s.Expression, most: int, what: str) -> int | None:
         """The value of `ranks` or `microbatches`: a whole number from 1 on."""
         found = self.setting(word, value)
-        size: int | None = self.attempt(lambda: counted(found, value.span, what, most))
+        notes = (f"`{word.text}` was set to {show(found)}",) if word.text in self.out.given else ()
+        size: int | None = self.attempt(lambda: counted(found, value.span, what, most, notes))
         if size is not None:
             self.out.parameters[word.text] = str(size)
         self.scope.define(word, Broken(word.span) if size is None else Constant(size, word.span))
@@ -174,6 +177,7 @@ class _Declarations:
         given = self.unset.pop(name.text, None)
         if given is None:
             return self.compute(value)
+        self.out.given.add(name.text)
         compile_expression(value, self.scope)  # a mistake in the default is one nevertheless
         return exact(Fraction(given))
 
@@ -328,18 +332,6 @@ class _Declarations:
                 help=f"did you mean `{near}`?" if near else f"it has {listed}",
             )
         )
-
-
-def counted(value: Any, span: Span, what: str, most: int) -> int:
-    """A number of things, of which there must be one at least. Raises `Stop`."""
-    if value is None:
-        raise Silent
-    count = whole(value, span, f"the number of {what}")
-    if count < 1:
-        raise stop("out-of-range", f"there are {show(count)} {what}, and one is the least", span)
-    if count > most:
-        raise stop("too-large", f"{show(count)} {what} are too many: {most:,} are the most", span)
-    return count
 
 
 def _judge(value: Any, span: Span) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stretto.compiler import syntax as s
+from stretto.compiler.diagnostics import Label
 from stretto.compiler.evaluate.blocks import RANK, TAKER, Abandon, compile_order
 from stretto.compiler.evaluate.declarations import Declared
 from stretto.compiler.evaluate.mentions import Facts
@@ -89,7 +90,10 @@ def _takers(said: Declared, placed: tuple[Placed, ...], ranks: int, spans: Spans
     for p in placed:
         for stage, rank in enumerate(p.ranks):
             held[rank].append((p.index, stage))
-    counts = [p.draft.said.get("microbatches", said.stated["microbatches"]) for p in placed]
+    as_set = ", as `microbatches` was set" if "microbatches" in said.given else ""
+    counts = [
+        Label(p.draft.said.get("microbatches", said.stated["microbatches"]), as_set) for p in placed
+    ]
     return [
         Taker(rank, placed, held[rank], said.slices or 0, spans.table.__getitem__,
               counts.__getitem__)
@@ -104,7 +108,7 @@ def _demand_all(takers: Sequence[Taker], statement: s.OrderRank, reports: Report
     if not missing:
         return
     lines = [
-        f"`{_group(taker, kind, track, numbers)}` never {_runs(numbers)} on rank {taker.rank}"
+        f"`{_group(taker, kind, track, numbers)}` never runs on rank {taker.rank}"
         for taker, groups in missing
         for kind, track, numbers in groups
     ]
@@ -119,14 +123,10 @@ def _demand_all(takers: Sequence[Taker], statement: s.OrderRank, reports: Report
             lines[0],
             span,
             notes=notes,
-            help="an order has every operation of its rank; beside `order auto` the compiler adds "
-            "what is missing",
+            help="give every rank all of its operations, or say `order auto` beside the order to "
+            "have the rest added",
         )
     )
-
-
-def _runs(numbers: list[int]) -> str:
-    return "runs" if len(numbers) == 1 else "run"
 
 
 def _group(taker: Taker, kind: str, track: Track, numbers: list[int]) -> str:

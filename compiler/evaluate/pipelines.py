@@ -9,10 +9,10 @@ from msgspec import Struct
 from stretto.compiler import syntax as s
 from stretto.compiler.diagnostics import Label
 from stretto.compiler.evaluate.expressions import compile_expression, compile_whole
-from stretto.compiler.evaluate.reports import Reports, diagnosis, stop
+from stretto.compiler.evaluate.reports import Reports, diagnosis
 from stretto.compiler.evaluate.scope import Scope
 from stretto.compiler.evaluate.settings import Settings
-from stretto.compiler.evaluate.values import Code, PipelineValue, show, whole
+from stretto.compiler.evaluate.values import Code, PipelineValue, counted
 from stretto.compiler.source import Span
 
 if TYPE_CHECKING:
@@ -111,18 +111,7 @@ def _count(e: s.Expression, scope: Scope, what: str, most: int) -> int | None:
     code = compile_expression(e, scope)
     name = "micro-batches" if what == "microbatches" else what
 
-    def count() -> int:
-        value = whole(code([]), e.span, f"the number of {name}")
-        if value < 1:
-            raise stop(
-                "out-of-range", f"there are {show(value)} {name}, and one is the least", e.span
-            )
-        if value > most:
-            message = f"{show(value)} {name} are too many: {most:,} are the most"
-            raise stop("too-large", message, e.span)
-        return value
-
-    found: int | None = scope.reports.attempt(count)
+    found: int | None = scope.reports.attempt(lambda: counted(code([]), e.span, name, most))
     return found
 
 

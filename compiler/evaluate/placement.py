@@ -1,6 +1,7 @@
 """Pipelines when all of the file is known: where their stages stand, which micro-batches each copy
 takes, what they feed."""
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -48,8 +49,8 @@ def assemble(said: "Declared", reports: Reports) -> tuple[Placed, ...] | None:
     firsts = _shares(said, reports)
     placed = []
     for new in said.pipelines:
-        _against_original(new, reports)
-        where = _place(new, ranks, reports)
+        alike = _against_original(new, reports)
+        where = _place(new, ranks, reports) if alike else None
         feeds = _feeds(new, said.pipelines, reports)
         model = (new.original or new).model
         microbatches = new.value.microbatches
@@ -110,10 +111,10 @@ def _shares(said: "Declared", reports: Reports) -> list[int]:
     return firsts
 
 
-def _against_original(new: Draft, reports: Reports) -> None:
-    """A copy has its original's stages, model and direction of flow."""
+def _against_original(new: Draft, reports: Reports) -> bool:
+    """A copy has its original's stages, model and direction of flow; whether the stages are."""
     if new.original is None:
-        return
+        return True
     old = new.original
     stages = (new.value.stages, old.value.stages)
     if None not in stages and stages[0] != stages[1]:
@@ -147,6 +148,7 @@ def _against_original(new: Draft, reports: Reports) -> None:
                 Label(old.said.get("forward only", old.name.span), "the original"),
             )
         )
+    return None in stages or stages[0] == stages[1]
 
 
 def _place(new: Draft, ranks: int | None, reports: Reports) -> tuple[int, ...] | None:
@@ -227,7 +229,10 @@ def _may_feed(new: Draft, other: Draft, stage: int, statement: s.Feeds, reports:
                 "uneven-feed",
                 message,
                 Label(statement.span),
-                Label(other.said.get("microbatches", other.name.span), "they must be as many"),
+                Label(
+                    other.said.get("microbatches", other.name.span),
+                    "both need as many micro-batches",
+                ),
             )
         )
         return False
@@ -247,6 +252,7 @@ def _may_feed(new: Draft, other: Draft, stage: int, statement: s.Feeds, reports:
 
 def _no_ring(placed: list[Placed], reports: Reports) -> None:
     """Pipelines that feed each other in a ring wait forever."""
+    by_index = {p.index: p for p in placed}
     feeds = {p.index: [f.pipeline for f in p.feeds] for p in placed}
     done: set[int] = set()
     for p in placed:
@@ -259,12 +265,18 @@ def _no_ring(placed: list[Placed], reports: Reports) -> None:
                 if path:
                     done.add(path.pop())
             elif at in path:
-                names = {q.index: q.name for q in placed}
-                ring = " feeds ".join(f"`{names[i]}`" for i in [*path[path.index(at) :], at])
-                statement = next(f for q in placed if q.index == path[-1] for f in q.draft.feeds)[0]
-                reports.add(
-                    diagnosis("ring", f"{ring}: each would wait for the other", statement.span)
-                )
+                ring = [*path[path.index(at) :], at]
+                names = " feeds ".join(f"`{by_index[i].name}`" for i in ring)
+                spans = [
+                    next(
+                        x.span
+                        for x, _ in by_index[a].draft.feeds
+                        if x.pipeline.text == by_index[b].name
+                    )
+                    for a, b in pairwise(ring)
+                ]
+                message = f"{names}: each would wait for the other"
+                reports.add(diagnosis("ring", message, *spans))
                 return
             elif at not in done:
                 path.append(at)

@@ -76,12 +76,13 @@ class Happening:
         others = [rank for rank in self.ranks if rank != self.rank]
         more = self.count - 1
         known = self.rank is not None and f"rank {self.rank}" in self.diagnostic.message
-        where = "" if known and "," not in self.bindings else f" for {self.bindings}"
+        plain = not self.bindings or (known and "," not in self.bindings)
+        where = "" if plain else f" for {self.bindings}"
         note = ""
         if more and more > len(others):
-            first = f" first{where}, and" if where.strip() else ""
+            first = f" first{where}, and" if where else ""
             note = f"this happens{first} {_times(more)} more"
-        elif where.strip(" for"):
+        elif where:
             note = f"this happens{where}"
         if others:
             verb = "does" if len(others) == 1 else "do"

@@ -117,7 +117,7 @@ def _named(
             return [Operation(mention.kind, p.index, at, m, k) for k in parts]
         k = slice_(env)
         if not 0 <= k < slices:
-            raise missing("a micro-batch", "slice", k, slices, mention.slice)
+            raise missing("", "slice", k, slices, mention.slice)
         return [Operation(mention.kind, p.index, at, m, k)]
 
     return run

@@ -51,7 +51,9 @@ def check_kept(costs: Costs, placed: tuple[Placed, ...], reports: Reports) -> No
         whole = costs.activation.get((p, stage), 1)
         if kept > whole:
             where = f"{placed[p].name}[{stage}]"
-            message = f"after `I {where}` {show(kept)} would be left of {show(whole)}"
+            message = (
+                f"after `I {where}` {show(kept)} would be left of an activation of {show(whole)}"
+            )
             reports.happened(diagnosis("out-of-range", message, span))
 
 

@@ -35,7 +35,7 @@ class Taker:
         held: list[tuple[int, int]],
         slices: int,
         spans: Callable[[int], Span],
-        microbatches_at: Callable[[int], Span],
+        microbatches_at: Callable[[int], Label],
     ):
         self.rank = rank
         self.pipelines = pipelines
@@ -267,8 +267,9 @@ class Taker:
                 f"there is no `{name}`",
                 Label(asked.place, f"`{pipeline.name}` has stages 0 to {len(pipeline.ranks) - 1}"),
             )
-        others = [pipeline.name, *(q.name for q in self.pipelines if (q.index, s) in self.tracks)]
-        help_ = f"`{asked.kind} {others[1]}[{s}]` is on rank {self.rank}" if others[1:] else None
+        fit = [t for t in self.of.get(p, [])] or [t for (_, i), t in self.tracks.items() if i == s]
+        here = " and ".join(f"`{asked.kind} {t.pipeline.name}[{t.stage}]`" for t in fit[:4])
+        help_ = f"on rank {self.rank} {'is' if len(fit) == 1 else 'are'} {here}" if fit else None
         return stop(
             "wrong-rank",
             f"`{name}` is on rank {pipeline.ranks[s]}, not on rank {self.rank}",
@@ -285,24 +286,20 @@ class Taker:
             f"rank {self.rank} runs out of {what} for `{name}`: this would be the "
             f"{_ordinal(track.total + 1)}, and there are {track.total}"
         )
-        where = Label(
-            self.microbatches_at(p.index),
-            f"`{p.name}` has micro-batches 0 to {track.microbatches - 1}"
-            + (f", of {track.slices} slices each" if self.cut else ""),
-        )
-        return stop("no-such-operation", message, Label(asked.place), where)
+        return stop("no-such-operation", message, Label(asked.place), self._count(track))
 
     def _no_microbatch(self, asked: Asked, track: Track, m: int) -> Stop:
+        name = f"{asked.kind} {track.pipeline.name}[{track.stage}, {show(m)}]"
+        message = f"there is no `{name}`"
+        return stop("no-such-operation", message, Label(asked.place), self._count(track))
+
+    def _count(self, track: Track) -> Label:
+        """How many micro-batches there are, where that is said."""
         p = track.pipeline
-        return stop(
-            "no-such-operation",
-            f"there is no `{asked.kind} {p.name}[{track.stage}, {show(m)}]`",
-            Label(asked.place),
-            Label(
-                self.microbatches_at(p.index),
-                f"`{p.name}` has micro-batches 0 to {track.microbatches - 1}",
-            ),
-        )
+        span, as_set = self.microbatches_at(p.index)
+        each = f", of {track.slices} slices each" if self.cut else ""
+        words = f"`{p.name}` has micro-batches 0 to {track.microbatches - 1}{each}{as_set}"
+        return Label(span, words)
 
     def _no_slice(self, asked: Asked, track: Track, k: int) -> Stop:
         if not self.cut:

@@ -68,7 +68,7 @@ def no_target(
 ) -> Stop:
     """Which of the places that a statement names does not exist in any of the pipelines."""
     p = max(among, key=lambda p: len(p.ranks))
-    who = f"`{p.name}`" if len(among) == 1 else "every pipeline"
+    who = f"`{p.name}`" if len(among) == 1 else ""
     stage, microbatch, slice_ = places.at(env, len(p.ranks))
     if stage is not None and not 0 <= stage < len(p.ranks):
         return missing(who, "stage", stage, len(p.ranks), mention.stage)
@@ -76,11 +76,11 @@ def no_target(
     if microbatch is not None and not 0 <= microbatch < p.microbatches:
         return missing(who, "micro-batch", microbatch, p.microbatches, mention.microbatch)
     assert mention.slice is not None
-    return missing("a micro-batch", "slice", slice_ or 0, slices, mention.slice)
+    return missing("", "slice", slice_ or 0, slices, mention.slice)
 
 
 def missing(who: str, what: str, index: int, count: int, e: s.Expression | None) -> Stop:
-    """`who` has no such stage, micro-batch or slice."""
+    """`who`, or if it is empty nobody, has such a stage, micro-batch or slice."""
     assert e is not None
     if not count:
         return stop(
@@ -90,8 +90,6 @@ def missing(who: str, what: str, index: int, count: int, e: s.Expression | None)
             help="split microbatch into 2 slices",
         )
     plural = {"stage": "stages", "micro-batch": "micro-batches", "slice": "slices"}[what]
-    return stop(
-        "no-such-operation",
-        f"there is no {what} {show(index)}",
-        Label(e.span, f"{who} has {plural} 0 to {count - 1}"),
-    )
+    message = f"{who} has no {what} {show(index)}" if who else f"there is no {what} {show(index)}"
+    there = f"there are {plural} 0 to {count - 1}" if count > 1 else f"there is only {what} 0"
+    return stop("no-such-operation", message, Label(e.span, there))

@@ -69,6 +69,20 @@ def whole(value: Any, span: Span, what: str) -> int:
     raise stop("wrong-kind", f"{what} must be a whole number, not {kind(value)}", span)
 
 
+def counted(value: Any, span: Span, what: str, most: int, notes: tuple[str, ...] = ()) -> int:
+    """A number of things, of which there must be one at least. Raises `Stop`."""
+    if value is None:
+        raise Silent
+    count = whole(value, span, f"the number of {what}")
+    if count < 1:
+        message = f"there are {show(count)} {what}, and one is the least"
+        raise stop("out-of-range", message, span, notes=notes)
+    if count > most:
+        message = f"{show(count)} {what} are too many: {most:,} are the most"
+        raise stop("too-large", message, span, notes=notes)
+    return count
+
+
 def truth(value: Any, span: Span) -> bool:
     if value is True or value is False:
         return bool(value)
