@@ -3,6 +3,7 @@ left to spend."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from itertools import islice
 from time import monotonic
@@ -10,7 +11,8 @@ from typing import Any
 
 from stretto.compiler.order import anneal as annealing
 from stretto.compiler.order import offsets as offsetting
-from stretto.compiler.order.hunt import WORK, Found, Hunt
+from stretto.compiler.order.budget import Budget
+from stretto.compiler.order.hunt import WORK, Found, Hunt, jittered
 from stretto.compiler.order.jit import fast, ints
 from stretto.compiler.order.known import known
 from stretto.compiler.order.lists import Lists, rules
@@ -176,6 +178,52 @@ def _heat(hunt: Hunt, start: Found, turn: int) -> float:
     return GENTLE[turn % len(GENTLE)]
 
 
+SAMPLES = 12
+
+
+def robust(hunt: Hunt, budget: Budget) -> Found:
+    """The order with the least mean over samples of the durations, starting from the best ones
+    for the durations as they are, in what is left of the whole budget."""
+    t, samples = jittered(hunt.model, hunt.t, SAMPLES, budget.seed)
+    starts = sorted(hunt.found.values(), key=lambda one: one.value)[:STARTS]
+    judge = annealing.prepare(t, samples, budget.seed)
+    means = [annealing.evaluate(judge, ints(one.word), hunt.span) for one in starts]
+    best, word = min(zip(means, [one.word for one in starts], strict=True), key=lambda one: one[0])
+    mean = offsetting.mean_ticks(hunt.model) * max(samples.ticks[0]) / max(hunt.model.duration)
+    deadline, spent, turn, rate = hunt.deadline + budget.seconds / 2, 0, 0, 0.0
+    with suppress(KeyboardInterrupt):
+        while True:
+            began = monotonic()
+            if budget.effort is None:
+                left = deadline - began
+                moves = int(max(100, min(rate * left / 3, 50_000))) if turn else 200
+                if left <= 0:
+                    break
+            else:
+                moves = max(100, budget.effort * WORK // (8 * SAMPLES * hunt.model.size))
+                if turn == 4:
+                    break
+            state = annealing.prepare(t, samples, budget.seed + turn)
+            trial, better = ints(word), ints(word)
+            hot = GENTLE[turn % len(GENTLE)] * mean
+            value = annealing.run(
+                state, trial, better, moves, hot, hot / 5, 0.1, hunt.span, _overlaps(hunt), 0
+            )
+            spent += moves
+            rate = moves / max(1e-4, monotonic() - began)
+            turn += 1
+            if 0 <= value < best:
+                best, word = value, better
+    value = annealing.evaluate(hunt.state, ints(word), hunt.span)
+    return Found(value, "anneal", word)
+
+
+def _overlaps(hunt: Hunt) -> bool:
+    """Whether pairs may be merged and split."""
+    some = bool(hunt.model.pairs) or any(ticks >= 0 for ticks in hunt.model.joint)
+    return some and not any(x >= 0 for x in hunt.model.partner)
+
+
 def _rate(hunt: Hunt, start: Found) -> float:
     """Moves that one chain makes per unit of what is left: per second, or per unit of effort."""
     if hunt.budget.effort is not None:
@@ -226,8 +274,6 @@ def _anneal(
     mean = offsetting.mean_ticks(hunt.model)
     word, best = ints(start.word), ints(start.word)
     weight = (0.1, 0.3, 0.05)[turn % 3]
-    overlaps = bool(hunt.model.pairs) or any(ticks >= 0 for ticks in hunt.model.joint)
-    free = not any(x >= 0 for x in hunt.model.partner)
     value = annealing.run(
         state,
         word,
@@ -237,7 +283,7 @@ def _anneal(
         0.02 * mean,
         weight,
         hunt.span,
-        overlaps and free,
+        _overlaps(hunt),
         hunt.enough,
     )
     return None if value < 0 else Found(value, "anneal", best)

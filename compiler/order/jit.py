@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
+LOOPS = ("jit", "tables", "decode", "moves", "replay", "anneal", "offsets")  # what is compiled
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -50,8 +52,8 @@ def cache_home() -> Path:
 def _kept() -> Path:
     """Where compiled loops are kept: by the text of all of them, because numba does not notice
     when a function that was compiled into another changes."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    text = b"".join(source.read_bytes() for source in sources)
+    here = Path(__file__).parent
+    text = b"".join((here / f"{name}.py").read_bytes() for name in LOOPS)
     return cache_home() / "loops" / sha256(text).hexdigest()[:16]
 
 

@@ -218,4 +218,4 @@ def run(
 def mean_ticks(model: Model) -> float:
     """The mean duration of an operation that takes any time at all."""
     some: list[Any] = [ticks for ticks in model.duration if ticks]
-    return sum(some) / max(1, len(some))
+    return float(sum(some) / max(1, len(some)))

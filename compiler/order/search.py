@@ -1,46 +1,78 @@
 """Problem → Order, where nobody wrote it: engines in the order that pays, the best result checked.
 
 Known schedules that fit come first, so that no order found is worse; then list schedules, offset
-search, annealing. With `solve` installed the loops are compiled and CP-SAT helps.
+search, periodic steady states, annealing, CP-SAT. With the extra `solve` installed the loops are
+compiled and CP-SAT is there; without it the same engines run in plain Python, and find less.
 """
 
 from contextlib import suppress
+from dataclasses import replace
 
 from stretto.compiler.bound import bound
 from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget
+from stretto.compiler.order.cache import Remembered, recall, remember
 from stretto.compiler.order.check import check
-from stretto.compiler.order.engines import exact, library, lists, offsets, periodic, polish, warm
-from stretto.compiler.order.hunt import Hunt, Stop, hunt
+from stretto.compiler.order.engines import (
+    exact,
+    library,
+    lists,
+    offsets,
+    periodic,
+    polish,
+    robust,
+    warm,
+)
+from stretto.compiler.order.hunt import Found, Hunt, Stop, hunt
 from stretto.compiler.order.model import model
 from stretto.compiler.order.words import order_of
 from stretto.compiler.problem import Problem
 
+ENGINES = ("library", "list", "offsets", "periodic", "anneal", "cpsat")
+
 
 def search(problem: Problem, budget: Budget) -> Order:
     """The best Order that the budget allows. Raises `LookupError` if none was found at all."""
-    found = hunt(model(problem), budget, bound(problem).ticks)
-    warm(found)
+    jitter = problem.spec.jitter[0] > 0 and budget.effort != 0 and budget.engine is None
+    half = replace(budget, seconds=budget.seconds / 2) if jitter else budget
+    found = hunt(model(problem), half, bound(problem).ticks)
+    old = recall(problem, budget)
+    best = None
     with suppress(Stop, KeyboardInterrupt):
-        _engines(found)
+        if old is not None:
+            found.proven = old.proven
+            found.offer(old.word, old.engine)
+        if old is None or not found.found or old.seconds < budget.seconds:
+            warm(found)
+            _engines(found)
+        elif jitter:
+            best = found.best
     if not found.found:
         raise LookupError("no order was found")
-    best = found.best
+    if jitter and best is None:
+        best = robust(found, budget)
+    best = best or found.best
     order = order_of(found.model, found.t, best.word, best.engine, found.proven)
     outcome = check(order)
-    value = outcome.span if found.span else outcome.makespan
-    assert value == best.value, (value, best.value)
+    if (outcome.span if found.span else outcome.makespan) != best.value:
+        raise RuntimeError("two ways to time an order disagree")
+    _keep(problem, budget, best, found.proven)
     return order
 
 
+def _keep(problem: Problem, budget: Budget, best: Found, proven: int) -> None:
+    word = [int(u) for u in best.word]
+    remember(problem, budget, Remembered(word, best.engine, proven, budget.seconds))
+
+
 def _engines(found: Hunt) -> None:
-    """Run what the budget names, or everything that pays."""
+    """Run what the budget names (with what it needs to start from), or everything that pays."""
     only = found.budget.engine
     if only in (None, "library", "anneal", "cpsat"):
         library(found)
     if only in (None, "list", "anneal", "cpsat"):
         lists(found)
-    if found.budget.effort == 0:
+    if found.budget.effort == 0 and only in (None, "library", "list"):
         return
     if only in (None, "offsets"):
         offsets(found, 0.15 if only is None else 1.0)
