@@ -6,13 +6,12 @@ happens in which order stands in the plan; here it is only prepared for, once, a
 import os
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from stretto.compiler.diagnostics import Rejected
 from stretto.compiler.plan import Plan, read_plan
 from stretto.compiler.program import NONE, Name
 from stretto.runtime.agreement import Agreement
@@ -65,22 +64,23 @@ class Executor:
         self.timeout, self.scale_loss = timeout, scale_loss
         self.run: Run | None = None
         self.steps = 0
-        self.doing = "makes its executor"
+        self.doing, self.busy = "makes its executor", True
         self.broken = ""
         self.gathered, self.gather_lanes = 0, NONE
         self.board = board or board_of(group, transport)
-        self.board.listen = self._listen
-        self.watchdog: Watchdog | None = None
+        self.board.listen = listening(self.board, self.rank)
+        self.watchdog = Watchdog(
+            self.board, self.rank, self.world, timeout, _position(self), self.transport.abort
+        )
         try:
             self.part = own_part(plan, self.rank, self.world)
             self.stages: dict[Place, Stage] = stages_of(self.part, stages, loss_fn, scale_loss)
             self._meet(plan, trust)
-        except (Stopped, Rejected, OSError) as error:
-            self._post(str(error))
+        except Exception as error:
+            self.watchdog.stop()
+            post_failure(self.board, self.rank, str(error))
             raise
-        self.watchdog = Watchdog(
-            self.board, self.rank, self.world, timeout, _position(self), self.transport.abort
-        )
+        self.doing, self.busy = "is between steps", False
 
     def _meet(self, plan: Plan | str | os.PathLike[str], trust: bool) -> None:
         whole = None
@@ -130,31 +130,32 @@ class Executor:
 
     def close(self) -> None:
         """Ends the thread that watches."""
-        if self.watchdog is not None:
-            self.watchdog.stop()
+        self.watchdog.stop()
 
     def _go(self, name: Name, x: Any, target: Any, losses: Any, return_outputs: bool) -> Any:
         if self.broken:
             raise Stopped(f"this executor has stopped before: {self.broken}")
-        self.steps += 1
+        self.steps, self.busy = self.steps + 1, True
         try:
-            run = self._prepare(name, x, target)
+            run = self._prepare(name, x, target, return_outputs)
+            try:
+                if name == "train":
+                    self.replicas.begin()
+                self.run = run
+                run.run()
+            except Exception as error:
+                self._fail(run, error)
         except Stopped as error:
-            self._post(self.broken or f"rank {self.rank} cannot begin the step: {error}")
-            self.broken = str(error)
+            if not self.broken:
+                self.broken = str(error)
+                words = f"rank {self.rank} cannot begin the step: {error}"
+                post_failure(self.board, self.rank, words)
             raise
-        self.run = run
-        try:
-            if name == "train":
-                self.replicas.begin()
-            run.run()
-        except Exception as error:
-            self._fail(run, error)
         finally:
-            self.run, self.doing = None, "is between steps"
-        return self._results(run, losses, return_outputs)
+            self.run, self.doing, self.busy = None, "is between steps", False
+        return self._results(run, losses)
 
-    def _prepare(self, name: Name, x: Any, target: Any) -> Run:
+    def _prepare(self, name: Name, x: Any, target: Any, outputs: bool) -> Run:
         script = self.part.scripts.get(name)
         if script is None:
             raise Stopped(
@@ -163,11 +164,13 @@ class Executor:
         own = shares(self.part, self.stages, name, x, target)
         self.doing = "agrees on the shapes of the step"
         edges = self.agreement.edges(own, self.steps)
-        return Run(self.part, script, self.stages, edges, self.transport, self.replicas.sum, own)
+        return Run(
+            self.part, script, self.stages, edges, self.transport, self.replicas.sum, own, outputs
+        )
 
     # Ends -----------------------------------------------------------------------------------------
 
-    def _results(self, run: Run, losses: Any, return_outputs: bool) -> Any:
+    def _results(self, run: Run, losses: Any) -> Any:
         spec = self.part.spec
         ends = {
             spec.pipelines[p].name: _in_order(run.losses[p])
@@ -179,7 +182,7 @@ class Executor:
             losses.update(ends)
         elif losses is not None:
             losses.extend(loss for found in ends.values() for loss in found)
-        if not return_outputs or not run.outputs:
+        if not run.outputs:
             return None
         outputs = {
             spec.pipelines[p].name: merged(_in_order(found)) for p, found in run.outputs.items()
@@ -204,7 +207,7 @@ class Executor:
             self.broken = f"rank {self.rank} {where}: {error}"
         else:
             self.broken = f"rank {self.rank} {where} and fails: {type(error).__name__}: {error}"
-        self._post(self.broken)
+        post_failure(self.board, self.rank, self.broken)
         raise Stopped(self.broken) from error
 
     def _failure(self, seconds: float) -> str | None:
@@ -221,13 +224,16 @@ class Executor:
                 return None
             time.sleep(0.05)
 
-    def _post(self, words: str) -> None:
-        post_failure(self.board, self.rank, words)
 
-    def _listen(self) -> None:
-        failure = self.board.read("failed")
-        if failure is not None and failure["rank"] != self.rank:
-            raise Stopped(f"rank {self.rank} stops: {failure['words']}")
+def listening(board: Board, rank: int) -> Callable[[], None]:
+    """Raises `Stopped` when another rank has failed."""
+
+    def listen() -> None:
+        failure = board.read("failed")
+        if failure is not None and failure["rank"] != rank:
+            raise Stopped(f"rank {rank} stops: {failure['words']}")
+
+    return listen
 
 
 def post_failure(board: Board, rank: int, words: str) -> None:
@@ -253,7 +259,7 @@ def _position(executor: Executor) -> Any:
             return None
         run = alive.run
         if run is None:
-            return Position((alive.steps, -1), alive.doing, (), False)
+            return Position((alive.steps, -1), alive.doing, (), alive.busy)
         name, at = run.script.name, run.at
         return Position(
             (alive.steps, at),
@@ -306,7 +312,7 @@ NO_GROUP = (
 def _transport(group: dist.ProcessGroup | None, device: torch.device) -> Transport:
     if not dist.is_initialized():
         raise Stopped(NO_GROUP)
-    if device.type != "cuda":
+    if device.type != "cuda" and dist.get_backend(group) != "nccl":
         return Gloo(group)
     from stretto.runtime.transport.nccl import Nccl
 

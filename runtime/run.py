@@ -38,10 +38,11 @@ class Run:
         transport: Transport,
         reduce: Callable[[int], None],
         shares: dict[int, Share],
+        keep_outputs: bool,
     ):
         self.part, self.script, self.stages, self.edges = part, script, stages, edges
         self.transport, self.sum, self.shares = transport, reduce, shares
-        self.train = script.name == "train"
+        self.train, self.keep_outputs = script.name == "train", keep_outputs
         self.slots: dict[int, Result] = {}
         self.under_way: dict[int, list[Pending]] = {}
         self.ahead: dict[int, Result] = {}
@@ -121,7 +122,7 @@ class Run:
         _, p, _, m, *_ = operation
         if made.loss is not None:
             self.losses.setdefault(p, {})[m] = made.loss
-        if stage.ends:
+        if stage.ends and self.keep_outputs:
             self.outputs.setdefault(p, {})[m] = made.output
         if not stage.sends:
             return ()

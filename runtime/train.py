@@ -17,7 +17,7 @@ from stretto.runtime.board import Board
 from stretto.runtime.errors import Stopped
 from stretto.runtime.executor import Executor, own_part
 from stretto.runtime.model import Data, Models, find
-from stretto.runtime.script import Part, Place, ends_in_loss
+from stretto.runtime.script import Part, Place, ends_in_loss, original
 from stretto.runtime.transport import Transport
 from stretto.runtime.verify import verify
 
@@ -98,7 +98,12 @@ def train(
 
 
 def _models(job: Job, part: Part) -> Models:
-    return Models(part.spec, find(job.model, "model"), f"--model {job.model}")
+    models = Models(part.spec, find(job.model, "model"), f"--model {job.model}")
+    for p, pipeline in enumerate(part.spec.pipelines):
+        last = Place(p, len(pipeline.stages) - 1)
+        if ends_in_loss(part.spec, last) and models.of[original(part.spec, p)].loss is None:
+            raise Stopped(f"--model {job.model} has no loss(output, target) to train with")
+    return models
 
 
 def _data(job: Job, part: Part) -> Data:
@@ -163,7 +168,7 @@ class Progress:
         if step in (1, self.steps) or now - self.printed > SECONDS:
             self.printed = now
             print(
-                f"step {step}/{self.steps}  loss {self.losses[-1]:.4f}  {self._speed()}",
+                f"step {step}/{self.steps}  loss {self.losses[-1]:.4f}  {self._speed()}".rstrip(),
                 file=sys.stderr,
                 flush=True,
             )

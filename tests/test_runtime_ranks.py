@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from ranks import run
 from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage
 from training import Layer, batch, built, compiled, loss, seed_of, spec_of
 
 from stretto.compiler.plan import Plan
@@ -94,7 +95,9 @@ def side_by_side(rank: int, plan: Plan) -> Any:
     spec = spec_of(plan)
     x, target = batch(spec, seed=rank % 2)
     own = dist.get_rank(mine)
-    executor = Executor(plan, built(spec, own), loss, group=mine, timeout=30)
+    (module,) = built(spec, own).values()
+    stage = PipelineStage(module, own, 2, torch.device("cpu"), group=mine)
+    executor = Executor(plan, [stage], loss, group=mine, timeout=30)
     losses: list[Tensor] = []
     output = executor.step(x if own == 0 else None, target=target, losses=losses)
     executor.close()
