@@ -231,7 +231,7 @@ def _may_feed(new: Draft, other: Draft, stage: int, statement: s.Feeds, reports:
                 Label(statement.span),
                 Label(
                     other.said.get("microbatches", other.name.span),
-                    "both need as many micro-batches",
+                    "both need as many",
                 ),
             )
         )
