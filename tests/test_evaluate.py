@@ -408,15 +408,16 @@ def test_a_file_of_costs_stands_at_the_end() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cost F[4] = 2", "there is no stage 4"),
-        ("cost F[0, 8] = 2", "there is no micro-batch 8"),
+        ("cost F[4] = 2", "`main` has no stage 4"),
+        ("cost F[0, 8] = 2", "`main` has no micro-batch 8"),
         ("cost F[slice 0] = 2", "micro-batches are not cut into slices here"),
         ("cost F = 0 - 1", "a duration cannot be -1"),
         ("cost F = main", "a duration must be a number, not the pipeline `main`"),
         ("cost F.dispatch = 2", "`F` has no part `dispatch`: stages are not cut into parts"),
         ("cost F | B = 2", "nothing says that an `F` may overlap with a `B`"),
-        ("activation after I = 2", "after `I main[0]` 2 would be left of 1"),
-        ("activation[7] = 2", "there is no stage 7"),
+        ("activation after I = 2", "after `I main[0]` 2 would be left of an "
+         "activation of 1"),
+        ("activation[7] = 2", "`main` has no stage 7"),
         ("limit activations <= 0 - 1", "an amount of memory cannot be -1"),
         ("transfer 1 transfer 2", "`transfer` stands twice"),
         ("minimize span under jitter 2", "jitter is a fraction from 0 to 1, and this is the "
@@ -449,7 +450,7 @@ def test_rules_for_every_binding() -> None:
     assert len(made.rules) == 4 + 5 + 6 + 7
     assert [show(made, o) for o in made.rules[0][:2]] == ["F main[0, 4]", "B main[0, 0]"]
     assert refused(MAIN + "rule F[s, 0] after F[0, s + 4] for s in 0 .. 5") == [
-        "there is no stage 4"
+        "`main` has no stage 4"
     ]
 
 

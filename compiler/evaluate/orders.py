@@ -123,8 +123,7 @@ def _demand_all(takers: Sequence[Taker], statement: s.OrderRank, reports: Report
             lines[0],
             span,
             notes=notes,
-            help="give every rank all of its operations, or say `order auto` beside the order to "
-            "have the rest added",
+            help="run each of them once, or say `order auto` and the compiler adds them",
         )
     )
 

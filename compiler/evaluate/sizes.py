@@ -50,10 +50,8 @@ def check_kept(costs: Costs, placed: tuple[Placed, ...], reports: Reports) -> No
     for (p, stage), (kept, span) in sorted(costs.kept.items()):
         whole = costs.activation.get((p, stage), 1)
         if kept > whole:
-            where = f"{placed[p].name}[{stage}]"
-            message = (
-                f"after `I {where}` {show(kept)} would be left of an activation of {show(whole)}"
-            )
+            after = f"after `I {placed[p].name}[{stage}]`"
+            message = f"{after} {show(kept)} would be left of an activation of {show(whole)}"
             reports.happened(diagnosis("out-of-range", message, span))
 
 

@@ -267,9 +267,9 @@ class Taker:
                 f"there is no `{name}`",
                 Label(asked.place, f"`{pipeline.name}` has stages 0 to {len(pipeline.ranks) - 1}"),
             )
-        fit = [t for t in self.of.get(p, [])] or [t for (_, i), t in self.tracks.items() if i == s]
+        fit = self.of.get(p) or [t for (_, stage), t in self.tracks.items() if stage == s]
         here = " and ".join(f"`{asked.kind} {t.pipeline.name}[{t.stage}]`" for t in fit[:4])
-        help_ = f"on rank {self.rank} {'is' if len(fit) == 1 else 'are'} {here}" if fit else None
+        help_ = f"rank {self.rank} has {here}" if fit else None
         return stop(
             "wrong-rank",
             f"`{name}` is on rank {pipeline.ranks[s]}, not on rank {self.rank}",
