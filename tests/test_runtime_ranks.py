@@ -11,7 +11,8 @@ from torch.distributed.pipelining import PipelineStage
 from training import Layer, batch, built, compiled, loss, seed_of, spec_of
 
 from stretto.compiler.plan import Plan
-from stretto.runtime import Executor
+from stretto.runtime import Executor, Stopped
+from stretto.runtime.transport.nccl import Nccl
 from stretto.runtime.verify import verify
 
 SCHEDULES: list[Any] = [
@@ -140,3 +141,52 @@ def many_types(rank: int, plan: Plan) -> Any:
 def test_any_type_and_new_shapes_travel() -> None:
     outcome = run(3, many_types, compiled("one_f_one_b", ranks=3, microbatches=4))
     assert outcome.results[2] == [[(rows, 3)] * 3 for rows in (8, 16, 8)]
+
+
+class Pairs(Nccl):
+    """NCCL's way to travel, a communicator for every lane, over a backend that is here."""
+
+    backend = "gloo"
+
+    def here(self) -> torch.device:
+        return torch.device("cpu")
+
+    def settle(self) -> None:
+        pass
+
+
+def by_pairs(rank: int, plan: Plan, families: list[list[int]] | None) -> Any:
+    spec = spec_of(plan)
+    groups = [dist.new_group(family) for family in families or []]
+    mine = next((g for g, f in zip(groups, families or [], strict=True) if rank in f), None)
+    transport = Pairs(mine, families)
+    x, target = batch(spec)
+    modules = built(spec, transport.rank)
+    executor = Executor(plan, modules, loss, group=mine, transport=transport, timeout=30)
+    executor.step(x, target=target)
+    executor.close()
+    return {key: [p.grad for p in m.parameters()] for key, m in modules.items()}
+
+
+@pytest.mark.parametrize("families", [None, [[0, 2], [1, 3]]], ids=["one", "two"])
+def test_a_communicator_for_every_lane(families: list[list[int]] | None) -> None:
+    plan = compiled("dualpipe", ranks=2 if families else 4, microbatches=8)
+    outcome = run(4, by_pairs, plan, families)
+    expected = in_order(plan, *batch(spec_of(plan)))
+    for gradients in outcome.results:
+        for key, ours in gradients.items():
+            assert all(torch.equal(a, b) for a, b in zip(ours, expected[key], strict=True)), key
+
+
+def incomplete(rank: int) -> str:
+    group = dist.new_group([0, 1])
+    try:
+        Pairs(group)
+    except Stopped as stopped:
+        return str(stopped)
+    return ""
+
+
+def test_communicators_of_other_pipelines_are_asked_for() -> None:
+    results = run(3, incomplete).results
+    assert all("pass `transport=Nccl(group, families=…)`" in words for words in results[:2])

@@ -11,8 +11,8 @@ Where several pipelines run side by side, each on a group of its own, every proc
 in creating the communicators of all of them: `families` lists the global ranks of each group, the
 same list on every process.
 
-This has been written after the documentation and read with care, but it has not been run: there
-was no machine with two GPUs to run it on.
+This has been written after the documentation and not been run on GPUs: there was no machine with
+two of them. Its groups and lanes have been, over another backend.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,15 @@ from stretto.runtime.transport.gloo import begun, leave
 class Nccl:
     """The plan's ranks are those of `group`, by default all."""
 
+    backend = "nccl"
+
     def __init__(
         self,
         group: dist.ProcessGroup | None = None,
         families: Sequence[Sequence[int]] | None = None,
     ):
         self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
-        self.device = torch.device("cuda", torch.cuda.current_device())
+        self.device = self.here()
         self.own = dist.get_process_group_ranks(group or dist.group.WORLD)
         self.families = [list(f) for f in families] if families is not None else [self.own]
         self.lanes: list[tuple[Lane, dist.ProcessGroup | None]] = []
@@ -50,7 +52,9 @@ class Nccl:
         for lane in lanes:
             own = None
             for family in self.families:
-                pair = dist.new_group([family[lane.source], family[lane.target]], backend="nccl")
+                pair = dist.new_group(
+                    [family[lane.source], family[lane.target]], backend=self.backend
+                )
                 if family == self.own and self.rank in lane:
                     own = pair
             self.lanes.append((lane, own))
@@ -61,8 +65,15 @@ class Nccl:
                 begin = self.send if lane.source == self.rank else self.receive
                 for pending in begin(number, first):
                     pending.wait()
-                torch.cuda.synchronize()
+                self.settle()
         return before
+
+    def here(self) -> torch.device:
+        return torch.device("cuda", torch.cuda.current_device())
+
+    def settle(self) -> None:
+        """Waits for what was begun on the device."""
+        torch.cuda.synchronize()
 
     def send(self, lane: int, tensors: Sequence[Tensor]) -> list[Pending]:
         group, peer = self._peer(lane)
