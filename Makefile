@@ -13,7 +13,7 @@ install: $(STAMP)  ## a virtual environment in .venv with everything in it
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[run,test,lint]'
+	$(RUN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[run,solve,test,lint]'
 	@touch $@
 
 demo: $(STAMP)  ## DualPipe from a page of text to a trained step, on four CPU ranks

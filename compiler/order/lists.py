@@ -1,6 +1,7 @@
 """List schedules by many rules, of which the best is kept. No rule wins everywhere."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 from stretto.compiler.order.decode import decode
@@ -81,13 +82,11 @@ def rules(model: Model) -> Iterator[Rule]:
     flavours = ((1, 0), (-1, 0), (0, 1)) if several else ((1, 0),)
     for pairing in (True, False) if model.pairs else (False,):
         for reserve in (True, False) if several else (True,):
-            for look in (64, 32, 0):
-                for eager in eagers:
-                    for sign, period in flavours:
-                        for cap in caps:
-                            keys = [_key(model, x, sign) for x in range(letters)]
-                            periods = [period * 8 if x % 3 != 2 else 0 for x in range(letters)]
-                            yield Rule(keys, periods, eager, cap, look, reserve, pairing)
+            for cap, eager, look in product(caps, eagers, (64, 0, 32)):
+                for sign, period in flavours:
+                    keys = [_key(model, x, sign) for x in range(letters)]
+                    periods = [period * 8 if x % 3 != 2 else 0 for x in range(letters)]
+                    yield Rule(keys, periods, eager, cap, look, reserve, pairing)
 
 
 def _key(model: Model, x: int, sign: int) -> int:
