@@ -39,7 +39,7 @@ def reason(base: "Ground", found: "Finding") -> str:
     match found.by:
         case "chain":
             return _chain(base)
-        case "busy":
+        case "busy" | "merged":
             return _busy(base, found)
         case "window":
             return _window(base, found)

@@ -11,7 +11,9 @@ Spec can beat; `compiler/bound.py` asks them all and keeps the largest.
 | `little` | B5: memory × time |
 | `pairs` | B6: what overlapping can save |
 | `span` | B7: the same between the first and the last operation of one rank |
+| `merged` | B8: a rank with several stages of equal durations, as if it had one |
 
 Statements and figures are from the project's facts on ordering; B3 is stated here for any two
-stages (and slices) of one rank at once, and B4 counts how many pairs the windows leave room for.
+stages (and slices) of one rank at once, B4 counts how many pairs the windows leave room for, and B8
+is new.
 """

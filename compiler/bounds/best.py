@@ -9,20 +9,24 @@ from stretto.compiler.bounds.chains import Net, Times, heads, net, tails
 from stretto.compiler.bounds.fifo import alike, fifo
 from stretto.compiler.bounds.little import little, stays
 from stretto.compiler.bounds.memory import memory
+from stretto.compiler.bounds.merged import merged, sharpen
 from stretto.compiler.bounds.model import Model, Place, relax
 from stretto.compiler.bounds.pairs import Pair, pairs, paths, shares
 from stretto.compiler.bounds.span import bracketed, connected, firsts
 from stretto.compiler.bounds.window import Window, window
 from stretto.compiler.spec import Spec
 
+ROUNDS = 10
+"""How often ranks as one stage may raise heads and tails."""
+
 EFFORT = 4_000_000
 """Operations × ranks up to which the span of every rank is bounded; of larger Specs some ranks."""
 
 
 class Finding(NamedTuple):
-    """A proven bound: what of which rank proves it. `by` is `chain`, `busy`, `window`, `little` or
-    `nothing`. For a span, `rank` is whose, `first` the operation that was taken for its first, and
-    `on` the rank whose operations fill it; for a makespan `on` is `rank`."""
+    """A proven bound: what of which rank proves it. `by` is `chain`, `busy`, `merged`, `window`,
+    `little` or `nothing`. For a span, `rank` is whose, `first` the operation that was taken for
+    its first, and `on` the rank whose operations fill it; for a makespan `on` is `rank`."""
 
     ticks: int
     by: str
@@ -44,7 +48,7 @@ class Ground:
     net: Net
     shares: list[dict[int, list[int]]]
     stay: dict[tuple[int, int], int]
-    plain: bool = False  # no windows of a rank's own
+    plain: bool = False  # without B8, and without windows of a rank's own
 
 
 def ground(spec: Spec) -> Ground:
@@ -71,7 +75,7 @@ def best(base: Ground) -> Finding:
         return Finding(0, "nothing")
     if base.model.spec.minimize == "span":
         return max(_spans(base), key=lambda found: found.ticks)
-    head, tail = heads(base.net), tails(base.net)
+    head, tail = bracket(base, -1, None)
     return max(_makespans(base, head, tail), key=lambda found: (found.ticks, found.whole))
 
 
@@ -80,16 +84,24 @@ def jobs(
 ) -> tuple[list[Place], list[Job]]:
     """The operations of `rank` that are connected, and what Jackson's schedule is to know of
     them."""
-    model, less = base.model, base.shares[share]
-    places = list(connected(model, rank, head, tail))
-    ticks = [less.get(c, work) for c, work in enumerate(model.work)]
+    places, ticks = list(connected(base.model, rank, head, tail)), _ticks(base, share)
     return places, [(head[c][i], ticks[c][i], tail[c][i]) for c, i in places]
 
 
+def _ticks(base: Ground, share: int) -> Times:
+    """How long operations keep their rank busy, by a choice of shares."""
+    less = base.shares[share]
+    return [less.get(c, work) for c, work in enumerate(base.model.work)]
+
+
 def filled(base: Ground, found: Finding) -> tuple[list[Place], Set]:
-    """The operations of a `busy` Finding: those of the rank, and which of them (with the three
-    terms)."""
+    """The operations of a `busy` Finding: those of the rank, and which of them, with the three
+    terms; of a `merged` one these alone."""
     head, tail = bracket(base, found.rank, found.first)
+    if found.by == "merged":
+        one = merged(base.net, found.on, head, tail, _ticks(base, found.share))
+        assert one is not None
+        return [], critical(one.jobs())
     places, listed = jobs(base, found.share, found.on, head, tail)
     return places, everything(listed) if found.whole else critical(listed)
 
@@ -97,7 +109,10 @@ def filled(base: Ground, found: Finding) -> tuple[list[Place], Set]:
 def bracket(base: Ground, rank: int, first: Place | None) -> tuple[Times, Times]:
     """Heads and tails for the makespan, or for the span of `rank`."""
     if base.model.spec.minimize == "makespan":
-        return heads(base.net), tails(base.net)
+        size = sum(strand.many for strand in base.model.strands)
+        rounds = 0 if base.plain else min(ROUNDS, EFFORT // (32 * max(size, 1)))
+        choices = [_ticks(base, share) for share in range(len(base.shares))]
+        return sharpen(base.net, choices, rounds)
     return bracketed(base.net, rank, first, tails(base.net, rank))
 
 
@@ -129,14 +144,19 @@ def _of_rank(
         value, _ = jackson(listed)
         whole = bool(listed) and everything(listed).value == value
         yield Finding(value, "busy", rank, on, first, share, whole=whole)
+        one = merged(base.net, on, head, tail, _ticks(base, share)) if rank == on else None
+        if one is not None and not base.plain:
+            yield Finding(jackson(one.jobs())[0], "merged", rank, on, first, share)
     if rank == on:
-        alone = _alone(base, rank, first)
+        alone = _alone(base, rank, first, head, tail)
         found = window(base.model, rank, base.pairs, head, tail, alone)
         if found is not None:
             yield Finding(found.value, "window", rank, on, first, 0, found)
 
 
-def _alone(base: Ground, rank: int, first: Place | None) -> tuple[Times, Times] | None:
+def _alone(
+    base: Ground, rank: int, first: Place | None, head: Times, tail: Times
+) -> tuple[Times, Times] | None:
     """Heads and tails for which no operation of `rank` is in a unit; None where that is the same,
     and where it would take too long."""
     model, net = base.model, base.net
@@ -147,7 +167,7 @@ def _alone(base: Ground, rank: int, first: Place | None) -> tuple[Times, Times] 
     path = [model.work[c] if c in own else ticks for c, ticks in enumerate(net.path)]
     other = replace(net, path=path)
     if model.spec.minimize == "makespan":
-        return heads(other), tails(other)
+        return heads(other, least=head), tails(other, least=tail)
     return bracketed(other, rank, first, tails(other, rank))
 
 

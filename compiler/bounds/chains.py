@@ -88,17 +88,19 @@ def _sorted(net: Net) -> list[Place]:
     return order if len(order) == len(net.order) else []
 
 
-def heads(net: Net, source: Place | None = None) -> Times:
+def heads(net: Net, source: Place | None = None, least: Times | None = None) -> Times:
     """For every operation the longest chain before its start; from the start of `source` where
-    that is given, and FAR where none leads from it."""
+    that is given, and FAR where none leads from it. No less than `least`, if that is given."""
     path, into, extra = net.path, net.into, net.extra_into
     near = net.near_before
     head = [[0] * strand.many for strand in net.model.strands]
     end = [[0] * strand.many for strand in net.model.strands]
-    least = 0 if source is None else FAR
+    lowest = 0 if source is None else FAR
     for place in net.order:
         c, i = place
-        latest = 0 if place == source else least
+        latest = 0 if place == source else lowest
+        if least is not None:
+            latest = max(latest, least[c][i])
         for tail, shift, lag in into[c]:
             if i >= shift:
                 time = end[tail][i - shift] + lag
@@ -115,9 +117,9 @@ def heads(net: Net, source: Place | None = None) -> Times:
     return head
 
 
-def tails(net: Net, rank: int | None = None) -> Times:
+def tails(net: Net, rank: int | None = None, least: Times | None = None) -> Times:
     """For every operation the longest chain after its end; to the end of the last operation of
-    `rank` where that is given, and FAR where no chain leads there."""
+    `rank` where that is given, and FAR where no chain leads there. No less than `least`."""
     path, out, extra = net.path, net.out, net.extra_out
     counts = [strand.many for strand in net.model.strands]
     goal = [rank is None or strand.rank == rank for strand in net.model.strands]
@@ -127,6 +129,8 @@ def tails(net: Net, rank: int | None = None) -> Times:
     for place in reversed(net.order):
         c, i = place
         longest = 0 if goal[c] else FAR
+        if least is not None:
+            longest = max(longest, least[c][i])
         for head, shift, lag in out[c]:
             if i + shift < counts[head]:
                 time = whole[head][i + shift] + lag

@@ -1,0 +1,135 @@
+"""B8. A rank counts, whatever the strands. Let all trained stages of a rank have the same
+durations, N forwards in all, and call F₍ₘ₎ the m-th of them that starts, of whichever strand, I₍ₘ₎
+and W₍ₘ₎ likewise. Then
+
+- F₍ₘ₎ starts no earlier than the m-th smallest head of the rank's forwards, and the end of the step
+  is no nearer to its end than the m-th largest of their tails; I and W likewise;
+- I₍ₘ₎ starts after F₍ₘ₎ has ended, W₍ₘ₎ after I₍ₘ₎;
+- F₍ₘ₎ starts after the end of I₍ₘ₋ₖ₎, K = ⌊L / a⌋, and of W₍ₘ₋ₖ₎, K = ⌊(L − a) / a'⌋ + 1, with the
+  least a and a' of the rank.
+
+Proof. When F₍ₘ₎ starts m forwards have started, each after its head; after it N − m end later, each
+before its tail. When I₍ₘ₎ starts, m backwards have started, each after its own forward. When F₍ₘ₎
+starts, i backwards and w weight gradients have ended, and a (m − i) + a' (i − w) <= L with
+w <= i; were i < m − ⌊L/a⌋, a (m − i) alone would be more than L; were w < m − K for the second K,
+at least K activations besides the new one would hold a' or more. ∎
+
+So the rank is bounded as if it had one stage (B1, B2, B3), with memory counted over all strands,
+for any placement and without B0. And a forward that follows p − 1 others of its rank is at least
+F₍ₚ₎: its head is no less, which may raise heads and tails elsewhere.
+"""
+
+from typing import NamedTuple
+
+from stretto.compiler.bounds.busy import Job
+from stretto.compiler.bounds.chains import Net, Times, heads, net, tails
+from stretto.compiler.bounds.model import Edge, Model, Strand, Trio
+
+
+class Merged(NamedTuple):
+    """The rank as one stage: `roles` are its strands by kind (forwards, backwards, weight
+    gradients), `head` and `tail` of the m-th of each kind, `ticks` how long each keeps the rank
+    busy."""
+
+    roles: list[list[int]]
+    head: Times
+    tail: Times
+    ticks: list[int]
+
+    def jobs(self) -> list[Job]:
+        """For Jackson's schedule."""
+        return [
+            (h, ticks, t)
+            for ticks, row, back in zip(self.ticks, self.head, self.tail, strict=True)
+            for h, t in zip(row, back, strict=True)
+        ]
+
+
+def merged(base: Net, rank: int, head: Times, tail: Times, ticks: Times) -> Merged | None:
+    """The rank as one stage; None where its stages differ, or there is but one strand."""
+    model = base.model
+    trios = [
+        trio
+        for trio in model.trios
+        if model.strands[trio.forward].rank == rank and model.strands[trio.forward].many
+    ]
+    roles = [[c for trio in trios if (c := trio[k]) is not None] for k in range(3)]
+    roles = [role for role in roles if role]
+    limit = model.limits[rank]
+    alike = all(len({t for c in role for t in base.path[c]}) == 1 for role in roles) and all(
+        len({t for c in role for t in ticks[c]}) == 1 for role in roles
+    )
+    if len(trios) < 2 or limit is None or not alike:
+        return None
+    one = _one(base, rank, trios, limit, [role[0] for role in roles], ticks)
+    if one is None:
+        return None
+    first = [sorted(h for c in role for h in head[c]) for role in roles]
+    last = [sorted((t for c in role for t in tail[c]), reverse=True) for role in roles]
+    return Merged(
+        roles, heads(one, least=first), tails(one, least=last), [row[0] for row in one.ticks]
+    )
+
+
+def _one(
+    base: Net, rank: int, trios: list[Trio], limit: int, samples: list[int], ticks: Times
+) -> Net | None:
+    """The net of the rank as one stage with its memory."""
+    model = base.model
+    many = sum(model.strands[trio.forward].many for trio in trios)
+    a, kept = min(t.activation for t in trios), min(t.kept for t in trios)
+    strands = [Strand(model.strands[c].kind, 0, 0, -1, rank, many) for c in samples]
+    edges = [Edge(c, c, 0, 1) for c in range(len(samples))]
+    edges += [Edge(c, c + 1) for c in range(len(samples) - 1)]
+    if a and limit >= a:
+        edges.append(Edge(1, 0, 0, limit // a))
+        if len(samples) == 3 and kept:
+            edges.append(Edge(2, 0, 0, (limit - a) // kept + 1))
+    small = Model(
+        model.spec,
+        strands,
+        [[max(model.work[c])] * many for c in samples],
+        edges,
+        [],
+        [],
+        [],
+        model.limits,
+    )
+    path = [[base.path[c][0]] * many for c in samples]
+    return net(small, path, [[ticks[c][0]] * many for c in samples], [])
+
+
+def sharpen(base: Net, shares: list[Times], rounds: int) -> tuple[Times, Times]:
+    """Heads and tails of the net, raised by what every rank says as one stage, so many times or
+    until nothing changes. `shares`: choices of ticks (see `pairs`)."""
+    head, tail = heads(base), tails(base)
+    for _ in range(rounds):
+        changed = False
+        for rank in range(base.model.spec.ranks):
+            for ticks in shares:
+                found = merged(base, rank, head, tail, ticks)
+                if found is not None and _raise(base, found, head, tail):
+                    changed = True
+        if not changed:
+            break
+        head, tail = heads(base, least=head), tails(base, least=tail)
+    return head, tail
+
+
+def _raise(base: Net, found: Merged, head: Times, tail: Times) -> bool:
+    """Raise heads and tails of the rank's operations, in place, to what their place among the
+    others of their kind gives. Whether any was raised."""
+    changed = False
+    for role, row, back in zip(found.roles, found.head, found.tail, strict=True):
+        for c in role:
+            before = [shift for a, shift in base.near_before[c] if a in role] or [1]
+            after = [shift for a, shift in base.near_after[c] if a in role] or [1]
+            many = base.model.strands[c].many
+            for i in range(many):
+                place = sum(max(0, i - shift + 1) for shift in before)
+                if row[place] > head[c][i]:
+                    head[c][i], changed = row[place], True
+                place = sum(max(0, many - i - shift) for shift in after)
+                if back[-1 - place] > tail[c][i]:
+                    tail[c][i], changed = back[-1 - place], True
+    return changed
