@@ -20,7 +20,7 @@ from stretto.compiler.order.words import pack
 
 STARTS = 8  # that are annealed, the best ones
 CHAINS = 2  # annealings side by side, whatever the machine has: a seed means the same everywhere
-FEW_RULES = 24  # for problems so large that a list takes a second
+FEW_RULES = 32  # for problems so large that a list takes long; fewer where loops are not compiled
 LARGE = 100_000  # operations
 
 
@@ -51,8 +51,8 @@ def lists(hunt: Hunt) -> None:
     maker = Lists(hunt.model, hunt.t)
     many = None
     if hunt.model.size > LARGE // 10 and not fast():
-        many = FEW_RULES
-    if hunt.model.size > LARGE:
+        many = FEW_RULES // 3
+    elif hunt.model.size > LARGE:
         many = FEW_RULES
     began = monotonic()
     for rule in islice(rules(hunt.model), many):

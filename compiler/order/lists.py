@@ -1,7 +1,7 @@
 """List schedules by many rules, of which the best is kept. No rule wins everywhere."""
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import islice, product
 from typing import NamedTuple
 
 from stretto.compiler.order.decode import decode
@@ -59,7 +59,15 @@ class Lists:
 
 
 def rules(model: Model) -> Iterator[Rule]:
-    """Rules to try, the more promising first: gradients first; forwards of late stages before or
+    """Rules to try, the more promising first."""
+    plain = _plain(model)
+    yield from islice(plain, 24)
+    yield from _steady(model)
+    yield from plain
+
+
+def _plain(model: Model) -> Iterator[Rule]:
+    """Gradients first; forwards of late stages before or
     after those of early ones, or by micro-batch; weight gradients when more than so many wait, or
     only when nothing else can run; how long to wait for a gradient that is known to come."""
     letters, ranks = len(model.rank), model.ranks
@@ -107,3 +115,41 @@ def _early(model: Model, place: list[int], depth: int) -> list[list[int]]:
         cap = [size * (ahead * (depth - 1 - at) + 1) for at in place]
         found.append([min(a, b) for a, b in zip(cap, model.limit, strict=True)])
     return [cap for cap in found if cap != model.limit and len(model.stages) == model.ranks]
+
+
+def _steady(model: Model) -> Iterator[Rule]:
+    """What comes next in a steady state where every operation runs as soon as its data is there:
+    good where the limit is below the number of ranks. Weight gradients sooner or later."""
+    never = [NEVER] * model.ranks
+    for look, late, halves in product((64, 0), (6, 0), (2, 3)):
+        keys = unhindered(model, late)
+        period = [ticks * halves // 2 for ticks in periods(model)]
+        yield Rule(keys, period, never, model.limit, look, True, bool(model.pairs))
+
+
+def unhindered(model: Model, late: int = 4) -> list[int]:
+    """The earliest start of operation 0 of every letter by the data alone; weight gradients `late`
+    times their own duration after it."""
+    key = [0] * len(model.rank)
+    for _ in range(2 * len(model.stages)):
+        for x, needs in enumerate(model.needs):
+            if not model.count[x]:
+                continue
+            before = [(y, lag) for y, lag in needs if model.count[y]]
+            if x % 3:
+                before.append((x - 1, 0))
+            starts = [key[y] + model.duration[model.base[y]] + lag for y, lag in before]
+            key[x] = max([key[x], *starts])
+    for x in range(2, len(key), 3):
+        if model.count[x]:
+            key[x] += late * model.duration[model.base[x]]
+    return key
+
+
+def periods(model: Model) -> list[int]:
+    """By letter the time between its operations, if the busiest rank never idles."""
+    work = [0] * model.ranks
+    for x, r in enumerate(model.rank):
+        work[r] += sum(model.duration[model.base[x] : model.base[x] + model.count[x]])
+    most = max(work, default=0)
+    return [max(1, most // max(1, model.count[x - x % 3])) for x in range(len(model.rank))]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from stretto.compiler.order.decode import decode
 from stretto.compiler.order.jit import compiled, ints
-from stretto.compiler.order.lists import NEVER
+from stretto.compiler.order.lists import NEVER, periods, unhindered
 from stretto.compiler.order.model import Model
 from stretto.compiler.order.moves import draw
 from stretto.compiler.order.replay import NOTHING
@@ -41,14 +41,8 @@ class Search(NamedTuple):
 def prepare(model: Model, t: Tables, seed: int) -> Search:
     """Numbers as if every operation ran as soon as its data is there."""
     letters = len(model.rank)
-    key = _unhindered(model)
-    work = [0] * model.ranks
-    for x, r in enumerate(model.rank):
-        if model.count[x]:
-            work[r] += sum(model.duration[model.base[x] : model.base[x] + model.count[x]])
-    counts = [model.count[3 * g] for g in range(letters // 3)]
-    most = max(work, default=0)
-    period = [max(1, most // max(1, counts[x // 3])) for x in range(letters)]
+    key = unhindered(model)
+    period = periods(model)
     sizes = [NEVER] * model.ranks
     for x, r in enumerate(model.rank):
         if x % 3 == 0 and model.count[x] and model.take[model.base[x]]:
@@ -72,24 +66,6 @@ def prepare(model: Model, t: Tables, seed: int) -> Search:
         ints(blank),
         ints([(seed * 104729 + 4321) % 2147483646 + 1]),
     )
-
-
-def _unhindered(model: Model) -> list[int]:
-    """The earliest start of operation 0 of every letter by the data alone."""
-    key = [0] * len(model.rank)
-    for _ in range(2 * len(model.stages)):
-        for x, needs in enumerate(model.needs):
-            if not model.count[x]:
-                continue
-            before = [(y, lag) for y, lag in needs if model.count[y]]
-            if x % 3:
-                before.append((x - 1, 0))
-            starts = [key[y] + model.duration[model.base[y]] + lag for y, lag in before]
-            key[x] = max([key[x], *starts])
-    for x in range(2, len(key), 3):
-        if model.count[x]:
-            key[x] += 4 * model.duration[model.base[x]]
-    return key
 
 
 @compiled
