@@ -1,6 +1,7 @@
 """Order blocks against a second interpreter (`orders_oracle`), on random blocks: the same sequence
 on every rank, and refused where that one refuses."""
 
+import os
 from typing import Any
 
 import orders_oracle as oracle
@@ -129,7 +130,7 @@ CASES = worlds().flatmap(lambda w: st.tuples(st.just(w), blocks(w, ("r",), (), 2
 
 
 @given(CASES)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=int(os.environ.get("FUZZ", "400")), deadline=None)
 def test_orders_are_what_the_language_says(case: Any) -> None:
     (ranks, pipes, slices), block = case
     near = "let near = if r == 0 then a else " + pipes[-1].name
