@@ -79,6 +79,7 @@ READABLE = {
     "block": "{ … }",
     "part": "PART, …",
     "ranges": "for i in a .. b, …",
+    "range": "i in a .. b, …",
     "index": "[stage, microbatch, slice k]",
     "STRING": '"…"',
 }
