@@ -44,7 +44,8 @@ def reason(base: "Ground", found: "Finding") -> str:
         case "window":
             return _window(base, found)
         case "little":
-            limit = Fraction(base.model.limits[found.rank] or 0, base.model.spec.size_unit)
+            written = base.model.spec.limits[found.rank]
+            limit = Fraction(written.grains if written else 0, base.model.spec.size_unit)
             return (
                 f"rank {found.rank}: what its forwards must leave in memory, and for how long, "
                 f"does not fit into less time under a limit of {limit}"

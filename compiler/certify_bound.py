@@ -3,6 +3,7 @@ B0 to B7 of `docs/bounds.md`; here is only what has to be compared and added up.
 """
 
 from itertools import pairwise, product
+from math import gcd
 from typing import Any
 
 from stretto.compiler.certify import Instance, Op, demand, op
@@ -299,6 +300,7 @@ class Bound:
         h = min(heads.get((*s[:3], 0, s[3]), 0) for s in own)
         q = min(tails.get((*s[:3], self.many[s] - 1, s[3]), 0) for s in own)
         limit = self.instance.limits[rank] or 0
+        limit -= limit % gcd(*(grains for _, _, grains in self.tokens(rank)))  # of no use
         demand(limit > 0, "no limit, no bound")
         return int(h + q - (-total // limit))
 

@@ -3,7 +3,8 @@ chain of edges from its start to the end of what gives it back, so on every rank
 
     L · (end − h − q) >= Σ over operations of memory · shortest stay
 
-with the least head h and the least tail q of the rank. Proof. Outside of [h, end − q] the rank
+with the least head h and the least tail q of the rank (and L no more than its activations can add
+up to, see `model`). Proof. Outside of [h, end − q] the rank
 holds nothing, inside at most L; the integral of what it holds is the right side at least. ∎
 Nothing is assumed about order. For one stage a of each of P ranks the period is at least
 Σ a · (F + way down + way back + I) / L, so few activations cannot keep a long pipeline busy.

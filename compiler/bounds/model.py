@@ -12,6 +12,7 @@ Nothing else changes: durations, data, transfers, rules, memory and limits are t
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from math import gcd
 from typing import NamedTuple
 
 from stretto.compiler.spec import NONE, Costs, Kind, Operation, Spec
@@ -119,6 +120,7 @@ def relax(spec: Spec) -> Model:
     if not model.limits:
         model.limits.extend([None] * spec.ranks)
     _strands(model, table)
+    _whole(model)
     _data(model, table)
     _rules(model, table)
     _fixed(model, table)
@@ -160,6 +162,14 @@ def _strands(model: Model, table: dict[tuple[Kind, int, int, int], int]) -> None
                 backward, weight = add("I", p, s, k, first), add("W", p, s, k, second)
                 model.edges.append(Edge(backward, weight))
                 model.trios.append(Trio(forward, backward, weight, stage.activation, stage.kept))
+
+
+def _whole(model: Model) -> None:
+    """Take from the limits what no sum of the rank's activations can use."""
+    for rank, limit in enumerate(model.limits):
+        sizes = [token.grains for token in model.tokens(rank)]
+        if limit is not None and sizes:
+            model.limits[rank] = limit - limit % gcd(*sizes)
 
 
 class _Least:
