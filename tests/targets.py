@@ -3,7 +3,10 @@ small ones, read without the language, so that an engine can be tried on them al
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
+
+import msgspec
 
 from stretto.compiler.source import Span
 from stretto.compiler.spec import (
@@ -37,9 +40,12 @@ def target(row: dict[str, Any]) -> Spec:
     unit = max(x.denominator for x in sizes)
     made = []
     first = 0
+    copies = row["id"].startswith(("bi-", "dual-"))  # of one model; else each is its own
     for at, p in enumerate(pipelines):
         count = p.get("stages") or (2 * ranks if p["place"] == "v" else ranks)
-        made.append(_pipeline(p, f"p{at}", ranks, count, unit, first))
+        line = _pipeline(p, f"p{at}", ranks, count, unit, first if copies else 0)
+        whose = {"replicates": 0} if copies else {"model": f"m{at}"}
+        made.append(msgspec.structs.replace(line, **whose) if at else line)
         first += p["microbatches"]
     spec = Spec(
         name=row["id"].replace("-", "_").replace(".", "_"),
@@ -133,7 +139,7 @@ def _transfers(pipelines: Iterable[Pipeline], ticks: int) -> tuple[Transfer, ...
     talking = set()
     for pipeline in pipelines:
         ranks = [stage.rank for stage in pipeline.stages]
-        for a, b in zip(ranks, ranks[1:], strict=False):
+        for a, b in pairwise(ranks):
             if a != b:
                 talking |= {(a, b), (b, a)}
     return tuple(Transfer(a, b, ticks) for a, b in sorted(talking)) if ticks else ()
@@ -154,8 +160,6 @@ def _fixed(spec: Spec, fixed: dict[str, Any]) -> Spec:
             units.append(Unit((Operation(letter[0], p, s, m),), 0))  # type: ignore[arg-type]
         written.append(tuple(units))
     marks = tuple(digest(u.operations for u in units) if units else "" for units in written)
-    import msgspec
-
     return msgspec.structs.replace(spec, written=tuple(written), order=marks)
 
 

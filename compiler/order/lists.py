@@ -55,7 +55,7 @@ class Lists:
             self._free,
             self._end,
         )
-        return None if value < 0 else ints(list(self._word))
+        return None if value < 0 else self._word.copy()
 
 
 def rules(model: Model) -> Iterator[Rule]:
