@@ -24,7 +24,7 @@ from stretto.grammar import parser
 MOST_CHARACTERS = 2**20
 MOST_WORDS = 100_000
 MOST_MISTAKES = 50
-DEEPEST = 250  # symbols of unfinished constructs, about 50 nested blocks or 200 parentheses
+DEEPEST = 200  # words of unfinished constructs, about 40 nested blocks or 190 parentheses
 
 # Control characters, direction marks and halves of surrogate pairs: never seen, never meant.
 HIDDEN = re.compile(

@@ -224,6 +224,24 @@ def test_nothing_looks_ahead(text: str) -> None:
     assert any("known yet" in m or "not defined" in m for m in refused(text))
 
 
+def test_what_is_missing_is_told_once() -> None:
+    text = "schedule x microbatches 4 let half = ranks / 2 pipeline main { stages ranks }\n"
+    assert refused(text + "order rank r { repeat half { F } }") == ["`ranks` is missing"]
+
+
+def test_mistakes_are_told_in_the_order_of_the_text_the_file_of_costs_last() -> None:
+    text = MAIN + "\n\ncost F[7] = 1\nlet a = b\norder rank r { repeat c { F } }"
+    found = refused(text, "cost F[9] = 1\n\n\n\n\n\ncost F[8] = d\n")
+    assert [m.split("`")[-2] if "not defined" in m else m[-1] for m in found] == [
+        "7", "b", "c", "9", "d",
+    ]  # fmt: skip
+
+
+def test_names_are_checked_even_where_a_requirement_fails() -> None:
+    text = MAIN + "require ranks == 3\norder rank r { repeat n { F }\n repeat ranks / 3 { B } }"
+    assert refused(text) == ["`ranks == 3` does not hold for ranks = 4", "`n` is not defined"]
+
+
 def test_requirements_are_judged_before_anything_is_placed() -> None:
     text = HEAD + 'require ranks % 2 == 0, "pairs"\nlet half = ranks / 2\n'
     text += "pipeline main { stages half place s -> s * 7 }\norder rank r { repeat half { F } }"

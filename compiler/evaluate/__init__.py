@@ -26,23 +26,22 @@ def evaluate(schedule: s.Schedule, settings: Settings | None = None) -> Spec:
     """What is to be done. Raises `Rejected` with everything that is wrong, in the order of the
     text; whatever the file says, it does so before it has spent much time or memory."""
     settings = settings or Settings()
-    reports = Reports()
+    reports = Reports(schedule.source.name)
     said = declare(schedule, settings, reports)
-    if said.failed:
-        reports.reject(said.failed)
     try:
         spec = _spec(said, settings, reports)
     except Stop as stopped:
         reports.happened(stopped.diagnostic, stopped.bindings or "")
         spec = None
-    reports.reject()
+    reports.reject(said.failed)
     assert spec is not None
     return spec
 
 
 def _spec(said: Declared, settings: Settings, reports: Reports) -> Spec | None:
     spans, budget = Spans(), Budget(settings.max_ops)
-    placed = assemble(said, reports) if _few_enough(said, settings, reports) else None
+    sensible = not said.failed and _few_enough(said, settings, reports)
+    placed = assemble(said, reports) if sensible else None
     written = orders(said, placed, spans, budget, reports)
     known = placed or ()  # where that failed, names are checked nevertheless
     costs = price(said, known, budget, reports)

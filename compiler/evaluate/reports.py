@@ -92,9 +92,10 @@ class Happening:
 
 
 class Reports:
-    """Everything found so far."""
+    """Everything found so far in a file, and in what is read beside it."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: str = "") -> None:
+        self._file = file
         self._static: list[Diagnostic] = []
         self._values: list[Diagnostic] = []
         self._happened: dict[tuple[str, Span | None], Happening] = {}
@@ -154,11 +155,14 @@ class Reports:
             found += self._values
             found += [h.told() for h in self._happened.values()]
         if found:
-            raise Rejected(sorted(dict.fromkeys(found), key=_place))
+            raise Rejected(sorted(dict.fromkeys(found), key=self._place))
 
-
-def _place(diagnostic: Diagnostic) -> tuple[int, int]:
-    return diagnostic.labels[0].span[1:3] if diagnostic.labels else (0, 0)
+    def _place(self, diagnostic: Diagnostic) -> tuple[bool, int, int]:
+        """In the order of the text, what stands in other files behind it."""
+        if not diagnostic.labels:
+            return False, 0, 0
+        file, line, column, *_ = diagnostic.labels[0].span
+        return file != self._file, line, column
 
 
 def _times(count: int) -> str:

@@ -136,6 +136,8 @@ class Scope:
     def unknown(self, word: Word, what: str = "no parameter, `let` or loop has this name") -> None:
         """Reports a name that nothing defines."""
         name = word.text
+        if name in ("ranks", "microbatches") and name not in self.ahead:
+            return  # that the statement is missing is said once, elsewhere
         if name in self.ahead:
             found = diagnosis(
                 "unknown-name",
