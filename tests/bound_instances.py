@@ -5,7 +5,7 @@ from random import Random
 import msgspec
 import specs
 
-from stretto.compiler.spec import Feed, Limit, Spec, Stage
+from stretto.compiler.spec import Exceptional, Feed, Limit, Operation, Rule, Spec, Stage
 
 SHAPES = (
     "linear",
@@ -73,6 +73,57 @@ def _fed(ranks: int, many: int, model: object, random: Random, more: dict[str, o
         forward_only=random.random() < 0.4,
     )
     return specs.model(ranks, specs.pipeline("main", range(ranks), many, model), side, **more)
+
+
+def bent(spec: Spec, random: Random) -> Spec:
+    """The Spec with something that makes micro-batches differ, or with demands on the order that
+    some order meets."""
+    way = random.choice(["quicker whole", "exceptions", "rules", "family", "part", "ranks"])
+    if way == "quicker whole":
+        return msgspec.structs.replace(
+            spec,
+            pipelines=tuple(
+                msgspec.structs.replace(
+                    line,
+                    stages=tuple(
+                        msgspec.structs.replace(s, B=random.randint(1, s.B + 2))
+                        for s in line.stages
+                    ),
+                )
+                for line in spec.pipelines
+            ),
+        )
+    free = msgspec.structs.replace(spec, limits=() if way != "exceptions" else spec.limits)
+    order = specs.random_order(free, random, split=1.0 if spec.split_backward else 0.0)
+    listed = [unit.operations[0] for units in order.written for unit in units]
+    if way == "exceptions":
+        some = random.sample(listed, 3)
+        odd = tuple(Exceptional(op, random.randint(1, 9)) for op in dict.fromkeys(some))
+        return msgspec.structs.replace(spec, exceptions=odd)
+    if way == "rules":
+        rules = []
+        for units in order.written:
+            if len(units) > 1:
+                a, b = sorted(random.sample(range(len(units)), 2))
+                rules.append(Rule(units[b].operations[0], units[a].operations[0], 0))
+        return msgspec.structs.replace(free, rules=tuple(rules[:3]))
+    if way == "family":
+        shift, line = random.randint(1, 3), spec.pipelines[0]
+        s, k = random.randrange(len(line.stages)), max(spec.slices - 1, -1)
+        ms = range(shift, 0 if line.forward_only else line.microbatches)
+        family = [
+            Rule(Operation("F", 0, s, m, min(k, 0)), Operation("B", 0, s, m - shift, k), 0)
+            for m in ms
+        ]
+        return msgspec.structs.replace(free, rules=tuple(family))
+    keep = set(random.choice(["FI", "F", "FIBW"]))
+    written = tuple(
+        tuple(unit for unit in units if unit.operations[0].kind in keep)
+        if way == "part" or random.random() < 0.5
+        else ()
+        for units in order.written
+    )
+    return msgspec.structs.replace(order, written=written)
 
 
 def sized(spec: Spec, shape: str, random: Random) -> Spec:

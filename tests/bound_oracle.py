@@ -4,7 +4,7 @@ that micro-batches are alike.
 """
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 from stretto.compiler.spec import NONE, Costs, Operation, Spec
@@ -249,9 +249,11 @@ class _Built:
         self.rows: list[list[Any]] = [[] for _ in range(spec.ranks)]
         self.held: list[list[tuple[Any, int]]] = [[] for _ in range(spec.ranks)]
         self.paired: dict[tuple[Place, bool], list[tuple[Any, int]]] = {}
+        self.weight: dict[Place, tuple[Any, Any]] = {}
         self.units()
         for task in listed:
             self.task(task)
+        self.demands()
         for rank, row in enumerate(self.rows):
             cp.add_no_overlap(row)
             limit = spec.limits[rank] if spec.limits else None
@@ -312,8 +314,29 @@ class _Built:
             cp.add(w >= end)
             cp.add(w == end).only_enforce_if(whole)
             self.ends[t.rank].append((w, done))
+            self.weight[t.place] = w, done
         self.stay(t.rank, self.start[t.place, True], end, t.activation - t.kept)
         self.stay(t.rank, self.start[t.place, True], done, t.kept)
+
+    def demands(self) -> None:
+        """Rules, and the part of an order that was written (without pairs)."""
+        for later, earlier, _ in self.spec.rules:
+            self.cp.add(self.times(later)[0] >= self.times(earlier)[1])
+        for units in self.spec.written:
+            for (operation,), _ in units:
+                if operation.kind != "F":
+                    self.cp.add(self.whole[operation[1:5]] == (operation.kind == "B"))
+            for before, after in pairwise(units):
+                end = self.times(before.operations[0])[1]
+                self.cp.add(self.times(after.operations[0])[0] >= end)
+
+    def times(self, operation: Operation) -> tuple[Any, Any]:
+        """Start and end; of a backward that is split, of both its halves together."""
+        kind, place = operation.kind, operation[1:5]
+        if kind == "W":
+            return self.weight[place]
+        start, end = self.start[place, kind == "F"], self.end[place, kind == "F"]
+        return start, self.weight[place][1] if kind == "B" and place in self.weight else end
 
     def stay(self, rank: int, start: Any, end: Any, grains: int) -> None:
         """Memory held on a rank from `start` to `end`."""

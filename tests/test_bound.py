@@ -153,6 +153,19 @@ def test_never_above_on_hundreds(shape: str) -> None:
     never_above(shape, range(5, 45), 40, 4)
 
 
+@pytest.mark.parametrize("shape", bound_instances.SHAPES)
+@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 40), marks=pytest.mark.full)])
+@pytest.mark.timeout(600)
+def test_never_above_where_micro_batches_differ(shape: str, seeds: range) -> None:
+    """With exceptions, rules, and parts of orders that a solver keeps too."""
+    pytest.importorskip("ortools")
+    for seed in seeds:
+        random = Random(f"bent {shape} {seed}")
+        spec = bound_instances.bent(bound_instances.instance(shape, random, 30), random)
+        value, _ = bound_oracle.solved(spec, 1)
+        assert value is None or ticks(spec) <= value, seed
+
+
 # ---------------------------------------------------------------------------- properties
 
 
