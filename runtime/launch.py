@@ -2,16 +2,19 @@
 all of them (`local`). Here, and nowhere else, a process group is made, errors are printed, and the
 exit code is chosen."""
 
+import json
 import os
 import sys
 import threading
+import time
 import traceback
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler, record
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from stretto.compiler.diagnostics import Rejected
 from stretto.compiler.plan import read_plan
@@ -91,8 +94,19 @@ def _refuse(error: Exception, me: int, desk: Board | None, board: Board | None) 
         if isinstance(error, Stopped) and cause is not None:  # the user's own code
             traceback.print_exception(cause)
         print(f"error: {words}", file=sys.stderr, flush=True)
-    get_error_handler().record_exception(error)
+        _record(words)
+    else:
+        time.sleep(1)  # torchrun ends all processes when the first has gone: not before it is told
     return 1
+
+
+def _record(words: str) -> None:
+    """For torchrun, which closes with what its processes left in such files."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        more = {"py_callstack": f"error: {words}", "timestamp": str(int(time.time()))}
+        told = {"message": {"message": words, "extraInfo": more}}
+        Path(path).write_text(json.dumps(told))
 
 
 def _store(me: int, world: int, seconds: float) -> Store:

@@ -3,6 +3,7 @@ them carry a gradient. In comes a stage's module and what it is given; out comes
 found without running it: its forward is walked with tensors that have shapes but no contents, on
 stand-ins of its parameters and buffers, so that nothing of the user's module changes."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -66,6 +67,14 @@ def output_of(module: nn.Module, x: Any, edge: Edge, device: torch.device, words
     """What the module gives when called with the micro-batch `x` (None where it is no first stage)
     and tensors like `edge`. Where it cannot run on stand-ins it runs once on zeros (a first stage
     on `x`), and its buffers and the random numbers are put back. Raises `Stopped`."""
+    walked = _walked(module, x, edge, device, words)
+    return _output_of_zeros(module, x, edge, device, words) if walked is None else walked
+
+
+def _walked(module: nn.Module, x: Any, edge: Edge, device: torch.device, words: str) -> Edge | None:
+    """None where it cannot be walked, or fails; torch would log why."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
     try:
         with _attributes_kept(module), FakeTensorMode(allow_non_fake_inputs=True) as mode:
             state: dict[str, Tensor] = {
@@ -75,13 +84,17 @@ def output_of(module: nn.Module, x: Any, edge: Edge, device: torch.device, words
             args, kwargs = _call(mapped(mode.from_tensor, x), edge, torch.empty, device)
             with torch.enable_grad():
                 output = functional_call(module, state, args, kwargs)
-            return tuple(
-                Shape(tuple(t.shape), t.dtype, t.requires_grad) for t in flat(output, words)
-            )
+            return _edge(flat(output, words))
     except Stopped:
         raise
     except Exception:
-        return _output_of_zeros(module, x, edge, device, words)
+        return None
+    finally:
+        log.disabled = before
+
+
+def _edge(tensors: Sequence[Tensor]) -> Edge:
+    return tuple(Shape(tuple(t.shape), t.dtype, t.requires_grad) for t in tensors)
 
 
 def _output_of_zeros(
@@ -94,7 +107,7 @@ def _output_of_zeros(
                 output = module(*args, **kwargs)
         except Exception as error:
             raise Stopped(f"{words} fails on {_told(x, edge)}: {error}") from error
-        return tuple(Shape(tuple(t.shape), t.dtype, t.requires_grad) for t in flat(output, words))
+        return _edge(flat(output, words))
 
 
 def _call(
