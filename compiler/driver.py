@@ -21,7 +21,7 @@ from stretto.compiler.order.budget import Budget
 from stretto.compiler.parse import parse
 from stretto.compiler.plan import Plan, assemble
 from stretto.compiler.program import Name, Program
-from stretto.compiler.prove import prove
+from stretto.compiler.prove import prove_all
 from stretto.compiler.source import Source
 
 
@@ -46,8 +46,7 @@ def compile_text(
     if forward_only:
         del programs["train"]
     claimed = {name: claims(program) for name, program in programs.items()}
-    for name_, program in programs.items():
-        prove(program, claimed[name_])
+    prove_all(programs, claimed)
     least = forwards_bound(spec) if forward_only else bound(problem)
     sources = (source, settings.costs.source) if settings.costs else (source,)
     return assemble(programs, claimed, least, order.engine, sources)

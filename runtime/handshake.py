@@ -9,7 +9,7 @@ import torch
 
 from stretto.compiler.diagnostics import Rejected
 from stretto.compiler.plan import Plan
-from stretto.compiler.prove import prove
+from stretto.compiler.prove import prove_all
 from stretto.runtime.board import Board, Missing
 from stretto.runtime.errors import Stopped
 from stretto.runtime.script import ranks
@@ -64,8 +64,7 @@ def _judge(board: Board, world: int, whole: Plan | None, seconds: float) -> str:
             )
     if whole is not None:
         try:
-            for name, program in whole.programs.items():
-                prove(program, whole.claims[name])
+            prove_all(whole.programs, whole.claims)
         except Rejected as rejected:
             reasons = "\n  ".join(d.message for d in rejected.diagnostics)
             return f"the plan's proof fails, so it is not run:\n  {reasons}"

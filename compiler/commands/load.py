@@ -12,7 +12,7 @@ from stretto.compiler.commands import files
 from stretto.compiler.diagnostics import Diagnostic, Rejected
 from stretto.compiler.order.budget import Budget, Progress
 from stretto.compiler.plan import Plan, read_plan
-from stretto.compiler.prove import prove
+from stretto.compiler.prove import prove_all
 from stretto.compiler.source import Source
 from stretto.compiler.summary import percent
 
@@ -41,8 +41,7 @@ def from_plan(name: str) -> Plan:
         with files.guarded(name):
             plan = read_plan(name)
         sources = plan.sources
-        for which, program in plan.programs.items():
-            prove(program, plan.claims[which])
+        prove_all(plan.programs, plan.claims)
         return plan
     except Rejected as error:
         raise Refused(error.diagnostics, sources) from None
