@@ -41,6 +41,7 @@ STARTS = _words(
     "transfer limit minimize rule order stages place replicates model feeds forward "
     "F B I W next repeat for if queue"
 )
+PROPERTIES = _words("stages place replicates model feeds forward")
 FOREIGN = {
     "&": "write `and`", "!": "write `not`, or `!=`", "^": "there is no power: write `*`",
     "'": 'a text stands between `"`',
@@ -103,7 +104,25 @@ def explain(
     near = nearest(str(token), [w for w in words if w.isalpha()])
     if near is None and next_line and before is not None:
         here = _behind(source.name, before)
-    return (_syntax(message, here, help_=f"did you mean `{near}`?" if near else None),)
+    help_ = f"did you mean `{near}`?" if near else _hint(token, before)
+    return (_syntax(message, here, help_=help_),)
+
+
+def _hint(token: Token, before: Token | None) -> str | None:
+    """What may have been meant by a word that other languages have here."""
+    kind = before.type if before is not None else ""
+    if token == "(" and kind in ("NAME", "RSQB", "KIND"):
+        return (
+            "operations are written `F main[0, 3]`; the functions are `min`, `max`, `abs`, "
+            "`ceil`, `floor` and `len`"
+        )
+    if kind == "NUMBER" and re.fullmatch("[kmgt]i?b?", token.lower()):
+        return "sizes are in `KiB`, `MiB`, `GiB` or `TiB`"
+    if kind == "NUMBER" and token.lower() == "e":
+        return "write the number out, or as a fraction: `1 / 1000`"
+    if token == ",":
+        return "no comma stands between statements"
+    return None
 
 
 def _syntax(message: str, *labels: Label | None, help_: str | None = None) -> Diagnostic:
@@ -127,14 +146,21 @@ def _character(token: Token, here: Label, fits: set[str]) -> Diagnostic:
 def _no_start(token: Token, words: set[str], here: Label, opened: Label | None) -> Diagnostic:
     """A word where a statement should begin."""
     near = nearest(str(token), [w for w in words if w.isalpha()])
-    help_ = f"did you mean `{near}`?" if near else None
+    help_: str | None = f"did you mean `{near}`?" if near else None
     if token == "}":
         return _syntax("this `}` closes nothing", here)
     if opened is not None and token in STARTS:
         message = f"`{token}` cannot stand in this block"
         return _syntax(message, here, opened, help_="is a `}` missing above?")
-    if near is None and opened is None:
-        help_ = "a statement begins with " + _listing(sorted(w for w in words if w.isalpha()))
+    if token in STARTS:
+        block = "pipeline" if token in PROPERTIES else "order rank"
+        help_ = f"`{token}` stands inside the block of `{block}`"
+    elif token.startswith("/"):
+        help_ = "a comment begins with `#`"
+    elif near is None:
+        begins = sorted(w for w in words if w.isalpha() and w != "kind")
+        begins = (["F", "B", "I", "W"] if "kind" in words else []) + begins
+        help_ = "one of " + _listing([f"`{w}`" for w in begins])
     if token.type in ("NAME", *(w.upper() for w in STARTS)):
         return Diagnostic("unknown-statement", f"no statement begins with `{token}`", (here,),
                           help=help_)  # fmt: skip
@@ -171,9 +197,12 @@ def _text(kind: str) -> str:
 
 
 def _open_block(file: str, state: Any) -> Label | None:
+    closed = 0
     for value in reversed(state.value_stack):
-        if isinstance(value, Token) and value.type == "LBRACE":
-            return Label(span(file, value), "the block begins here")
+        if isinstance(value, Token) and value.type in ("LBRACE", "RBRACE"):
+            closed += 1 if value.type == "RBRACE" else -1
+            if closed < 0:
+                return Label(span(file, value), "the block begins here")
     return None
 
 
@@ -202,7 +231,7 @@ def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
             continue
         start = _start(text, match, first, at) if depth == 0 else None
         if start is not None:
-            height = _height(states, state.state_stack, start)
+            height = _height(states, state, start)
             if height:
                 del state.state_stack[height:]
                 del state.value_stack[height - 1 :]
@@ -240,13 +269,20 @@ def _is_start(text: str, match: "re.Match[str]") -> bool:
     return False
 
 
-def _height(states: Any, stack: list[Any], word: str) -> int:
+def _height(states: Any, parser: Any, word: str) -> int:
     """How much of the stack remains when `word` begins the next statement of the innermost list
     of statements that takes it (any does for `;`, which is skipped); 0 if none does."""
     kind = "RBRACE" if word == "}" else "KIND" if word in "FBIW" else word.upper()
+    stack, values = parser.state_stack, parser.value_stack
+    closed = 0  # blocks that have ended already
     for height in range(len(stack), 0, -1):
-        if _between(states, stack[height - 1]) and (
-            word == ";" or accepts(states, stack[:height], kind)
+        above = values[height - 1] if height <= len(values) else None
+        if isinstance(above, Token) and above.type in ("LBRACE", "RBRACE"):
+            closed = max(0, closed + (1 if above.type == "RBRACE" else -1))
+        if (
+            not closed
+            and _between(states, stack[height - 1])
+            and (word == ";" or accepts(states, stack[:height], kind))
         ):
             return height
     return 0
