@@ -166,6 +166,13 @@ def test_never_above_where_micro_batches_differ(shape: str, seeds: range) -> Non
         assert value is None or ticks(spec) <= value, seed
 
 
+def test_a_place_among_others_is_not_counted_where_these_need_not_run_in_turn() -> None:
+    """Found by the test before this one: heads were raised as if they did."""
+    random = Random("bent vee 118")
+    spec = bound_instances.bent(bound_instances.instance("vee", random, 24), random)
+    assert ticks(spec) <= 129  # CP-SAT's optimum
+
+
 # ---------------------------------------------------------------------------- properties
 
 

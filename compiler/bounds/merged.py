@@ -120,16 +120,27 @@ def _raise(base: Net, found: Merged, head: Times, tail: Times) -> bool:
     """Raise heads and tails of the rank's operations, in place, to what their place among the
     others of their kind gives. Whether any was raised."""
     changed = False
+    in_turn = [
+        any(tail == c and shift == 1 for tail, shift, _ in into) for c, into in enumerate(base.into)
+    ]
     for role, row, back in zip(found.roles, found.head, found.tail, strict=True):
         for c in role:
-            before = [shift for a, shift in base.near_before[c] if a in role] or [1]
-            after = [shift for a, shift in base.near_after[c] if a in role] or [1]
+            before = [(shift, in_turn[a]) for a, shift in base.near_before[c] if a in role]
+            after = [(shift, in_turn[a]) for a, shift in base.near_after[c] if a in role]
+            if in_turn[c]:
+                before, after = before or [(1, True)], after or [(1, True)]
             many = base.model.strands[c].many
             for i in range(many):
-                place = sum(max(0, i - shift + 1) for shift in before)
+                place = _others(before, i)
                 if row[place] > head[c][i]:
                     head[c][i], changed = row[place], True
-                place = sum(max(0, many - i - shift) for shift in after)
+                place = _others(after, many - 1 - i)
                 if back[-1 - place] > tail[c][i]:
                     tail[c][i], changed = back[-1 - place], True
     return changed
+
+
+def _others(near: list[tuple[int, bool]], i: int) -> int:
+    """How many operations come before the i-th of a strand (or, counted from the end, after it):
+    of strands that it follows at a shift, all up to there if they run in turn, else that one."""
+    return sum((i - shift + 1 if in_turn else 1) for shift, in_turn in near if i >= shift)
