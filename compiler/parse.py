@@ -64,11 +64,11 @@ def _read(source: Source, start: str) -> Any:
             result = state.feed_token(token, True)
             break
         except Fault as fault:
-            at, mistakes = token.start_pos or 0, fault.diagnostics
+            at, mistakes = token.start_pos or 0, list(fault.diagnostics)
         except (UnexpectedToken, UnexpectedCharacters) as error:
             token = recover.culprit(error)
             at = token.start_pos or 0
-            mistakes = recover.explain(source, state, token, before)
+            mistakes = [recover.explain(source, state, token, before)]
         found.extend(mistakes)
         seen = recover.go_on(text, state, lexer.state, max(at, seen + 1))
         if seen < 0 or len(found) >= MOST_MISTAKES:

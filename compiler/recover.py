@@ -69,46 +69,54 @@ def culprit(error: UnexpectedToken | UnexpectedCharacters) -> Token:
 # ---- What to say
 
 
-def explain(
-    source: Source, state: Any, token: Token, before: Token | None
-) -> tuple[Diagnostic, ...]:
-    """The diagnostic for a token that does not fit in this state of the parser, behind the token
+def explain(source: Source, state: Any, token: Token, before: Token | None) -> Diagnostic:
+    """What to say about a token that does not fit in this state of the parser, behind the token
     `before`."""
-    states = state.parse_conf.states
-    stack = state.state_stack
+    states, stack = state.parse_conf.states, state.state_stack
     fits = {t for t in states[stack[-1]] if t.isupper() and accepts(states, stack, t)}
-    words = {_text(t) for t in fits}
     here = Label(span(source.name, token))
     opened = _open_block(source.name, state)
     if token.type == "$END":
-        if opened is None:
-            return (
-                _syntax(f"the file ends in the middle of a statement: {_expected(fits)}", here),
-            )
-        return (_syntax("the file ends inside a block: `}` is missing", here, opened),)
+        return _end(here, opened, fits)
     if token.type == "CHARACTER":
-        return (_character(token, here, fits),)
+        return _character(token, here, fits)
     next_line = before is not None and (before.end_line or 0) < here.span.line
-    begins = (next_line or token == "}") and accepts(states, stack, "SEMICOLON")
-    if begins or _between(states, stack[-1]):
-        return (_no_start(token, words, here, opened),)
+    ends = accepts(states, stack, "SEMICOLON")
+    if _between(states, stack[-1]) or (ends and (next_line or token == "}")):
+        return _no_start(token, {_text(t) for t in fits}, here, opened)
+    unfitting = _unfitting(token, here, fits)
+    if unfitting is not None:
+        return unfitting
+    if next_line and before is not None:
+        here = _behind(source.name, before)
+    message = f"{_expected(fits)}, found `{token}`"
+    return _syntax(message, here, help_=_hint(token, before, ends))
+
+
+def _end(here: Label, opened: Label | None, fits: set[str]) -> Diagnostic:
+    if opened is None:
+        return _syntax(f"the file ends in the middle of a statement: {_expected(fits)}", here)
+    return _syntax("the file ends inside a block: `}` is missing", here, opened)
+
+
+def _unfitting(token: Token, here: Label, fits: set[str]) -> Diagnostic | None:
+    """A word that does not fit inside a statement, where more can be said than what would."""
     if token.type == "COMPARE" and "COMPARE" not in fits and "AND" in fits:
         help_ = "join two comparisons: `a < b and b < c`"
-        return (_syntax("comparisons do not chain", here, help_=help_),)
+        return _syntax("comparisons do not chain", here, help_=help_)
     if token.type == "EQUAL" and "COMPARE" in fits:
-        return (_syntax("`=` gives a name its value", here, help_="compare with `==`"),)
-    message = f"{_expected(fits)}, found `{token}`"
+        return _syntax("`=` gives a name its value", here, help_="compare with `==`")
     if token in RESERVED and fits <= {"NAME", *OPERATORS}:
         message = f"`{token}` is a word of the language and cannot be a name"
-        return (_syntax(message, here, help_="choose another name"),)
-    near = nearest(str(token), [w for w in words if w.isalpha()])
-    if near is None and next_line and before is not None:
-        here = _behind(source.name, before)
-    help_ = f"did you mean `{near}`?" if near else _hint(token, before)
-    return (_syntax(message, here, help_=help_),)
+        return _syntax(message, here, help_="choose another name")
+    near = nearest(str(token), [w for w in map(_text, fits) if w.isalpha()])
+    if near is not None:
+        message = f"{_expected(fits)}, found `{token}`"
+        return _syntax(message, here, help_=f"did you mean `{near}`?")
+    return None
 
 
-def _hint(token: Token, before: Token | None) -> str | None:
+def _hint(token: Token, before: Token | None, ends: bool) -> str | None:
     """What may have been meant by a word that other languages have here."""
     kind = before.type if before is not None else ""
     if token == "(" and kind in ("NAME", "RSQB", "KIND"):
@@ -120,7 +128,7 @@ def _hint(token: Token, before: Token | None) -> str | None:
         return "sizes are in `KiB`, `MiB`, `GiB` or `TiB`"
     if kind == "NUMBER" and token.lower() == "e":
         return "write the number out, or as a fraction: `1 / 1000`"
-    if token == ",":
+    if token == "," and ends:
         return "no comma stands between statements"
     return None
 
