@@ -18,8 +18,8 @@ from stretto.compiler.prove_book import Book, Walked
 from stretto.compiler.prove_duties import COMPLETE, Duties, original
 from stretto.compiler.prove_rank import walk
 from stretto.compiler.prove_run import Clock, run_together
-from stretto.compiler.prove_words import Words
-from stretto.compiler.spec import Operation, Spec, digest, number
+from stretto.compiler.prove_words import Excess, Words, over_limit
+from stretto.compiler.spec import Operation, Spec, digest
 
 ASSUMPTIONS = (
     "Each rank runs its list from top to bottom, one instruction after another.",
@@ -67,7 +67,7 @@ def prove(program: Program, claims: Claims | None = None) -> Proof:
     _reject([*book.findings, *_missing(duties, book, words), *_messages(program, book, words)])
     found = _figures(run_together(program, duties, ranks, book, words), ranks)
     _reject(
-        [*_limits(spec, ranks, words), *_orders(program, ranks, words), *_claims(found, claims)]
+        [*_limits(program, ranks, words), *_orders(program, ranks, words), *_claims(found, claims)]
     )
     many = sum(len(results) for results in book.sent)
     return Proof(program.name, found, sum(len(u) for r in ranks for u in r.units), many)
@@ -122,6 +122,8 @@ def _sizes(spec: Spec) -> Iterator[Diagnostic]:
     ]
     if min(ticks, default=0) < 0:
         yield Diagnostic("wrong-size", "an operation, a pair or a transfer has a negative duration")
+    if any(limit is not None and limit.grains < 0 for limit in spec.limits):
+        yield Diagnostic("wrong-size", "a limit of activations is below 0")
 
 
 def _tables(program: Program, duties: Duties, words: Words) -> Iterator[Diagnostic]:
@@ -238,21 +240,21 @@ def _figures(clock: Clock, ranks: Sequence[Walked]) -> Claims:
     )
 
 
-def _limits(spec: Spec, ranks: Sequence[Walked], words: Words) -> Iterator[Diagnostic]:
-    for rank, limit in enumerate(spec.limits):
-        walked = ranks[rank]
+def _limits(program: Program, ranks: Sequence[Walked], words: Words) -> Iterator[Diagnostic]:
+    """Where a rank first holds more than its limit. Ranks that break the same limit at the same
+    place of the text are told as one."""
+    spec = program.spec
+    groups: dict[tuple[int, int], list[Excess]] = {}
+    for rank, (walked, limit) in enumerate(zip(ranks, spec.limits, strict=False)):
         if limit is not None and walked.activations > limit.grains:
-            peak, most = (
-                number(grains, spec.size_unit) for grains in (walked.activations, limit.grains)
+            compute = program.ranks[rank][walked.over_at]
+            assert isinstance(compute, Compute)
+            excess = Excess(
+                (rank, walked.over_at), walked.over, walked.activations, limit, walked.units
             )
-            finding = words.finding(
-                "over-limit", (rank, walked.peak_at), f"activations reach {peak}"
-            )
-            yield Diagnostic(
-                finding.code,
-                f"{finding.message}, the limit is {most}",
-                (*finding.labels, Label(spec.spans[limit.at], "the limit")),
-            )
+            groups.setdefault((compute.at, limit.at), []).append(excess)
+    for group in groups.values():
+        yield over_limit(words, group)
 
 
 def _orders(program: Program, ranks: Sequence[Walked], words: Words) -> Iterator[Diagnostic]:

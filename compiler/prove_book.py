@@ -45,14 +45,16 @@ class Book:
 
 class Walked(NamedTuple):
     """One rank's list: its events with the instruction each stems from, the units in sequence,
-    and the peaks (`peak_at` is the instruction that reaches that of the activations). `marks`:
-    for rules across ranks, what is computed at which event."""
+    and the peaks. `over_at` is the instruction that first takes more activations than the limit
+    allows, -1 where none does, and `over` what the rank holds then. `marks`: for rules across
+    ranks, what is computed at which event."""
 
     events: list[int]
     places: list[int]
     units: list[tuple[Operation, ...]]
     activations: int
-    peak_at: int
+    over: int
+    over_at: int
     receives: int
     outputs: int
     marks: dict[int, list[Operation]]

@@ -72,7 +72,10 @@ class _Walk:
         self.places: list[int] = []
         self.units: list[tuple[Operation, ...]] = []
         self.marks: dict[int, list[Operation]] = {}
-        self.activations = self.peak = self.peak_at = 0
+        limit = duties.spec.limits[rank] if duties.spec.limits else None
+        self.limit = None if limit is None else limit.grains
+        self.activations = self.peak = 0
+        self.over, self.over_at = 0, NONE
         self.receives = self.most_receives = self.outputs = self.most_outputs = 0
         self.told: dict[str, int] = {}
 
@@ -96,7 +99,8 @@ class _Walk:
             self.places,
             self.units,
             self.peak,
-            self.peak_at,
+            self.over,
+            self.over_at,
             self.most_receives,
             self.most_outputs,
             self.marks,
@@ -134,7 +138,9 @@ class _Walk:
         if duty.take:
             self.activations += duty.take
             if self.activations > self.peak:
-                self.peak, self.peak_at = self.activations, i
+                self.peak = self.activations
+                if self.limit is not None and self.over_at == NONE and self.peak > self.limit:
+                    self.over, self.over_at = self.peak, i
         self.activations -= duty.give
 
     def exists(self, operation: Operation, duty: Duty) -> bool:

@@ -14,7 +14,7 @@ from stretto.compiler.diagnostics import Diagnostic, Rejected
 from stretto.compiler.program import Program, Reduce
 from stretto.compiler.prove_book import MEET, RUN, SENT, SHIFT, TAG, WAIT, Book, Walked
 from stretto.compiler.prove_duties import ENDS, Duties
-from stretto.compiler.prove_words import Place, Words
+from stretto.compiler.prove_words import Place, Words, listed
 
 
 @dataclass(slots=True)
@@ -191,9 +191,9 @@ def _circle(
     behind = sorted(set(stuck) - set(circle))
     if behind:
         notes.append(
-            f"{_list('rank', behind)} {'wait' if len(behind) > 1 else 'waits'} behind them"
+            f"{listed('rank', behind)} {'wait' if len(behind) > 1 else 'waits'} behind them"
         )
-    who = _list("rank", sorted(circle))
+    who = listed("rank", sorted(circle))
     text = f"this step can never finish: {who} wait for each other"
     return Diagnostic("deadlock", text, tuple(labels), tuple(notes))
 
@@ -248,12 +248,3 @@ def shortest(waits: dict[int, list[int]]) -> list[int]:
                 best.append(before[best[-1]])
             best.reverse()
     return best
-
-
-def _list(noun: str, items: Sequence[int]) -> str:
-    named = [str(item) for item in items[:8]]
-    if len(items) > 8:
-        named.append(f"{len(items) - 8} more")
-    if len(named) == 1:
-        return f"{noun} {named[0]}"
-    return f"{noun}s {', '.join(named[:-1])} and {named[-1]}"

@@ -4,7 +4,9 @@ ask for them. Instructions are counted from 0 on each rank.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import NamedTuple
 
 from stretto.compiler.diagnostics import Diagnostic, Label
 from stretto.compiler.program import (
@@ -19,9 +21,21 @@ from stretto.compiler.program import (
     Send,
     Wait,
 )
-from stretto.compiler.spec import NONE, Operation, Spec, show
+from stretto.compiler.spec import NONE, Limit, Operation, Spec, number, show
 
 Place = tuple[int, int]  # rank, index of the instruction
+BYTES = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20))
+
+
+class Excess(NamedTuple):
+    """A rank that holds more activations than it may: where it first does, the grains that it
+    holds then and at its peak, its limit and its units."""
+
+    place: Place
+    holds: int
+    peak: int
+    limit: Limit
+    units: Sequence[tuple[Operation, ...]]
 
 
 class Words:
@@ -129,3 +143,68 @@ def name(spec: Spec, operation: Operation) -> str:
         text = f"{operation.kind} pipeline {operation.pipeline}"
         text += f"[{operation.stage}, {operation.microbatch}]"
     return text if operation.part == NONE else f"{text} part {operation.part}"
+
+
+def over_limit(words: Words, group: Sequence[Excess]) -> Diagnostic:
+    """Ranks that break one limit at one place of the text: the first of them in full."""
+    spec = words.program.spec
+    first, others = group[0], [excess.place[0] for excess in group[1:]]
+    rank, i = first.place
+    compute = words.program.ranks[rank][i]
+    assert isinstance(compute, Compute)
+    holds, limit = size(spec, first.holds), size(spec, first.limit.grains)
+    amount = f"{holds} {'of activations' if holds.endswith('B') else 'activations'}"
+    text = f"rank {rank} would hold {amount} at `{words.operation(compute.operation)}`"
+    if not spec.written:  # a plan file, where there is no order but the list
+        text += f", instruction {i}"
+    most = max(group, key=lambda excess: excess.peak)
+    where = f" on rank {most.place[0]}" if others else ""
+    notes = [f"all of this order needs {size(spec, most.peak)}{where}"]
+    if others:
+        notes.insert(0, f"{listed('rank', others)} {'do' if others[1:] else 'does'} the same")
+    return Diagnostic(
+        "over-limit",
+        f"{text}; the limit is {limit}",
+        (
+            *words.label(first.place, f"this makes it {holds}"),
+            Label(spec.spans[first.limit.at], f"the limit is {limit}"),
+        ),
+        tuple(notes),
+        _remedy(spec, group, compute.operation),
+    )
+
+
+def _remedy(spec: Spec, group: Sequence[Excess], forward: Operation) -> str:
+    """What the limit would have to be; and where the forward would fit into it alone, what could
+    be given back before."""
+    first = group[0]
+    if len({excess.limit.grains for excess in group}) == 1:
+        allow = f"allow {size(spec, max(excess.peak for excess in group))}"
+    else:
+        allow = f"allow {size(spec, first.peak)} on rank {first.place[0]}"
+    backwards = sorted({o.kind for unit in first.units for o in unit if o.kind in "BW"})
+    alone = spec.pipelines[forward.pipeline].stages[forward.stage].activation
+    if not backwards or alone > first.limit.grains:
+        return allow
+    return f"{allow}, or run a {' or '.join(f'`{kind}`' for kind in backwards)} earlier"
+
+
+def size(spec: Spec, grains: int) -> str:
+    """In the units of the schedule; whole mebibytes and more, as such."""
+    value = Fraction(grains, spec.size_unit)
+    for unit, many in BYTES:
+        if value and value % many == 0:
+            return f"{value // many} {unit}"
+    return str(number(grains, spec.size_unit))
+
+
+def listed(noun: str, items: Sequence[int]) -> str:
+    """`rank 2`, `ranks 0, 2 and 5`, `ranks 1 to 5`; of many, the first."""
+    if len(items) > 2 and items[-1] - items[0] == len(items) - 1:
+        return f"{noun}s {items[0]} to {items[-1]}"
+    named = [str(item) for item in items[:8]]
+    if len(items) > 8:
+        named.append(f"{len(items) - 8} more")
+    if len(named) == 1:
+        return f"{noun} {named[0]}"
+    return f"{noun}s {', '.join(named[:-1])} and {named[-1]}"

@@ -8,7 +8,7 @@ from stretto.compiler.commands import files
 from stretto.compiler.commands.load import load
 from stretto.compiler.plan import write_plan
 from stretto.compiler.printable import printable
-from stretto.compiler.summary import of_plan, table
+from stretto.compiler.summary import of_plan, step_of, table
 
 
 def run(chosen: Namespace) -> int:
@@ -21,7 +21,7 @@ def run(chosen: Namespace) -> int:
     if chosen.certificate:
         from stretto.compiler.certificate import certificate
 
-        name = "train" if "train" in plan.programs else "eval"
+        name = step_of(plan)
         text = certificate(plan.programs[name], plan.claims[name])
         files.write(chosen.certificate, text)
     summary = of_plan(plan)
