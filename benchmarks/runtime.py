@@ -19,6 +19,7 @@ from torch.distributed.pipelining import PipelineStage, schedules
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from ranks import run
+
 from stretto.compiler.driver import compile_file
 from stretto.compiler.plan import Plan
 from stretto.compiler.program import Compute

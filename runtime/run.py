@@ -27,7 +27,7 @@ from stretto.runtime.transport import Pending, Transport
 
 class Run:
     """The state of one step on one rank: what the slots hold, what is under way, and what the ends
-    of pipelines gave, by pipeline and micro-share. `at` is where it is; the watchdog reads it."""
+    of pipelines gave, by pipeline and micro-batch. `at` is where it is; the watchdog reads it."""
 
     def __init__(
         self,

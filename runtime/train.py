@@ -19,7 +19,7 @@ from stretto.runtime.executor import Executor, own_part
 from stretto.runtime.model import Data, Models, find
 from stretto.runtime.script import Part, Place, ends_in_loss, original
 from stretto.runtime.transport import Transport
-from stretto.runtime.verify import verify
+from stretto.runtime.verify import Verdict, verify
 
 SECONDS = 0.2  # between two lines of progress
 
@@ -82,7 +82,7 @@ def train(
                 with building:
                     return models.stage(place).to(device)
 
-            whole = read_plan(job.plan)
+            whole = read_plan(job.plan) if rank == 0 else None
             verdict = verify(executor, whole, build, models.loss(), x, target, losses)
             verified = _told(executor, verdict)
         else:
@@ -128,7 +128,7 @@ def _batch(data: Data, step: int, device: torch.device) -> tuple[Any, Any]:
     return mapped(lambda t: t.to(device), x), mapped(lambda t: t.to(device), target)
 
 
-def _told(executor: Executor, verdict: Any) -> bool:
+def _told(executor: Executor, verdict: Verdict | None) -> bool:
     """Rank 0's verdict, on all ranks."""
     if verdict is not None:
         print(verdict, file=sys.stderr, flush=True)

@@ -85,7 +85,7 @@ class Verdict(NamedTuple):
 
 def verify(
     executor: Executor,
-    plan: Plan,
+    plan: Plan | None,
     build: Callable[[Place], nn.Module],
     loss_fn: Loss,
     x: Any,
@@ -94,8 +94,8 @@ def verify(
 ) -> Verdict | None:
     """Takes one step on every rank, gradients cleared before; on rank 0 takes it alone as well,
     with modules that `build` makes for each place, and returns what it found (elsewhere None).
-    `losses` is filled as by the step. x and target are needed on every rank that needs them for a
-    step, and on rank 0."""
+    `plan` is needed on rank 0 alone, x and target there and wherever a step needs them; `losses` is
+    filled as by the step."""
     spec = executor.part.spec
     before = gather(executor, {place: _weights(executor, place) for place in executor.stages})
     for stage in executor.stages.values():
@@ -106,6 +106,7 @@ def verify(
         executor.board.post(f"verify/{name}", [loss.double().item() for loss in found])
     if executor.rank:
         return None
+    assert plan is not None
     theirs = {
         p: executor.board.wait([f"verify/{spec.pipelines[p].name}"], executor.timeout)[0]
         for p in range(len(spec.pipelines))

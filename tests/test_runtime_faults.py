@@ -21,14 +21,15 @@ PLAN = {"ranks": 3, "microbatches": 4}
 
 
 class Faulty(Layer):
-    """Does `act` at its third forward that is not a rehearsal."""
+    """Does `act` at the micro-batches `when`."""
 
     act: Callable[[], None]
+    when: tuple[int, ...]
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
         if not isinstance(x, torch._subclasses.FakeTensor):
-            self.count = getattr(self, "count", 0) + 1
-            if self.count == 3:
+            self.count = getattr(self, "count", -1) + 1
+            if self.count in self.when:
                 self.act()
         return super().forward(x, *others)
 
@@ -49,18 +50,20 @@ def fail() -> None:
     raise ValueError("too large")
 
 
-def faulty_step(rank: int, plan: Plan, act: Callable[[], None], timeout: float) -> None:
+def faulty_step(
+    rank: int, plan: Plan, act: Callable[[], None], when: tuple[int, ...], timeout: float
+) -> None:
     spec = spec_of(plan)
     modules = built(spec, rank, lambda seed: Faulty(seed) if seed == 1 else Layer(seed))
     for module in modules.values():
-        module.act = act
+        module.act, module.when = act, when
     x, target = batch(spec)
     Executor(plan, modules, loss, timeout=timeout).step(x, target=target)
 
 
 def faulty(act: Callable[[], None], timeout: float, **options: Any) -> Outcome:
     plan = compiled("one_f_one_b", **PLAN)
-    return run(3, faulty_step, plan, act, timeout, check=False, **options)
+    return run(3, faulty_step, plan, act, (2,), timeout, check=False, **options)
 
 
 def test_a_rank_that_fails_is_quoted_by_the_others() -> None:
@@ -98,12 +101,14 @@ def test_a_rank_that_takes_too_long_is_found_out() -> None:
 
 
 def short_sleep() -> None:
-    time.sleep(3)
+    time.sleep(2)
 
 
-def test_a_rank_that_works_longer_than_others_wait_is_not_disturbed() -> None:
-    """Rank 1 computes for 3 s; rank 2 waits longer, first for rank 1's next step."""
-    outcome = faulty(short_sleep, 4)
+def test_ranks_that_are_at_work_are_not_disturbed() -> None:
+    """Rank 0 waits for 6 s until rank 1 comes to its backwards: longer than it would for one that
+    stands still."""
+    plan = compiled("gpipe", **PLAN)
+    outcome = run(3, faulty_step, plan, short_sleep, (1, 2, 3), 4.0, check=False)
     assert outcome.codes == [0, 0, 0], outcome.output
 
 
