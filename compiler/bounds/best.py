@@ -20,7 +20,10 @@ ROUNDS = 10
 """How often ranks as one stage may raise heads and tails."""
 
 EFFORT = 4_000_000
-"""Operations × ranks up to which the span of every rank is bounded; of larger Specs some ranks."""
+"""How much may be walked for the heads and tails of single ranks, in operations."""
+
+SPANS = 1_000_000
+"""Operations × ranks up to which the span of every rank is bounded; beyond, of some ranks."""
 
 
 class Finding(NamedTuple):
@@ -177,9 +180,9 @@ def _spans(base: Ground) -> Iterator[Finding]:
     model = base.model
     ranks = sorted({strand.rank for strand in model.strands if strand.many})
     size = sum(strand.many for strand in model.strands)
-    few = max(1, EFFORT // size)
-    step = -(-len(ranks) // few)
-    for rank in ranks[::step]:
+    few = max(1, SPANS // size)
+    busiest = max(ranks, key=lambda rank: sum(sum(model.work[c]) for c in model.on(rank)))
+    for rank in dict.fromkeys([busiest, *ranks[:: -(-len(ranks) // few)]]):
         tail = tails(base.net, rank)
         found = []
         places = firsts(model, rank, base.holds)
