@@ -7,6 +7,7 @@ or input that cannot be read, 70 a bug of ours, 130 interrupted.
 
 import gc
 import os
+import re
 import sys
 from argparse import (
     Action,
@@ -22,6 +23,8 @@ from importlib import import_module
 DONE, WRONG, USAGE, BUG, INTERRUPTED, PIPE = 0, 1, 2, 70, 130, 141
 REPORTS = ("full", "concise", "json", "github")
 PICTURES = ("text", "svg", "html", "trace", "json", "dot", "torch-csv")
+ASSIGNED = re.compile(r"[A-Za-z_]\w*=")
+ONE_EACH = "one --set for each value"
 EPILOG = """\
 FILE is a schedule (*.pipe), a plan, the name of a schedule that ships (see `stretto list`), or `-`.
 Exit codes: 0 done, 1 the file is wrong, 2 usage or unreadable input, 70 a bug in stretto.
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    chosen = parser().parse_args(arguments)
+    chosen = understood(arguments)
     gc.disable()  # a compiled schedule is millions of objects and no circle: a third of the time
     try:
         code = run(chosen)
@@ -45,6 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stretto: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def understood(arguments: Sequence[str] | None) -> Namespace:
+    """The command line. A `NAME=VALUE` that stands where a file or nothing should, stands behind a
+    `--set` that has its value already."""
+    top = parser()
+    chosen, left = top.parse_known_args(arguments)
+    named = getattr(chosen, "files", [getattr(chosen, "file", "")])
+    for word in (*left, *named):
+        if ASSIGNED.match(word) and not os.path.exists(word):
+            top.error(f"{ONE_EACH}: --set {word}")
+    if left:
+        top.error(f"unrecognized arguments: {' '.join(left)}")
+    return chosen
 
 
 def run(chosen: Namespace) -> int:
@@ -203,6 +220,9 @@ def setting(text: str) -> tuple[str, Fraction]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip().isidentifier():
         raise ArgumentTypeError(f"`{text}` is not NAME=VALUE")
+    if "=" in value:
+        pairs = re.split(r"[,;\s]+(?=\w+=)", text)
+        raise ArgumentTypeError(f"{ONE_EACH}: {' '.join(f'--set {pair}' for pair in pairs)}")
     return name.strip(), fraction(value)
 
 

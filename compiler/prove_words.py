@@ -153,8 +153,8 @@ def over_limit(words: Words, group: Sequence[Excess]) -> Diagnostic:
     compute = words.program.ranks[rank][i]
     assert isinstance(compute, Compute)
     holds, limit = size(spec, first.holds), size(spec, first.limit.grains)
-    amount = f"{holds} {'of activations' if holds.endswith('B') else 'activations'}"
-    text = f"rank {rank} would hold {amount} at `{words.operation(compute.operation)}`"
+    unit = "of activations" if holds.endswith("B") else "activation" + "s" * (holds != "1")
+    text = f"rank {rank} would hold {holds} {unit} at `{words.operation(compute.operation)}`"
     if not spec.written:  # a plan file, where there is no order but the list
         text += f", instruction {i}"
     most = max(group, key=lambda excess: excess.peak)

@@ -109,6 +109,31 @@ def test_near_misses_are_named(stretto: Run) -> None:
     assert "did you mean `good.pipe`?" in stretto("check", "goood.pipe")[2]
     assert "did you mean `dualpipe`?" in stretto("new", "x", "--from", "daulpipe")[2]
     assert "did you mean `unknown-name`?" in stretto("explain", "unknow-name")[2]
+    for words in ("check good", "show goood", "explain good", "check ./god.pipe"):
+        assert "did you mean `good.pipe`?" in stretto(*words.split())[2], words
+    assert "did you mean `dualpipe`?" in stretto("check", "dualpipe.pipe")[2]
+
+
+@pytest.mark.parametrize(
+    "words", ["a=6 b=16", "a=6,b=16", "a=6;b=16", "a=6 b=16 good.pipe", "a=6 --width 60 b=16"]
+)
+def test_values_are_set_one_by_one(stretto: Run, words: str) -> None:
+    behind = "good.pipe" not in words
+    code, _, err = stretto("show", *(["good.pipe"] * behind), "--set", *words.split())
+    assert code == 2
+    assert "one --set for each value" in err
+    assert "--set b=16" in err
+
+
+def test_flags_that_could_not_change_a_plan_are_refused(stretto: Run) -> None:
+    stretto("compile", "good.pipe", "-o", "a.plan")
+    for flags in ("--set ranks=4", "--costs good.pipe --gap 0.1", "--seed 3", "--no-cache"):
+        for command in ("check", "show", "explain"):
+            code, out, err = stretto(command, "a.plan", *flags.split())
+            assert (code, out) == (2, "")
+            assert flags.split()[0] in err
+            assert "is a plan" in err
+    assert stretto("check", "good.pipe", "--gap", "0.1", "--seed", "3")[0] == 0
 
 
 def test_a_bug_of_ours_is_called_one(stretto: Run, monkeypatch: pytest.MonkeyPatch) -> None:

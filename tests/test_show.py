@@ -157,6 +157,21 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
         assert max(map(len, lines)) <= max(width, 24), lines
 
 
+def test_what_a_narrow_chart_leaves_out_is_shown_at_the_width_it_names() -> None:
+    for spec in some_specs()[:2]:
+        plan = planned(spec)
+        complete = {
+            f"{o.kind}{o.microbatch}" for units in spec.written for u in units for o in u.operations
+        }
+        for width in (24, 40, 70):
+            narrow = draw(plan, "text", look=Look(width, False))
+            named = re.search(r"--width\s(\d+)`", narrow)
+            assert named, narrow
+            wide = draw(plan, "text", look=Look(int(named[1]), False))
+            assert "--width" not in wide
+            assert complete <= set(re.findall(r"[FBIW]\d+", wide))
+
+
 def test_colour_only_where_it_is_wanted() -> None:
     plan = planned(some_specs()[0])
     assert "\x1b" not in draw(plan, "text", look=Look(80))

@@ -9,14 +9,18 @@ from stretto.compiler.commands import files
 
 
 def run(chosen: Namespace) -> int:
-    with files.guarded(chosen.file), open(chosen.file, encoding="utf-8") as file:
-        text = file.read()
+    text = files.schedule(chosen.file).text
+    try:
+        certificate = json.loads(text)
+    except ValueError:
+        raise files.Unusable(
+            f"`{chosen.file}` is no certificate; `stretto compile … --certificate FILE` writes one"
+        ) from None
     try:
         claims = certify(text)
     except Refuted as error:
         files.say(f"{chosen.file}: refuted: {error}")
         return 1
-    certificate = json.loads(text)
     time, size = certificate.get("time_unit", 1), certificate.get("size_unit", 1)
     rows = {
         "makespan": Fraction(claims["makespan"], time),

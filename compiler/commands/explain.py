@@ -1,7 +1,9 @@
 """`stretto explain CODE`: what an error code means, from the table that the documents are made of
 too. `stretto explain PLAN`: what its time goes into, and what would help."""
 
+import re
 from argparse import Namespace
+from pathlib import Path
 from textwrap import fill, indent
 
 import msgspec
@@ -21,6 +23,8 @@ def run(chosen: Namespace) -> int:
     code = chosen.what.strip().removeprefix("error[").removeprefix("warning[").rstrip("]:")
     if code not in CODES:
         near = nearest(code, CODES)
+        if not re.fullmatch(r"[a-z-]+", code) or (near is None and Path(f"{code}.pipe").is_file()):
+            raise files.Unusable(files.unknown(chosen.what))
         hint = f"did you mean `{near}`?" if near else "docs/language.md has them all"
         raise files.Unusable(f"there is no code `{code}`; {hint}")
     print(page(code))

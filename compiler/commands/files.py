@@ -57,14 +57,22 @@ def decoded(name: str, data: bytes) -> str:
 
 def unknown(name: str) -> str:
     """There is no such file: is a close name there, among its neighbours or in the library?"""
-    if os.sep in name or name.endswith(".pipe"):
-        folder = Path(name).parent
-        near = nearest(Path(name).name, (entry.name for entry in neighbours(folder)))
-        hint = f"; did you mean `{folder / near}`?" if near else ""
-        return f"there is no file `{name}`{hint}"
-    near = nearest(name, library.names())
-    hint = f"did you mean `{near}`?" if near else "`stretto list` shows the library"
-    return f"there is no file `{name}`, and the library has no schedule of this name; {hint}"
+    path = Path(name)
+    known = {}  # what may have been typed, to what it should be
+    for entry in sorted(neighbours(path.parent)):
+        known[entry.name] = known[entry.name.removesuffix(".pipe")] = str(entry)
+    bare = path.name == name
+    for schedule in library.names() if bare else ():
+        for typed in (schedule, f"{schedule}.pipe"):
+            known.setdefault(typed, schedule)
+    near = path.name if path.name in known else nearest(path.name, known)
+    asked = bare and not name.endswith(".pipe")
+    what = f"there is no file `{name}`"
+    if asked:
+        what += ", and the library has no schedule of this name"
+    if near:
+        return f"{what}; did you mean `{known[near]}`?"
+    return f"{what}; `stretto list` shows the library" if asked else what
 
 
 def neighbours(folder: Path) -> Iterator[Path]:

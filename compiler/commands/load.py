@@ -30,8 +30,32 @@ def load(
 ) -> Plan:
     """The Plan of a schedule or plan file. Raises `Refused` and `Unusable`."""
     if files.is_plan(name):
+        idle(name, chosen)
         return from_plan(name)
     return from_schedule(files.schedule(name), chosen, budget or searching(chosen), forward_only)
+
+
+def idle(name: str, chosen: Namespace) -> None:
+    """Flags that could not change anything. Raises `Unusable` if there are any; only `explain`
+    still searches when it has a plan."""
+    given = {
+        "--set": chosen.settings,
+        "--costs": chosen.costs,
+        "--max-ops": chosen.max_ops is not None,
+        "--time-limit": chosen.time_limit is not None and chosen.command != "explain",
+        "--effort": chosen.effort is not None,
+        "--gap": chosen.gap is not None,
+        "--engine": chosen.engine,
+        "--seed": chosen.seed,
+        "--no-cache": chosen.no_cache,
+    }
+    flags = [flag for flag, used in given.items() if used]
+    if flags:
+        verb = "changes" if flags[1:] == [] else "change"
+        raise files.Unusable(
+            f"`{name}` is a plan: its sizes, costs and order are fixed, and {' and '.join(flags)} "
+            f"{verb} nothing; compile the schedule anew instead"
+        )
 
 
 def from_plan(name: str) -> Plan:

@@ -26,6 +26,7 @@ from stretto.compiler.spec import NONE, Kind
 from stretto.compiler.summary import figures
 from stretto.compiler.timeline import Timed
 
+MOST = 1000  # columns that one would still scroll through
 WIDEST = 6  # columns for the shortest step of the clock, where there is room for more
 
 
@@ -51,7 +52,8 @@ def draw(view: View, look: Look) -> str:
     """The chart with its headline, axis and legend."""
     margin = len(f"rank {view.spec.ranks - 1}  ")
     peaks = [str(view.size(peak)) for peak in view.claims.activations]
-    scale = fitted(view, look.width - margin - 2 - max(map(len, [*peaks, "peak"])))
+    frame = margin + 2 + max(map(len, [*peaks, "peak"]))
+    scale = fitted(view, look.width - frame)
     headline = printable(f"{view.spec.name}: {figures(view.summary)}")
     lines = [Text(words) for words in wrap(headline, look.width)]
     height = 2 if any(bar.unit != NONE for lane in view.lanes for bar in lane) else 1
@@ -68,6 +70,7 @@ def draw(view: View, look: Look) -> str:
             lines.append(Text())
     lines += [Text(" " * margin + axis(view, scale), Style(dim=True)), Text()]
     lines += legend(view, look)
+    lines += [Text(words) for words in wrap(hidden(view, look, scale, frame), look.width)]
     return printed(lines, look)
 
 
@@ -75,10 +78,15 @@ def fitted(view: View, room: int) -> Scale:
     """The widest scale in `room` columns that gives each step of the clock whole columns; if there
     are more steps than columns, one that fills the room."""
     ticks = max(1, view.claims.makespan)
-    step = gcd(ticks, *(tick for lane in view.lanes for bar in lane for tick in bar[2:4]))
-    steps = ticks // step
+    steps = ticks // step_of(view)
     room = max(room, 10)
     return Scale(ticks, steps * min(room // steps, WIDEST) if steps <= room else room)
+
+
+def step_of(view: View) -> int:
+    """The longest time of which every start and end is a multiple."""
+    ticks = (tick for lane in view.lanes for bar in lane for tick in bar[2:4])
+    return gcd(max(1, view.claims.makespan), *ticks)
 
 
 def row_of(
@@ -99,14 +107,17 @@ def row_of(
 
 def label(bar: Timed, width: int, look: Look) -> str:
     """As much of the operation's name as fits into its bar."""
-    operation = bar.operation
-    number = str(operation.microbatch)
-    if operation.slice != NONE:
-        number += f".{operation.slice}"
+    operation, number = bar.operation, numbered(bar)
     if look.colour:
         return number if len(number) <= width else ""
     letter = letter_of(operation.kind, operation.pipeline)
     return (letter + number if len(number) < width else letter)[:width]
+
+
+def numbered(bar: Timed) -> str:
+    """The operation's micro-batch, and its slice if it has one."""
+    operation = bar.operation
+    return f"{operation.microbatch}" + (f".{operation.slice}" if operation.slice != NONE else "")
 
 
 def letter_of(kind: Kind, pipeline: int) -> str:
@@ -167,6 +178,26 @@ def legend(view: View, look: Look) -> list[Text]:
         entries.append(Text(f"capitals {', '.join(names[::2])}"))
         entries.append(Text(f"small letters {', '.join(names[1::2])}"))
     return packed(entries, look.width)
+
+
+def hidden(view: View, look: Look, scale: Scale, frame: int) -> str:
+    """What the chart leaves out, and how wide it would have to be, with the columns of the frame
+    around it, to show it; "" if nothing."""
+    bars = [bar for lane in view.lanes for bar in lane]
+    if not all(bar.end > bar.start for bar in bars):
+        return "operations that take no time are not shown"
+    widths = [scale.column(bar.end) - scale.column(bar.start) for bar in bars]
+    needed = [len(numbered(bar)) + (not look.colour) for bar in bars]
+    if all(width >= need for width, need in zip(widths, needed, strict=True)):
+        return ""
+    words = "numbers do not fit everywhere" if all(widths) else "short operations are left out"
+    step = step_of(view)
+    columns = max(
+        -(-need * step // (bar.end - bar.start)) for bar, need in zip(bars, needed, strict=True)
+    )
+    wide = frame + columns * (scale.ticks // step)
+    fits = columns <= WIDEST and wide <= MOST
+    return f"{words}: `{f'--width {wide}' if fits else '--format html'}` shows them"
 
 
 def packed(entries: list[Text], width: int) -> list[Text]:
