@@ -16,7 +16,7 @@ from stretto.compiler.bounds.span import bracketed, connected, firsts
 from stretto.compiler.bounds.window import Window, window
 from stretto.compiler.spec import Spec
 
-ROUNDS = 10
+ROUNDS = 20
 """How often ranks as one stage may raise heads and tails."""
 
 EFFORT = 4_000_000

@@ -6,13 +6,14 @@ and W₍ₘ₎ likewise. Then
   is no nearer to its end than the m-th largest of their tails; I and W likewise;
 - I₍ₘ₎ starts after F₍ₘ₎ has ended, W₍ₘ₎ after I₍ₘ₎;
 - F₍ₘ₎ starts after the end of I₍ₘ₋ₖ₎, K = ⌊L / a⌋, and of W₍ₘ₋ₖ₎, K = ⌊(L − a) / a'⌋ + 1, with the
-  least a and a' of the rank.
+  least a and a' of the rank;
+- F₍ₘ₎ starts, for some j, after the end of I₍ⱼ₎ and of so many W that a (m − j) + a' (j − w) <= L.
 
 Proof. When F₍ₘ₎ starts m forwards have started, each after its head; after it N − m end later, each
 before its tail. When I₍ₘ₎ starts, m backwards have started, each after its own forward. When F₍ₘ₎
 starts, i backwards and w weight gradients have ended, and a (m − i) + a' (i − w) <= L with
 w <= i; were i < m − ⌊L/a⌋, a (m − i) alone would be more than L; were w < m − K for the second K,
-at least K activations besides the new one would hold a' or more. ∎
+at least K activations besides the new one would hold a' or more. The last is that inequality. ∎
 
 So the rank is bounded as if it had one stage (B1, B2, B3), with memory counted over all strands,
 for any placement and without B0. And a forward that follows p − 1 others of its rank is at least
@@ -46,7 +47,8 @@ class Merged(NamedTuple):
 
 
 def merged(base: Net, rank: int, head: Times, tail: Times, ticks: Times) -> Merged | None:
-    """The rank as one stage; None where its stages differ, or there is but one strand."""
+    """The rank as one stage; None where its stages differ, or where one stage without partial
+    release is all there is."""
     model = base.model
     trios = [
         trio
@@ -59,16 +61,39 @@ def merged(base: Net, rank: int, head: Times, tail: Times, ticks: Times) -> Merg
     alike = all(len({t for c in role for t in base.path[c]}) == 1 for role in roles) and all(
         len({t for c in role for t in ticks[c]}) == 1 for role in roles
     )
-    if len(trios) < 2 or limit is None or not alike:
+    releases = any(trio.kept < trio.activation for trio in trios)
+    if not trios or (len(trios) < 2 and not releases) or limit is None or not alike:
         return None
     one = _one(base, rank, trios, limit, [role[0] for role in roles], ticks)
     if one is None:
         return None
     first = [sorted(h for c in role for h in head[c]) for role in roles]
     last = [sorted((t for c in role for t in tail[c]), reverse=True) for role in roles]
-    return Merged(
-        roles, heads(one, least=first), tails(one, least=last), [row[0] for row in one.ticks]
-    )
+    head = heads(one, least=first)
+    if releases and len(roles) == 3:
+        a, kept = min(t.activation for t in trios), min(t.kept for t in trios)
+        for _ in range(20_000 // max(1, len(head[0]) * (limit // max(a, 1)))):
+            if not _released(head, one.path, limit, a, kept):
+                break
+            head = heads(one, least=head)
+    return Merged(roles, head, tails(one, least=last), [row[0] for row in one.ticks])
+
+
+def _released(head: Times, path: Times, limit: int, a: int, kept: int) -> bool:
+    """Raise the heads of forwards, in place, to what partial release leaves: when F₍ₘ₎ starts, j
+    backwards have ended for some j, and with so many as many weight gradients as make room."""
+    changed = False
+    ends = [[h + p for h, p in zip(head[k], path[k], strict=True)] for k in (1, 2)]
+    for m in range(len(head[0])):
+        least = None
+        for j in range(max(0, m + 1 - limit // a), m + 1):
+            fits = (limit - (m + 1 - j) * a) // kept if kept else j
+            w = max(0, j - fits)
+            at = max(ends[0][j - 1] if j else 0, ends[1][w - 1] if w else 0)
+            least = at if least is None else min(least, at)
+        if least is not None and least > head[0][m]:
+            head[0][m], changed = least, True
+    return changed
 
 
 def _one(
