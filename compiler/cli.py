@@ -23,6 +23,7 @@ from importlib import import_module
 DONE, WRONG, USAGE, BUG, INTERRUPTED, PIPE = 0, 1, 2, 70, 130, 141
 REPORTS = ("full", "concise", "json", "github")
 PICTURES = ("text", "svg", "html", "trace", "json", "dot", "torch-csv")
+ENGINES = ("library", "list", "offsets", "periodic", "anneal", "cpsat")
 ASSIGNED = re.compile(r"[A-Za-z_]\w*=")
 ONE_EACH = "one --set for each value"
 EPILOG = """\
@@ -117,28 +118,34 @@ def parser() -> ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, what: str, *parents: ArgumentParser) -> ArgumentParser:
-        return commands.add_parser(name, help=what, description=f"{what}.", parents=list(parents))
+        return commands.add_parser(
+            name, help=what, description=f"{what[0].upper()}{what[1:]}.", parents=list(parents)
+        )
 
     inputs, search = input_flags(), search_flags()
 
     check = command("check", "prove schedules and plans", inputs, search)
     check.add_argument("files", nargs="+", metavar="FILE", help="schedules and plans")
-    check.add_argument("--format", choices=REPORTS, default="full", help="of what is found")
-    check.add_argument("--assumptions", action="store_true", help="say what the proof rests on")
+    check.add_argument(
+        "--format", choices=REPORTS, default="full", help="of what is found; default: full"
+    )
+    check.add_argument("--assumptions", action="store_true", help="also say what a proof rests on")
 
     compile_ = command("compile", "write a schedule's plan", inputs, search)
     compile_.add_argument("file", metavar="FILE", help="a schedule")
     compile_.add_argument("-o", "--output", metavar="PLAN", help="the file; gzip if it ends in .gz")
     compile_.add_argument("--json", action="store_true", help="the summary as one JSON object")
     compile_.add_argument("--forward-only", action="store_true", help="the forwards alone")
-    compile_.add_argument("--certificate", metavar="FILE", help="what `certify` confirms")
+    compile_.add_argument("--certificate", metavar="FILE", help="for `stretto certify`")
 
     show = command("show", "draw a schedule or plan", inputs, search)
     show.add_argument("file", metavar="FILE", help="a schedule or plan")
     show.add_argument("--format", choices=PICTURES, help="default: by the name of -o, else text")
     show.add_argument("-o", "--output", metavar="PICTURE", help="default: stdout")
     show.add_argument("--eval", action="store_true", help="the forwards alone")
-    show.add_argument("--width", type=int, metavar="COLUMNS", help="of the text")
+    show.add_argument(
+        "--width", type=int, metavar="COLUMNS", help="of the text; default: the terminal's"
+    )
 
     add_run(command("run", "train with a schedule on this machine", inputs, search))
 
@@ -149,13 +156,13 @@ def parser() -> ArgumentParser:
     new.add_argument("name", metavar="NAME", help="of the schedule; the file is NAME.pipe")
     new.add_argument("--from", dest="origin", metavar="SCHEDULE", help="start from one that ships")
 
-    certify = command("certify", "confirm a certificate, by a checker that knows nothing of us")
-    certify.add_argument("file", metavar="FILE", help="as `compile --certificate` wrote it")
+    certify = command("certify", "confirm a certificate, by a checker of its own")
+    certify.add_argument("file", metavar="FILE", help="as `stretto compile --certificate` wrote it")
 
     explain = command(
-        "explain", "say what an error code means, or what a plan's time goes into", inputs, search
+        "explain", "say what an error code means, or where a plan's time goes", inputs, search
     )
-    explain.add_argument("what", metavar="WHAT", help="a code from `error[CODE]`; a plan, a *.pipe")
+    explain.add_argument("what", metavar="WHAT", help="a code, as in `error[CODE]`; or FILE")
     explain.add_argument("--json", action="store_true", help="of a plan: as one JSON object")
     return top
 
@@ -184,7 +191,9 @@ def input_flags() -> ArgumentParser:
         help="ranks, microbatches or a `param`: --set ranks=16 --set memory=9/8",
     )
     flags.add_argument("--costs", metavar="FILE", help="a file with `cost` statements")
-    flags.add_argument("--max-ops", type=natural, metavar="N", help="the most operations allowed")
+    flags.add_argument(
+        "--max-ops", type=natural, metavar="N", help="refuse more operations; default 4000000"
+    )
     return parent
 
 
@@ -195,13 +204,17 @@ def search_flags() -> ArgumentParser:
     flags.add_argument(
         "--time-limit", type=natural, metavar="SECONDS", help="for the search; default 30"
     )
-    flags.add_argument("--effort", type=natural, metavar="N", help="a count of work, not of time")
-    flags.add_argument("--gap", type=fraction, metavar="PART", help="0.02: good enough at 2 %%")
-    flags.add_argument("--engine", metavar="NAME", help="the only one to use")
     flags.add_argument(
-        "--seed", type=natural, default=0, metavar="N", help="of what is drawn by lot"
+        "--effort", type=natural, metavar="N", help="count work instead: the same order everywhere"
     )
-    flags.add_argument("--no-cache", action="store_true", help="search anew")
+    flags.add_argument(
+        "--gap", type=fraction, metavar="PART", help="stop so near the bound; 0.02: 2 %%"
+    )
+    flags.add_argument("--engine", choices=ENGINES, help="use this one alone")
+    flags.add_argument(
+        "--seed", type=natural, default=0, metavar="N", help="of the random numbers; default 0"
+    )
+    flags.add_argument("--no-cache", action="store_true", help="do not use orders found before")
     return parent
 
 

@@ -83,6 +83,8 @@ CODES = [
     ("compile good.pipe -o .", 2),
     ("show good.pipe -o no/where.svg", 2),
     ("show good.pipe --format bmp", 2),
+    ("compile v_half --engine magic", 2),
+    ("certify good.pipe", 2),
     ("new good", 2),
     ("new ../a-b", 2),
     ("new mine --from dualpip", 2),

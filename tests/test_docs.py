@@ -85,9 +85,11 @@ def test_every_command_and_format_has_its_place() -> None:
     assert set(map(int, re.findall(r"^\| (\d+) \|", COMMANDS, re.MULTILINE))) == codes
 
 
-def test_the_formats_of_show_are_those_of_the_command_line() -> None:
+def test_the_tables_of_the_command_line_are_those_of_the_compiler() -> None:
+    from stretto.compiler.order.search import ENGINES
     from stretto.compiler.render import FORMATS as reports
     from stretto.compiler.show import FORMATS as pictures
 
     assert tuple(pictures) == cli.PICTURES
     assert tuple(reports) == cli.REPORTS
+    assert ENGINES == cli.ENGINES

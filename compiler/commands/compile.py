@@ -26,6 +26,6 @@ def run(chosen: Namespace) -> int:
         files.write(chosen.certificate, text)
     summary = of_plan(plan)
     print(msgspec.json.encode(summary).decode() if chosen.json else printable(table(summary)))
-    if chosen.output:
-        files.say(f"wrote {chosen.output}")
+    for written in filter(None, (chosen.output, chosen.certificate)):
+        files.say(f"wrote {written}")
     return 0

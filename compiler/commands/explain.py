@@ -13,6 +13,7 @@ from stretto.compiler.codes import CODES, complete
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import load
 from stretto.compiler.near import nearest
+from stretto.compiler.order.budget import Budget
 from stretto.compiler.printable import printable
 from stretto.compiler.summary import step_of
 
@@ -41,7 +42,8 @@ def of_plan(chosen: Namespace) -> int:
     program = plan.programs[step_of(plan)]
     found = explain(program)
     seconds = 20.0 if chosen.time_limit is None else float(chosen.time_limit)
-    found = msgspec.structs.replace(found, relaxed=relaxed(program, found, seconds))
+    budget = Budget(seconds=seconds, effort=chosen.effort, seed=chosen.seed)
+    found = msgspec.structs.replace(found, relaxed=relaxed(program, found, budget))
     if chosen.json:
         print(msgspec.json.encode(data(program.spec, found)).decode())
     else:
