@@ -72,25 +72,44 @@ def culprit(error: UnexpectedToken | UnexpectedCharacters) -> Token:
 def explain(source: Source, state: Any, token: Token, before: Token | None) -> Diagnostic:
     """What to say about a token that does not fit in this state of the parser, behind the token
     `before`."""
+    from stretto.compiler.hints import hint
+
     states, stack = state.parse_conf.states, state.state_stack
     fits = {t for t in states[stack[-1]] if t.isupper() and accepts(states, stack, t)}
     here = Label(span(source.name, token))
     opened = _open_block(source.name, state)
     if token.type == "$END":
         return _end(here, opened, fits)
-    if token.type == "CHARACTER":
-        return _character(token, here, fits)
     next_line = before is not None and (before.end_line or 0) < here.span.line
     ends = accepts(states, stack, "SEMICOLON")
-    if _between(states, stack[-1]) or (ends and (next_line or token == "}")):
-        return _no_start(token, {_text(t) for t in fits}, here, opened)
+    starts = _between(states, stack[-1]) or (ends and (next_line or token == "}"))
+    words = _starts(states, state) if starts or ends else set()
+    place = {"start"} if starts else {"end"} if ends else set()
+    place |= {"step"} if "F" in words else set()
+    help_ = hint(place, *_line_around(source.text, token.start_pos or 0))
+    if token.type == "CHARACTER":
+        return _character(token, here, fits, help_)
+    if starts:
+        return _no_start(source, token, words, here, opened, help_)
     unfitting = _unfitting(token, here, fits)
-    if unfitting is not None:
+    if unfitting is not None and help_ is None:
         return unfitting
     if next_line and before is not None:
         here = _behind(source.name, before)
-    message = f"{_expected(fits)}, found `{token}`"
-    return _syntax(message, here, help_=_hint(token, before, ends))
+    return _syntax(f"{_expected(fits)}, found `{token}`", here, help_=help_)
+
+
+def _starts(states: Any, state: Any) -> set[str]:
+    """The words that begin a statement of the innermost list."""
+    stack = state.state_stack[: _height(states, state, ";")]
+    kinds = {word: "KIND" if word in "FBIW" else word.upper() for word in STARTS}
+    return {word for word, kind in kinds.items() if accepts(states, stack, kind)}
+
+
+def _line_around(text: str, at: int) -> tuple[str, str]:
+    """The line of a position, before and behind it."""
+    end = text.find("\n", at)
+    return text[text.rfind("\n", 0, at) + 1 : at], text[at : end if end >= 0 else len(text)]
 
 
 def _end(here: Label, opened: Label | None, fits: set[str]) -> Diagnostic:
@@ -116,63 +135,58 @@ def _unfitting(token: Token, here: Label, fits: set[str]) -> Diagnostic | None:
     return None
 
 
-def _hint(token: Token, before: Token | None, ends: bool) -> str | None:
-    """What may have been meant by a word that other languages have here."""
-    kind = before.type if before is not None else ""
-    if token == "(" and kind in ("NAME", "RSQB", "KIND"):
-        return (
-            "operations are written `F main[0, 3]`; the functions are `min`, `max`, `abs`, "
-            "`ceil`, `floor` and `len`"
-        )
-    if kind == "NUMBER" and re.fullmatch("[kmgt]i?b?", token.lower()):
-        return "sizes are in `KiB`, `MiB`, `GiB` or `TiB`"
-    if kind == "NUMBER" and token.lower() == "e":
-        return "write the number out, or as a fraction: `1 / 1000`"
-    if token == "," and ends:
-        return "no comma stands between statements"
-    return None
-
-
 def _syntax(message: str, *labels: Label | None, help_: str | None = None) -> Diagnostic:
     return Diagnostic("syntax", message, tuple(x for x in labels if x is not None), help=help_)
 
 
-def _character(token: Token, here: Label, fits: set[str]) -> Diagnostic:
+def _character(token: Token, here: Label, fits: set[str], help_: str | None) -> Diagnostic:
     if token == '"':
         return _syntax("this text does not end", here, help_='put `"` behind it, on its line')
-    help_ = FOREIGN.get(str(token))
+    message = f"`{token}` is not part of the language"
     if not token.isascii():
-        return _syntax(
-            f"`{token}` is not part of the language", here,
-            help_="names are made of the letters a to z, digits and `_`",
-        )  # fmt: skip
-    if help_ is not None:
-        return _syntax(f"`{token}` is not part of the language", here, help_=help_)
-    return _syntax(f"{_expected(fits)}, found `{token}`", here)
+        return _syntax(message, here, help_="names are made of the letters a to z, digits and `_`")
+    if str(token) in FOREIGN:
+        return _syntax(message, here, help_=FOREIGN[str(token)])
+    return _syntax(f"{_expected(fits)}, found `{token}`", here, help_=help_)
 
 
-def _no_start(token: Token, words: set[str], here: Label, opened: Label | None) -> Diagnostic:
+def _no_start(
+    source: Source,
+    token: Token,
+    words: set[str],
+    here: Label,
+    opened: Label | None,
+    help_: str | None,
+) -> Diagnostic:
     """A word where a statement should begin."""
-    near = nearest(str(token), [w for w in words if w.isalpha()])
-    help_: str | None = f"did you mean `{near}`?" if near else None
     if token == "}":
         return _syntax("this `}` closes nothing", here)
-    if opened is not None and token in STARTS:
+    if token in STARTS and opened is not None:
         message = f"`{token}` cannot stand in this block"
-        return _syntax(message, here, opened, help_="is a `}` missing above?")
-    if token in STARTS:
+        missing = None if balanced(source.text) else "is a `}` missing above?"
+        return _syntax(message, here, opened, help_=missing)
+    if token in STARTS - {"rank", "microbatch"} and help_ is None:
         block = "pipeline" if token in PROPERTIES else "order rank"
         help_ = f"`{token}` stands inside the block of `{block}`"
-    elif token.startswith("/"):
-        help_ = "a comment begins with `#`"
-    elif near is None:
-        begins = sorted(w for w in words if w.isalpha() and w != "kind")
-        begins = (["F", "B", "I", "W"] if "kind" in words else []) + begins
-        help_ = "one of " + _listing([f"`{w}`" for w in begins])
-    if token.type in ("NAME", *(w.upper() for w in STARTS)):
-        return Diagnostic("unknown-statement", f"no statement begins with `{token}`", (here,),
-                          help=help_)  # fmt: skip
-    return _syntax(f"no statement begins with `{token}`", here, help_=help_)
+    if help_ is None:
+        # `micro-batches` is three tokens and one mistake.
+        whole = re.match(r"\w*(-[A-Za-z]\w*)*", source.text[token.start_pos or 0 :])
+        near = _meant(whole[0] if whole else "", words)
+        help_ = f"did you mean `{near}`?" if near else f"one of {_begins(words)}"
+    message = f"no statement begins with `{token}`"
+    if not token.isidentifier():
+        return _syntax(message, here, help_=help_)
+    return Diagnostic("unknown-statement", message, (here,), help=help_)
+
+
+def _meant(word: str, words: set[str]) -> str | None:
+    joined = word.replace("-", "")
+    return joined if joined in words else nearest(joined, sorted(words))
+
+
+def _begins(words: set[str]) -> str:
+    kinds = [kind for kind in "FBIW" if kind in words]
+    return _listing([f"`{word}`" for word in kinds + sorted(words - set(kinds))])
 
 
 def _expected(fits: set[str]) -> str:
@@ -229,6 +243,9 @@ def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
     there is none."""
     states = state.parse_conf.states
     depth = 0
+    closes = not balanced(text)  # whether a statement may end blocks that are still open
+    if text.startswith("//", at):  # meant as a comment: what it says is no part of the schedule
+        at = max(text.find("\n", at), at)
     first = not text[text.rfind("\n", 0, at) + 1 : at].strip()
     for match in SCAN.finditer(text, at):
         word = match[0]
@@ -239,7 +256,7 @@ def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
             continue
         start = _start(text, match, first, at) if depth == 0 else None
         if start is not None:
-            height = _height(states, state, start)
+            height = _height(states, state, start, closes)
             if height:
                 del state.state_stack[height:]
                 del state.value_stack[height - 1 :]
@@ -251,6 +268,12 @@ def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
     return -1
 
 
+def balanced(text: str) -> bool:
+    """Whether every `{` of the file has its `}`."""
+    braces = [match[0] for match in SCAN.finditer(text) if match[0] in ("{", "}")]
+    return braces.count("{") == braces.count("}")
+
+
 def _start(text: str, match: "re.Match[str]", first: bool, at: int) -> str | None:
     """The word that begins a statement here, though it may be misspelled, if it is not the very
     mistake at `at`; `;` and `}` end one."""
@@ -260,7 +283,8 @@ def _start(text: str, match: "re.Match[str]", first: bool, at: int) -> str | Non
     if not first or not word.isidentifier():
         return None
     if word not in STARTS:
-        return nearest(word, STARTS) if match.start() > at else None
+        # One letter is rather a name, as where a `for` goes on in the next line.
+        return nearest(word, STARTS) if match.start() > at and len(word) > 1 else None
     return word if _is_start(text, match) else None
 
 
@@ -277,15 +301,18 @@ def _is_start(text: str, match: "re.Match[str]") -> bool:
     return False
 
 
-def _height(states: Any, parser: Any, word: str) -> int:
+def _height(states: Any, parser: Any, word: str, closes: bool = False) -> int:
     """How much of the stack remains when `word` begins the next statement of the innermost list
-    of statements that takes it (any does for `;`, which is skipped); 0 if none does."""
+    of statements that takes it (any does for `;`, which is skipped); 0 if none does. Only where it
+    `closes` open blocks may that list lie outside of them."""
     kind = "RBRACE" if word == "}" else "KIND" if word in "FBIW" else word.upper()
     stack, values = parser.state_stack, parser.value_stack
     closed = 0  # blocks that have ended already
     for height in range(len(stack), 0, -1):
         above = values[height - 1] if height <= len(values) else None
         if isinstance(above, Token) and above.type in ("LBRACE", "RBRACE"):
+            if above.type == "LBRACE" and not closed and not closes:
+                return 0
             closed = max(0, closed + (1 if above.type == "RBRACE" else -1))
         if (
             not closed

@@ -16,6 +16,7 @@ from stretto import grammar
 from stretto.compiler import syntax as s
 from stretto.compiler.build import Build
 from stretto.compiler.diagnostics import Rejected
+from stretto.compiler.hints import HINTS
 from stretto.compiler.parse import parse, parse_costs
 from stretto.compiler.source import Source
 
@@ -26,6 +27,14 @@ AROUND = "schedule example\n"
 
 def read(text: str) -> s.Schedule:
     return parse(Source("example.pipe", text))
+
+
+def mistakes_in(text: str) -> list[str]:
+    try:
+        read(text)
+    except Rejected as rejected:
+        return [d.message for d in rejected.diagnostics]
+    return []
 
 
 def mistakes(text: str) -> list[str]:
@@ -159,6 +168,57 @@ def test_a_file_of_costs_has_costs_only() -> None:
     with pytest.raises(Rejected) as caught:
         parse_costs(Source("c", "cost F = 2\nranks 4\ncost B = 3\nlet a = 1\n"))
     assert [d.labels[0].span.line for d in caught.value.diagnostics] == [2, 4]
+
+
+# A line as somebody may write it, and what is to be said about it.
+HINTED = [
+    ("// a comment, {", "a comment begins with `#`"),
+    ("ranks 4 // that is { enough", "a comment begins with `#`: `//` divides"),
+    ("half = 4", "to name a value: `let half = …`"),
+    ("micro-batches 8", "did you mean `microbatches`?"),
+    ("microbatch 8", "did you mean `microbatches`?"),
+    ("rank 4", "did you mean `ranks`?"),
+    ("ranks 4, microbatches 8", "no comma stands between statements"),
+    ("activation = 20 GB", "sizes are in `KiB`, `MiB`, `GiB` or `TiB`"),
+    ("transfer 1e3", "write the number out, or as a fraction: `1 / 1000`"),
+    ("let a = 2 ahead", "to multiply: `2 * ahead`"),
+    ("let a = 2 (ranks + 1)", "to multiply: `2 * (…)`"),
+    ("order r { F }", "`order rank r {`"),
+    ("order rank { F }", "the rank needs a name: `order rank r {`"),
+    ("order rank r { ahead = 4 }", "to name a value: `let ahead = …`"),
+    ("order rank r { repeat 4 { f } }", "operations are capital letters: `F`, `B`, `I` and `W`"),
+    ("order rank r { F // then { }", "a comment begins with `#`"),
+    ("order rank r { while r < 3 { F } }",
+     "loops are `repeat n { … }` and `for i in a .. b { … }`"),
+    ("order rank r { repeat 4 { F, B } }", "separate operations with `;`"),
+    ("order rank r { repeat 4 times { F } }", "`repeat 4 { … }`"),
+    ("order rank r { for i in range(4) { F } }", "a range is `a .. b`, without b"),
+    ("order rank r { for i in ranks { F } }", "a range is `a .. b`, without b: `0 .. ranks`"),
+    ("order rank r { F(0) }", "operations are written `F main[0, 3]`; the functions are `min`, "
+     "`max`, `abs`, `ceil`, `floor` and `len`"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "help_"), HINTED, ids=[line for line, _ in HINTED])
+def test_what_to_type_instead(line: str, help_: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        read(f"schedule example\n{line}\n{'}' * (line.count('{') - line.count('}'))}\n")
+    assert caught.value.diagnostics[0].help == help_
+
+
+def test_every_hint_has_its_line() -> None:
+    said = {help_ for _, help_ in HINTED}
+    patterns = [re.escape(h.help.format("?", "?")).replace(r"\?", r"\w+") for h in HINTS]
+    assert all(any(re.fullmatch(p, help_) for help_ in said) for p in patterns)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.stem)
+def test_where_braces_balance_no_brace_is_missing(path: Path) -> None:
+    text = path.read_text()
+    for word in re.finditer(r"^ *(\w+)", text, re.MULTILINE):
+        for wrong in ("whlie ", "order ", "stages ", f"// it's {{\n{word[1]}"):
+            told = mistakes_in(text[: word.start(1)] + wrong + text[word.end(1) :])
+            assert not any("missing" in x or "closes nothing" in x for x in told), told
 
 
 # Each line with a number behind `# !` has one mistake, which is told once.
