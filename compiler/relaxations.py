@@ -9,6 +9,7 @@ gain. What a bound shows to gain nothing is not tried.
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace as changed
 from fractions import Fraction
 from itertools import pairwise
 from time import monotonic
@@ -38,9 +39,10 @@ class Easing(NamedTuple):
     spec: Spec
 
 
-def relaxed(program: Program, explained: Explanation, seconds: float = 20) -> tuple[Relaxed, ...]:
-    """The easings that gain something, the largest gain first, in about so many seconds. None are
-    tried where a part of the order was written, which plans do not keep, nor for forwards alone."""
+def relaxed(program: Program, explained: Explanation, budget: Budget) -> tuple[Relaxed, ...]:
+    """The easings that gain something, the largest gain first. The budget's seconds are shared out
+    among them; where it has an effort, each gets that and no clock is looked at. None are tried
+    where a part of the order was written, which plans do not keep, nor for forwards alone."""
     spec = program.spec
     written = [bool(digest) for digest in spec.order]
     if program.name != "train" or (any(written) and not all(written)):
@@ -51,7 +53,7 @@ def relaxed(program: Program, explained: Explanation, seconds: float = 20) -> tu
         found = [(what, _value(replace(program, spec=eased))) for what, eased in ways]
     else:
         ways = [*_memory(explained, spec), *ways]
-        now, found = _searched(program, ways, seconds)
+        now, found = _searched(program, ways, budget)
     gains = [Relaxed(what, now, after) for what, after in found if after < now]
     return tuple(sorted(gains, key=lambda one: one.after))
 
@@ -64,27 +66,28 @@ def _value(program: Program) -> Fraction:
 
 
 def _searched(
-    program: Program, ways: list[Easing], seconds: float
+    program: Program, ways: list[Easing], budget: Budget
 ) -> tuple[Fraction, list[tuple[str, Fraction]]]:
-    """Solve the Spec at hand and the eased ones, all with the same time."""
-    end, share = monotonic() + seconds, seconds / (len(ways) + 1)
+    """Solve the Spec at hand and the eased ones, all with the same budget."""
+    end = budget.deadline()
+    share = changed(budget, seconds=budget.seconds / (len(ways) + 1))
     now = _value(program)
     again = _solved(program.spec, share) if ways else None
     now = now if again is None else min(now, again)
     found = []
     for what, spec in ways:
         least = Fraction(bound(expand(spec)).ticks, spec.time_unit)
-        if least < now and monotonic() + share / 2 < end:
+        if least < now and monotonic() + share.seconds / 2 < end:
             after = _solved(spec, share)
             if after is not None:
                 found.append((what, after))
     return now, found
 
 
-def _solved(spec: Spec, seconds: float) -> Fraction | None:
+def _solved(spec: Spec, budget: Budget) -> Fraction | None:
     """The value of the order that is found, if one is."""
     try:
-        order = arrange(expand(spec), Budget(seconds=seconds))
+        order = arrange(expand(spec), budget)
     except Rejected:
         return None
     return _value(communicate(order))

@@ -21,6 +21,7 @@ from stretto.compiler.certificate import certificate, evidence, instance
 from stretto.compiler.certify import Instance, Refuted, certify
 from stretto.compiler.certify_bound import Bound
 from stretto.compiler.claim import claims
+from stretto.compiler.cli import main
 from stretto.compiler.communicate import communicate
 from stretto.compiler.expand import expand
 from stretto.compiler.order.written import written
@@ -166,3 +167,20 @@ def test_what_is_no_certificate_is_refuted() -> None:
     for text in ("", "[]", "{}", '{"claims": {}, "instance": []}', "null"):
         with pytest.raises(Refuted):
             certify(text)
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "certificate.json"
+    assert main(["compile", "zb_h1", "--certificate", str(file)]) == 0
+    capsys.readouterr()
+    assert main(["certify", str(file)]) == 0
+    assert "optimal      proven" in capsys.readouterr().out
+    file.write_text(file.read_text().replace('"bound":27', '"bound":28'))
+    assert main(["certify", str(file)]) == 1
+    assert "refuted: the evidence proves a bound of 27" in capsys.readouterr().err
+
+
+def test_forwards_alone_have_one_too(tmp_path: Path) -> None:
+    file = tmp_path / "certificate.json"
+    assert main(["compile", "dualpipe", "--forward-only", "--certificate", str(file)]) == 0
+    assert certify(file.read_text())["optimal"]

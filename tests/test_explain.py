@@ -7,11 +7,14 @@ from itertools import pairwise
 from random import Random
 
 import msgspec
+import pytest
 import specs
 
+from stretto.compiler.cli import main
 from stretto.compiler.communicate import communicate
 from stretto.compiler.expand import expand
 from stretto.compiler.explain import Explanation, explain
+from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.written import written
 from stretto.compiler.program import Program
 from stretto.compiler.relaxations import relaxed
@@ -95,7 +98,7 @@ def test_the_chain_has_no_slack() -> None:
 def test_a_halved_transfer_is_timed_anew() -> None:
     """GPipe on two ranks: one transfer there and one back are on the chain."""
     made = program(specs.ordered(specs.linear(2, 2, transfer=3), specs.gpipe))
-    found = relaxed(made, explain(made), 1)
+    found = relaxed(made, explain(made), Budget(effort=0))
     now = Fraction(time(made).makespan)
     assert [(one.what, now - one.after) for one in found] == [
         ("all transfers halved", 3),
@@ -113,7 +116,7 @@ def test_more_memory_is_solved_again() -> None:
     made = msgspec.structs.replace(
         made, spec=msgspec.structs.replace(made.spec, order=("", ""), written=())
     )
-    found = relaxed(made, explain(made), 4)
+    found = relaxed(made, explain(made), Budget(effort=0))
     assert found[0].what == "one more activation on every rank"
     assert found[0].after < found[0].before
 
@@ -127,3 +130,11 @@ def test_text_and_json_say_the_same() -> None:
     assert "more" in shown  # the chain is long
     assert told["idle"][0]["data"] == found.idle[0]["data"]
     assert told["chain"][0]["operation"] == "F main[0, 0]"
+
+
+def test_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "one_f_one_b", "--set", "ranks=2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["chain"][0]["operation"] == "F main[0, 0]"
+    assert main(["explain", "gpipe"]) == 0
+    assert "what every rank waits for while it is idle" in capsys.readouterr().out
