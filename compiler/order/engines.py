@@ -1,7 +1,7 @@
 """The engines, each a function that looks for better words in a Hunt, within a share of what is
 left to spend."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -68,39 +68,48 @@ def lists(hunt: Hunt) -> None:
             break
 
 
+# How long to wait for something better (64ths of what would be done instead), how hot to begin
+# (mean durations), how much the mean end counts: what won on one problem or another.
+OFFSETS = ((32, 3.0, 0.1), (16, 6.0, 0.5), (0, 1.0, 0.1), (32, 1.0, 0.1), (64, 3.0, 0.1))
+OFFSETS += ((16, 3.0, 0.1), (24, 3.0, 0.3), (0, 0.3, 0.1), (48, 2.0, 0.1), (32, 6.0, 0.5))
+ROUND = 12_000_000  # operations listed in one run
+
+
 def offsets(hunt: Hunt, share: float) -> None:
-    """Offset search with three ways to wait."""
+    """Offset search from several seeds in several ways, two at a time."""
     mean = offsetting.mean_ticks(hunt.model)
-    pairing = bool(hunt.model.pairs)
-    began, last, chunk = hunt.left(), -1, 400
-    runs = [
-        (offsetting.prepare(hunt.model, hunt.t, hunt.budget.seed + k), look)
-        for k, look in enumerate((0, 64, 32))
-    ]
-    hot = 1.0
-    while not hunt.over() and began - hunt.left() < share * began:
-        for search, look in runs:
-            value = offsetting.run(
-                search,
-                chunk,
-                hot * mean,
-                hot * mean / 8,
-                0.1,
-                look,
-                hunt.span,
-                pairing,
-                hunt.enough,
-            )
-            hunt.spent += chunk * hunt.model.size
-            if value >= 0:
-                hunt.offer(search.best, "offsets")
-            if hunt.over():
-                return
-        best = hunt.found["offsets", 0].value if ("offsets", 0) in hunt.found else -1
-        hot = max(0.1, hot * 0.8) if best != last else max(0.1, hot * 0.6)
-        if hot <= 0.1 and best == last:
-            return
-        last = best
+    end = hunt.left() * (1 - share)
+    moves = max(200, min(20_000, ROUND // max(1, hunt.model.size)))
+    if hunt.budget.effort is not None or not fast():
+        moves = max(50, moves // 20)
+
+    depth = max(s for _, s in hunt.model.stages) + 1
+
+    def work(k: int) -> Any:
+        look, hot, weight = OFFSETS[k % len(OFFSETS)]
+        late = (4, 4, 2 * depth, 4 * depth, 0)[k // 2 % 5]
+        search = offsetting.prepare(hunt.model, hunt.t, hunt.budget.seed + k, late)
+        heat, pairing = hot * mean, bool(hunt.model.pairs)
+        value = offsetting.run(
+            search, moves, heat, heat / 50, weight, look, hunt.span, pairing, hunt.enough
+        )
+        return search.best if value >= 0 else None
+
+    turn = 0
+    while hunt.left() > end and not hunt.over() and turn < 10 * len(OFFSETS):
+        for k, word in enumerate(_side_by_side(work, range(turn, turn + CHAINS))):
+            if word is not None:
+                hunt.offer(word, "offsets", (turn + k) % 4)
+        hunt.spent += moves * hunt.model.size
+        turn += CHAINS
+
+
+def _side_by_side(work: Callable[[int], Any], jobs: Iterable[int]) -> list[Any]:
+    """The results of some jobs, on threads where loops are compiled."""
+    if not fast():
+        return [work(k) for k in jobs]
+    with ThreadPoolExecutor(CHAINS) as pool:
+        return list(pool.map(work, jobs))
 
 
 def periodic(hunt: Hunt, share: float) -> None:
@@ -255,12 +264,7 @@ def _anneal_all(hunt: Hunt, starts: Sequence[Found], moves: int, turn: int) -> l
     def work(k: int) -> Found | None:
         return _anneal(hunt, jobs[k], moves, _heat(hunt, jobs[k], turn), turn + k, states[k])
 
-    results: Iterable[Found | None]
-    if fast():
-        with ThreadPoolExecutor(CHAINS) as pool:
-            results = list(pool.map(work, range(len(jobs))))
-    else:
-        results = [work(k) for k in range(len(jobs))]
+    results = _side_by_side(work, range(len(jobs)))
     hunt.spent += moves * hunt.model.size * len(jobs) // CHAINS
     good = [one for one in results if one is not None]
     for one in good:

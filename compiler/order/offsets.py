@@ -38,10 +38,11 @@ class Search(NamedTuple):
     random: Ints
 
 
-def prepare(model: Model, t: Tables, seed: int) -> Search:
-    """Numbers as if every operation ran as soon as its data is there."""
+def prepare(model: Model, t: Tables, seed: int, late: int = 4) -> Search:
+    """Numbers as if every operation ran as soon as its data is there, weight gradients `late`
+    times their duration after it."""
     letters = len(model.rank)
-    key = unhindered(model)
+    key = unhindered(model, late)
     period = periods(model)
     sizes = [NEVER] * model.ranks
     for x, r in enumerate(model.rank):

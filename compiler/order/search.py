@@ -75,7 +75,7 @@ def _engines(found: Hunt) -> None:
     if found.budget.effort == 0 and only in (None, "library", "list"):
         return
     if only in (None, "offsets"):
-        offsets(found, 0.15 if only is None else 1.0)
+        offsets(found, 1.0 if only else 0.1 if _crowded(found) else 0.4)
     if only == "periodic" or (only is None and _crowded(found)):
         periodic(found, 0.3 if only is None else 1.0)
     if only in (None, "anneal") and found.found:
