@@ -21,7 +21,8 @@ HEAD = ("schedule", "makespan", "bound", "gap", "bubble", "peak", "share", "copi
 FOOT = """
 makespan and bound in the units of the costs; gap: at most so far from optimal; peak: activations
 of stages at most held by a rank; share: the same, in units of what one micro-batch leaves behind
-on all ranks, divided by their number; copies: of every weight."""
+on all ranks, divided by their number; copies: of every weight. Where a file leaves the order open
+(v_half), the first one found is listed; `stretto compile` looks for better ones."""
 
 
 class Row(NamedTuple):
