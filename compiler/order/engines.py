@@ -87,8 +87,8 @@ def offsets(hunt: Hunt, share: float) -> None:
 
     def work(k: int) -> Any:
         look, hot, weight = OFFSETS[k % len(OFFSETS)]
-        late = (4, 4, 2 * depth, 4 * depth, 0)[k // 2 % 5]
-        search = offsetting.prepare(hunt.model, hunt.t, hunt.budget.seed + k, late)
+        late, halves = ((4, 2), (4 * depth, 1), (2 * depth, 2), (8 * depth, 1), (0, 2))[k // 2 % 5]
+        search = offsetting.prepare(hunt.model, hunt.t, hunt.budget.seed + k, late, halves)
         heat, pairing = hot * mean, bool(hunt.model.pairs)
         value = offsetting.run(
             search, moves, heat, heat / 50, weight, look, hunt.span, pairing, hunt.enough

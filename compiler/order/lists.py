@@ -1,7 +1,7 @@
 """List schedules by many rules, of which the best is kept. No rule wins everywhere."""
 
 from collections.abc import Iterator
-from itertools import islice, product
+from itertools import chain, islice, product
 from typing import NamedTuple
 
 from stretto.compiler.order.decode import decode
@@ -119,9 +119,13 @@ def _early(model: Model, place: list[int], depth: int) -> list[list[int]]:
 
 def _steady(model: Model) -> Iterator[Rule]:
     """What comes next in a steady state where every operation runs as soon as its data is there:
-    good where the limit is below the number of ranks. Weight gradients sooner or later."""
+    good where the limit is below the number of ranks; or, with weight gradients very late and
+    younger micro-batches hardly behind older ones, where it is far above."""
     never = [NEVER] * model.ranks
-    for look, late, halves in product((64, 0), (6, 0), (2, 3)):
+    depth = max(s for _, s in model.stages) + 1
+    first = list(product((64, 0), (6, 0), (2, 3)))
+    later = product((32, 16, 64, 0), (4 * depth, 8 * depth, 2 * depth, 6), (1, 2))
+    for look, late, halves in chain(first, later):
         keys = unhindered(model, late)
         period = [ticks * halves // 2 for ticks in periods(model)]
         yield Rule(keys, period, never, model.limit, look, True, bool(model.pairs))

@@ -38,12 +38,12 @@ class Search(NamedTuple):
     random: Ints
 
 
-def prepare(model: Model, t: Tables, seed: int, late: int = 4) -> Search:
+def prepare(model: Model, t: Tables, seed: int, late: int = 4, halves: int = 2) -> Search:
     """Numbers as if every operation ran as soon as its data is there, weight gradients `late`
     times their duration after it."""
     letters = len(model.rank)
     key = unhindered(model, late)
-    period = periods(model)
+    period = [max(1, ticks * halves // 2) for ticks in periods(model)]
     sizes = [NEVER] * model.ranks
     for x, r in enumerate(model.rank):
         if x % 3 == 0 and model.count[x] and model.take[model.base[x]]:
