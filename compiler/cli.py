@@ -122,23 +122,23 @@ def parser() -> ArgumentParser:
             name, help=what, description=f"{what[0].upper()}{what[1:]}.", parents=list(parents)
         )
 
-    inputs, search = input_flags(), search_flags()
+    inputs, search, messages = input_flags(), search_flags(), message_flags()
 
-    check = command("check", "prove schedules and plans", inputs, search)
+    check = command("check", "prove schedules and plans", inputs, search, messages)
     check.add_argument("files", nargs="+", metavar="FILE", help="schedules and plans")
     check.add_argument(
         "--format", choices=REPORTS, default="full", help="of what is found; default: full"
     )
     check.add_argument("--assumptions", action="store_true", help="also say what a proof rests on")
 
-    compile_ = command("compile", "write a schedule's plan", inputs, search)
+    compile_ = command("compile", "write a schedule's plan", inputs, search, messages)
     compile_.add_argument("file", metavar="FILE", help="a schedule")
     compile_.add_argument("-o", "--output", metavar="PLAN", help="the file; gzip if it ends in .gz")
     compile_.add_argument("--json", action="store_true", help="the summary as one JSON object")
     compile_.add_argument("--forward-only", action="store_true", help="the forwards alone")
     compile_.add_argument("--certificate", metavar="FILE", help="for `stretto certify`")
 
-    show = command("show", "draw a schedule or plan", inputs, search)
+    show = command("show", "draw a schedule or plan", inputs, search, messages)
     show.add_argument("file", metavar="FILE", help="a schedule or plan")
     show.add_argument("--format", choices=PICTURES, help="default: by the name of -o, else text")
     show.add_argument("-o", "--output", metavar="PICTURE", help="default: stdout")
@@ -147,7 +147,7 @@ def parser() -> ArgumentParser:
         "--width", type=int, metavar="COLUMNS", help="of the text; default: the terminal's"
     )
 
-    add_run(command("run", "train with a schedule on this machine", inputs, search))
+    add_run(command("run", "train with a schedule on this machine", inputs, search, messages))
 
     list_ = command("list", "compare the schedules that ship", inputs)
     list_.add_argument("--json", action="store_true", help="the table as JSON")
@@ -218,6 +218,19 @@ def search_flags() -> ArgumentParser:
     return parent
 
 
+def message_flags() -> ArgumentParser:
+    """Flags on how data moves between the ranks."""
+    parent = ArgumentParser(add_help=False)
+    flags = parent.add_argument_group("moving data")
+    flags.add_argument(
+        "--receive-slots",
+        type=positive,
+        metavar="N",
+        help="advice: at most N receives posted and kept per rank; can be slower",
+    )
+    return parent
+
+
 def add_run(run: ArgumentParser) -> None:
     run.add_argument("file", metavar="FILE", help="a schedule or plan")
     run.add_argument("--model", required=True, metavar="MODULE:NAME", help="makes the stages")
@@ -258,6 +271,13 @@ def natural(text: str) -> int:
     if not text.isdecimal() or len(text) > 18:
         raise ArgumentTypeError(f"`{text}` is not a whole number")
     return int(text)
+
+
+def positive(text: str) -> int:
+    number = natural(text)
+    if not number:
+        raise ArgumentTypeError("it is 1 at least")
+    return number
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Order → Program. Adds to the sequences of computations what moves data between them: receives,
 sends, waits, frees, and the sums over replicated stages. `docs/instructions.md` says where each
 stands and why. Promised: the Program can finish, even where a send waits for its receive; and by
-the clock its units start when those of the Order can start at the earliest.
+the clock its units start when those of the Order can start at the earliest, unless receives are
+held back for want of slots.
 
 Why it can finish: all units of all ranks stand in one sequence, by start, in which each comes
 after what it needs. Before a unit stand only posts, waits for messages made by units earlier in
@@ -31,15 +32,17 @@ from stretto.compiler.slots import assign
 from stretto.compiler.spec import NONE, Spec
 
 
-def communicate(order: Order) -> Program:
-    """The `train` Program of the order. Raises `Rejected`: `rule-between-ranks`."""
+def communicate(order: Order, slots: int | None = None) -> Program:
+    """The `train` Program of the order. With `slots` (1 or more) a rank has no more than so many
+    receive slots live at a time, or than its order needs if that is more; that can make it slower.
+    Raises `Rejected`: `rule-between-ranks`."""
     spec, times = order.problem.spec, earliest(order)
     if wrong := unenforced(order, times):
         raise Rejected(wrong)
     edges, sums = flow(order.problem), _reductions(spec)
     table = channels(order.problem, edges)
     ranks = []
-    for rank, instructions in enumerate(_lists(order, times, edges, table)):
+    for rank, instructions in enumerate(_lists(order, times, edges, table, slots)):
         for number, reduction in enumerate(sums):
             if any(copy.rank == rank for copy in reduction.copies):
                 instructions.append(Reduce(number))
@@ -47,7 +50,7 @@ def communicate(order: Order) -> Program:
     return Program(spec, "train", table, sums, tuple(ranks))
 
 
-def forwards(order: Order) -> Program:
+def forwards(order: Order, slots: int | None = None) -> Program:
     """The `eval` Program: the order's forwards alone, each by itself, over the same channels."""
     kinds = [operation.kind for operation in order.problem.operations]
     lanes = []
@@ -57,7 +60,7 @@ def forwards(order: Order) -> Program:
     edges = flow(order.problem)
     table = channels(order.problem, edges)
     alone = Order(order.problem, tuple(lanes), order.engine)
-    lists = _lists(alone, earliest(alone), edges, table)
+    lists = _lists(alone, earliest(alone), edges, table, slots)
     return Program(order.problem.spec, "eval", table, (), tuple([tuple(row) for row in lists]))
 
 
@@ -90,7 +93,11 @@ class _Lane:
 
 
 def _lists(
-    order: Order, times: Earliest, edges: list[Edge], table: tuple[Channel, ...]
+    order: Order,
+    times: Earliest,
+    edges: list[Edge],
+    table: tuple[Channel, ...],
+    slots: int | None,
 ) -> list[list[Instruction]]:
     """The instructions of every rank."""
     problem = order.problem
@@ -98,7 +105,7 @@ def _lists(
         assert (lane.rank, lane.stream) == (rank, 0), "one lane for every rank"
     number = {channel: k for k, channel in enumerate(table)}
     lanes = [_Lane(lane) for lane in order.lanes]
-    for own, row in zip(lanes, outputs(order, times, edges, number), strict=True):
+    for own, row in zip(lanes, outputs(order, times, edges, number, slots), strict=True):
         for output in row:
             own.made[output.result] = output
             if output.messages:

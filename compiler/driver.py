@@ -32,9 +32,11 @@ def compile_text(
     budget: Budget | None = None,
     *,
     forward_only: bool = False,
+    receive_slots: int | None = None,
 ) -> Plan:
     """The Plan of the schedule `text`, which diagnostics call `name`: its training step and its
-    forwards, or with `forward_only` these alone."""
+    forwards, or with `forward_only` these alone. `receive_slots`, 1 or more, is advice to every
+    rank; `advice.raised` tells where an order needed more."""
     settings, budget = settings or Settings(), budget or Budget()
     source = Source(name, text)
 
@@ -42,7 +44,10 @@ def compile_text(
     spec = evaluate(schedule, settings)
     problem = expand(spec)
     order = arrange(problem, budget)
-    programs: dict[Name, Program] = {"train": communicate(order), "eval": forwards(order)}
+    programs: dict[Name, Program] = {
+        "train": communicate(order, receive_slots),
+        "eval": forwards(order, receive_slots),
+    }
     if forward_only:
         del programs["train"]
     claimed = {name: claims(program) for name, program in programs.items()}

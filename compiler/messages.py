@@ -63,10 +63,14 @@ def channels(problem: Problem, edges: list[Edge]) -> tuple[Channel, ...]:
 
 
 def outputs(
-    order: Order, times: Earliest, edges: list[Edge], number: dict[Channel, int]
+    order: Order,
+    times: Earliest,
+    edges: list[Edge],
+    number: dict[Channel, int],
+    slots: int | None = None,
 ) -> list[list[Output]]:
     """For every rank its results that somebody uses, in the order in which it makes them; `number`
-    has the channels."""
+    has the channels, `slots` is the advice to every rank on its receives."""
     users: list[list[tuple[int, int, Why]]] = [[] for _ in order.problem.operations]
     for a, b, lag, why in edges:
         if times.index[a] != NONE and times.index[b] != NONE:
@@ -84,6 +88,10 @@ def outputs(
                     made[-1].append(output)
     for messages in on_channel:
         _post(messages, times)
+    if slots is not None:
+        for target, starts in enumerate(times.start):
+            arriving = [row for row in on_channel if row and row[0].target == target]
+            _hold_back(arriving, len(starts), slots)
     for rank, row in enumerate(made):
         for output in row:
             if output.messages:
@@ -130,11 +138,41 @@ def _post(messages: list[Message], times: Earliest) -> None:
         message.posted = latest = max(latest, 0)
 
 
+def _hold_back(arriving: list[list[Message]], units: int, slots: int) -> None:
+    """Post the receives of one rank later, channel by channel in `arriving`, until no more than
+    `slots` are live at a time, or than must be. At the latest each stands before the first use of
+    its message, or of one sent after it on the channel; those that must be posted first may choose
+    first, and take the earliest place from which on there is room."""
+    choices: list[tuple[int, Message]] = []
+    live = [0] * units
+    for messages in arriving:
+        latest = units
+        for message in reversed(messages):
+            latest = min(latest, message.first)
+            choices.append((latest, message))
+            for k in range(latest, message.last + 1):
+                live[k] += 1
+    room = max(slots, *live, 0)
+    choices.reverse()  # each channel's in the order of sending, which sorting keeps
+    choices.sort(key=lambda choice: (choice[0], choice[1].made))
+    before: dict[int, int] = {}  # by channel: where the message before this one is posted
+    for latest, message in choices:
+        posted, wanted = latest, max(message.posted, before.get(message.channel, 0))
+        while posted > wanted and live[posted - 1] < room:
+            posted -= 1
+            live[posted] += 1
+        message.posted = before[message.channel] = posted
+
+
 def _settled(message: Message, rank: int, made: int, times: Earliest) -> int:
     """The unit of the sender before which the message is waited for: `LATE` units after the first
     that starts when it has arrived, and after the one that its receive follows."""
     starts, places = times.start[rank], times.place[rank]
-    unit = max(made + 1, bisect_left(starts, message.arrives)) + LATE
+    arrives = message.arrives
+    if message.posted:  # held back, perhaps: it does not set out before
+        posted = times.end[message.target][message.posted - 1]
+        arrives = max(arrives, arrives - message.made + posted)
+    unit = max(made + 1, bisect_left(starts, arrives)) + LATE
     if message.posted:
         before = times.place[message.target][message.posted - 1]
         unit = max(unit, bisect_right(places, before))

@@ -14,7 +14,7 @@ from stretto.compiler.order.budget import Budget, Progress
 from stretto.compiler.plan import Plan, read_plan
 from stretto.compiler.prove import prove_all
 from stretto.compiler.source import Source
-from stretto.compiler.summary import percent
+from stretto.compiler.summary import percent, step_of
 
 
 class Refused(Rejected):
@@ -48,6 +48,7 @@ def idle(name: str, chosen: Namespace) -> None:
         "--engine": chosen.engine,
         "--seed": chosen.seed,
         "--no-cache": chosen.no_cache,
+        "--receive-slots": getattr(chosen, "receive_slots", None) is not None,
     }
     flags = [flag for flag, used in given.items() if used]
     if flags:
@@ -76,6 +77,7 @@ def from_schedule(
 ) -> Plan:
     """Compiles. The plan knows its texts by their last names, so that it is the same wherever it
     is made; diagnostics show them by the path that was given."""
+    from stretto.compiler.advice import raised
     from stretto.compiler.driver import compile_text, renamed
     from stretto.compiler.evaluate import Settings
     from stretto.compiler.parse import parse_costs
@@ -91,9 +93,18 @@ def from_schedule(
             costs=parse_costs(texts[1]) if texts[1:] else None,
             **({} if chosen.max_ops is None else {"max_ops": chosen.max_ops}),
         )
-        return compile_text(
-            texts[0].text, texts[0].name, settings, budget, forward_only=forward_only
+        slots = getattr(chosen, "receive_slots", None)  # not every command has it
+        plan = compile_text(
+            texts[0].text,
+            texts[0].name,
+            settings,
+            budget,
+            forward_only=forward_only,
+            receive_slots=slots,
         )
+        if slots and (word := raised(plan.programs[step_of(plan)], slots)):
+            files.say(f"{source.name}: {word}")
+        return plan
     except Rejected as error:
         raise Refused(renamed(error.diagnostics, paths), given) from None
     finally:
