@@ -4,6 +4,7 @@ on reading (`go_on`). Both read the parser's own table, so that nothing of the g
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from lark import Token
@@ -47,7 +48,12 @@ FOREIGN = {
     "'": 'a text stands between `"`',
     ":": "blocks stand in `{ }`; ranges are `a .. b`",
 }  # fmt: skip
-SCAN = re.compile(r'"[^"\n]*"|#[^\n]*|[A-Za-z_][A-Za-z0-9_]*|[0-9]+|\n|[^\S\n]+|.', re.DOTALL)
+# The text's words, roughly; a line that begins with `//` is meant as a comment.
+SCAN = re.compile(
+    r'^[^\S\n]*//[^\n]*|"[^"\n]*"|#[^\n]*|[A-Za-z_][A-Za-z0-9_]*|[0-9]+|\n|[^\S\n]+|.',
+    re.DOTALL | re.MULTILINE,
+)
+ELSE = re.compile(r"\s*else\b")
 
 
 def span(file: str, token: Token) -> Span:
@@ -144,9 +150,10 @@ def _character(token: Token, here: Label, fits: set[str], help_: str | None) -> 
         return _syntax("this text does not end", here, help_='put `"` behind it, on its line')
     message = f"`{token}` is not part of the language"
     if not token.isascii():
-        return _syntax(message, here, help_="names are made of the letters a to z, digits and `_`")
+        names = "names are made of the letters a to z, digits and `_`"
+        return _syntax(message, here, help_=help_ or names)
     if str(token) in FOREIGN:
-        return _syntax(message, here, help_=FOREIGN[str(token)])
+        return _syntax(message, here, help_=help_ or FOREIGN[str(token)])
     return _syntax(f"{_expected(fits)}, found `{token}`", here, help_=help_)
 
 
@@ -241,33 +248,52 @@ def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
     """Skips to the next statement at or behind position `at`: shortens the parser's stack to the
     list of statements that it belongs to and puts the lexer there. Returns the position, or -1 if
     there is none."""
-    states = state.parse_conf.states
-    depth = 0
+    states, stack = state.parse_conf.states, state.state_stack
     closes = not balanced(text)  # whether a statement may end blocks that are still open
     if text.startswith("//", at):  # meant as a comment: what it says is no part of the schedule
+        ended = _between(states, stack[-1]) or accepts(states, stack, "SEMICOLON")
         at = max(text.find("\n", at), at)
+        if ended:
+            return _resume(text, state, lexer, _height(states, state, ";"), at)
+    before = text[text.rfind("\n", 0, at) + 1 : at].lstrip()
+    if before.startswith("//") or (closes and "//" in before):  # taken for a division so far
+        at = max(text.find("\n", at), at)
+    depth = 0
     first = not text[text.rfind("\n", 0, at) + 1 : at].strip()
     for match in SCAN.finditer(text, at):
         word = match[0]
         if word == "\n":
             first = True
             continue
-        if word[0] == "#" or word.isspace():
+        if word[0] == "#" or word.isspace() or word.lstrip().startswith("//"):
             continue
         start = _start(text, match, first, at) if depth == 0 else None
+        if word == "}" and depth == 1 and not ELSE.match(text, match.end()):
+            start = ";"  # the block was the mistaken statement's
         if start is not None:
             height = _height(states, state, start, closes)
             if height:
-                del state.state_stack[height:]
-                del state.value_stack[height - 1 :]
                 go_on_at = match.end() if start == ";" else match.start()
-                _move(text, lexer, go_on_at)
-                return go_on_at
+                return _resume(text, state, lexer, height, go_on_at)
         depth = max(0, depth + (word == "{") - (word == "}"))
         first = word == "}" and depth == 0
     return -1
 
 
+def _resume(text: str, state: Any, lexer: Any, height: int, at: int) -> int:
+    """Forgets what stands above this height of the stack, and reads on at the position."""
+    del state.state_stack[height:]
+    del state.value_stack[height - 1 :]
+    counter = lexer.line_ctr
+    counter.char_pos = at
+    counter.line = text.count("\n", 0, at) + 1
+    counter.line_start_pos = text.rfind("\n", 0, at) + 1
+    counter.column = at - counter.line_start_pos + 1
+    lexer.last_token = None
+    return at
+
+
+@lru_cache(maxsize=1)
 def balanced(text: str) -> bool:
     """Whether every `{` of the file has its `}`."""
     braces = [match[0] for match in SCAN.finditer(text) if match[0] in ("{", "}")]
@@ -340,12 +366,3 @@ def accepts(states: Any, stack: Iterable[Any], kind: str) -> bool:
         rule = action[1]
         del stack[len(stack) - len(rule.expansion) :]
         stack.append(states[stack[-1]][rule.origin.name][1])
-
-
-def _move(text: str, lexer: Any, at: int) -> None:
-    counter = lexer.line_ctr
-    counter.char_pos = at
-    counter.line = text.count("\n", 0, at) + 1
-    counter.line_start_pos = text.rfind("\n", 0, at) + 1
-    counter.column = at - counter.line_start_pos + 1
-    lexer.last_token = None

@@ -14,6 +14,8 @@ from stretto.compiler.evaluate.mentions import Ask, Facts, compile_mention
 from stretto.compiler.evaluate.ranges import bindings, compile_ranges, walk
 from stretto.compiler.evaluate.reports import (
     MOST_PER_RUN,
+    Consequence,
+    Reports,
     Stop,
     TooMuch,
     diagnosis,
@@ -298,9 +300,8 @@ class _Blocks:
                 times = count(env)
                 if times < 0:
                     message = f"this would repeat {show(times)} times"
-                    raise stop(
-                        "negative-repeat", message, span, help="`max(0, …)` keeps it from it"
-                    )
+                    help_ = "`max(0, …)` keeps it from it"
+                    raise Consequence(diagnosis("negative-repeat", message, span, help=help_))
                 budget.spend(times, span)
             except Stop as stopped:
                 raise located(stopped, scope, env) from None
@@ -371,11 +372,16 @@ class _Blocks:
         if isinstance(stopped, TooMuch):
             raise stopped
         taker: Taker = env[TAKER]
-        stopped = located(stopped, scope, env)
-        self.reports.happened(stopped.diagnostic, stopped.bindings or "", taker.rank)
-        taker.failures += 1
+        record(located(stopped, scope, env), taker, self.reports)
         if taker.failures >= MOST_PER_RUN:
             raise Abandon
+
+
+def record(stopped: Stop, taker: Taker, reports: Reports) -> None:
+    """A mistake in the order of a rank, told unless another one explains it."""
+    if not (taker.failures and isinstance(stopped, Consequence)):
+        reports.happened(stopped.diagnostic, stopped.bindings or "", taker.rank)
+    taker.failures += 1
 
 
 def located(stopped: Stop, scope: Scope, env: Env) -> Stop:

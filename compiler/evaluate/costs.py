@@ -43,6 +43,7 @@ class _Pricing:
         mention = statement.operation
         if mention.part is not None and "split F" not in self.said.stated:
             self.no_part(mention, mention.part)
+        scope.binds = "for {} in a .. b"
         ranges = compile_ranges(statement.ranges, scope)
         places = Places(mention, scope)
         value = compile_expression(statement.value, scope)
@@ -97,6 +98,7 @@ class _Pricing:
             help_ = f"overlap F | {kind}"
             self.reports.once(help_, diagnosis("no-overlap", message, statement.span, help=help_))
             return
+        scope.binds = "for {} in a .. b"
         ranges = compile_ranges(statement.ranges, scope)
         halves = (Places(first, scope), Places(other, scope))
         inside = scope.inner()

@@ -13,7 +13,7 @@ from msgspec import Struct
 from stretto.compiler import syntax as s
 from stretto.compiler.diagnostics import Diagnostic, Label
 from stretto.compiler.evaluate.expressions import compile_expression
-from stretto.compiler.evaluate.names import definitions, names_in, text_of
+from stretto.compiler.evaluate.names import bound_inside, definitions, names_in, text_of
 from stretto.compiler.evaluate.pipelines import Draft, draft
 from stretto.compiler.evaluate.reports import Reports, Stop, diagnosis
 from stretto.compiler.evaluate.scope import Broken, Constant, Scope
@@ -71,6 +71,7 @@ class _Declarations:
         self.reports = reports
         self.scope = Scope(reports)
         self.scope.ahead = definitions(schedule)
+        self.scope.elsewhere = bound_inside(schedule)
         self.out = Declared()
         self.unset = dict(settings.values)
 

@@ -20,6 +20,20 @@ def definitions(schedule: s.Schedule) -> dict[str, Span]:
     return found
 
 
+def bound_inside(schedule: s.Schedule) -> dict[str, tuple[Span, str]]:
+    """Names that one statement gives a value and no other knows: where, and in what."""
+    found: dict[str, tuple[Span, str]] = {}
+    for statement in schedule.statements:
+        match statement:
+            case s.Pipeline(_, properties):
+                for property_ in properties:
+                    if isinstance(property_, s.Place):
+                        found.setdefault(property_.stage.text, (property_.stage.span, "place"))
+            case s.OrderRank(rank):
+                found.setdefault(rank.text, (rank.span, "order rank"))
+    return found
+
+
 def names_in(e: s.Expression) -> list[str]:
     """The names in an expression, in the order of the text."""
     found: list[str] = []

@@ -1,12 +1,11 @@
 """The orders that the author wrote: the block of `order rank r` is run for every rank, and what it
 leaves out is found."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from stretto.compiler import syntax as s
 from stretto.compiler.diagnostics import Label
-from stretto.compiler.evaluate.blocks import RANK, TAKER, Abandon, compile_order
+from stretto.compiler.evaluate.blocks import RANK, TAKER, Abandon, compile_order, record
 from stretto.compiler.evaluate.declarations import Declared
 from stretto.compiler.evaluate.mentions import Facts
 from stretto.compiler.evaluate.placement import Placed
@@ -16,15 +15,10 @@ from stretto.compiler.evaluate.reports import (
     Silent,
     Stop,
     TooMuch,
-    diagnosis,
-    ranks_in_words,
 )
 from stretto.compiler.evaluate.taking import Taker
-from stretto.compiler.evaluate.tracks import Track
 from stretto.compiler.source import Span
 from stretto.compiler.spec import Unit
-
-MOST_LISTED = 6
 
 
 class Spans:
@@ -76,13 +70,17 @@ def orders(
             reports.happened(stopped.diagnostic, stopped.bindings or "", taker.rank)
             return []
         except Stop as stopped:
-            reports.happened(stopped.diagnostic, stopped.bindings or "", taker.rank)
-            taker.failures += 1
+            record(stopped, taker, reports)
         except (Abandon, Silent):
             taker.failures += 1
-    if said.auto is None:
-        _demand_all([t for t in takers if not t.failures], statement, reports)
-    return [(tuple(t.units), next(t.left_out(), None) is None) for t in takers]
+    complete = [next(t.left_out(), None) is None for t in takers]
+    if said.auto is None and not all(complete):
+        from stretto.compiler.evaluate.left_out import left_out
+
+        mistake = left_out(statement, [t for t in takers if not t.failures])
+        if mistake is not None:
+            reports.add(mistake)
+    return [(tuple(t.units), whole) for t, whole in zip(takers, complete, strict=True)]
 
 
 def _takers(said: Declared, placed: tuple[Placed, ...], ranks: int, spans: Spans) -> list[Taker]:
@@ -90,7 +88,8 @@ def _takers(said: Declared, placed: tuple[Placed, ...], ranks: int, spans: Spans
     for p in placed:
         for stage, rank in enumerate(p.ranks):
             held[rank].append((p.index, stage))
-    as_set = ", as `microbatches` was set" if "microbatches" in said.given else ""
+    given = "microbatches" in said.given
+    as_set = f", since `--set microbatches={said.microbatches}`" if given else ""
     counts = [
         Label(p.draft.said.get("microbatches", said.stated["microbatches"]), as_set) for p in placed
     ]
@@ -99,50 +98,3 @@ def _takers(said: Declared, placed: tuple[Placed, ...], ranks: int, spans: Spans
               counts.__getitem__)
         for rank in range(ranks)
     ]  # fmt: skip
-
-
-def _demand_all(takers: Sequence[Taker], statement: s.OrderRank, reports: Reports) -> None:
-    """An order without `order auto` has every operation of its rank."""
-    missing = [(taker, list(taker.left_out())) for taker in takers]
-    missing = [(taker, groups) for taker, groups in missing if groups]
-    if not missing:
-        return
-    lines = [
-        f"`{_group(taker, kind, track, numbers)}` never runs on rank {taker.rank}"
-        for taker, groups in missing
-        for kind, track, numbers in groups
-    ]
-    span = Span(*statement.span[:3], *statement.rank.span[3:])
-    notes = lines[1:MOST_LISTED]
-    if len(lines) > MOST_LISTED:
-        rest = sorted({taker.rank for taker, _ in missing})
-        notes.append(f"{ranks_in_words(rest)} leave operations out")
-    reports.add(
-        diagnosis(
-            "left-out",
-            lines[0],
-            span,
-            notes=notes,
-            help="run each of them once, or say `order auto` and the compiler adds them",
-        )
-    )
-
-
-def _group(taker: Taker, kind: str, track: Track, numbers: list[int]) -> str:
-    """`W down[2, 0..3]`: operations of one stage, runs of micro-batches together (both ends are
-    meant)."""
-    cells = sorted(track.place(number, kind != "F") for number in numbers)
-    sliced = [f"{m}, slice {k}" for m, k in cells]
-    texts = sliced if taker.cut else _runs_of([m for m, _ in cells])
-    shown = ", ".join(texts[:4]) + (", …" if len(texts) > 4 else "")
-    return f"{kind} {track.pipeline.name}[{track.stage}, {shown}]"
-
-
-def _runs_of(numbers: list[int]) -> list[str]:
-    runs: list[list[int]] = []
-    for n in numbers:
-        if runs and runs[-1][1] == n - 1:
-            runs[-1][1] = n
-        else:
-            runs.append([n, n])
-    return [str(a) if a == b else f"{a}..{b}" for a, b in runs]

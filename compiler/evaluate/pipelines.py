@@ -27,6 +27,8 @@ class Placing(NamedTuple):
     stages: int
     stage: int
     span: Span
+    name: str  # of the stage
+    plain: str | None  # the rank, where it is but a name
 
 
 class Draft(Struct):
@@ -144,7 +146,9 @@ def _placing(statement: s.Place, scope: Scope) -> Placing:
     stages = inside.bind("stages", statement.span)
     stage = inside.slot(statement.stage, varies=True)
     code = compile_whole(statement.rank, inside, "a rank")
-    return Placing(code, inside.size, stages, stage, statement.rank.span)
+    rank = statement.rank
+    plain = rank.text if isinstance(rank, s.Name) else None
+    return Placing(code, inside.size, stages, stage, rank.span, statement.stage.text, plain)
 
 
 def _original(word: s.Word, before: list[Draft], scope: Scope) -> Draft | None:

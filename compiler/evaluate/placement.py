@@ -173,10 +173,11 @@ def _place(new: Draft, ranks: int | None, reports: Reports) -> tuple[int, ...] |
                     message,
                     place.span,
                     notes=(f"there are ranks 0 to {ranks - 1}",),
+                    help=f"`place {place.name} -> {place.plain or '(…)'} % ranks` goes round the ranks",
                 )
             where.append(rank)
         except Stop as stopped:
-            reports.happened(stopped.diagnostic)
+            reports.happened(stopped.diagnostic, f"{place.name} = {stage}")
             if len(where) < stage - 100:
                 break
         except Silent:

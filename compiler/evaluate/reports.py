@@ -30,6 +30,11 @@ class TooMuch(Stop):
     """There is more to do than the settings allow; nothing else is tried."""
 
 
+class Consequence(Stop):
+    """A step cannot be taken for want of something that an earlier mistake of the same rank may
+    have kept from it: told only where there was none."""
+
+
 class Silent(Exception):
     """A value cannot be computed for a reason that has been reported already."""
 
@@ -81,7 +86,7 @@ class Happening:
         note = ""
         if more and more > len(others):
             first = f" first{where}, and" if where else ""
-            note = f"this happens{first} {_times(more)} more"
+            note = f"this happens{first} {times(more)} more"
         elif where:
             note = f"this happens{where}"
         if others:
@@ -165,7 +170,8 @@ class Reports:
         return file != self._file, line, column
 
 
-def _times(count: int) -> str:
+def times(count: int) -> str:
+    """`once`, `twice`, `3 times`."""
     return "once" if count == 1 else "twice" if count == 2 else f"{count:,} times"
 
 

@@ -43,6 +43,7 @@ def _one(
 ) -> None:
     statement: s.Rule = later.statement
     scope = later.scope.frame()
+    scope.binds = "for {} in a .. b"
     ranges = compile_ranges(statement.ranges, scope)
     after = _operation(statement.later, scope, said, placed, reports)
     before = _operation(statement.earlier, scope, said, placed, reports)

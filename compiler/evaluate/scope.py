@@ -46,6 +46,9 @@ class Scope:
         self.outer = outer
         self.names: dict[str, Binding] = {}
         self.ahead: dict[str, Span] = outer.ahead if outer else {}
+        self.elsewhere: dict[str, tuple[Span, str]] = outer.elsewhere if outer else {}
+        self.binds: str | None = outer.binds if outer else None
+        """How the statement could give a name its values, `{}` being the name."""
         self._slots: list[int] = outer._slots if outer else [0]
         self._until: int | None = None  # of the names, how many are seen here
         self._place: dict[str, int] = {}  # the how manieth name this is
@@ -57,6 +60,7 @@ class Scope:
         """This scope as it is now: names that are defined later are not seen in it."""
         scope = Scope(self.reports)
         scope.names, scope.ahead, scope._place = self.names, self.ahead, self._place
+        scope.elsewhere = self.elsewhere
         scope._until = len(self.names)
         return scope
 
@@ -156,9 +160,14 @@ class Scope:
             help_ = "write a comparison, such as `1 == 1`"
             return diagnosis("unknown-name", message, Label(word.span), help=help_)
         known = self.all_names()
-        near = nearest(word.text, known)
+        near = None if word.text in self.elsewhere else nearest(word.text, known)
         if near is None:
-            return diagnosis("unknown-name", message, Label(word.span, what))
+            labels = [Label(word.span, what)]
+            if word.text in self.elsewhere:
+                span, where = self.elsewhere[word.text]
+                labels.append(Label(span, f"`{word.text}` is known only in this `{where}`"))
+            binds = self.binds and f"end the statement with `{self.binds.format(word.text)}`"
+            return diagnosis("unknown-name", message, *labels, help=binds)
         return diagnosis(
             "unknown-name",
             message,

@@ -20,6 +20,7 @@ def sized(
     out: Costs,
 ) -> None:
     """What one statement says of memory, into `out`. The scope is the statement's own frame."""
+    scope.binds = "for {} in a .. b"
     ranges = compile_ranges(statement.ranges, scope)
     places = Places(statement, scope)
     value = compile_expression(statement.value, scope)
@@ -59,6 +60,7 @@ def transfer(later: Later, placed: tuple[Placed, ...], out: Costs) -> None:
     """The transfer time of every pair of ranks that exchange data."""
     statement: s.Transfer = later.statement
     scope = later.scope.frame()
+    scope.binds = "for rank a -> b"
     names = [w for w in (statement.source, statement.target) if w is not None]
     slots = [scope.slot(word, varies=True) for word in names]
     value = compile_expression(statement.value, scope)
@@ -92,6 +94,7 @@ def limit(later: Later, said: Declared, out: Costs) -> None:
     """A limit on every rank; the tightest of several counts."""
     statement: s.Limit = later.statement
     scope = later.scope.frame()
+    scope.binds = "for rank {}"
     slot = scope.slot(statement.rank, varies=True) if statement.rank else None
     value = compile_expression(statement.value, scope)
     env: Env = [None] * scope.size

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from stretto.compiler.diagnostics import Label
 from stretto.compiler.evaluate.placement import Placed
-from stretto.compiler.evaluate.reports import Stop, ranks_in_words, stop
+from stretto.compiler.evaluate.reports import Consequence, Stop, diagnosis, ranks_in_words, stop
 from stretto.compiler.evaluate.tracks import FREE, Track
 from stretto.compiler.evaluate.values import show
 from stretto.compiler.source import Span
@@ -155,12 +155,7 @@ class Taker:
         if best is None or owner is None:
             if optional:
                 return None
-            raise stop(
-                "no-such-operation",
-                f"on rank {self.rank} no weight gradient{self._whose(asked)} is waiting here",
-                place,
-                help="a `W` without a micro-batch takes the oldest `I` that has none yet",
-            )
+            raise self._none_waits(asked)
         return self._give(kind, owner, best[1], at, place)
 
     def _oldest_slice(self, asked: Asked, track: Track, k: int) -> tuple[int, int] | None:
@@ -286,7 +281,34 @@ class Taker:
             f"rank {self.rank} runs out of {what} for `{name}`: this would be the "
             f"{_ordinal(track.total + 1)}, and there are {track.total}"
         )
-        return stop("no-such-operation", message, Label(asked.place), self._count(track))
+        fewer = "--set" in self.microbatches_at(p.index).words
+        help_ = "bound what counts them: `min(microbatches, …)`" if fewer else None
+        return stop(
+            "no-such-operation", message, Label(asked.place), self._count(track), help=help_
+        )
+
+    def _none_waits(self, asked: Asked) -> Stop:
+        """No weight gradient is left for a `W`: too few `I` stand before it, or a `B` did it."""
+        from stretto.compiler.evaluate.tally import by_line, given
+
+        tracks = [
+            track
+            for (p, s), track in self.tracks.items()
+            if asked.pipeline in (None, p) and asked.stage in (None, s)
+        ]
+        done = {kind: [at for t in tracks for at in given(t, kind)] for kind in "IW"}
+        whole = 0 < len(done["I"]) == sum(sum(track.full) for track in tracks)
+        notes = [
+            f"on rank {self.rank} `{kind}` ran {by_line(texts, self.span)} before it"
+            for kind, texts in done.items()
+            if texts and not whole
+        ]
+        help_ = "a `W` without a micro-batch takes the oldest `I` that has none yet"
+        if whole:
+            help_ = "`B` does its `W` already: leave the `W` out, or write `I` instead of `B`"
+        message = f"on rank {self.rank} no weight gradient{self._whose(asked)} is waiting here"
+        code = "no-such-operation"
+        return Consequence(diagnosis(code, message, asked.place, notes=notes, help=help_))
 
     def _no_microbatch(self, asked: Asked, track: Track, m: int) -> Stop:
         name = f"{asked.kind} {track.pipeline.name}[{track.stage}, {show(m)}]"
