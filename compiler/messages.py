@@ -152,16 +152,15 @@ def _hold_back(arriving: list[list[Message]], units: int, slots: int) -> None:
             choices.append((latest, message))
             for k in range(latest, message.last + 1):
                 live[k] += 1
-    room = max(slots, *live, 0)
+    room = max([slots, *live])
     choices.reverse()  # each channel's in the order of sending, which sorting keeps
     choices.sort(key=lambda choice: (choice[0], choice[1].made))
-    before: dict[int, int] = {}  # by channel: where the message before this one is posted
     for latest, message in choices:
-        posted, wanted = latest, max(message.posted, before.get(message.channel, 0))
-        while posted > wanted and live[posted - 1] < room:
+        posted = latest
+        while posted > message.posted and live[posted - 1] < room:
             posted -= 1
             live[posted] += 1
-        message.posted = before[message.channel] = posted
+        message.posted = posted  # not before its channel's last one: where that stopped, this does
 
 
 def _settled(message: Message, rank: int, made: int, times: Earliest) -> int:
