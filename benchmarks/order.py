@@ -226,7 +226,19 @@ def main() -> None:
             lines.append(line)
         lines.append("")
     if options.write:
-        options.write.write_text("\n".join(lines))
+        write(options.write, lines)
+
+
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+
+
+def write(path: Path, lines: list[str]) -> None:
+    """The table as a file of its own, or between its two marks in a document that has them."""
+    text = "\n".join(lines)
+    if path.exists() and BEGIN in (old := path.read_text()):
+        before, after = old.split(BEGIN)[0], old.split(END)[1]
+        text = f"{before}{BEGIN}\n\n{text}\n{END}{after}"
+    path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ def test_an_order_found_before_is_found_at_once(
 def test_under_jitter_the_mean_is_less() -> None:
     """Judged on samples that the search has not seen."""
     spec = limited(linear(4, 12, (10, 16, 6), transfer=1), 12)
+    spec = msgspec.structs.replace(spec, overlap=())
     shaky = msgspec.structs.replace(spec, jitter=(1, 5))
     judge = model(expand(shaky))
     t, samples = jittered(judge, tables(judge), 100, 4711)

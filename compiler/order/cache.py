@@ -1,6 +1,7 @@
 """Orders that were found before, by the Problem and what was asked of the search, so that compiling
-again is instant. What is read here is not trusted: it is checked like any other order. Nothing
-that goes wrong with the files is an error; then there is just no memory.
+again is instant. A word that is read here is not trusted: it is checked like any other order (what
+a search proved of it is believed). Nothing that goes wrong with the files is an error; then there
+is just no memory.
 """
 
 import json

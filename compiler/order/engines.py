@@ -70,8 +70,18 @@ def lists(hunt: Hunt) -> None:
 
 # How long to wait for something better (64ths of what would be done instead), how hot to begin
 # (mean durations), how much the mean end counts: what won on one problem or another.
-OFFSETS = ((32, 3.0, 0.1), (16, 6.0, 0.5), (0, 1.0, 0.1), (32, 1.0, 0.1), (64, 3.0, 0.1))
-OFFSETS += ((16, 3.0, 0.1), (24, 3.0, 0.3), (0, 0.3, 0.1), (48, 2.0, 0.1), (32, 6.0, 0.5))
+OFFSETS: tuple[tuple[int, float, float], ...] = (
+    (32, 3.0, 0.1),
+    (16, 6.0, 0.5),
+    (0, 1.0, 0.1),
+    (32, 1.0, 0.1),
+    (64, 3.0, 0.1),
+    (16, 3.0, 0.1),
+    (24, 3.0, 0.3),
+    (0, 0.3, 0.1),
+    (48, 2.0, 0.1),
+    (32, 6.0, 0.5),
+)
 ROUND = 12_000_000  # operations listed in one run
 
 
@@ -209,7 +219,7 @@ def robust(hunt: Hunt, budget: Budget) -> Found:
                 if left <= 0:
                     break
             else:
-                moves = max(100, budget.effort * WORK // (8 * SAMPLES * hunt.model.size))
+                moves = max(100, budget.effort * WORK // (SAMPLES * hunt.model.size))
                 if turn == 4:
                     break
             state = annealing.prepare(t, samples, budget.seed + turn)

@@ -25,7 +25,7 @@ from stretto.compiler.order.engines import (
 )
 from stretto.compiler.order.hunt import Found, Hunt, Stop, hunt
 from stretto.compiler.order.model import model
-from stretto.compiler.order.words import order_of
+from stretto.compiler.order.words import complete, order_of
 from stretto.compiler.problem import Problem
 
 ENGINES = ("library", "list", "offsets", "periodic", "anneal", "cpsat")
@@ -39,10 +39,10 @@ def search(problem: Problem, budget: Budget) -> Order:
     old = recall(problem, budget)
     best = None
     with suppress(Stop, KeyboardInterrupt):
-        if old is not None:
+        if old is not None and complete(found.t, old.word):
             found.proven = old.proven
             found.offer(old.word, old.engine)
-        if old is None or not found.found or old.seconds < budget.seconds:
+        if not found.found or old is None or old.seconds < budget.seconds:
             warm(found)
             _engines(found)
         elif jitter:

@@ -39,6 +39,28 @@ def pack(t: Tables, words: Sequence[Sequence[tuple[int, ...]]]) -> list[int] | N
     return flat if seen == [int(many) for many in t.count] else None
 
 
+def complete(t: Tables, word: Sequence[int]) -> bool:
+    """Whether a flat word that comes from outside has every operation once, on its own rank; then
+    it can be replayed."""
+    if len(word) != len(t.ticks):
+        return False
+    seen = [0] * len(t.rank)
+    for r in range(len(t.limit)):
+        for u in word[t.word_at[r] : t.word_at[r + 1]]:
+            if not NOTHING <= u < len(t.solo):
+                return False
+            if u == NOTHING:
+                continue
+            letters = [x for x in (t.solo[u], t.forward[u], t.back[u]) if x >= 0]
+            if t.merged[u]:
+                letters.append(t.back[u] + 1)
+            for x in set(letters):
+                if t.rank[x] != r:
+                    return False
+                seen[x] += 1
+    return seen == [int(many) for many in t.count]
+
+
 @dataclass(frozen=True, slots=True)
 class _Units:
     """The units of every rank as places; backwards that run whole, as the places of their I and
