@@ -168,12 +168,13 @@ def _place(new: Draft, ranks: int | None, reports: Reports) -> tuple[int, ...] |
             rank = place.code(env)
             if not 0 <= rank < ranks:
                 message = f"stage {stage} of `{new.name.text}` would stand on rank {show(rank)}"
+                round_ = f"`place {place.name} -> {place.plain or '(…)'} % ranks`"
                 raise stop(
                     "out-of-range",
                     message,
                     place.span,
                     notes=(f"there are ranks 0 to {ranks - 1}",),
-                    help=f"`place {place.name} -> {place.plain or '(…)'} % ranks` goes round the ranks",
+                    help=f"{round_} goes round the ranks",
                 )
             where.append(rank)
         except Stop as stopped:
