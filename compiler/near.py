@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from itertools import islice
 
-
 MOST_KNOWN = 1000
 
 
