@@ -95,6 +95,13 @@ def offsets(hunt: Hunt, share: float) -> None:
 
     depth = max(s for _, s in hunt.model.stages) + 1
 
+    if hunt.budget.effort is None:
+        began, some = monotonic(), 20
+        trial = offsetting.prepare(hunt.model, hunt.t, hunt.budget.seed)
+        offsetting.run(trial, some, mean, mean / 50, 0.1, 32, hunt.span, False, hunt.enough)
+        each = (monotonic() - began) / some
+        moves = max(100, min(moves, int((hunt.left() - end) / 4 / each)))
+
     def work(k: int) -> Any:
         look, hot, weight = OFFSETS[k % len(OFFSETS)]
         late, halves = ((4, 2), (4 * depth, 1), (2 * depth, 2), (8 * depth, 1), (0, 2))[k // 2 % 5]

@@ -87,7 +87,9 @@ class Hunt:
         now = monotonic()
         if self.budget.progress is not None and self.found and now - self.told >= 1:
             self.told = now
-            self.budget.progress(Progress(engine, self.best.value, self.bound, self.left()))
+            self.budget.progress(
+                Progress(engine, self.best.value, self.bound, max(0.0, self.left()))
+            )
 
     def left(self) -> float:
         """Seconds that may still be spent; where effort counts, the part of it, in units."""
