@@ -69,6 +69,9 @@ def local(job: Job) -> int:
         reports = run_local(read_plan(job.plan), body, str(device))
     except (Stopped, Rejected, OSError) as error:
         return _refuse(error, 0, None, None)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # at an ordinary end, threads that are in the middle of torch abort
     return _end(reports[0], 0)
 
 

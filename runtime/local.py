@@ -16,7 +16,8 @@ T = TypeVar("T")
 def run_local(plan: Plan, rank: Callable[[Local], T], device: str = "cpu") -> list[T]:
     """Calls `rank(transport)` on a thread for every rank of the plan; there it makes its
     `Executor(…, transport=transport)` and takes its steps. Returns what the calls gave, by rank.
-    Raises what one of them raised: the first that was not merely stopped by another."""
+    Raises what one of them raised: the first that was not merely stopped by another. Interrupted,
+    it stops the ranks at their next wait and does not wait for them."""
     world = next(iter(plan.programs.values())).spec.ranks
     hub = Hub(world, device)
     results: dict[int, T] = {}
@@ -31,11 +32,19 @@ def run_local(plan: Plan, rank: Callable[[Local], T], device: str = "cpu") -> li
             post_failure(board_of(transport=Local(hub, number)), number, words)
             hub.fail(f"rank {number} stops: {error}")
 
-    threads = [threading.Thread(target=work, args=(r,), name=f"rank {r}") for r in range(world)]
+    threads = [
+        threading.Thread(target=work, args=(r,), name=f"rank {r}", daemon=True)
+        for r in range(world)
+    ]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:  # Ctrl-C reaches this thread alone: the ranks are to end as well
+        post_failure(board_of(transport=Local(hub, 0)), -1, "interrupted")
+        hub.fail("interrupted")
+        raise
     if errors:
         order = sorted(errors, key=lambda r: (_follows(errors[r]), r))
         raise errors[order[0]]

@@ -132,14 +132,20 @@ def _sizes(x: Any) -> Any:
 
 @contextmanager
 def _attributes_kept(module: nn.Module) -> Iterator[None]:
-    """Puts back what a forward assigns to its modules, a cache for instance."""
-    before = [(part, part.__dict__.copy()) for part in module.modules()]
+    """Puts back what a forward assigns to its modules, a cache for instance, and every parameter
+    and buffer: `functional_call` leaves its stand-ins in a layer that has two names."""
+    tables = [
+        table
+        for part in module.modules()
+        for table in (part.__dict__, part._parameters, part._buffers)
+    ]
+    before = [dict(table) for table in tables]
     try:
         yield
     finally:
-        for part, attributes in before:
-            part.__dict__.clear()
-            part.__dict__.update(attributes)
+        for table, contents in zip(tables, before, strict=True):
+            table.clear()
+            table.update(contents)
 
 
 @contextmanager

@@ -89,16 +89,24 @@ class Stage:
         """Notes what the backward needs, and nothing else: who gets the output gets it without
         its graph."""
         result = flat(output, f"`{self.name}`") if self.sends else ()
-        if loss is not None and (not isinstance(loss, Tensor) or loss.numel() != 1):
+        if work.target is not None and (not isinstance(loss, Tensor) or loss.numel() != 1):
             raise Stopped("the loss function must give a tensor with one number")
         if work.learn:
             leaves = tuple(tensor for tensor in work.given if tensor.requires_grad)
+            if loss is not None and not loss.requires_grad and self._wants_gradients(leaves):
+                raise Stopped(
+                    "the loss has no gradient: it depends neither on the stage's weights nor on "
+                    "its input; was it, or the output, detached?"
+                )
             self.tapes[work.microbatch] = self._tape(leaves, result, loss)
         return Forward(
             mapped(Tensor.detach, output),
             result,
             None if loss is None else loss.detach(),
         )
+
+    def _wants_gradients(self, leaves: Result) -> bool:
+        return bool(leaves) or any(p.requires_grad for p in self.module.parameters())
 
     def _tape(self, inputs: Result, result: Result, loss: Tensor | None) -> Tape:
         if loss is not None:

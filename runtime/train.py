@@ -107,7 +107,7 @@ def _models(job: Job, part: Part) -> Models:
 
 
 def _data(job: Job, part: Part) -> Data:
-    if "train" not in part.scripts:
+    if "train" not in part.scripts or all(p.forward_only for p in part.spec.pipelines):
         raise Stopped("this plan has only its forwards, and so nothing to train with")
     data = find(job.data, "data") if job.data else _models(job, part).data()
     if not callable(data):
@@ -194,10 +194,14 @@ class Progress:
         means = f" (means of {some} steps)" if some > 1 else ""
         took = time.monotonic() - self.begun
         return (
-            f"{self.spec.name} on {self.spec.ranks} ranks: "
-            f"{len(self.losses)} steps in {took:.1f} s, "
+            f"{self.spec.name} on {_count(self.spec.ranks, 'rank')}: "
+            f"{_count(len(self.losses), 'step')} in {took:.1f} s, "
             f"loss {first:.4f} -> {last:.4f}{means}, {self._speed()}"
         ).removesuffix(", ")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _amount(x: Any) -> tuple[int, str]:

@@ -8,6 +8,7 @@ whenever it is. Dropout does not.
 """
 
 from collections.abc import Callable, Sequence
+from math import isnan
 from typing import Any, NamedTuple
 
 import torch
@@ -118,7 +119,11 @@ def verify(
     return Verdict(
         tuple(_compare(spec, plan, alone, after, place) for place in _originals(spec)),
         sum(len(found) for found in theirs.values()),
-        sum(a != b for p in theirs for a, b in zip(theirs[p], ours[p], strict=True)),
+        sum(
+            a != b and not (isnan(a) and isnan(b))
+            for p in theirs
+            for a, b in zip(theirs[p], ours[p], strict=True)
+        ),
         tuple(_unequal_copies(spec, plan, before)),
     )
 
@@ -178,11 +183,13 @@ class Alone:
                 loss = judge(outputs[place], self.target[p][m])
                 losses.setdefault(p, []).append(loss.detach().double().item())
                 divisor = together(self.spec, p) if self.scale else 1
-                roots.append(loss / divisor if divisor > 1 else loss)
+                if loss.requires_grad:
+                    roots.append(loss / divisor if divisor > 1 else loss)
         learning = [p for p in members if not self.spec.pipelines[p.pipeline].forward_only]
         parameters = {place: list(self.modules[place].parameters()) for place in learning}
         wanted = [q for place in learning for q in parameters[place] if q.requires_grad]
-        found = iter(torch.autograd.grad(roots, wanted, allow_unused=True) if roots else ())
+        learns = bool(roots and wanted)  # not where all is frozen
+        found = iter(torch.autograd.grad(roots, wanted, allow_unused=True) if learns else ())
         return {
             place: [next(found, None) if q.requires_grad else None for q in parameters[place]]
             for place in learning
@@ -274,7 +281,8 @@ def _weights(executor: Executor, place: Place) -> list[Tensor | None]:
 
 
 def _found(executor: Executor, place: Place) -> list[Tensor | None]:
-    return [parameter.grad for parameter in executor.stages[place].module.parameters()]
+    gradients = [parameter.grad for parameter in executor.stages[place].module.parameters()]
+    return [None if g is None else _dense(g) for g in gradients]
 
 
 def _loaded(module: nn.Module, weights: Sequence[Tensor | None]) -> nn.Module:
@@ -308,9 +316,16 @@ def _compare(spec: Spec, plan: Plan, alone: Alone, after: Gathered, place: Place
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    """Two that are no number, of training that has come apart, are equal."""
     if a is None or b is None:
         return a is b
-    return torch.equal(a.cpu(), b.cpu())
+    a, b = _dense(a).cpu(), _dense(b).cpu()
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """An embedding's, with `sparse=True`, as an ordinary tensor."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def _gap(a: Tensor | None, b: Tensor | None) -> float:
@@ -318,6 +333,7 @@ def _gap(a: Tensor | None, b: Tensor | None) -> float:
         return 0.0
     if a is None or b is None:
         return float("inf")
+    a, b = _dense(a), _dense(b)
     return (a.cpu().double() - b.cpu().double()).abs().max().item() if a.numel() else 0.0
 
 

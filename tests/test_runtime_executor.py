@@ -272,6 +272,24 @@ def test_agreeing_on_shapes_leaves_modules_as_they_were() -> None:
             assert type(module.cache) is Tensor
 
 
+def test_a_layer_with_two_names_keeps_its_parameters() -> None:
+    class Twice(nn.Module):
+        def __init__(self, seed: int):
+            super().__init__()
+            self.layer = self.same = Layer(seed)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.same(x)
+
+    plan = plan_of(ordered(linear(2, 3), one_f_one_b))
+    x, target = batch(spec_of(plan))
+    twice, once = trained(plan, x, target, Twice), trained(plan, x, target)
+    for (_, stage), module in twice.modules[1].items():
+        assert all(type(p) is nn.Parameter for p in module.same.parameters())
+        pairs = zip(twice.gradients("main", stage), once.gradients("main", stage), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
 def test_new_shapes_are_agreed_on_anew() -> None:
     spec = ordered(linear(3, 2), one_f_one_b)
     x, target = batch(spec)
@@ -534,6 +552,27 @@ def test_other_shapes_in_a_later_microbatch_are_refused() -> None:
     with pytest.raises(Stopped) as stopped:
         trained(plan, x, target, Growing)
     assert "gives (1, 6) float32 where (2, 6) float32 was agreed" in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("judge", "words"),
+    [
+        (lambda output, target: (output - target).detach().square().mean(), "has no gradient"),
+        (lambda output, target: (output - target).square(), "a tensor with one number"),
+        (lambda output, target: None, "a tensor with one number"),
+    ],
+)
+def test_losses_that_teach_nothing_are_refused(judge: Any, words: str) -> None:
+    plan = plan_of(ordered(linear(2, 2), one_f_one_b))
+    x, target = batch(spec_of(plan))
+
+    def rank(transport: Local) -> None:
+        modules = built(spec_of(plan), transport.rank)
+        executor = Executor(plan, modules, judge, transport=transport, timeout=20)
+        executor.step(x, target=target)
+
+    with pytest.raises(Stopped, match=words):
+        run_local(plan, rank)
 
 
 def test_what_the_runtime_cannot_run_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,35 @@ def test_all_ranks_in_one_process(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "equal, bit for bit" in done.stderr and "samples/s" in done.stderr
     assert done.stdout.startswith("dualpipe on 4 ranks: 4 steps in ")
+
+
+def test_interrupted_all_ranks_of_one_process_end(folder: Path) -> None:
+    words = ["small.plan.gz", "--model", "mine.py:good", "--data", "mine.py:data"]
+    words += ["--steps", "100000000", "--local"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stretto.runtime", *words],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stderr is not None
+    try:
+        assert process.stderr.readline().startswith("step 1/100000000")
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == "interrupted"
+
+
+def test_a_plan_of_forwards_has_nothing_to_train(folder: Path) -> None:
+    write_plan(compiled("inference", ranks=2, microbatches=4), folder / "forwards.plan")
+    words = ("--model", "mine.py:good", "--data", "mine.py:data", "--local", "--verify")
+    done = start(folder, "forwards.plan", *words)
+    assert done.returncode == 1
+    assert done.stderr == "error: this plan has only its forwards, and so nothing to train with\n"
 
 
 # The command line -------------------------------------------------------------------------------

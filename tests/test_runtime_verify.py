@@ -139,3 +139,42 @@ def test_a_module_that_depends_on_chance_is_found() -> None:
         return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5))
 
     assert not verified(plan_of(ordered(linear(2, 3), one_f_one_b)), make=noisy).equal
+
+
+def test_numbers_that_are_none_are_equal() -> None:
+    """Training that has come apart has done so in one process too."""
+
+    class Apart(Layer):
+        def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+            return super().forward(x) * float("nan")
+
+    plan = plan_of(ordered(linear(2, 3), one_f_one_b))
+    verdict = verified(plan, make=Apart)
+    assert verdict.equal and verdict.losses == 3, str(verdict)
+
+
+def test_where_nothing_is_trained_losses_are_compared() -> None:
+    def frozen(seed: int) -> nn.Module:
+        return Layer(seed).requires_grad_(False)
+
+    verdict = verified(plan_of(ordered(linear(2, 3), one_f_one_b)), make=frozen)
+    assert verdict.equal and verdict.losses == 3, str(verdict)
+
+
+def test_gradients_of_a_sparse_embedding_are_compared() -> None:
+    class Sparse(nn.Module):
+        def __init__(self, seed: int):
+            super().__init__()
+            self.rows, self.layer = nn.Embedding(3, WIDTH, sparse=True), Layer(seed)
+            nn.init.ones_(self.rows.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x + self.rows((x[:, 0] > 0).long()))
+
+    def changed(executor: Executor) -> None:
+        weight = executor.stages[executor.part.places[0]].module.rows.weight
+        weight.register_hook(lambda gradient: gradient * 2)
+
+    plan = plan_of(ordered(linear(2, 3), one_f_one_b))
+    assert verified(plan, make=Sparse).equal
+    assert not verified(plan, changed, make=Sparse).equal
