@@ -9,13 +9,14 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from stretto.compiler import library
-from stretto.compiler.bound import bound
+from stretto.compiler.bound import Bound, bound
 from stretto.compiler.claim import claims
 from stretto.compiler.communicate import communicate, forwards
 from stretto.compiler.diagnostics import Diagnostic, Rejected
 from stretto.compiler.evaluate import Settings, evaluate
 from stretto.compiler.expand import expand
 from stretto.compiler.forwards_bound import forwards_bound
+from stretto.compiler.order import Order
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.parse import parse
@@ -52,9 +53,16 @@ def compile_text(
         del programs["train"]
     claimed = {name: claims(program) for name, program in programs.items()}
     prove_all(programs, claimed)
-    least = forwards_bound(spec) if forward_only else bound(problem)
+    least = forwards_bound(spec) if forward_only else _least(bound(problem), order)
     sources = (source, settings.costs.source) if settings.costs else (source,)
     return assemble(programs, claimed, least, order.engine, sources)
+
+
+def _least(least: Bound, order: Order) -> Bound:
+    """The bound, or what the search itself proved by looking at every order, if that is more."""
+    if order.proven <= least.ticks:
+        return least
+    return Bound(order.proven, "an exhaustive search (CP-SAT) has shown that no order is better")
 
 
 def compile_file(path: str | PathLike[str], **parameters: int | str | Fraction) -> Plan:

@@ -7,6 +7,7 @@ from fractions import Fraction
 from msgspec import Struct
 
 from stretto.compiler.bound import Bound
+from stretto.compiler.order import WRITTEN
 from stretto.compiler.plan import Plan
 from stretto.compiler.program import Claims, Compute, Name, Program
 from stretto.compiler.spec import NONE, Spec, number
@@ -103,7 +104,7 @@ def figures(s: Summary) -> str:
 
 def table(s: Summary) -> str:
     """What `compile` prints: a figure per line, its name in front."""
-    order = "as written" if s.engine == "written" else f"found by {s.engine}"
+    order = "as written" if s.engine == WRITTEN else f"found by {s.engine}"
     rows = {
         "schedule": s.schedule,
         "ranks": str(s.ranks),

@@ -10,6 +10,7 @@ from time import monotonic
 
 from stretto.compiler.commands import files
 from stretto.compiler.diagnostics import Diagnostic, Rejected
+from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.budget import Budget, Progress
 from stretto.compiler.plan import Plan, read_plan
 from stretto.compiler.prove import prove_all
@@ -104,12 +105,26 @@ def from_schedule(
         )
         if slots and (word := raised(plan.programs[step_of(plan)], slots)):
             files.say(f"{source.name}: {word}")
+        _slow(plan)
         return plan
     except Rejected as error:
         raise Refused(renamed(error.diagnostics, paths), given) from None
     finally:
         if isinstance(budget.progress, Teller):
             budget.progress.clear()
+
+
+def _slow(plan: Plan) -> None:
+    """A word where an order was searched for without the compiled loops."""
+    if plan.engine == WRITTEN:
+        return
+    from stretto.compiler.order.jit import fast
+
+    if not fast():
+        files.say(
+            "searched in plain Python; with the extra `solve` (pip install 'stretto[solve]') the "
+            "same search is some 25 times quicker, and small cases can be proved optimal"
+        )
 
 
 def searching(chosen: Namespace) -> Budget:

@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from stretto.compiler.problem import Problem
 
+WRITTEN = "written"
+"""The engine of an Order that its author wrote."""
+
 
 class Lane(NamedTuple):
     """The units of one rank on one stream, as indices into the Problem's operations."""

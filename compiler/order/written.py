@@ -1,6 +1,6 @@
 """Problem → Order, where the author wrote the whole order: it is taken as it stands."""
 
-from stretto.compiler.order import Lane, Order
+from stretto.compiler.order import WRITTEN, Lane, Order
 from stretto.compiler.problem import Problem
 
 
@@ -22,4 +22,4 @@ def written(problem: Problem) -> Order:
         Lane(rank, 0, tuple([tuple([index[o] for o in operations]) for operations, _ in units]))
         for rank, units in enumerate(problem.spec.written)
     ]
-    return Order(problem, tuple(lanes), "written")
+    return Order(problem, tuple(lanes), WRITTEN)
