@@ -3,11 +3,14 @@ late plans are when durations vary, with receives posted none, one, two or any n
 ahead, and sends waited for as much later; and how many slots a rank holds for it.
 
     python benchmarks/slack.py
+    python benchmarks/slack.py --receive-slots
 
+With the flag, how late plans are with any number of receive slots, and with 3, 2 and 1 advised.
 Every duration is drawn evenly from its planned one ± the fraction above the column; figures are
-means over the seeds, in per cent of the planned makespan.
+means over the seeds, in per cent of the makespan that was planned without advice.
 """
 
+import sys
 from fractions import Fraction
 from pathlib import Path
 from random import Random
@@ -21,6 +24,7 @@ from stretto.compiler.communicate import communicate
 from stretto.compiler.evaluate import evaluate
 from stretto.compiler.evaluate.settings import Settings
 from stretto.compiler.expand import expand
+from stretto.compiler.order import Order
 from stretto.compiler.order.arrange import Budget, arrange
 from stretto.compiler.parse import parse, parse_costs
 from stretto.compiler.program import Compute, Program
@@ -37,13 +41,24 @@ SEEDS = range(10)
 RANKS, MICROBATCHES = 8, 32
 
 
+ADVICE = (None, 3, 2, 1)
+
+
 def main() -> None:
+    if "--receive-slots" in sys.argv[1:]:
+        advised()
+    else:
+        slack()
+
+
+def slack() -> None:
     print("| schedule | transfer | ahead, after | receives | outputs | ±5 % | ±20 % | ±50 % |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in SCHEDULES:
         for transfer in TRANSFERS:
             for early, late in SLACKS:
-                program = compiled(name, transfer, early, late)
+                messages.EARLY, messages.LATE = early, late
+                program = communicate(ordered(name, transfer))
                 claimed = claims(program)
                 makespans = [mean_makespan(program, jitter) for jitter in JITTERS]
                 cells = [
@@ -57,15 +72,35 @@ def main() -> None:
                 print("|", " | ".join(cells), "|", flush=True)
 
 
-def compiled(name: str, transfer: str, early: int, late: int) -> Program:
+def advised() -> None:
+    print("| schedule | transfer | advice | receives | outputs | planned | ±20 % |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name in SCHEDULES:
+        for transfer in TRANSFERS:
+            order = ordered(name, transfer)
+            least = claims(communicate(order)).makespan
+            for slots in ADVICE:
+                program = communicate(order, slots)
+                claimed = claims(program)
+                makespans = [claimed.makespan, mean_makespan(program, Fraction(1, 5))]
+                cells = [
+                    name,
+                    transfer,
+                    str(slots or "none"),
+                    str(max(claimed.receives)),
+                    str(max(claimed.outputs)),
+                    *(f"{100 * makespan / least - 100:+.1f}" for makespan in makespans),
+                ]
+                print("|", " | ".join(cells), "|", flush=True)
+
+
+def ordered(name: str, transfer: str) -> Order:
     source = Source(f"{name}.pipe", (FOLDER / f"{name}.pipe").read_text())
     costs = parse_costs(
         Source("costs", f"cost F = 1000 cost I = 1000 cost W = 1000 transfer 1000 * {transfer}")
     )
     settings = Settings({"ranks": RANKS, "microbatches": MICROBATCHES}, costs)
-    order = arrange(expand(evaluate(parse(source), settings)), Budget())
-    messages.EARLY, messages.LATE = early, late
-    return communicate(order)
+    return arrange(expand(evaluate(parse(source), settings)), Budget())
 
 
 def mean_makespan(program: Program, jitter: Fraction) -> float:
