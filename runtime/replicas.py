@@ -151,8 +151,12 @@ def _between(reduction: Reduction) -> list[Lane]:
 
 
 def _gradients(module: nn.Module) -> _Share:
+    """Those of a sparse embedding as ordinary tensors: messages have a size that both ends know."""
     parameters = list(module.parameters())
-    tensors = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    tensors = [
+        torch.zeros_like(p) if p.grad is None else p.grad.to_dense() if p.grad.is_sparse else p.grad
+        for p in parameters
+    ]
     there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
     return _Share(there.to(tensors[0].device) if tensors else there, tensors)
 

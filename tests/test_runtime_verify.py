@@ -178,3 +178,5 @@ def test_gradients_of_a_sparse_embedding_are_compared() -> None:
     plan = plan_of(ordered(linear(2, 3), one_f_one_b))
     assert verified(plan, make=Sparse).equal
     assert not verified(plan, changed, make=Sparse).equal
+    copied = verified(dualpipe(), make=Sparse)  # the same row twice may be added in another order
+    assert not copied.unequal_losses and max(stage.greatest for stage in copied.stages) < 1e-5
