@@ -5,7 +5,6 @@ Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 the user's file or pl
 or input that cannot be read, 70 a bug of ours, 130 interrupted.
 """
 
-import gc
 import os
 import re
 import sys
@@ -38,7 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     chosen = understood(arguments)
-    gc.disable()  # a compiled schedule is millions of objects and no circle: a third of the time
     try:
         code = run(chosen)
         sys.stdout.flush()
