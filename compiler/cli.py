@@ -2,7 +2,7 @@
 raise. Each command is a file of `commands/`, loaded when it is asked for.
 
 Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 the user's file or plan is wrong, 2 usage
-or input that cannot be read, 70 a bug of ours, 130 interrupted.
+or input that cannot be read, 70 a bug of ours, 128 and more: ended by a signal, 130 interrupted.
 """
 
 import os
@@ -236,6 +236,7 @@ def add_run(run: ArgumentParser) -> None:
     run.add_argument("--steps", type=natural, metavar="N", help="training steps")
     run.add_argument("--timeout", type=natural, metavar="SECONDS", help="patience with other ranks")
     run.add_argument("--verify", action="store_true", help="compare with one process, bit by bit")
+    run.add_argument("--trust", action="store_true", help="do not prove the plan once more")
     run.add_argument("--local", action="store_true", help="all ranks as threads of one process")
 
 

@@ -1,8 +1,10 @@
 """`stretto run PLAN|FILE --model MODULE:NAME`: train on this machine, a process per rank. All it
-does is start `torchrun` with `stretto.runtime`, and print the command it starts."""
+does is start `torchrun` with `stretto.runtime`, and print the command it starts. Whatever ends it,
+a signal too, ends the training, and leaves no process and no file behind."""
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -10,12 +12,15 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import load
 from stretto.compiler.plan import write_plan
 from stretto.compiler.summary import step_of
 
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 45  # seconds; torchrun itself gives its workers 30 before it kills them
 NO_TORCH = """\
 training needs PyTorch, which is not installed here. For CPUs:
   pip install torch numpy --index-url https://download.pytorch.org/whl/cpu
@@ -28,12 +33,12 @@ def run(chosen: Namespace) -> int:
         raise files.Unusable(NO_TORCH)
     plan = load(chosen.file, chosen)
     ranks = plan.programs[step_of(plan)].spec.ranks
-    with TemporaryDirectory(prefix="stretto-") as folder:
+    with Training() as training, TemporaryDirectory(prefix="stretto-") as folder:
         path = chosen.file
         if not files.is_plan(path):
             path = str(Path(folder, "plan.json"))
             write_plan(plan, path)
-        return started(command(path, ranks, chosen))
+        return training.run(command(path, ranks, chosen))
 
 
 def command(plan: str, ranks: int, chosen: Namespace) -> list[str]:
@@ -45,15 +50,60 @@ def command(plan: str, ranks: int, chosen: Namespace) -> list[str]:
     for flag in ("data", "steps", "timeout"):
         if getattr(chosen, flag) is not None:
             words += [f"--{flag}", str(getattr(chosen, flag))]
-    return words + [f"--{flag}" for flag in ("verify", "local") if getattr(chosen, flag)]
+    flags = ("verify", "trust", "local")
+    return words + [f"--{flag}" for flag in flags if getattr(chosen, flag)]
 
 
-def started(words: list[str]) -> int:
-    """Run the command to its end, also when it is interrupted: it tidies up by itself."""
-    files.say(f"$ {shlex.join(words)}")
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}  # a process per rank is enough
-    with subprocess.Popen(words, env=environment) as process:
-        while process.poll() is None:
-            with suppress(KeyboardInterrupt):
-                process.wait()
-    return process.returncode
+class Training:
+    """The training as a child process, to which the signals that end us are passed on. It has a
+    process group of its own, so that Ctrl-C in a terminal reaches it once, through us: torchrun
+    that is interrupted twice forgets its workers."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.ended = 0  # the first signal that came
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Training":
+        for number in ENDS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` asks for
+                self.before[number] = signal.signal(number, self.end)
+        self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self.kill)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.alarm(0)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def run(self, words: list[str]) -> int:
+        """Run the command to its end. Returns its exit code, or the one for the signal that ended
+        it or us."""
+        if not self.ended:
+            files.say(f"$ {shlex.join(words)}")
+            environment = {"OMP_NUM_THREADS": "1", **os.environ}  # a process per rank is enough
+            with subprocess.Popen(words, env=environment, process_group=0) as self.process:
+                if self.ended:  # while it was started
+                    self.pass_on()
+                code = self.process.wait()
+        if self.ended:
+            files.say("stretto: interrupted")
+            return 128 + self.ended
+        return code if code >= 0 else 128 - code
+
+    def end(self, number: int, _: object) -> None:
+        if not self.ended:
+            self.ended = number
+            self.pass_on()
+
+    def pass_on(self) -> None:
+        """SIGTERM, whichever came: a process that has only begun to load its modules ends on it
+        without a traceback too."""
+        if self.process is not None:
+            self.process.terminate()
+            signal.alarm(PATIENCE)
+
+    def kill(self, *_: object) -> None:
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
