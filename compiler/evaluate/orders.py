@@ -58,7 +58,7 @@ def orders(
     )
     statement: s.OrderRank = said.order.statement
     run, scope = compile_order(statement, said.order.scope, facts)
-    if placed is None or said.ranks is None or reports.count > before:
+    if not placed or said.ranks is None or reports.count > before:
         return []
     takers = _takers(said, placed, said.ranks, spans)
     env: list[Any] = [None] * scope.size
