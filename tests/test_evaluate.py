@@ -288,7 +288,7 @@ def test_several_models_and_feeds() -> None:
         ("pipeline a { place s -> s + 2 }", "stage 2 of `a` would stand on rank 4"),
         ("pipeline a { place s -> 0 - s }", "stage 1 of `a` would stand on rank -1"),
         ("pipeline a { place s -> s / 2 }", "a rank must be a whole number, and this is 1/2"),
-        ("pipeline a { stages 0 }", "there are 0 stages, and one is the least"),
+        ("pipeline a { stages 0 }", "the number of stages must be at least 1, and this is 0"),
         ("pipeline a { microbatches 9 }", "`a` has 9 micro-batches, and the step only 8"),
         ("pipeline a { stages 2 stages 3 }", "`stages` stands twice in this pipeline"),
         ("pipeline a { } pipeline b { replicates a microbatches 4 }",
@@ -452,9 +452,11 @@ def test_costs_that_cannot_be(text: str, message: str | None) -> None:
 def test_times_without_a_common_unit_are_refused() -> None:
     primes = [10**9 + 7, 10**9 + 9]
     assert (
-        "no common unit"
+        "common denominator is above 2^53"
         in refused(MAIN + f"cost F[0] = 1 / {primes[0]}\ncost F[1] = 1 / {primes[1]}\n")[0]
     )
+    apart = refused(MAIN + f"cost F[0] = 1 / {primes[0]}\ncost F[1] = {10**9}\n")
+    assert "lie too far apart: in units of 1/1000000007" in apart[0]
 
 
 # ---- Rules, orders, the rest

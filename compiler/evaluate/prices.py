@@ -11,6 +11,10 @@ from stretto.compiler.evaluate.values import Code, number, show
 from stretto.compiler.source import Span
 
 Exact = int | Fraction
+
+MOST = 2**53
+"""The most ticks or grains of one thing: every reader of JSON holds whole numbers up to here."""
+
 StageKey = tuple[str, int, int]  # kind, pipeline, stage
 Cell = tuple[int, int]  # micro-batch, slice
 StageSet = tuple[int, int]  # pipeline, stage; -1 for any
@@ -79,7 +83,7 @@ def duration(value: Any, span: Span) -> Exact:
     ticks = number(value, span, "a duration")
     if ticks < 0:
         raise stop("out-of-range", f"a duration cannot be {show(ticks)}", span)
-    return ticks
+    return _bearable(ticks, span, "a duration")
 
 
 def size(value: Any, span: Span) -> Exact:
@@ -87,4 +91,15 @@ def size(value: Any, span: Span) -> Exact:
     amount = number(value, span, "an amount of memory")
     if amount < 0:
         raise stop("out-of-range", f"an amount of memory cannot be {show(amount)}", span)
-    return amount
+    return _bearable(amount, span, "an amount of memory")
+
+
+def _bearable(value: Exact, span: Span, what: str) -> Exact:
+    """The value, unless no common unit could hold it, whatever the others are."""
+    if value > MOST:
+        message = f"{what} is 2^53 at most, and this is {show(value)}"
+        raise stop("too-large", message, span, help="count in a larger unit")
+    if value.denominator > MOST:
+        message = f"the denominator of {what} is 2^53 at most, and this is {show(value)}"
+        raise stop("too-large", message, span, help="round it")
+    return value

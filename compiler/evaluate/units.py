@@ -6,7 +6,7 @@ from math import lcm
 
 from stretto.compiler.evaluate.declarations import Declared
 from stretto.compiler.evaluate.placement import Placed
-from stretto.compiler.evaluate.prices import Costs, Exact
+from stretto.compiler.evaluate.prices import MOST, Costs, Exact
 from stretto.compiler.evaluate.ranges import Budget
 from stretto.compiler.evaluate.reports import Reports, diagnosis
 from stretto.compiler.spec import (
@@ -19,8 +19,6 @@ from stretto.compiler.spec import (
     Stage,
     Unit,
 )
-
-MOST = 2**53
 
 
 class Scale:
@@ -38,6 +36,13 @@ class Scale:
     @property
     def fits(self) -> bool:
         return self.unit <= MOST and self.largest * self.unit <= MOST
+
+    @property
+    def trouble(self) -> str:
+        """Why it does not fit."""
+        if self.unit > MOST:
+            return "are fractions whose common denominator is above 2^53"
+        return f"lie too far apart: in units of 1/{self.unit}, which they need, one is above 2^53"
 
     def __call__(self, value: Exact) -> int:
         scaled = value * self.unit
@@ -83,9 +88,9 @@ class Priced:
                 reports.value(
                     diagnosis(
                         "too-large",
-                        f"the {what} of this file have no common unit below 2^53",
+                        f"the {what} of this file {scale.trouble}",
                         said.stated["schedule"],
-                        help="round the costs, or give them all in one unit",
+                        help=f"round the {what}",
                     )
                 )
         self.exceptions = tuple(Exceptional(o, self.time(t)) for o, t in cells)

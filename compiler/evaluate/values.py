@@ -75,7 +75,7 @@ def counted(value: Any, span: Span, what: str, most: int, notes: tuple[str, ...]
         raise Silent
     count = whole(value, span, f"the number of {what}")
     if count < 1:
-        message = f"there are {show(count)} {what}, and one is the least"
+        message = f"the number of {what} must be at least 1, and this is {show(count)}"
         raise stop("out-of-range", message, span, notes=notes)
     if count > most:
         message = f"{show(count)} {what} are too many: {most:,} are the most"
