@@ -30,6 +30,9 @@ HINTS = (
     Hint("end step", r"▸,", "separate operations with `;`"),
     Hint("end", r"▸,", "no comma stands between statements"),
     # ---- Inside one
+    Hint("", r"\b(?:let|param) +▸\d", "names begin with a letter"),
+    Hint("", r"\b(?:let|param) +(\w+) *▸- *(\w+)", "names have no `-`: `{0}_{1}`"),
+    Hint("", r"\brepeat (\w+) +▸([FBIW])\b", "`repeat {0} {{ {1} }}`"),
     Hint("", r"\border ▸(\w+) *\{", "`order rank {0} {{`"),
     Hint("", r"\border rank ▸\{", "the rank needs a name: `order rank r {{`"),
     Hint("", r"\brange *▸\(", "a range is `a .. b`, without b"),

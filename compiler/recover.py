@@ -42,6 +42,8 @@ STARTS = _words(
     "transfer limit minimize rule order stages place replicates model feeds forward "
     "F B I W next repeat for if queue"
 )
+COSTS = _words("cost activation transfer")
+STEPS = _words("F B I W next repeat for if queue")
 PROPERTIES = _words("stages place replicates model feeds forward")
 FOREIGN = {
     "&": "write `and`", "!": "write `not`, or `!=`", "^": "there is no power: write `*`",
@@ -170,11 +172,14 @@ def _no_start(
         return _syntax("this `}` closes nothing", here)
     if token in STARTS and opened is not None:
         message = f"`{token}` cannot stand in this block"
-        missing = None if balanced(source.text) else "is a `}` missing above?"
-        return _syntax(message, here, opened, help_=missing)
+        where = _home(token) if balanced(source.text) else "is a `}` missing above?"
+        return _syntax(message, here, opened, help_=where)
+    if token in STARTS and words == COSTS:
+        message = f"`{token}` cannot stand in a file of costs"
+        only = "it holds only `cost`, `activation` and `transfer` statements"
+        return Diagnostic("unknown-statement", message, (here,), help=only)
     if token in STARTS - {"rank", "microbatch"} and help_ is None:
-        block = "pipeline" if token in PROPERTIES else "order rank"
-        help_ = f"`{token}` stands inside the block of `{block}`"
+        help_ = _home(token)
     if help_ is None:
         # `micro-batches` is three tokens and one mistake.
         whole = re.match(r"\w*(-[A-Za-z]\w*)*", source.text[token.start_pos or 0 :])
@@ -184,6 +189,16 @@ def _no_start(
     if not token.isidentifier():
         return _syntax(message, here, help_=help_)
     return Diagnostic("unknown-statement", message, (here,), help=help_)
+
+
+def _home(token: str) -> str:
+    """Where a statement that begins with this word belongs."""
+    if token in PROPERTIES | STEPS:
+        block = "pipeline" if token in PROPERTIES else "order rank"
+        return f"`{token}` stands inside the block of `{block}`"
+    if token == "let":
+        return "`let` stands outside of the block of `pipeline`"
+    return f"`{token}` stands outside of all blocks"
 
 
 def _meant(word: str, words: set[str]) -> str | None:

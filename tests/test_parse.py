@@ -168,6 +168,9 @@ def test_a_file_of_costs_has_costs_only() -> None:
     with pytest.raises(Rejected) as caught:
         parse_costs(Source("c", "cost F = 2\nranks 4\ncost B = 3\nlet a = 1\n"))
     assert [d.labels[0].span.line for d in caught.value.diagnostics] == [2, 4]
+    first = caught.value.diagnostics[0]
+    assert first.message == "`ranks` cannot stand in a file of costs"
+    assert first.help == "it holds only `cost`, `activation` and `transfer` statements"
 
 
 # A line as somebody may write it, and what is to be said about it.
@@ -181,6 +184,12 @@ HINTED = [
     ("ranks 4, microbatches 8", "no comma stands between statements"),
     ("activation = 20 GB", "sizes are in `KiB`, `MiB`, `GiB` or `TiB`"),
     ("transfer 1e3", "write the number out, or as a fraction: `1 / 1000`"),
+    ("let 1st = 2", "names begin with a letter"),
+    ("param warm-up = 2", "names have no `-`: `warm_up`"),
+    ("order rank r { repeat 4 F }", "`repeat 4 { F }`"),
+    ("pipeline a { let b = 2 }", "`let` stands outside of the block of `pipeline`"),
+    ("order rank r { ranks 3 }", "`ranks` stands outside of all blocks"),
+    ("pipeline a { F }", "`F` stands inside the block of `order rank`"),
     ("let a = 2 ahead", "to multiply: `2 * ahead`"),
     ("let a = 2 (ranks + 1)", "to multiply: `2 * (…)`"),
     ("order r { F }", "`order rank r {`"),

@@ -300,7 +300,7 @@ class _Blocks:
                 times = count(env)
                 if times < 0:
                     message = f"this would repeat {show(times)} times"
-                    help_ = "`max(0, …)` keeps it from it"
+                    help_ = "write `max(0, …)` where nothing is to be repeated then"
                     raise Consequence(diagnosis("negative-repeat", message, span, help=help_))
                 budget.spend(times, span)
             except Stop as stopped:

@@ -85,7 +85,7 @@ class _Pricing:
                 "no-such-operation",
                 f"`{mention.kind}` has no part `{part.text}`: stages are not cut into parts",
                 part.span,
-                help=f"split F into {part.text}, …",
+                help=f"leave `.{part.text}` out",
             )
         )
 
