@@ -128,7 +128,9 @@ def _slow(plan: Plan) -> None:
 
 
 def searching(chosen: Namespace) -> Budget:
-    """The budget that the flags give."""
+    """The budget that the flags give. A Ctrl-C ends the search of a command that goes on with the
+    best order so far; one that has more to do after it, it ends as a whole."""
+    teller = Teller()
     return Budget(
         seconds=30.0 if chosen.time_limit is None else float(chosen.time_limit),
         effort=chosen.effort,
@@ -136,7 +138,8 @@ def searching(chosen: Namespace) -> Budget:
         gap=chosen.gap or Fraction(0),
         engine=chosen.engine,
         cache=not chosen.no_cache,
-        progress=Teller(),
+        progress=teller,
+        interrupted=None if chosen.command in ("run", "explain") else teller.interrupted,
     )
 
 
@@ -161,7 +164,12 @@ class Teller:
         else:
             print(words, file=sys.stderr)
 
+    def interrupted(self) -> None:
+        self.clear()
+        files.say("interrupted: the best order so far is kept")
+
     def clear(self) -> None:
         """The line of a terminal is of no use any more."""
         if self.written:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self.written = False

@@ -23,7 +23,9 @@ class Budget:
     number gives the same order on every machine, and 0 means no search at all, only known
     schedules and lists. `gap`: good enough when the value is proven this close to the bound.
     `engine` names the only one to use. `cache` allows results of an equal Problem to be taken
-    from, and left for, another run. `progress` is told of every step."""
+    from, and left for, another run. `progress` is told of every step. `interrupted`, where given,
+    is told of a Ctrl-C that finds something found: the search then ends with the best so far.
+    Without it, and before anything was found, `KeyboardInterrupt` goes on its way."""
 
     seconds: float = 30.0
     effort: int | None = None
@@ -32,6 +34,7 @@ class Budget:
     engine: str | None = None
     cache: bool = False
     progress: Callable[[Progress], None] | None = None
+    interrupted: Callable[[], None] | None = None
 
     def deadline(self) -> float:
         """The `monotonic` second at which to stop; never, where effort is what counts."""

@@ -3,7 +3,6 @@ left to spend."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import cache
 from itertools import islice
 from time import monotonic
@@ -217,7 +216,7 @@ def robust(hunt: Hunt, budget: Budget) -> Found:
     best, word = min(zip(means, [one.word for one in starts], strict=True), key=lambda one: one[0])
     mean = offsetting.mean_ticks(hunt.model) * max(samples.ticks[0]) / max(hunt.model.duration)
     deadline, spent, turn, rate = hunt.deadline + budget.seconds / 2, 0, 0, 0.0
-    with suppress(KeyboardInterrupt):
+    try:
         while True:
             began = monotonic()
             if budget.effort is None:
@@ -240,6 +239,8 @@ def robust(hunt: Hunt, budget: Budget) -> Found:
             turn += 1
             if 0 <= value < best:
                 best, word = value, better
+    except KeyboardInterrupt:
+        hunt.interrupt()
     value = annealing.evaluate(hunt.state, ints(word), hunt.span)
     return Found(value, "anneal", word)
 

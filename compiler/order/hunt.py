@@ -47,6 +47,7 @@ class Hunt:
     proven: int = 0  # by exhaustive search
     found: dict[tuple[str, int], Found] = field(default_factory=dict)
     told: float = 0.0
+    interrupted: bool = False
 
     @property
     def best(self) -> Found:
@@ -90,6 +91,14 @@ class Hunt:
             self.budget.progress(
                 Progress(engine, self.best.value, self.bound, max(0.0, self.left()))
             )
+
+    def interrupt(self) -> None:
+        """A Ctrl-C came. The best so far is kept where there is one and somebody to be told so;
+        else raises `KeyboardInterrupt` again."""
+        if not self.found or self.budget.interrupted is None:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        self.budget.interrupted()
 
     def left(self) -> float:
         """Seconds that may still be spent; where effort counts, the part of it, in units."""

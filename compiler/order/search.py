@@ -5,8 +5,8 @@ search, periodic steady states, annealing, CP-SAT. With the extra `solve` instal
 compiled and CP-SAT is there; without it the same engines run in plain Python, and find less.
 """
 
-from contextlib import suppress
 from dataclasses import replace
+from time import monotonic
 
 from stretto.compiler.bound import bound
 from stretto.compiler.order import Order
@@ -32,13 +32,15 @@ ENGINES = ("library", "list", "offsets", "periodic", "anneal", "cpsat")
 
 
 def search(problem: Problem, budget: Budget) -> Order:
-    """The best Order that the budget allows. Raises `LookupError` if none was found at all."""
+    """The best Order that the budget allows. Raises `LookupError` if none was found at all,
+    and `KeyboardInterrupt` where a Budget's `interrupted` does not take it."""
+    began = monotonic()
     jitter = problem.spec.jitter[0] > 0 and budget.effort != 0 and budget.engine is None
     half = replace(budget, seconds=budget.seconds / 2) if jitter else budget
     found = hunt(model(problem), half, bound(problem).ticks)
     old = recall(problem, budget)
     best = None
-    with suppress(Stop, KeyboardInterrupt):
+    try:
         if old is not None and complete(found.t, old.word):
             found.proven = old.proven
             found.offer(old.word, old.engine)
@@ -47,6 +49,11 @@ def search(problem: Problem, budget: Budget) -> Order:
             _engines(found)
         elif jitter:
             best = found.best
+    except Stop:
+        pass
+    except KeyboardInterrupt:
+        found.interrupt()
+        best = found.best
     if not found.found:
         raise LookupError("no order was found")
     if jitter and best is None:
@@ -56,13 +63,17 @@ def search(problem: Problem, budget: Budget) -> Order:
     outcome = check(order)
     if (outcome.span if found.span else outcome.makespan) != best.value:
         raise RuntimeError("two ways to time an order disagree")
-    _keep(problem, budget, best, found.proven)
+    seconds = budget.seconds
+    if found.interrupted:
+        seconds = max(monotonic() - began, old.seconds if old is not None else 0.0)
+    if not found.interrupted or budget.effort is None:  # an effort means the same everywhere
+        _keep(problem, budget, best, found.proven, min(seconds, budget.seconds))
     return order
 
 
-def _keep(problem: Problem, budget: Budget, best: Found, proven: int) -> None:
+def _keep(problem: Problem, budget: Budget, best: Found, proven: int, seconds: float) -> None:
     word = [int(u) for u in best.word]
-    remember(problem, budget, Remembered(word, best.engine, proven, budget.seconds))
+    remember(problem, budget, Remembered(word, best.engine, proven, seconds))
 
 
 def _engines(found: Hunt) -> None:
