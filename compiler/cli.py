@@ -18,12 +18,14 @@ from argparse import (
 from collections.abc import Sequence
 from fractions import Fraction
 from importlib import import_module
+from typing import TextIO
 
 DONE, WRONG, USAGE, BUG, INTERRUPTED, PIPE = 0, 1, 2, 70, 130, 141
 REPORTS = ("full", "concise", "json", "github")
 PICTURES = ("text", "svg", "html", "trace", "json", "dot", "torch-csv")
 ENGINES = ("library", "list", "offsets", "periodic", "anneal", "cpsat")
 ASSIGNED = re.compile(r"[A-Za-z_]\w*=")
+NARROWEST = 40  # columns in which a text can still be read
 ONE_EACH = "one --set for each value"
 EPILOG = """\
 FILE is a schedule (*.pipe), a plan, the name of a schedule that ships (see `stretto list`), or `-`.
@@ -33,6 +35,7 @@ Exit codes: 0 done, 1 the file is wrong, 2 usage or unreadable input, 70 a bug i
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    sys.stdout, sys.stderr = sys.stdout or nowhere(), sys.stderr or nowhere()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -47,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stretto: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def nowhere() -> TextIO:
+    """Instead of a stream that is closed, as `>&-` leaves it."""
+    return open(os.devnull, "w")
 
 
 def understood(arguments: Sequence[str] | None) -> Namespace:
@@ -142,7 +150,10 @@ def parser() -> ArgumentParser:
     show.add_argument("-o", "--output", metavar="PICTURE", help="default: stdout")
     show.add_argument("--eval", action="store_true", help="the forwards alone")
     show.add_argument(
-        "--width", type=int, metavar="COLUMNS", help="of the text; default: the terminal's"
+        "--width",
+        type=wide,
+        metavar="COLUMNS",
+        help=f"of the text, {NARROWEST} at least; default: the terminal's",
     )
 
     add_run(command("run", "train with a schedule on this machine", inputs, search, messages))
@@ -276,6 +287,13 @@ def positive(text: str) -> int:
     number = natural(text)
     if not number:
         raise ArgumentTypeError("it is 1 at least")
+    return number
+
+
+def wide(text: str) -> int:
+    number = natural(text)
+    if number < NARROWEST:
+        raise ArgumentTypeError(f"a picture needs {NARROWEST} columns at least")
     return number
 
 

@@ -84,6 +84,11 @@ CODES = [
     ("compile good.pipe -o .", 2),
     ("show good.pipe -o no/where.svg", 2),
     ("show good.pipe --format bmp", 2),
+    ("show good.pipe --width -3", 2),
+    ("show good.pipe --width 39", 2),
+    ("show good.pipe --width 40", 0),
+    ("show good.pipe -o x.png", 2),
+    ("list --set foo=1", 1),
     ("compile v_half --engine magic", 2),
     ("certify good.pipe", 2),
     ("new good", 2),
@@ -361,6 +366,23 @@ def test_forwards_alone(stretto: Run) -> None:
     assert "B main" not in stretto("show", "f", "--format", "json")[1]
 
 
+def test_a_picture_of_unknown_suffix_is_refused(stretto: Run, folder: Path) -> None:
+    _, _, err = stretto("show", "good.pipe", "-o", "x.png")
+    for words in ("x.png", "--format", ".svg (svg)", ".trace.json (trace)", ".csv (torch-csv)"):
+        assert words in err
+    assert not (folder / "x.png").exists()
+    for words in ("x.png --format svg", "x", ".x"):
+        assert stretto("show", "good.pipe", "-o", *words.split())[0] == 0
+    assert (folder / "x.png").read_text().startswith("<svg")
+
+
+def test_closed_streams_are_no_error(folder: Path) -> None:
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        words = f"{sys.executable} -m stretto.compiler.cli check good.pipe {closed}"
+        done = subprocess.run(words, shell=True, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 # ------------------------------------------------------------------------- list, new, explain
 
 
@@ -380,6 +402,14 @@ def test_list_says_why_a_size_does_not_fit(stretto: Run) -> None:
     assert "one_f_one_b" in table
     assert "dualpipe " not in table
     assert any(r.startswith("dualpipe: ") and "meet between two ranks" in r for r in reasons)
+
+
+def test_list_says_once_what_fits_no_schedule(stretto: Run) -> None:
+    for flags in ((), ("--json",)):
+        code, out, err = stretto("list", "--set", "foo=1", *flags)
+        assert (code, out) == (1, "")
+        assert err.count("foo") == 1
+        assert "no schedule of the library fits" in err
 
 
 @pytest.mark.parametrize("origin", [None, *library.names()])

@@ -35,6 +35,8 @@ class Row(NamedTuple):
 
 def run(chosen: Namespace) -> int:
     rows = sorted(compared(chosen), key=lambda row: merit(row))
+    if not any(row.summary for row in rows):
+        return none_fits(rows)
     if chosen.json:
         print(msgspec.json.encode([listed(row) for row in rows]).decode())
         return 0
@@ -47,6 +49,18 @@ def run(chosen: Namespace) -> int:
         if not row.summary:
             print(f"\n{row.name}: {row.reason}")
     return 0
+
+
+def none_fits(rows: list[Row]) -> int:
+    """What keeps all from being listed: told once where it is the same of all."""
+    reasons = {row.reason for row in rows}
+    if len(reasons) == 1:
+        files.say(f"stretto: no schedule of the library fits: {reasons.pop()}")
+    else:
+        files.say(
+            "stretto: no schedule of the library fits", *(f"{r.name}: {r.reason}" for r in rows)
+        )
+    return 1
 
 
 def compared(chosen: Namespace) -> Iterator[Row]:

@@ -9,14 +9,14 @@ from stretto.compiler.commands import files
 from stretto.compiler.commands.load import Refused, load
 from stretto.compiler.diagnostics import Rejected
 from stretto.compiler.program import Name
-from stretto.compiler.show import Look, draw, format_of
+from stretto.compiler.show import FORMATS, Look, draw, format_of
 from stretto.compiler.summary import step_of
 
 UNKNOWN_WIDTH = 120  # columns, where the output is no terminal
 
 
 def run(chosen: Namespace) -> int:
-    format = chosen.format or format_of(Path(chosen.output or "").name)
+    format = chosen.format or named(chosen.output or "")
     plan = load(chosen.file, chosen)
     name: Name = "eval" if chosen.eval else step_of(plan)
     try:
@@ -29,6 +29,17 @@ def run(chosen: Namespace) -> int:
     else:
         sys.stdout.write(picture)
     return 0
+
+
+def named(output: str) -> str:
+    """The format that the name of the file asks for."""
+    try:
+        return format_of(Path(output).name)
+    except LookupError:
+        known = ", ".join(f"{suffix} ({format})" for format, (_, suffix) in FORMATS.items())
+        raise files.Unusable(
+            f"`{output}` names no format: say one with --format, or end it in {known}"
+        ) from None
 
 
 def look(chosen: Namespace) -> Look:

@@ -38,5 +38,11 @@ def draw(plan: Plan, format: str, name: Name = "train", look: Look | None = None
 
 
 def format_of(file: str) -> str:
-    """The format that a file's name asks for: the first whose suffix it has, else text."""
-    return next((name for name, (_, suffix) in FORMATS.items() if file.endswith(suffix)), "text")
+    """The format that a file's name asks for: the first whose suffix it has; text where it has no
+    suffix. Raises `LookupError` for a suffix that no format has."""
+    for name, (_, suffix) in FORMATS.items():
+        if file.endswith(suffix):
+            return name
+    if "." in file.lstrip("."):
+        raise LookupError(file)
+    return "text"
