@@ -90,7 +90,7 @@ class Models:
         }
 
     def optimizer(self, modules: Mapping[Place, nn.Module]) -> list[torch.optim.Optimizer]:
-        """One for all stages of each model."""
+        """One for all stages of each model. Raises `Stopped` where a model's own makes none."""
         found = []
         for p, model in self.of.items():
             parameters = [
@@ -101,8 +101,26 @@ class Models:
                 if parameter.requires_grad
             ]
             if parameters:
-                found.append((model.optimizer or _adamw)(parameters))
+                found.append(self._optimizer(model.optimizer or _adamw, parameters))
         return found
+
+    def _optimizer(
+        self,
+        make: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        parameters: list[nn.Parameter],
+    ) -> torch.optim.Optimizer:
+        try:
+            made = make(parameters)
+        except Exception as error:
+            raise Stopped(
+                f"{self.words}: optimizer(parameters) fails: {type(error).__name__}: {error}"
+            ) from error
+        if not callable(getattr(made, "step", None)):
+            raise Stopped(
+                f"{self.words}: optimizer(parameters) gave a {type(made).__name__}, not an "
+                "optimizer: it has no step()"
+            )
+        return made
 
     def data(self) -> Data | None:
         """That of the first model that brings its own."""

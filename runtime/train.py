@@ -91,8 +91,7 @@ def train(
         if verified is False:
             break
         for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            _learn(optimizer, f"--model {job.model}", step)
     executor.close()
     return Report(progress.losses, progress.summary(), verified)
 
@@ -126,6 +125,16 @@ def _batch(data: Data, step: int, device: torch.device) -> tuple[Any, Any]:
     except Exception as error:
         raise Stopped(f"--data fails at step {step}: {type(error).__name__}: {error}") from error
     return mapped(lambda t: t.to(device), x), mapped(lambda t: t.to(device), target)
+
+
+def _learn(optimizer: torch.optim.Optimizer, words: str, step: int) -> None:
+    try:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    except Exception as error:
+        raise Stopped(
+            f"{words}: its optimizer fails at step {step}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _told(executor: Executor, verdict: Verdict | None) -> bool:

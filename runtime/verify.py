@@ -35,6 +35,11 @@ from stretto.runtime.stages import Loss, loss_of
 
 Gradients = list[Tensor | None]
 Losses = dict[int, list[float]]
+ROUNDING = 1e-3  # of gradients: what is more is no matter of the order of sums
+LAYOUT = """\
+  so little is rounding: do outputs of stages have strides of their own (transposed, permuted,
+  expanded)? A tensor that travels arrives contiguous, and sums over it may go another way; let the
+  stage end in .contiguous(). Dropout, and other numbers of threads, do it too"""
 
 
 class Difference(NamedTuple):
@@ -68,9 +73,7 @@ class Verdict(NamedTuple):
     def __str__(self) -> str:
         lines = ["verify: the same step in one process, gradients added in the plan's order"]
         for stage in self.stages:
-            told = (
-                "equal" if stage.equal else f"differ by {stage.greatest:.3g} in {stage.parameter}"
-            )
+            told = "equal" if stage.equal else f"differ {_by(stage)} in {stage.parameter}"
             lines.append(
                 f"  {stage.stage}: gradients {told}; from plain micro-batch order {stage.plain:.3g}"
             )
@@ -81,7 +84,14 @@ class Verdict(NamedTuple):
             lines.append(f"  {self.losses} losses and all gradients are equal, bit for bit")
         else:
             lines.append("  this is not what one process computes")
+            if 0 < max((s.greatest for s in self.stages), default=0.0) < ROUNDING:
+                lines.append(LAYOUT)
         return "\n".join(lines)
+
+
+def _by(stage: Difference) -> str:
+    """How much; no difference in numbers is one between zeros and no gradient at all."""
+    return f"by {stage.greatest:.3g}" if stage.greatest else "(zeros here, none there)"
 
 
 def verify(
@@ -303,16 +313,16 @@ def _compare(spec: Spec, plan: Plan, alone: Alone, after: Gathered, place: Place
     for copy in copies:
         _add(total, alone.copies.get(copy, total))
     plain = alone.plain.get(place, [None] * len(names))
-    worst, where, equal = 0.0, "", True
+    worst, where, equal = -1.0, "", True
     for copy in copies:
         for name, ours, theirs in zip(names, total, after[copy], strict=True):
             if not _same(ours, theirs):
                 equal = False
                 gap = _gap(ours, theirs)
-                if not gap < worst:
+                if not gap <= worst:
                     worst, where = gap, f"{name} of {place_in_words(spec, copy)}"
     away = max((_gap(a, b) for a, b in zip(total, plain, strict=True)), default=0.0)
-    return Difference(place_in_words(spec, place), equal, worst, where, away)
+    return Difference(place_in_words(spec, place), equal, max(worst, 0.0), where, away)
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:
@@ -331,8 +341,9 @@ def _dense(gradient: Tensor) -> Tensor:
 def _gap(a: Tensor | None, b: Tensor | None) -> float:
     if a is None and b is None:
         return 0.0
-    if a is None or b is None:
-        return float("inf")
+    a = torch.zeros_like(b) if a is None and b is not None else a
+    b = torch.zeros_like(a) if b is None and a is not None else b
+    assert a is not None and b is not None
     a, b = _dense(a), _dense(b)
     return (a.cpu().double() - b.cpu().double()).abs().max().item() if a.numel() else 0.0
 

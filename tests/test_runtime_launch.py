@@ -50,6 +50,27 @@ def data(step):
 good, short, bad = Good(), Short(), Bad()
 """
 
+OPTIMIZERS = (
+    MODELS
+    + """
+def fail(error):
+    raise error
+
+def model(optimizer):
+    found = Good()
+    found.optimizer = optimizer
+    return found
+
+class Late(torch.optim.SGD):
+    def step(self):
+        raise ZeroDivisionError("step")
+
+fails = model(lambda parameters: fail(ValueError("lr")))
+none = model(lambda parameters: None)
+late = model(lambda parameters: Late(parameters, lr=0.1))
+"""
+)
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -191,6 +212,24 @@ def test_names_that_mean_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(Stopped) as stopped:
             find(name, "model")
         assert words in str(stopped.value)
+
+
+def test_an_optimizer_that_is_none_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it cannot be made, is none, or fails at its first step."""
+    monkeypatch.chdir(folder)
+    (folder / "odd.py").write_text(OPTIMIZERS)
+    for name, words in (
+        ("fails", "--model odd.py:fails: optimizer(parameters) fails: ValueError: lr"),
+        ("none", "--model odd.py:none: optimizer(parameters) gave a NoneType, not an optimizer"),
+        ("late", "--model odd.py:late: its optimizer fails at step 1: ZeroDivisionError: step"),
+    ):
+        flags = ["--model", f"odd.py:{name}", "--data", "odd.py:data", "--local"]
+        assert main(["small.plan.gz", *flags]) == 1
+        errors = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+        assert len(errors) == 1
+        assert errors[0].startswith(f"error: {words}")
 
 
 def linear(index: int, count: int) -> nn.Module:

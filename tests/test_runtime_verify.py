@@ -13,7 +13,7 @@ from training import WIDTH, Layer, batch, built, compiled, loss, plan_of, seed_o
 from stretto.compiler.plan import Plan
 from stretto.runtime import Executor, run_local
 from stretto.runtime.transport.local import Local
-from stretto.runtime.verify import Verdict, verify
+from stretto.runtime.verify import Difference, Verdict, verify
 
 
 def verified(
@@ -76,6 +76,38 @@ def test_a_dropped_sum_is_found() -> None:
     assert not any(stage.equal for stage in verdict.stages)
     assert "  down[2]: gradients differ by " in str(verdict)
     assert str(verdict).endswith("this is not what one process computes")
+
+
+def test_a_rounding_names_what_may_cause_it() -> None:
+    def difference(by: float) -> str:
+        return str(Verdict((Difference("a[0]", False, by, "w of a[0]", 0.0),), 1, 0, ()))
+
+    assert ".contiguous()" in difference(1e-7)
+    assert ".contiguous()" not in difference(0.5)
+    assert ".contiguous()" not in str(Verdict((), 1, 0, ("b[0] did not start as a[0]",)))
+
+
+def test_zeros_instead_of_no_gradient_are_told_as_that() -> None:
+    def zeros(executor: Executor) -> None:
+        if executor.rank == 0:
+            step = executor.step
+
+            def changed(*args: Any, **kwargs: Any) -> Any:
+                result = step(*args, **kwargs)
+                module = next(iter(executor.stages.values())).module
+                module.idle.grad = torch.zeros_like(module.idle)
+                return result
+
+            executor.step = changed  # type: ignore[method-assign]
+
+    class Idle(Layer):
+        def __init__(self, seed: int) -> None:
+            super().__init__(seed)
+            self.idle = nn.Parameter(torch.ones(2))
+
+    verdict = verified(compiled("gpipe", ranks=2, microbatches=4), zeros, Idle)
+    assert not verdict.equal
+    assert "gradients differ (zeros here, none there) in idle of main[0]" in str(verdict)
 
 
 def test_one_changed_bit_of_one_gradient_is_found() -> None:
