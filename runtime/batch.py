@@ -71,7 +71,17 @@ def mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
 
 def signature(value: Any) -> str:
     """The shapes, types and structure of the value as a text."""
-    return repr(mapped(lambda t: f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}", value))
+    return repr(mapped(_card, value))
+
+
+class _Words(str):
+    """A text that shows itself without quotes."""
+
+    __repr__ = str.__str__
+
+
+def _card(tensor: Tensor) -> str:
+    return _Words(f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}")
 
 
 def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -289,6 +289,34 @@ def test_the_schedule_may_come_from_standard_input() -> None:
     assert "makespan" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["a.plan", "a.plan.gz"])
+def test_plans_come_through_pipes_too(stretto: Run, folder: Path, name: str) -> None:
+    stretto("compile", "good.pipe", "-o", name)
+    tool = f"{sys.executable} -m stretto.compiler.cli"
+    for words in (
+        f"cat {name} | {tool} check -",
+        f"{tool} check <(cat {name})",
+        f"cat {name} | {tool} show -",
+        f"cat good.pipe | {tool} check -",
+        f"{tool} check <(cat good.pipe)",
+        f"cat {name} | {tool} explain - --time-limit 1",
+    ):
+        done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, words + done.stderr
+        assert done.stdout
+    words = f"head -c 300 {name} | {tool} check -"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "-, header: " in done.stderr
+    assert "stretto-" not in done.stderr
+
+
+def test_a_packed_plan_is_known_by_its_content(stretto: Run, folder: Path) -> None:
+    stretto("compile", "good.pipe", "-o", "a.plan.gz")
+    (folder / "a.plan.gz").rename(folder / "b.plan")
+    assert stretto("check", "b.plan")[1].startswith("b.plan: proved")
+
+
 # ------------------------------------------------------------------------- compile
 
 

@@ -186,5 +186,5 @@ def disagree(rank: int, plan: Plan) -> None:
 def test_ranks_with_different_batches(name: str) -> None:
     outcome = run(2, disagree, compiled(name, ranks=2, microbatches=4), check=False)
     assert outcome.codes == [1, 1]
-    words = "x has micro-batches of '(4, 6) float32' on rank 1, but of '(2, 6) float32' on rank 0"
+    words = "x has micro-batches of (4, 6) float32 on rank 1, but of (2, 6) float32 on rank 0"
     assert all(words in output for output in outcome.output)

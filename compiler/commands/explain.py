@@ -19,7 +19,12 @@ from stretto.compiler.summary import step_of
 
 
 def run(chosen: Namespace) -> int:
-    if files.is_plan(chosen.what) or chosen.what.endswith(".pipe") or library.has(chosen.what):
+    if (
+        files.is_stream(chosen.what)
+        or files.is_plan(chosen.what)
+        or chosen.what.endswith(".pipe")
+        or library.has(chosen.what)
+    ):
         return of_plan(chosen)
     code = chosen.what.strip().removeprefix("error[").removeprefix("warning[").rstrip("]:")
     if code not in CODES:

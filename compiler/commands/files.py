@@ -6,12 +6,14 @@ line that asks for something impossible: exit code 2.
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from typing import TextIO
 
 from stretto.compiler import library
 from stretto.compiler.near import nearest
+from stretto.compiler.plan import MAX_FILE
 from stretto.compiler.printable import printable
 from stretto.compiler.source import Source
 
@@ -23,20 +25,68 @@ class Unusable(Exception):
 
 
 def is_plan(name: str) -> bool:
-    """Whether the file is a plan: JSON or gzip, with which no schedule can begin."""
+    """Whether the file, pipe or `-` is a plan: JSON or gzip, with which no schedule can begin."""
+    if is_stream(name):
+        return begins_plan(streamed(name))
     path = Path(name)
     if not path.is_file():
         return False
     with guarded(name), path.open("rb") as file:
+        return begins_plan(file.read(2))
+
+
+def begins_plan(head: bytes) -> bool:
+    return head[:1] == b"{" or is_gzip(head)
+
+
+def is_gzip(head: bytes) -> bool:
+    return head[:2] == b"\x1f\x8b"
+
+
+def is_stream(name: str) -> bool:
+    """Whether it can be read only once: standard input, or a pipe such as `<(…)` makes."""
+    path = Path(name)
+    return name == "-" or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+@cache
+def streamed(name: str) -> bytes:
+    """All that comes, up to what a file of its kind may have and one byte more."""
+    if name == "-" and sys.stdin is None:
+        raise Unusable("standard input is closed")
+    with guarded(name), open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
         head = file.read(2)
-    return head[:1] == b"{" or head == b"\x1f\x8b"
+        return head + file.read(MAX_FILE if begins_plan(head) else LARGEST_TEXT)
+
+
+@contextmanager
+def plan_file(name: str) -> Iterator[str]:
+    """Where a plan can be read by name, which says whether it is packed: its own, or in a
+    temporary folder if it came through a pipe or is packed in spite of its name."""
+    stream = is_stream(name)
+    with guarded(name), nullcontext() if stream else open(name, "rb") as file:
+        packed = is_gzip(file.read(2) if file else streamed(name))
+    if not stream and packed <= name.endswith(".gz"):
+        yield name
+        return
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(prefix="stretto-") as folder:
+        path = Path(folder, "plan.gz" if packed else "plan")
+        if stream:
+            path.write_bytes(streamed(name))
+        else:
+            path.symlink_to(Path(name).resolve())
+        yield str(path)
 
 
 def schedule(name: str) -> Source:
     """The text of a schedule: of the file `name`, of standard input for `-`, else of the library's
     schedule of this name."""
     if name == "-":
-        return Source("<stdin>", decoded(name, sys.stdin.buffer.read(LARGEST_TEXT + 1)))
+        return Source("<stdin>", decoded(name, streamed(name)))
+    if is_stream(name):
+        return Source(name, decoded(name, streamed(name)))
     path = Path(name)
     if not path.is_file() and library.has(name):
         return library.read(name)

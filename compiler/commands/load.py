@@ -4,6 +4,7 @@ proved. `Refused` is a `Rejected` that also carries the texts its diagnostics po
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from time import monotonic
@@ -64,13 +65,14 @@ def from_plan(name: str) -> Plan:
     """A plan that was read is only well formed: prove it before anything is said of it."""
     sources: tuple[Source, ...] = ()
     try:
-        with files.guarded(name):
-            plan = read_plan(name)
+        with files.plan_file(name) as path, files.guarded(name):
+            plan = read_plan(path)
         sources = plan.sources
         prove_all(plan.programs, plan.claims)
         return plan
     except Rejected as error:
-        raise Refused(error.diagnostics, sources) from None
+        found = [replace(one, message=one.message.replace(path, name)) for one in error.diagnostics]
+        raise Refused(found, sources) from None
 
 
 def from_schedule(

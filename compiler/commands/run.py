@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,7 +35,9 @@ def run(chosen: Namespace) -> int:
     ranks = plan.programs[step_of(plan)].spec.ranks
     with Training() as training, TemporaryDirectory(prefix="stretto-") as folder:
         path = chosen.file
-        if not files.is_plan(path):
+        with files.plan_file(path) if files.is_plan(path) else nullcontext("") as own:
+            ready = own == path
+        if not ready:  # ranks read it by its name, each for itself
             path = str(Path(folder, "plan.json"))
             write_plan(plan, path)
         return training.run(command(path, ranks, chosen))
