@@ -1,9 +1,13 @@
 """What the search promises whoever asks it: what was written stays, the same without numba, nothing
 searched twice, a mean that holds on durations it has not seen."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -15,6 +19,7 @@ from stretto.compiler.order import anneal
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget, Progress
 from stretto.compiler.order.check import check
+from stretto.compiler.order.exact import solved
 from stretto.compiler.order.hunt import jittered
 from stretto.compiler.order.jit import ints
 from stretto.compiler.order.model import letter, model
@@ -115,6 +120,26 @@ def test_an_order_found_before_is_found_at_once(
     assert len(told) <= 1  # nothing was searched
     files[0].write_text('{"word": [0, 0], "engine": "x", "proven": 0, "seconds": 99}')
     assert check(arrange(problem, budget)).makespan == check(first).makespan  # not trusted
+
+
+class Slow:
+    """A solver that only `stop_search` ends, interrupted while it is at work."""
+
+    parameters = SimpleNamespace()
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+
+    def solve(self, _: object) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return "stopped" if self.stopped.wait(20) else "went on"
+
+    def stop_search(self) -> None:
+        self.stopped.set()
+
+
+def test_a_solver_that_is_interrupted_stops_and_tells_it() -> None:
+    assert solved(Slow(), None) == ("stopped", True)
 
 
 def test_under_jitter_the_mean_is_less() -> None:

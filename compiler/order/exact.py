@@ -4,6 +4,7 @@ left to search. Its own bound is of no use beyond some hundred operations.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from stretto.compiler.order.hunt import Hunt
@@ -55,15 +56,29 @@ def solve(hunt: Hunt, word: Sequence[int], best: int, seconds: float) -> None:
         solver.parameters.max_deterministic_time = seconds
         solver.parameters.num_workers = 1
     solver.parameters.random_seed = hunt.budget.seed
-    status = solver.solve(m)
+    status, interrupted = solved(solver, m)
     if status == cp_model.INFEASIBLE:
         hunt.prove(best)
         return
-    if status == cp_model.UNKNOWN:
-        return
-    hunt.offer(_word(model, hunt, [solver.value(one) for one in start]), "cpsat")
+    if status != cp_model.UNKNOWN:
+        hunt.offer(_word(model, hunt, [solver.value(one) for one in start]), "cpsat")
+    if interrupted:
+        raise KeyboardInterrupt
     if status == cp_model.OPTIMAL:
         hunt.prove(round(solver.objective_value))
+
+
+def solved(solver: Any, m: Any) -> tuple[Any, bool]:
+    """The solver's status, and whether a Ctrl-C ended it: on the main thread it would take that
+    for itself and tell nobody."""
+    solver.parameters.catch_sigint_signal = False
+    with ThreadPoolExecutor(1) as pool:
+        status = pool.submit(solver.solve, m)
+        try:
+            return status.result(), False
+        except KeyboardInterrupt:
+            solver.stop_search()
+            return status.result(), True
 
 
 def _times(hunt: Hunt, word: Sequence[int]) -> list[int]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stretto.compiler.order.exact import solved
 from stretto.compiler.order.model import NO_LIMIT, Model
 
 
@@ -136,7 +137,9 @@ def _solve(
         solver.parameters.max_time_in_seconds = seconds
         solver.parameters.num_workers = 2
     solver.parameters.random_seed = seed
-    status = solver.solve(m)
+    status, interrupted = solved(solver, m)
+    if interrupted:
+        raise KeyboardInterrupt
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return None
     return [solver.value(start[x]) if x in start else 0 for x in range(len(model.rank))]
