@@ -155,16 +155,24 @@ class Teller:
         self.written = False
 
     def __call__(self, now: Progress) -> None:
+        if not now.best:
+            self.line(f"{now.engine} …")
+            return
         if monotonic() < self.next:
             return
         self.next = monotonic() + (0.2 if self.terminal else 10)
         gap = percent(now.best / now.bound - 1) if now.bound else "unknown"
         words = f"{now.engine}: at most {gap} from optimal so far, {now.left:.0f} s left"
         if self.terminal:
-            self.written = True
-            print(f"\r\x1b[K{words}", end="", file=sys.stderr, flush=True)
+            self.line(words)
         else:
             print(words, file=sys.stderr)
+
+    def line(self, words: str) -> None:
+        """One line that is written over; only a terminal can show it."""
+        if self.terminal:
+            self.written = True
+            print(f"\r\x1b[K{words}", end="", file=sys.stderr, flush=True)
 
     def interrupted(self) -> None:
         self.clear()

@@ -10,9 +10,9 @@ from typing import Any
 
 from stretto.compiler.order import anneal as annealing
 from stretto.compiler.order import offsets as offsetting
-from stretto.compiler.order.budget import Budget
+from stretto.compiler.order.budget import Budget, Progress
 from stretto.compiler.order.hunt import WORK, Found, Hunt, jittered
-from stretto.compiler.order.jit import fast, ints
+from stretto.compiler.order.jit import fast, ints, kept
 from stretto.compiler.order.known import known
 from stretto.compiler.order.lists import Lists, rules
 from stretto.compiler.order.words import pack
@@ -29,6 +29,9 @@ def warm(hunt: Hunt) -> None:
     if not fast() or hunt.budget.effort == 0:
         return
     began = monotonic()
+    if hunt.budget.progress is not None and not kept():
+        words = "compiling the loops of the search, once on this machine"
+        hunt.budget.progress(Progress(words, 0, hunt.bound, hunt.budget.seconds))
     word = ints([-1] * hunt.model.size)
     Lists(hunt.model, hunt.t).run(next(rules(hunt.model)))
     annealing.run(hunt.state, word, word.copy(), 0, 1.0, 1.0, 0.1, hunt.span, False, 0)

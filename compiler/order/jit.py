@@ -26,6 +26,11 @@ def fast() -> bool:
     return True
 
 
+def kept() -> bool:
+    """Whether loops that were compiled on this machine before are there to be used again."""
+    return any(_kept().rglob("*.nbi"))
+
+
 def compiled(function: Function) -> Function:
     """The function, compiled (and kept on disk) where that is possible."""
     if not fast():
