@@ -125,7 +125,7 @@ def _slow(plan: Plan) -> None:
     if not fast():
         files.say(
             "searched in plain Python; with the extra `solve` (pip install 'stretto[solve]') the "
-            "same search is some 25 times quicker, and small cases can be proved optimal"
+            "same search is many times quicker, and small cases can be proved optimal"
         )
 
 
