@@ -511,7 +511,10 @@ def test_batches_that_do_not_fit_are_refused_on_every_rank(x: Any, target: Any, 
         except Stopped as stopped:
             told.append(str(stopped))
 
-    executors(plan, body)
+    try:
+        executors(plan, body)
+    except Stopped as stopped:  # a rank may hear of it before it has begun its own step
+        told.append(str(stopped))
     assert len(told) == 2 and all(words in message for message in told), told
 
 
