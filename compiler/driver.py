@@ -42,7 +42,7 @@ def compile_text(
     rank; `advice.raised` tells where an order needed more."""
     settings, budget = settings or Settings(), budget or Budget()
     source = Source(name, text)
-    with without_collector():
+    with _without_collector():
         return _line(source, settings, budget, forward_only, receive_slots)
 
 
@@ -68,7 +68,7 @@ def _line(
 
 
 @contextmanager
-def without_collector() -> Iterator[None]:
+def _without_collector() -> Iterator[None]:
     """A compiled schedule is millions of objects and no circle of them: the garbage collector
     walks them all, finds nothing, and takes a third of the time."""
     enabled = gc.isenabled()

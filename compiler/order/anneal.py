@@ -23,14 +23,6 @@ class Samples(NamedTuple):
     unit_ticks: Any
 
 
-class Heat(NamedTuple):
-    """Temperatures of one run, in ticks, and the weight of the mean end."""
-
-    hot: float
-    cold: float
-    weight: float
-
-
 class State(NamedTuple):
     """Everything a run needs to have at hand, made once."""
 

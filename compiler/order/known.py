@@ -139,17 +139,8 @@ def _chains(model: Model, lines: list[list[int]]) -> Iterator[tuple[str, Writer]
 
     def write(warmup: Callable[[int], int], held: Callable[[int], int]) -> Writer:
         def writer(r: int, pen: _Pen) -> None:
-            stage, first = line[r], max(0, min(many, warmup(r)))
-            for _ in range(first):
-                pen.f(stage)
-            for k in range(many):
-                if k < many - first:
-                    pen.f(stage)
-                pen.i(stage)
-                if k >= held(r):
-                    pen.w()
-            while pen.waiting:
-                pen.w()
+            visits = [line[r]] * many
+            _alternate(pen, visits, visits, warmup(r), held(r))
 
         return writer
 
@@ -169,6 +160,22 @@ def _chains(model: Model, lines: list[list[int]]) -> Iterator[tuple[str, Writer]
     yield "eager_1f1b", write(tight, lambda r: 0)
     yield "zb_h2", write(tight, lambda r: min(2 * r, _room(model, line[r]) - 1 - tight(r)))
     yield "one_f_one_b", write(lambda r: min(ranks - 1 - r, _room(model, line[r]) - 1), lambda r: 0)
+
+
+def _alternate(pen: _Pen, forward: list[int], backward: list[int], warmup: int, held: int) -> None:
+    """Write forwards for the warm-up, then forward and backward in turn, to the end of both; the
+    first `held` weight gradients stay for the end."""
+    first = max(0, min(len(forward), warmup))
+    for stage in forward[:first]:
+        pen.f(stage)
+    for k, stage in enumerate(backward):
+        if first + k < len(forward):
+            pen.f(forward[first + k])
+        pen.i(stage)
+        if k >= held:
+            pen.w()
+    while pen.waiting:
+        pen.w()
 
 
 # ---------------------------------------------------------------------------- round and round
@@ -191,17 +198,7 @@ def _loops(model: Model, lines: list[list[int]]) -> Iterator[tuple[str, Writer]]
     def write(group: int, warmup: Callable[[int], int], held: Callable[[int], int]) -> Writer:
         def writer(r: int, pen: _Pen) -> None:
             forward, backward = visits(r, group, False), visits(r, group, True)
-            first = max(0, min(len(forward), warmup(r)))
-            for stage in forward[:first]:
-                pen.f(stage)
-            for k, stage in enumerate(backward):
-                if first + k < len(forward):
-                    pen.f(forward[first + k])
-                pen.i(stage)
-                if k >= held(r):
-                    pen.w()
-            while pen.waiting:
-                pen.w()
+            _alternate(pen, forward, backward, warmup(r), held(r))
 
         return writer
 
