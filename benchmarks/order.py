@@ -3,11 +3,12 @@
     python benchmarks/order.py --targets FILE [--seconds 120] [--only NAME …]
     python benchmarks/order.py --memory FILE        the Zero Bubble paper's cases under limits
     python benchmarks/order.py --small FILE         small instances solved to optimality
-    python benchmarks/order.py --sweep              library schedules against found orders
+    python benchmarks/order.py --sweep              what memory buys, and size: both at once
 
 The first three read tables of instances with the best values known (`optimizer_targets.json`,
-`zero_bubble_memory_sweep.csv`, `proven_optima_small.json`). Each prints a table in Markdown and a
-line for every row that falls short; `--write FILE` writes the table there.
+`zero_bubble_memory_sweep.csv`, `proven_optima_small.json`) and print a table in Markdown, a row
+that falls short marked; `--write FILE` writes it there. The sweeps are those of
+`benchmarks/limits.py` and `benchmarks/size.py`.
 """
 
 import argparse
@@ -18,10 +19,13 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+import document
+import limits
+import size
 from targets import small, target
 
 from stretto.compiler.bound import bound
@@ -91,7 +95,7 @@ def memory(path: Path, seconds: float, only: list[str]) -> Iterator[Row]:
         if only and not any(name.startswith(one) for one in only):
             continue
         ranks, many = int(row["ranks"]), int(row["microbatches"])
-        size = 34 * h + 5 * a * 1024
+        held = 34 * h + 5 * a * 1024
         f, i, w = (int(row[k]) for k in "FIW")
         spec = target(
             {
@@ -99,7 +103,7 @@ def memory(path: Path, seconds: float, only: list[str]) -> Iterator[Row]:
                 "ranks": ranks,
                 "transfer": int(row["transfer"]),
                 "objective": "span",
-                "limit": int(Fraction(row["limit_in_ranks"]) * ranks * size),
+                "limit": int(Fraction(row["limit_in_ranks"]) * ranks * held),
                 "pipelines": [
                     {
                         "microbatches": many,
@@ -107,7 +111,7 @@ def memory(path: Path, seconds: float, only: list[str]) -> Iterator[Row]:
                         "F": f,
                         "I": i,
                         "W": w,
-                        "activation": size,
+                        "activation": held,
                         "after_I": 32 * h,
                     }
                 ],
@@ -150,44 +154,6 @@ def small_ones(path: Path, seconds: float, only: list[str]) -> Iterator[Row]:
         )
 
 
-def sweep(seconds: float) -> Iterator[Row]:
-    """The best library schedule that a limit allows against the order found, on 8 ranks."""
-    for place, costs in (
-        ("linear", "uniform"),
-        ("linear", "real"),
-        ("v", "uniform"),
-        ("v", "real"),
-    ):
-        chunks = 1 if place == "linear" else 2
-        f, i, w, transfer = (10, 10, 10, 0) if costs == "uniform" else (10, 16, 6, 1)
-        for limit in (2, 4, 6, 8, 10, 12, 16):
-            row: dict[str, Any] = {
-                "id": f"{place}-{costs}",
-                "ranks": 8,
-                "transfer": transfer,
-                "objective": "makespan",
-                "limit": limit * chunks,
-                "pipelines": [{"microbatches": 24, "place": place, "F": f, "I": i, "W": w}],
-            }
-            spec = target(row)
-            value, least, order, took = solve(spec, seconds)
-            try:
-                problem = expand(spec)
-                known = str(check(search(problem, Budget(effort=0, engine="library"))).makespan)
-            except LookupError:
-                known = "none fits"
-            yield Row(
-                f"{place}, {f}:{i}:{w}+{transfer}, limit {limit}",
-                str(value),
-                known,
-                str(least),
-                order.engine,
-                took,
-                True,
-                known == "none fits" or value < int(known),
-            )
-
-
 def table(rows: Iterable[Row]) -> Iterator[str]:
     """The rows in Markdown, as they come."""
     yield "| instance | found | known | bound | engine | seconds | |"
@@ -218,7 +184,10 @@ def main() -> None:
     if options.small:
         asked.append(small_ones(options.small, options.seconds, options.only))
     if options.sweep:
-        asked.append(sweep(options.seconds))
+        limits.sweep(limits.SECONDS)
+        limits.publish()
+        size.sweep()
+        size.publish()
     lines = []
     for rows in asked:
         for line in table(rows):
@@ -226,19 +195,7 @@ def main() -> None:
             lines.append(line)
         lines.append("")
     if options.write:
-        write(options.write, lines)
-
-
-BEGIN, END = "<!-- table -->", "<!-- end of table -->"
-
-
-def write(path: Path, lines: list[str]) -> None:
-    """The table as a file of its own, or between its two marks in a document that has them."""
-    text = "\n".join(lines)
-    if path.exists() and BEGIN in (old := path.read_text()):
-        before, after = old.split(BEGIN)[0], old.split(END)[1]
-        text = f"{before}{BEGIN}\n\n{text}\n{END}{after}"
-    path.write_text(text)
+        document.write(options.write, "table", lines)
 
 
 if __name__ == "__main__":

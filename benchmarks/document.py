@@ -1,0 +1,24 @@
+"""Measured parts of documents. Such a part stands between `<!-- NAME -->` and
+`<!-- end of NAME -->`, and only the command that measured it writes it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def write(path: Path, name: str, lines: Iterable[str]) -> None:
+    """Put the lines between the marks, or make the file of them where there is none. Raises
+    `ValueError` for a document without these marks."""
+    part = "\n".join(lines).strip("\n")
+    if path.exists():
+        text = path.read_text("utf-8")
+        before, begin, rest = text.partition(f"<!-- {name} -->")
+        _, end, after = rest.partition(f"<!-- end of {name} -->")
+        if not end:
+            raise ValueError(f"{path} has no place for {name!r}: it needs the marks of one")
+        part = f"{before}{begin}\n\n{part}\n\n{end}{after}"
+    path.write_text(part.rstrip("\n") + "\n", "utf-8")
+
+
+def row(cells: Iterable[object]) -> str:
+    """One line of a table."""
+    return f"| {' | '.join(map(str, cells))} |"
