@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 
-from stretto.compiler.explain import CAUSES, Explanation, Idle, Link
+from stretto.compiler.chain import Link
+from stretto.compiler.explain import Explanation
+from stretto.compiler.idle import CAUSES, Idle
 from stretto.compiler.spec import Spec, number
 
 HEADINGS = {

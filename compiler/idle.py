@@ -1,0 +1,188 @@
+"""Waits → the idle stretches of a rank, each with its cause, in the words that `explain` and every
+format of `show` use.
+
+An idle stretch ends when the next unit starts. While no other unit of the rank has what it needs,
+the rank waits for data, and once that was made, for the channel that brings it. From the moment
+that some other unit has what it needs, memory is the reason if none of those fits: running one of
+them here would break the limit, now or at a unit that the order has before it. Else the order is
+the reason, which has another unit next. If that unit has what it needs too, a message of its own
+was posted or is taken late: a channel again. After its last unit a rank is done.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from stretto.compiler.waits import Passage, Unit, Waits, name
+
+Cause = Literal["data", "memory", "order", "channel", "done"]
+CAUSES: tuple[Cause, ...] = ("data", "memory", "order", "channel", "done")
+WAITS: dict[Cause, str] = {
+    "data": "waits for data",
+    "memory": "waits for memory",
+    "order": "waits for its turn in the order",
+    "channel": "waits for a channel",
+    "done": "done",
+}
+FAR = 1 << 62
+
+
+class Idle(Struct, frozen=True):
+    """A stretch without work of one cause. `before` is the unit that ends it, or None."""
+
+    rank: int
+    start: int
+    end: int
+    cause: Cause
+    before: str | None
+    line: int | None
+    why: str
+
+
+def stretches(known: Waits, rank: int) -> Iterator[Idle]:
+    """The idle stretches of a rank in the order of time, cut where the cause changes."""
+    units = known.units[rank]
+    others = Others(known, rank)
+    before = 0
+    for at, unit in enumerate(units):
+        if unit.start > before:
+            yield from _cut(known, rank, at, before, others)
+        before = unit.end
+    end = known.timeline.makespan
+    if before < end:
+        why = "its last operation has ended" if units else "it has nothing to do"
+        yield Idle(rank, before, end, "done", None, None, why)
+
+
+class Ready(NamedTuple):
+    """A unit that could run: since when it has what it needs, and its place. `short`: the place of
+    the first unit for which memory would not do if this one ran now."""
+
+    since: int
+    at: int
+    short: int
+
+
+NOBODY = Ready(FAR, -1, -1)
+
+
+class Others:
+    """What stands behind a place in a rank's order, and may run there."""
+
+    def __init__(self, known: Waits, rank: int):
+        limits = known.spec.limits
+        limit = limits[rank] if limits else None
+        self.units = known.units[rank]
+        self.limit = FAR if limit is None else limit.grains
+        self.soon = [FAR]  # from a place on, when the first has what it needs
+        self.loose = [FAR]  # the same of those that leave no more in memory than they find
+        for unit in reversed(self.units):
+            self.soon.append(min(self.soon[-1], unit.ready))
+            self.loose.append(min(self.loose[-1], FAR if unit.take > unit.give else unit.ready))
+        self.soon.reverse()
+        self.loose.reverse()
+
+    def after(self, at: int) -> tuple[Ready, Ready]:
+        """Of the units behind place `at` that have what they need when its unit starts: the first
+        that would fit into memory here, and the first that would not."""
+        fits = large = NOBODY
+        before = self.units[at].start
+        most, full = 0, at
+        for k in range(at + 1, len(self.units)):
+            if self.units[k - 1].most > most:
+                most, full = self.units[k - 1].most, k - 1
+            rest = self.loose[k] if most >= self.limit else self.soon[k]
+            if rest >= min(before, fits.since) and self.soon[k] >= min(before, large.since):
+                break
+            unit = self.units[k]
+            if unit.ready >= before:
+                continue
+            short = self.short(at, unit, most, full)
+            if short < 0:
+                fits = min(fits, Ready(unit.ready, k, short))
+            else:
+                large = min(large, Ready(unit.ready, k, short))
+        return fits, large
+
+    def short(self, at: int, unit: Unit, most: int, full: int) -> int:
+        """The place of a unit that could not run if `unit` ran before place `at`; -1 if there is
+        none. `most`: grains while the units before it run, `full` where that is."""
+        if self.units[at].held + unit.take > self.limit:
+            return at
+        return full if most + unit.take - unit.give > self.limit else -1
+
+
+def _cut(known: Waits, rank: int, at: int, start: int, others: Others) -> Iterator[Idle]:
+    """One stretch, from `start` to the unit at place `at`, in pieces by their cause."""
+    unit = known.units[rank][at]
+    fits, large = others.after(at)
+    end = min(max(start, unit.ready), unit.start)  # from here on only a channel is left
+    order = min(max(start, fits.since), end)
+    memory = min(max(start, large.since), order)
+    data = min(max(start, unit.made), memory)
+    pieces: tuple[tuple[Cause, int], ...] = (
+        ("data", data),
+        ("channel", memory),
+        ("memory", order),
+        ("order", end),
+        ("channel", unit.start),
+    )
+    begin = start
+    for k, (cause, until) in enumerate(pieces):
+        if begin < until:
+            late = k == len(pieces) - 1
+            why = _why(known, rank, at, cause, (fits, large), late)
+            yield Idle(rank, begin, until, cause, known.named(unit), known.line(unit), why)
+        begin = max(begin, until)
+
+
+def _why(
+    known: Waits, rank: int, at: int, cause: Cause, ready: tuple[Ready, Ready], late: bool
+) -> str:
+    """The cause in words."""
+    units, (fits, large) = known.units[rank], ready
+    here = known.named(units[at])
+    if cause == "order":
+        written = bool(known.spec.order and known.spec.order[rank])
+        order = "the order" if written else "the order that was found"
+        return f"{known.named(units[fits.at])} is ready, but {order} has {here} first"
+    if cause == "memory":
+        other = known.named(units[large.at])
+        if units[at].held + units[large.at].take > _limit(known, rank):
+            return f"{other} is ready, but memory is full until {here}"
+        needing = known.named(units[large.short])
+        return f"{other} is ready, but would take memory that {needing} needs first"
+    if late:
+        return f"{here} {held_up(known, rank, at)}"
+    need = known.latest(units[at], arrived=cause == "channel")
+    if need is None:
+        return f"{here} waits for its turn"
+    what, source = name(known.spec, need[0]), known.rank(need[0])
+    if cause == "channel":
+        return f"{here} waits for {what}, on its way from rank {source}"
+    return f"{here} waits for {what}" + (f" of rank {source}" if source != rank else "")
+
+
+def _limit(known: Waits, rank: int) -> int:
+    limit = known.spec.limits[rank] if known.spec.limits else None
+    return FAR if limit is None else limit.grains
+
+
+def held_up(known: Waits, rank: int, at: int) -> str:
+    """What a unit that has all it needs still waits for."""
+    passage = late(known, rank, at)
+    if passage is None:
+        return "has all that it needs, but a message is not through"
+    what = name(known.spec, passage.result)
+    if passage.source == rank:
+        return f"runs when rank {passage.target} has taken {what}"
+    if passage.posted is None:
+        return f"waits for {what}, on its way from rank {passage.source}"
+    return f"waits for {what} from rank {passage.source}, whose receive was posted late"
+
+
+def late(known: Waits, rank: int, at: int) -> Passage | None:
+    """The message that ends the wait before a unit, if one does."""
+    start = known.units[rank][at].start
+    return next((p for p in known.passages(rank, at) if p.arrived == start), None)
