@@ -3,18 +3,23 @@ too. `stretto explain PLAN`: what its time goes into, and what would help."""
 
 import re
 from argparse import Namespace
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from textwrap import fill, indent
+from time import monotonic
 
 import msgspec
 
 from stretto.compiler import library
 from stretto.compiler.codes import CODES, complete
 from stretto.compiler.commands import files
-from stretto.compiler.commands.load import load
+from stretto.compiler.commands.load import Teller, load, searching
 from stretto.compiler.near import nearest
-from stretto.compiler.order.budget import Budget
+from stretto.compiler.order.budget import Budget, Progress
+from stretto.compiler.plan import Plan
 from stretto.compiler.printable import printable
+from stretto.compiler.program import Program
 from stretto.compiler.summary import step_of
 
 
@@ -37,23 +42,67 @@ def run(chosen: Namespace) -> int:
     return 0
 
 
+SECONDS = 4.0
+"""For all easings together, and for an order that is not there yet, if nothing else is said."""
+
+
 def of_plan(chosen: Namespace) -> int:
     """The critical chain, idle time by its cause, and what easing a demand would gain."""
     from stretto.compiler.explain import explain
     from stretto.compiler.relaxations import relaxed
     from stretto.compiler.show.explanation import data, text
 
-    plan = load(chosen.what, chosen)
+    seconds = SECONDS if chosen.time_limit is None else float(chosen.time_limit)
+    plan = load(chosen.what, chosen, replace(searching(chosen), seconds=seconds))
     program = plan.programs[step_of(plan)]
     found = explain(program)
-    seconds = 20.0 if chosen.time_limit is None else float(chosen.time_limit)
-    budget = Budget(seconds=seconds, effort=chosen.effort, seed=chosen.seed)
-    found = msgspec.structs.replace(found, relaxed=relaxed(program, found, budget))
+    teller = Trying()
+    budget = Budget(seconds, effort=chosen.effort, seed=chosen.seed, progress=teller.compiling)
+    try:
+        gains, notes = relaxed(with_written(plan, program), found, budget, teller)
+    finally:
+        teller.clear()
+    found = msgspec.structs.replace(found, relaxed=gains, notes=notes)
     if chosen.json:
         print(msgspec.json.encode(data(program.spec, found)).decode())
     else:
         print(printable(text(program.spec, found)))
     return 0
+
+
+def with_written(plan: Plan, program: Program) -> Program:
+    """The Program with the parts of an order that were written and that the compiler completed:
+    plan files keep the texts, from which these are read again."""
+    spec = program.spec
+    if spec.written or all(spec.order) or not plan.sources:
+        return program
+    from stretto.compiler.evaluate import Settings, evaluate
+    from stretto.compiler.parse import parse, parse_costs
+
+    first, *more = plan.sources
+    values = {name: Fraction(value) for name, value in spec.parameters.items()}
+    settings = Settings(values=values, costs=parse_costs(more[0]) if more else None)
+    again = evaluate(parse(first), settings)
+    if msgspec.structs.replace(again, written=()) != spec:
+        raise files.Unusable("this plan is not what its own text says now: compile it anew")
+    return msgspec.structs.replace(program, spec=again)
+
+
+class Trying(Teller):
+    """Tells what is being tried, on stderr, once it has lasted two seconds."""
+
+    def __call__(self, what: Progress | str) -> None:
+        if monotonic() < self.next:
+            return
+        if self.terminal:
+            self.line(f"trying: {what} …")
+        else:
+            files.say(f"trying: {what}")
+
+    def compiling(self, now: Progress) -> None:
+        """Only the word that loops are compiled: what is tried has been told."""
+        if not now.best:
+            self.line(f"{now.engine} …")
 
 
 def page(code: str) -> str:

@@ -27,32 +27,50 @@ def text(spec: Spec, explained: Explanation) -> str:
     def t(ticks: int) -> str:
         return str(number(ticks, spec.time_unit))
 
+    line = _lines(explained)
     parts = [
-        [f"makespan {t(explained.makespan)}: the chain of operations that makes it"],
-        [f"  {line}" for line in _links(explained.chain, t)],
+        [_headline(spec, explained, t)],
+        [f"  {line}" for line in _links(explained.chain, t, line)],
         ["", "what every rank waits for while it is idle"],
         [f"  {line}" for line in _table(explained, t)],
     ]
     if explained.stretches:
         parts.append(["", "the longest idle stretches"])
-        parts.append([f"  {_stretch(one, t)}" for one in explained.stretches])
-    if explained.relaxed:
+        parts.append([f"  {_stretch(one, t, line)}" for one in explained.stretches])
+    if explained.relaxed or explained.notes:
         parts.append(["", "what would help"])
         parts.append([f"  {r.what}: {r.before} → {r.after}" for r in explained.relaxed])
+        parts.append([f"  ({note})" for note in explained.notes])
     return "\n".join(line for part in parts for line in part)
 
 
-def _links(chain: tuple[Link, ...], t: Any) -> Iterator[str]:
+def _headline(spec: Spec, explained: Explanation, t: Any) -> str:
+    """What the chain explains."""
+    if spec.minimize == "makespan":
+        return f"makespan {t(explained.makespan)}: the chain of operations that makes it"
+    first, last = explained.first, explained.last
+    return (
+        f"span {t(last - first)}, of rank {explained.rank} from {t(first)} to {t(last)}; makespan "
+        f"{t(explained.makespan)}: the chain of operations that makes the span"
+    )
+
+
+def _lines(explained: Explanation) -> bool:
+    """Whether the lines of the text tell anything: not where one line asks for everything."""
+    return len({link.line for link in explained.chain}) > 1
+
+
+def _links(chain: tuple[Link, ...], t: Any, lines: bool) -> Iterator[str]:
     shown = chain if len(chain) <= LONGEST else chain[: LONGEST // 2]
-    rows = [_link(link, t) for link in shown]
+    rows = [_link(link, t, lines) for link in shown]
     if shown is not chain:
         rows.append((f"… {len(chain) - LONGEST} more", "", "", ""))
-        rows += [_link(link, t) for link in chain[-(LONGEST // 2) :]]
+        rows += [_link(link, t, lines) for link in chain[-(LONGEST // 2) :]]
     yield from columns(rows)
 
 
-def _link(link: Link, t: Any) -> tuple[str, ...]:
-    line = f"line {link.line}" if link.line is not None else ""
+def _link(link: Link, t: Any, lines: bool) -> tuple[str, ...]:
+    line = f"line {link.line}" if lines and link.line is not None else ""
     return f"{t(link.start)} – {t(link.end)}", link.operation, link.why, line
 
 
@@ -64,8 +82,8 @@ def _table(explained: Explanation, t: Any) -> Iterator[str]:
     yield from columns(rows)
 
 
-def _stretch(one: Idle, t: Any) -> str:
-    line = f" (line {one.line})" if one.line is not None else ""
+def _stretch(one: Idle, t: Any, lines: bool) -> str:
+    line = f" (line {one.line})" if lines and one.line is not None else ""
     return f"rank {one.rank}, {t(one.start)} – {t(one.end)}: {one.why}{line}"
 
 
@@ -94,6 +112,12 @@ def data(spec: Spec, explained: Explanation) -> dict[str, Any]:
     return {
         "schedule": spec.name,
         "makespan": number(explained.makespan, spec.time_unit),
+        "minimize": spec.minimize,
+        "explained": {
+            "rank": explained.rank,
+            "start": number(explained.first, spec.time_unit),
+            "end": number(explained.last, spec.time_unit),
+        },
         "chain": [timed(link) for link in explained.chain],
         "idle": [
             {cause: number(idle[cause], spec.time_unit) for cause in CAUSES}
@@ -104,4 +128,5 @@ def data(spec: Spec, explained: Explanation) -> dict[str, Any]:
             {"what": r.what, "before": exact(r.before), "after": exact(r.after)}
             for r in explained.relaxed
         ],
+        "notes": list(explained.notes),
     }
