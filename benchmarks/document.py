@@ -8,15 +8,20 @@ from pathlib import Path
 def write(path: Path, name: str, lines: Iterable[str]) -> None:
     """Put the lines between the marks, or make the file of them where there is none. Raises
     `ValueError` for a document without these marks."""
-    part = "\n".join(lines).strip("\n")
     if path.exists():
-        text = path.read_text("utf-8")
-        before, begin, rest = text.partition(f"<!-- {name} -->")
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
-        if not end:
-            raise ValueError(f"{path} has no place for {name!r}: it needs the marks of one")
-        part = f"{before}{begin}\n\n{part}\n\n{end}{after}"
-    path.write_text(part.rstrip("\n") + "\n", "utf-8")
+        path.write_text(put(path.read_text("utf-8"), name, lines), "utf-8")
+    else:
+        path.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def put(text: str, name: str, lines: Iterable[str]) -> str:
+    """The text with the lines between its marks. Raises `ValueError` where it has none."""
+    before, begin, rest = text.partition(f"<!-- {name} -->")
+    _, end, after = rest.partition(f"<!-- end of {name} -->")
+    if not end:
+        raise ValueError(f"the document has no place for {name!r}: it needs the marks of one")
+    part = "\n".join(lines).strip("\n")
+    return f"{before}{begin}\n\n{part}\n\n{end}{after}"
 
 
 def row(cells: Iterable[object]) -> str:

@@ -124,6 +124,7 @@ def curve(case: Case, limits: Iterable[int], seconds: float) -> Iterator[Point]:
         for limit in sorted(limits):
             problem = free(case, limit)
             published = min(filter(None, (published, library(problem))), default=None)
+            theirs, schedule = published or (None, None)
             if smaller is not None and (start := recall(smaller, budget)) is not None:
                 remember(problem, budget, start._replace(proven=0, seconds=0.0))
             began = perf_counter()
@@ -131,8 +132,7 @@ def curve(case: Case, limits: Iterable[int], seconds: float) -> Iterator[Point]:
             seconds_taken = round(perf_counter() - began, 1)
             makespan = check(order).makespan
             least = max(bound(problem).ticks, order.proven)
-            name = published or (None, None)
-            yield Point(limit, *name, makespan, order.engine, least, seconds_taken)
+            yield Point(limit, theirs, schedule, makespan, order.engine, least, seconds_taken)
             smaller = problem
 
 
@@ -177,7 +177,14 @@ def proven(points: Sequence[Point]) -> list[Point]:
 
 
 def publish() -> None:
-    """The picture, the tables of the document, the sentence of the front page."""
+    """Write what is made of the results."""
+    for path, text in made():
+        path.write_text(text, "utf-8")
+
+
+def made() -> Iterator[tuple[Path, str]]:
+    """The picture, the sentence of the front page, the tables of the document: every file as it
+    should be."""
     results = json.loads(RESULTS.read_text("utf-8"))
     curves = [[Point(**point) for point in points] for points in results["curves"]]
     drawn = [
@@ -196,10 +203,11 @@ def publish() -> None:
         )
         for case, points in zip(CASES, curves, strict=True)
     ]
-    (ROOT / "docs/pictures/limits.svg").write_text(panels.picture(drawn), "utf-8")
+    yield ROOT / "docs/pictures/limits.svg", panels.picture(drawn)
     said = sentence(curves)
-    document.write(ROOT / "README.md", "limits", [said])
-    document.write(ROOT / "docs/found.md", "limits", [*page(results["seconds"], curves, said)])
+    tables = page(results["seconds"], curves, said)
+    for path, lines in ((ROOT / "README.md", [said]), (ROOT / "docs/found.md", tables)):
+        yield path, document.put(path.read_text("utf-8"), "limits", lines)
 
 
 def bubble(case: Case, makespan: int | None) -> float | None:
@@ -228,7 +236,7 @@ def sentence(curves: Iterable[Sequence[Point]]) -> str:
 
 def page(seconds: float, curves: Iterable[Sequence[Point]], said: str) -> Iterator[str]:
     """A table for every case."""
-    yield f"At most {seconds:g} seconds of search for each limit. {said}"
+    yield f"At most {seconds:g} s of search for each limit. {said}"
     for case, points in zip(CASES, curves, strict=True):
         yield from ("", f"### {case.name}", "")
         yield document.row(

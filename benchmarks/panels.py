@@ -98,11 +98,8 @@ def _axes(title: str, most: float, at: Place) -> Iterator[str]:
         y = at(0, part)[1]
         yield f'<path class="grid" d="M{left:.1f} {y:.1f}H{right:.1f}"/>'
         yield f'<text x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{part:.0%}</text>'
-    x, y = 14, at(0, 0.5)[1]
-    yield (
-        f'<text x="{x}" y="{y:.1f}" text-anchor="middle" transform="rotate(-90 {x} {y:.1f})">'
-        "bubble</text>"
-    )
+    middle = f"14 {at(0, 0.5)[1]:.1f}"
+    yield f'<text text-anchor="middle" transform="translate({middle}) rotate(-90)">bubble</text>'
     for limit in range(2, int(most) + 1, 2):
         x, y = at(limit, 0)
         yield f'<text x="{x:.1f}" y="{y + 16:.1f}" text-anchor="middle">{limit}</text>'
@@ -124,7 +121,7 @@ def _names(marks: Sequence[Mark], most: float, at: Place) -> Iterator[str]:
         return min([3.0, *(other - limit for other in others if other > limit)])
 
     steps = [(room(end, y), -abs(y - 0.45), end, y) for (_, y), (end, _) in pairwise(found)]
-    _, _, end, bubble = max(steps, default=(0, 0, *found[0]))
+    _, _, end, bubble = max(steps, default=(0.0, 0.0, *found[0]))
     falling = bool(published) and published[0][1] > 0.4
     yield _word("found", "found", at(end + 0.2, bubble), 12 if falling else 2)
     if falling:

@@ -82,7 +82,7 @@ def sweep() -> None:
 def ours(ranks: int, microbatches: int, halves: int) -> Row:
     """One compile, as the command line does it, with what it says of the result."""
     values = {"ranks": ranks, "microbatches": microbatches, "most": halves * ranks // 2}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as talk:
         start = perf_counter()
         process = subprocess.Popen(
             [
@@ -92,7 +92,7 @@ def ours(ranks: int, microbatches: int, halves: int) -> Row:
                 *("--gap", GAP, "--no-cache", "--json"),
             ],
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=talk,
         )
         assert process.stdout is not None
         said = process.stdout.read()
@@ -100,7 +100,8 @@ def ours(ranks: int, microbatches: int, halves: int) -> Row:
         seconds = perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise SystemExit(f"{values}: the compiler ended with {process.returncode}")
+            talk.seek(0)
+            raise SystemExit(f"{values}: the compiler failed\n{talk.read().decode()}")
         size = os.path.getsize(f"{folder}/plan.json")
     summary = json.loads(said)
     kept = ("operations", "makespan", "lower_bound", "gap", "engine")
