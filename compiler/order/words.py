@@ -73,18 +73,18 @@ class _Units:
 def order_of(model: Model, t: Tables, word: Sequence[int], engine: str, proven: int = 0) -> Order:
     """The Order that the flat word says, of the Problem in which the backwards that it runs whole
     are whole."""
-    units = _units(t, word)
+    listed = units(t, word)
     operation = model.operation
-    together = {operation[i]: operation[w] for i, w in units.whole.items()}
+    together = {operation[i]: operation[w] for i, w in listed.whole.items()}
     problem, new = merged(model.problem, together)
     lanes = tuple(
         Lane(r, 0, tuple([tuple([new[operation[x]] for x in unit]) for unit in lane]))
-        for r, lane in enumerate(units.lanes)
+        for r, lane in enumerate(listed.lanes)
     )
     return Order(problem, lanes, engine, proven)
 
 
-def _units(t: Tables, word: Sequence[int]) -> _Units:
+def units(t: Tables, word: Sequence[int]) -> _Units:
     """Count through the word. Weight gradients that run alone are those whose backwards were not
     whole, oldest first."""
     found = _Units([], {})
