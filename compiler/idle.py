@@ -5,8 +5,9 @@ An idle stretch ends when the next unit starts. While no other unit of the rank 
 the rank waits for data, and once that was made, for the channel that brings it. From the moment
 that some other unit has what it needs, memory is the reason if none of those fits: running one of
 them here would break the limit, now or at a unit that the order has before it. Else the order is
-the reason, which has another unit next. If that unit has what it needs too, a message of its own
-was posted or is taken late: a channel again. After its last unit a rank is done.
+the reason, which has another unit next; likewise where data is there and only a rule is not met.
+If the next unit has what it needs too, a message of its own was posted or is taken late: a channel
+again. After its last unit a rank is done.
 """
 
 from collections.abc import Iterator
@@ -56,15 +57,16 @@ def stretches(known: Waits, rank: int) -> Iterator[Idle]:
 
 
 class Ready(NamedTuple):
-    """A unit that could run: since when it has what it needs, and its place. `short`: the place of
-    the first unit for which memory would not do if this one ran now."""
+    """A unit that could run: since when it has what it needs, and its place. `short`: `FITS`,
+    `FULL` if memory has no room for it now, or the place of a unit that would have none then."""
 
     since: int
     at: int
     short: int
 
 
-NOBODY = Ready(FAR, -1, -1)
+FITS, FULL = -1, -2
+NOBODY = Ready(FAR, -1, FITS)
 
 
 class Others:
@@ -77,40 +79,47 @@ class Others:
         self.limit = FAR if limit is None else limit.grains
         self.soon = [FAR]  # from a place on, when the first has what it needs
         self.loose = [FAR]  # the same of those that leave no more in memory than they find
+        self.held = [FAR]  # when the first has its data, of those for which a rule is not met then
         for unit in reversed(self.units):
+            self.held.append(min(self.held[-1], unit.there if unit.there < unit.ready else FAR))
             self.soon.append(min(self.soon[-1], unit.ready))
             self.loose.append(min(self.loose[-1], FAR if unit.take > unit.give else unit.ready))
+        self.held.reverse()
         self.soon.reverse()
         self.loose.reverse()
+
+    def ruled(self, at: int) -> int:
+        """When the first of the units behind place `at` has its data, but a rule is not met."""
+        return self.held[at + 1]
 
     def after(self, at: int) -> tuple[Ready, Ready]:
         """Of the units behind place `at` that have what they need when its unit starts: the first
         that would fit into memory here, and the first that would not."""
         fits = large = NOBODY
         before = self.units[at].start
-        most, full = 0, at
+        most, fullest = 0, at
         for k in range(at + 1, len(self.units)):
             if self.units[k - 1].most > most:
-                most, full = self.units[k - 1].most, k - 1
+                most, fullest = self.units[k - 1].most, k - 1
             rest = self.loose[k] if most >= self.limit else self.soon[k]
             if rest >= min(before, fits.since) and self.soon[k] >= min(before, large.since):
                 break
             unit = self.units[k]
             if unit.ready >= before:
                 continue
-            short = self.short(at, unit, most, full)
-            if short < 0:
+            short = self.short(at, unit, most, fullest)
+            if short == FITS:
                 fits = min(fits, Ready(unit.ready, k, short))
             else:
                 large = min(large, Ready(unit.ready, k, short))
         return fits, large
 
-    def short(self, at: int, unit: Unit, most: int, full: int) -> int:
-        """The place of a unit that could not run if `unit` ran before place `at`; -1 if there is
-        none. `most`: grains while the units before it run, `full` where that is."""
+    def short(self, at: int, unit: Unit, most: int, fullest: int) -> int:
+        """What memory says if `unit` runs before place `at`; see `Ready`. `most`: grains at most
+        while the units before it run, `fullest` the place where that is."""
         if self.units[at].held + unit.take > self.limit:
-            return at
-        return full if most + unit.take - unit.give > self.limit else -1
+            return FULL
+        return fullest if most + unit.take - unit.give > self.limit else FITS
 
 
 def _cut(known: Waits, rank: int, at: int, start: int, others: Others) -> Iterator[Idle]:
@@ -120,10 +129,12 @@ def _cut(known: Waits, rank: int, at: int, start: int, others: Others) -> Iterat
     end = min(max(start, unit.ready), unit.start)  # from here on only a channel is left
     order = min(max(start, fits.since), end)
     memory = min(max(start, large.since), order)
-    data = min(max(start, unit.made), memory)
+    rule = min(max(start, min(unit.there, others.ruled(at))), memory)
+    data = min(max(start, unit.made), rule)
     pieces: tuple[tuple[Cause, int], ...] = (
         ("data", data),
-        ("channel", memory),
+        ("channel", rule),
+        ("order", memory),
         ("memory", order),
         ("order", end),
         ("channel", unit.start),
@@ -131,42 +142,51 @@ def _cut(known: Waits, rank: int, at: int, start: int, others: Others) -> Iterat
     begin = start
     for k, (cause, until) in enumerate(pieces):
         if begin < until:
-            late = k == len(pieces) - 1
-            why = _why(known, rank, at, cause, (fits, large), late)
+            why = _why(known, rank, at, k, begin, (fits, large))
             yield Idle(rank, begin, until, cause, known.named(unit), known.line(unit), why)
         begin = max(begin, until)
 
 
+DATA, WAY, RULE, MEMORY, ORDER = range(5)
+"""The pieces of a stretch, in their sequence; behind them those of a message that is late."""
+
+
 def _why(
-    known: Waits, rank: int, at: int, cause: Cause, ready: tuple[Ready, Ready], late: bool
+    known: Waits, rank: int, at: int, piece: int, begin: int, ready: tuple[Ready, Ready]
 ) -> str:
     """The cause in words."""
     units, (fits, large) = known.units[rank], ready
     here = known.named(units[at])
-    if cause == "order":
-        written = bool(known.spec.order and known.spec.order[rank])
-        order = "the order" if written else "the order that was found"
-        return f"{known.named(units[fits.at])} is ready, but {order} has {here} first"
-    if cause == "memory":
+    if piece == RULE:
+        return _rule(known, rank, at, begin)
+    if piece == MEMORY:
         other = known.named(units[large.at])
-        if units[at].held + units[large.at].take > _limit(known, rank):
+        if large.short == FULL:
             return f"{other} is ready, but memory is full until {here}"
         needing = known.named(units[large.short])
         return f"{other} is ready, but would take memory that {needing} needs first"
-    if late:
+    if piece == ORDER:
+        return f"{known.named(units[fits.at])} is ready, but the order has {here} first"
+    if piece not in (DATA, WAY):
         return f"{here} {held_up(known, rank, at)}"
-    need = known.latest(units[at], arrived=cause == "channel")
+    need = known.latest(units[at], arrived=piece == WAY)
     if need is None:
         return f"{here} waits for its turn"
     what, source = name(known.spec, need[0]), known.rank(need[0])
-    if cause == "channel":
+    if piece == WAY:
         return f"{here} waits for {what}, on its way from rank {source}"
     return f"{here} waits for {what}" + (f" of rank {source}" if source != rank else "")
 
 
-def _limit(known: Waits, rank: int) -> int:
-    limit = known.spec.limits[rank] if known.spec.limits else None
-    return FAR if limit is None else limit.grains
+def _rule(known: Waits, rank: int, at: int, begin: int) -> str:
+    """Which unit could run but for a rule, and what that has first."""
+    unit = min(
+        (unit for unit in known.units[rank][at:] if unit.there <= begin < unit.ready),
+        key=lambda unit: unit.there,
+    )
+    rules = [o for t in unit.operations for o in known.rules.get(t.operation, ())]
+    first = name(known.spec, max(rules, key=lambda o: known.end[o]))
+    return f"{known.named(unit)} has its data, but a rule has {first} first"
 
 
 def held_up(known: Waits, rank: int, at: int) -> str:

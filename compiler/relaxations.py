@@ -167,27 +167,31 @@ def _easings(
     yield from _transfers(explained, spec, not written)
     if not written:
         yield from _rules(spec)
+        if any(spec.written):
+            yield Easing("the whole order left to the compiler", _free(program, spec), True)
 
 
 def _other_order(program: Program, spec: Spec) -> Iterator[Easing]:
     """Any order, in the memory that this one takes or may take; and with an activation more."""
-    peaks = claims(program).activations
-    halves = any(o.kind == "I" for row in units_of(program) for unit in row for o in unit)
-    limits = tuple(
-        limit or Limit(peak, 0)
-        for limit, peak in zip(spec.limits or [None] * spec.ranks, peaks, strict=True)
-    )
-    free = replace(
-        spec,
-        order=("",) * spec.ranks,
-        limits=limits,
-        split_backward=spec.split_backward or halves,
-    )
+    free = _free(program, spec)
     room = "within the limits" if spec.limits and all(spec.limits) else "in the same memory"
     yield Easing(f"another order, {room}", free, True)
-    if any(limit.grains for limit in limits) and not _passing(spec):
+    if not _passing(spec):
         roomier = _roomier(free, list(range(spec.ranks)))
         yield Easing("another order, with one more activation on every rank", roomier, True)
+
+
+def _free(program: Program, spec: Spec) -> Spec:
+    """The Spec without its order. Ranks without a limit take no more than they do now."""
+    halves = any(o.kind == "I" for row in units_of(program) for unit in row for o in unit)
+    limits = zip(spec.limits or [None] * spec.ranks, claims(program).activations, strict=True)
+    return replace(
+        spec,
+        order=("",) * spec.ranks,
+        written=(),
+        limits=tuple(limit or Limit(peak, 0) for limit, peak in limits),
+        split_backward=spec.split_backward or halves,
+    )
 
 
 def _passing(spec: Spec) -> bool:

@@ -15,15 +15,16 @@ Place = tuple[int, int]
 
 
 class Unit(NamedTuple):
-    """What runs at once on a rank: one operation or a pair. `made`: when the last of all that it
-    needs has been made; `ready`: when it has arrived, if no message is held up. `held`: grains
-    that are there before it starts; `take`, `give`: what it takes at its start and gives back at
-    its end."""
+    """What runs at once on a rank: one operation or a pair. `made`: when the last of all data that
+    it needs has been made; `there`: when it has arrived, if no message is held up; `ready`: when
+    its rules are met, too. `held`: grains that are there before it starts; `take`, `give`: what it
+    takes at its start and gives back at its end."""
 
     operations: tuple[Timed, ...]
     start: int
     end: int
     made: int
+    there: int
     ready: int
     held: int
     take: int
@@ -76,15 +77,19 @@ class Waits:
         return operation if found else operation._replace(kind=half)
 
     def needs(self, one: Operation) -> Iterator[tuple[Operation, int]]:
-        """What an operation waits for, each with the ticks until it is there."""
-        rank = self.rank(one)
-        for other in self._needs(one):
-            source = self.rank(other)
-            yield other, self.lag.get((source, rank), 0) if source != rank else 0
+        """What an operation waits for, data and rules, each with the ticks until it is there."""
+        yield from self.data(one)
         for other in self.rules.get(one, ()):
             yield other, 0
 
-    def _needs(self, one: Operation) -> Iterator[Operation]:
+    def data(self, one: Operation) -> Iterator[tuple[Operation, int]]:
+        """The results that an operation needs, each with the ticks until it is there."""
+        rank = self.rank(one)
+        for other in self._data(one):
+            source = self.rank(other)
+            yield other, self.lag.get((source, rank), 0) if source != rank else 0
+
+    def _data(self, one: Operation) -> Iterator[Operation]:
         kind, p, s, _, k, _ = one
         line, slices = self.spec.pipelines[p], max(self.spec.slices, 1)
         if kind == "W":
@@ -114,11 +119,13 @@ class Waits:
         while at < len(row):
             both = at + 1 < len(row) and row[at].unit == row[at + 1].unit != NONE
             members = row[at : at + 2] if both else row[at : at + 1]
-            needs = [need for t in members for need in self.needs(t.operation)]
+            needs = [need for t in members for need in self.data(t.operation)]
             made = max((self.end[other] for other, _ in needs), default=0)
-            ready = max((self.end[other] + lag for other, lag in needs), default=0)
+            there = max((self.end[other] + lag for other, lag in needs), default=0)
+            rules = [self.end[o] for t in members for o in self.rules.get(t.operation, ())]
+            ready = max(there, *rules) if rules else there
             take, give = map(sum, zip(*(self._effect(t.operation) for t in members), strict=True))
-            yield Unit(members, row[at].start, row[at].end, made, ready, held, take, give)
+            yield Unit(members, row[at].start, row[at].end, made, there, ready, held, take, give)
             held += take - give
             at += len(members)
 
@@ -143,7 +150,7 @@ class Waits:
     def latest(self, unit: Unit, arrived: bool) -> tuple[Operation, int] | None:
         """What arrives last of all that a unit needs, or is made last, and the ticks it is on its
         way; of several, one from another rank."""
-        found = [need for t in unit.operations for need in self.needs(t.operation)]
+        found = [need for t in unit.operations for need in self.data(t.operation)]
         own = self.rank(unit.operations[0].operation)
         return max(
             found,

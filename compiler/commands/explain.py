@@ -42,7 +42,7 @@ def run(chosen: Namespace) -> int:
     return 0
 
 
-SECONDS = 4.0
+SECONDS = 3.0
 """For all easings together, and for an order that is not there yet, if nothing else is said."""
 
 
