@@ -226,11 +226,12 @@ def sentence(curves: Iterable[Sequence[Point]]) -> str:
             little = one.limit < case.chunks * case.ranks
             gains[little].append(1 - one.found / one.published)
     shorter = sum(gain > 0 for some in gains.values() for gain in some)
+    longer = sum(gain < 0 for some in gains.values() for gain in some)
     return (
         f"Of {len(all_of)} cases {optimal} are solved to proven optimality. In {none} no published "
         f"schedule fits; in {shorter} the order found is shorter than the best that does: with "
         f"less memory than 1F1B takes by up to {max(gains[True]):.0%}, from there on by up to "
-        f"{max(gains[False]):.1%}. It is never longer."
+        f"{max(gains[False]):.1%}. In {longer or 'none'} it is longer."
     )
 
 
