@@ -8,7 +8,7 @@ from fractions import Fraction
 from msgspec import Struct
 
 from stretto.compiler.chain import Link, chain
-from stretto.compiler.idle import CAUSES, Cause, Idle, stretches
+from stretto.compiler.idle import CAUSES, Cause, Idle, longest, stretches
 from stretto.compiler.program import Program
 from stretto.compiler.timeline import Timeline, time
 from stretto.compiler.waits import Waits
@@ -39,15 +39,14 @@ class Explanation(Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-def explain(program: Program, longest: int = 10) -> Explanation:
-    """Explain the Program: all idle time, and its `longest` stretches."""
+def explain(program: Program, many: int = 10) -> Explanation:
+    """Explain the Program: all idle time, and its longest stretches, so `many`."""
     timeline = time(program)
     known = Waits(program, timeline)
     listed = [one for rank in range(len(program.ranks)) for one in stretches(known, rank)]
     idle: list[Counter[Cause]] = [Counter() for _ in program.ranks]
     for one in listed:
         idle[one.rank][one.cause] += one.end - one.start
-    listed.sort(key=lambda one: (one.start - one.end, one.rank, one.start))
     first, last, rank = _explained(program, timeline)
     links = chain(known, rank)
     return Explanation(
@@ -57,7 +56,7 @@ def explain(program: Program, longest: int = 10) -> Explanation:
         rank,
         tuple(link for link in links if link.end > first or not first),
         tuple({cause: counted[cause] for cause in CAUSES} for counted in idle),
-        tuple(listed[:longest]),
+        longest(listed, many),
     )
 
 

@@ -10,11 +10,12 @@ If the next unit has what it needs too, a message of its own was posted or is ta
 again. After its last unit a rank is done.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
+from stretto.compiler.spec import Spec, number
 from stretto.compiler.waits import Passage, Unit, Waits, name
 
 Cause = Literal["data", "memory", "order", "channel", "done"]
@@ -22,7 +23,7 @@ CAUSES: tuple[Cause, ...] = ("data", "memory", "order", "channel", "done")
 WAITS: dict[Cause, str] = {
     "data": "waits for data",
     "memory": "waits for memory",
-    "order": "waits for its turn in the order",
+    "order": "waits for the order",
     "channel": "waits for a channel",
     "done": "done",
 }
@@ -39,6 +40,18 @@ class Idle(Struct, frozen=True):
     before: str | None
     line: int | None
     why: str
+
+
+def told(spec: Spec, idle: Idle) -> str:
+    """Where a stretch is and why, in one line; times in the units of the file."""
+    start, end = (number(tick, spec.time_unit) for tick in (idle.start, idle.end))
+    return f"rank {idle.rank}, {start} – {end}: {idle.why}"
+
+
+def longest(listed: Iterable[Idle], many: int) -> tuple[Idle, ...]:
+    """The longest stretches, the first of equals first."""
+    order = sorted(listed, key=lambda one: (one.start - one.end, one.rank, one.start))
+    return tuple(order[:many])
 
 
 def stretches(known: Waits, rank: int) -> Iterator[Idle]:

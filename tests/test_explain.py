@@ -138,7 +138,7 @@ def samples() -> Iterator[Program]:
 def test_every_idle_tick_has_one_cause() -> None:
     """The causes of a rank's idle time add up to it, and so do the stretches."""
     for made in samples():
-        timeline, found = time(made), explain(made, longest=10**6)
+        timeline, found = time(made), explain(made, many=10**6)
         for rank in range(made.spec.ranks):
             assert sum(found.idle[rank].values()) == timeline.idle(rank)
             mine = sorted((s.start, s.end) for s in found.stretches if s.rank == rank)
@@ -178,7 +178,7 @@ def test_memory_is_the_cause_where_nothing_that_is_ready_fits() -> None:
         timeline = time(made)
         ends = {t.operation: t.end for row in timeline.ranks for t in row}
         cut = {tuple(o[1:5]) for o in ends if o.kind == "I"}
-        for one in explain(made, longest=10**6).stretches:
+        for one in explain(made, many=10**6).stretches:
             if one.cause not in seen:
                 continue
             row = [t.operation for t in timeline.ranks[one.rank]]
@@ -287,4 +287,4 @@ def test_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(capsys.readouterr().out)
     assert told["chain"][0]["operation"] == "F main[0, 0]"
     assert main(["explain", "gpipe"]) == 0
-    assert "what every rank waits for while it is idle" in capsys.readouterr().out
+    assert "why every rank is idle, and for how long" in capsys.readouterr().out

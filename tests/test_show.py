@@ -21,11 +21,14 @@ from stretto.compiler.claim import claims
 from stretto.compiler.communicate import communicate, forwards
 from stretto.compiler.diagnostics import Rejected
 from stretto.compiler.expand import expand
+from stretto.compiler.explain import explain
+from stretto.compiler.idle import WAITS, told
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan import Plan, assemble
 from stretto.compiler.program import Send
 from stretto.compiler.show import FORMATS, Look, draw, format_of
+from stretto.compiler.show.text import IDLE
 from stretto.compiler.show.view import view
 from stretto.compiler.source import Source
 from stretto.compiler.spec import Operation, Spec, show
@@ -138,10 +141,15 @@ made: 2 ranks, 3 micro-batches · makespan 12 (optimal) ·
 bubble 25.0 % · peak 3 activations
                                               peak
 rank 0  F0 F1 F2 ·········B0    B1    B2      3
-rank 1  ···F0 F1 F2 B0    B1    B2    ······  3
+rank 1  ···F0 F1 F2 B0    B1    B2    ......  3
         0              5              10
 
-F forward   B backward   · idle
+F forward   B backward   · waits for data   . done
+
+idle rank 0, 3 – 6: `B main[0, 0]` waits for `B main[1, 0]`
+  of rank 1
+idle rank 1, 0 – 1: `F main[1, 0]` waits for `F main[0, 0]`
+  of rank 0
 """
 
 
@@ -177,7 +185,36 @@ def test_colour_only_where_it_is_wanted() -> None:
     assert "\x1b" not in draw(plan, "text", look=Look(80))
     coloured = draw(plan, "text", look=Look(80, colour=True))
     assert "\x1b[" in coloured
-    assert "· idle" in re.sub(r"\x1b\[[\d;]*m", "", coloured)
+    assert "· waits for data" in re.sub(r"\x1b\[[\d;]*m", "", coloured)
+
+
+# ------------------------------------------------------------------------- idle stretches
+
+
+def test_every_picture_tells_idle_time_in_the_words_of_explain() -> None:
+    for spec in some_specs()[:8]:
+        plan = planned(spec)
+        found = explain(plan.programs["train"], many=10**6).stretches
+        words = {told(spec, one) for one in found}
+        root = ElementTree.fromstring(draw(plan, "svg"))
+        gaps = [e for e in root.iter() if e.get("class") == "gap"]
+        assert {e[0].text for e in gaps} == words and len(gaps) == len(words)
+        page = json.loads(Page(draw(plan, "html")).scripts[0])["idle"]
+        listed = json.loads(draw(plan, "json"))["idle"]
+        for rank in range(spec.ranks):
+            mine = sorted((o.start, o.end, o.why) for o in found if o.rank == rank)
+            assert sorted((a, b, why) for a, b, why in page[rank]) == mine
+            assert [(o["why"], o["cause"]) for o in listed[rank]] == [
+                (o.why, o.cause) for o in sorted(found, key=lambda one: one.start) if o.rank == rank
+            ]
+        text = " ".join(draw(plan, "text", look=Look(400)).split())
+        said = sorted(
+            (o for o in found if o.cause != "done"),
+            key=lambda o: (o.start - o.end, o.rank, o.start),
+        )
+        assert all(told(spec, one) in text for one in said[:3])
+        marks = {cause: f"{cell.character} {WAITS[cause]}" for cause, cell in IDLE.items()}
+        assert {cause for cause, mark in marks.items() if mark in text} == {o.cause for o in found}
 
 
 # ------------------------------------------------------------------------- svg and html

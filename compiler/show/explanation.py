@@ -8,16 +8,9 @@ import msgspec
 
 from stretto.compiler.chain import Link
 from stretto.compiler.explain import Explanation
-from stretto.compiler.idle import CAUSES, Idle
+from stretto.compiler.idle import CAUSES, WAITS, Idle, told
 from stretto.compiler.spec import Spec, number
 
-HEADINGS = {
-    "data": "data",
-    "memory": "memory",
-    "order": "the order",
-    "channel": "a channel",
-    "done": "nothing: done",
-}
 LONGEST = 40  # links of the chain that are shown
 
 
@@ -31,12 +24,12 @@ def text(spec: Spec, explained: Explanation) -> str:
     parts = [
         [_headline(spec, explained, t)],
         [f"  {line}" for line in _links(explained.chain, t, line)],
-        ["", "what every rank waits for while it is idle"],
+        ["", "why every rank is idle, and for how long"],
         [f"  {line}" for line in _table(explained, t)],
     ]
     if explained.stretches:
         parts.append(["", "the longest idle stretches"])
-        parts.append([f"  {_stretch(one, t, line)}" for one in explained.stretches])
+        parts.append([f"  {_stretch(spec, one, line)}" for one in explained.stretches])
     if explained.relaxed or explained.notes:
         parts.append(["", "what would help"])
         parts.append([f"  {r.what}: {r.before} → {r.after}" for r in explained.relaxed])
@@ -76,15 +69,15 @@ def _link(link: Link, t: Any, lines: bool) -> tuple[str, ...]:
 
 def _table(explained: Explanation, t: Any) -> Iterator[str]:
     used = [cause for cause in CAUSES if any(idle[cause] for idle in explained.idle)]
-    rows = [("rank", "idle", *(HEADINGS[cause] for cause in used))]
+    rows = [("rank", "idle", *(WAITS[cause] for cause in used))]
     for rank, idle in enumerate(explained.idle):
         rows.append((str(rank), t(sum(idle.values())), *(t(idle[cause]) for cause in used)))
     yield from columns(rows)
 
 
-def _stretch(one: Idle, t: Any, lines: bool) -> str:
+def _stretch(spec: Spec, one: Idle, lines: bool) -> str:
     line = f" (line {one.line})" if lines and one.line is not None else ""
-    return f"rank {one.rank}, {t(one.start)} – {t(one.end)}: {one.why}{line}"
+    return f"{told(spec, one)}{line}"
 
 
 def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:

@@ -63,6 +63,7 @@ def content(view: View) -> dict[str, Any]:
         "limits": limits,
         "pipelines": [pipeline.name for pipeline in spec.pipelines],
         "lanes": [[packed(view, bar, places) for bar in lane] for lane in view.lanes],
+        "idle": [[[one.start, one.end, one.why] for one in rank] for rank in view.idle],
         "memory": view.memory,
         "colours": {
             f"{kind}{p}-{c}": [str(colour(kind, p, c)), str(colour(kind, p, c).ink)]

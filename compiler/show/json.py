@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from stretto.compiler.idle import Idle
 from stretto.compiler.program import (
     Compute,
     Free,
@@ -26,6 +27,7 @@ def draw(view: View) -> str:
         "schedule": view.spec.name,
         "ranks": view.spec.ranks,
         "timeline": [[entry(view, bar) for bar in lane] for lane in view.lanes],
+        "idle": [[stretch(view, one) for one in rank] for rank in view.idle],
         "instructions": [
             [told(view.program, instruction) for instruction in rank] for rank in view.program.ranks
         ],
@@ -47,6 +49,18 @@ def entry(view: View, bar: Timed) -> dict[str, Any]:
         "start": view.time(bar.start),
         "end": view.time(bar.end),
         "line": span.line if span else None,
+    }
+
+
+def stretch(view: View, one: Idle) -> dict[str, Any]:
+    """An idle stretch, as `explain --json` says it."""
+    return {
+        "start": view.time(one.start),
+        "end": view.time(one.end),
+        "cause": one.cause,
+        "before": one.before and one.before.replace("`", ""),
+        "line": one.line,
+        "why": one.why,
     }
 
 

@@ -181,6 +181,17 @@ function barAt(px, py) {
   return found;
 }
 
+function idleAt(rank, tick) {  // why the rank is idle then
+  let low = 0, high = plan.idle[rank].length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (plan.idle[rank][middle][1] <= tick) low = middle + 1; else high = middle;
+  }
+  const found = plan.idle[rank][low];
+  if (!found || found[0] > tick) return "idle";
+  return `idle ${time(found[0])} to ${time(found[1])}\n${found[2].replaceAll("`", "")}`;
+}
+
 function heldAt(rank, tick) {
   let held = 0;
   for (const [at, grains] of plan.memory[rank]) if (at <= tick) held = grains;
@@ -191,7 +202,8 @@ function say(event) {
   const rank = Math.floor((event.offsetY - TOP) / pitch);
   const tick = tickAt(event.offsetX);
   if (!plan.lanes[rank] || tick < 0 || tick > end) return tip.style.visibility = "hidden";
-  let words = hover ? `${nameOf(hover)}\n${time(hover[START])} to ${time(hover[END])}` : "idle";
+  let words = hover ? `${nameOf(hover)}\n${time(hover[START])} to ${time(hover[END])}` :
+    idleAt(rank, tick);
   if (hover && hover[UNIT] >= 0) words += ", an overlapped pair";
   if (hover && hover[LINE]) words += `\n${plan.sources[hover[SOURCE]].name}:${hover[LINE]}`;
   tip.textContent = `${words}\nrank ${rank} holds ${size(heldAt(rank, tick))} activations`;

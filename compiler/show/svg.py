@@ -10,6 +10,7 @@ import html
 from collections.abc import Iterator
 
 from stretto.compiler.diagnostics import Diagnostic, Rejected
+from stretto.compiler.idle import Idle, told
 from stretto.compiler.printable import printable
 from stretto.compiler.show.palette import NAMES, colour
 from stretto.compiler.show.scale import marks
@@ -33,6 +34,7 @@ text { font: 10px ui-sans-serif, system-ui, -apple-system, 'Segoe UI', 'DejaVu S
 .figures { font-size: 11.5px }
 .rank { font-size: 11px; fill: #1f2328 }
 .idle { fill: #eef1f4 }
+.gap { fill: transparent }
 .grid { stroke: #d0d7de; stroke-width: 0.7 }
 .bar { stroke: #ffffff; stroke-width: 0.8 }
 .held { fill: #8c959f; fill-opacity: 0.32; stroke: #6e7781; stroke-width: 0.7 }
@@ -147,11 +149,22 @@ def lane(view: View, rank: int) -> Iterator[str]:
     width = WIDTH - LEFT - RIGHT
     yield f'<text class="rank" x="{PAD}" y="{top + LANE // 2 + 4}">rank {rank}</text>'
     yield f'<rect class="idle" x="{LEFT}" y="{top}" width="{width}" height="{LANE}" rx="2"/>'
+    for one in view.idle[rank]:
+        yield gap(view, one, top)
     for bar in view.lanes[rank]:
         yield from drawn(view, bar, top)
     yield from curve(view, rank, top + LANE + 2)
     peak = view.size(view.claims.activations[rank])
     yield f'<text class="end" x="{WIDTH - PAD}" y="{top + LANE // 2 + 4}">{peak}</text>'
+
+
+def gap(view: View, one: Idle, top: int) -> str:
+    """An idle stretch: nothing to see, but for whoever hovers its cause."""
+    left, right = across(view, one.start), across(view, one.end)
+    return (
+        f'<rect class="gap" x="{hundredths(left)}" y="{top}" width="{hundredths(right - left)}" '
+        f'height="{LANE}"><title>{escape(told(view.spec, one))}</title></rect>'
+    )
 
 
 def drawn(view: View, bar: Timed, top: int) -> Iterator[str]:

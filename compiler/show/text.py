@@ -3,8 +3,9 @@
 In comes a View and how it is looked at (width, colour); out goes the text, with colour codes or
 without. Every column is the same stretch of time, where the width allows a whole number of columns
 per step of the clock, so that equal operations look equal. Without colour the letters carry it:
-capitals for the first pipeline, small letters for the second. An overlapped pair is the F above
-and the backward below; where there are any, a lane is two lines high.
+capitals for the first pipeline, small letters for the second. Where a rank is idle a mark tells the
+cause, and below the chart the longest such stretches are told in words. An overlapped pair is the
+F above and the backward below; where there are any, a lane is two lines high.
 """
 
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from stretto.compiler.idle import CAUSES, WAITS, Cause, longest, told
 from stretto.compiler.printable import printable
 from stretto.compiler.show.look import Look
 from stretto.compiler.show.palette import NAMES, Colour, colour
@@ -45,7 +47,15 @@ class Cell(NamedTuple):
     style: Style | None
 
 
-IDLE = Cell("·", Style(dim=True))
+DIM = Style(dim=True)
+IDLE: dict[Cause, Cell] = {
+    "data": Cell("·", DIM),
+    "memory": Cell("=", DIM),
+    "order": Cell("-", DIM),
+    "channel": Cell("~", DIM),
+    "done": Cell(".", DIM),
+}
+LONGEST = 3  # idle stretches that are told in words
 
 
 def draw(view: View, look: Look) -> str:
@@ -58,11 +68,11 @@ def draw(view: View, look: Look) -> str:
     lines = [Text(words) for words in wrap(headline, look.width)]
     height = 2 if any(bar.unit != NONE for lane in view.lanes for bar in lane) else 1
     lines.append(Text(" " * (margin + scale.columns + 2) + "peak", Style(dim=True)))
-    for rank, lane in enumerate(view.lanes):
+    for rank in range(view.spec.ranks):
         name = f"rank {rank}".ljust(margin)
         for row in range(height):
             line = Text(name if row == 0 else " " * margin)
-            line.append_text(joined(row_of(view, lane, row, height, scale, look)))
+            line.append_text(joined(row_of(view, rank, row, height, scale, look)))
             if row == 0:
                 line.append(f"  {peaks[rank]}", Style(dim=True))
             lines.append(line)
@@ -71,6 +81,7 @@ def draw(view: View, look: Look) -> str:
     lines += [Text(" " * margin + axis(view, scale), Style(dim=True)), Text()]
     lines += legend(view, look)
     lines += [Text(words) for words in wrap(hidden(view, look, scale, frame), look.width)]
+    lines += causes(view, look)
     return printed(lines, look)
 
 
@@ -89,12 +100,13 @@ def step_of(view: View) -> int:
     return gcd(max(1, view.claims.makespan), *ticks)
 
 
-def row_of(
-    view: View, lane: tuple[Timed, ...], row: int, height: int, scale: Scale, look: Look
-) -> list[Cell]:
-    """One line of a lane: its bars, and dots where the rank is idle."""
-    cells = [IDLE] * scale.columns
-    for bar in lane:
+def row_of(view: View, rank: int, row: int, height: int, scale: Scale, look: Look) -> list[Cell]:
+    """One line of a lane: its bars, and where the rank is idle the mark of the cause."""
+    cells = [Cell(" ", None)] * scale.columns
+    for one in view.idle[rank]:
+        first, last = scale.column(one.start), scale.column(one.end)
+        cells[first:last] = [IDLE[one.cause]] * (last - first)
+    for bar in view.lanes[rank]:
         paired = bar.unit != NONE and height == 2
         if paired and (bar.operation.kind == "F") != (row == 0):
             continue
@@ -173,7 +185,8 @@ def legend(view: View, look: Look) -> list[Text]:
                 entries.append(Text.assemble(square, words))
         else:
             entries.append(Text(f"{kind} {NAMES[kind]}"))
-    entries.append(Text("· idle"))
+    why = {one.cause for idle in view.idle for one in idle}
+    entries += [Text(f"{IDLE[cause].character} {WAITS[cause]}") for cause in CAUSES if cause in why]
     if not look.colour and len(names) > 1:
         entries.append(Text(f"capitals {', '.join(names[::2])}"))
         entries.append(Text(f"small letters {', '.join(names[1::2])}"))
@@ -198,6 +211,16 @@ def hidden(view: View, look: Look, scale: Scale, frame: int) -> str:
     wide = frame + columns * (scale.ticks // step)
     fits = columns <= WIDEST and wide <= MOST
     return f"{words}: `{f'--width {wide}' if fits else '--format html'}` shows them"
+
+
+def causes(view: View, look: Look) -> list[Text]:
+    """The longest stretches of which there is something to say."""
+    listed = [one for idle in view.idle for one in idle if one.cause != "done"]
+    lines = [Text()] if listed else []
+    for one in longest(listed, LONGEST):
+        words = printable(f"idle {told(view.spec, one)}")
+        lines += [Text(line) for line in wrap(words, look.width, subsequent_indent="  ")]
+    return lines
 
 
 def packed(entries: list[Text], width: int) -> list[Text]:

@@ -1,8 +1,9 @@
 """`View`: a Plan's Program laid out in time, which is all that the formats of `show` draw from.
 
 In comes a Plan and the name of one of its Programs; out goes, for every rank, its operations with
-start and end, the curve of its memory, and the messages it gets. Times stay ticks and sizes
-grains; `View.time` and `View.size` turn them into the units of the schedule file.
+start and end, the stretches in which it is idle, the curve of its memory, and the messages it gets.
+Times stay ticks and sizes grains; `View.time` and `View.size` turn them into the units of the
+schedule file.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,12 +13,14 @@ from typing import NamedTuple
 
 from stretto.compiler.bound import Bound
 from stretto.compiler.forwards_bound import forwards_bound
+from stretto.compiler.idle import Idle, stretches
 from stretto.compiler.plan import Plan
 from stretto.compiler.program import Claims, Compute, Instruction, Name, Program, Receive
 from stretto.compiler.source import Source, Span
 from stretto.compiler.spec import NONE, Spec, number
 from stretto.compiler.summary import Summary, step_of, summarize
 from stretto.compiler.timeline import Timed, Timeline, time
+from stretto.compiler.waits import Waits
 
 
 class Level(NamedTuple):
@@ -72,6 +75,12 @@ class View:
     def memory(self) -> tuple[tuple[Level, ...], ...]:
         """Every rank's activations over time."""
         return tuple(levels(self.program, lane) for lane in self.lanes)
+
+    @cached_property
+    def idle(self) -> tuple[tuple[Idle, ...], ...]:
+        """Every rank's idle stretches, each with its cause, in the words of `explain`."""
+        known = Waits(self.program, self.timeline)
+        return tuple(tuple(stretches(known, rank)) for rank in range(self.spec.ranks))
 
     @cached_property
     def messages(self) -> tuple[Message, ...]:
