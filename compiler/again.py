@@ -8,10 +8,11 @@ from stretto.compiler.bound import bound
 from stretto.compiler.order import Lane, Order
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
-from stretto.compiler.order.engines import library, lists, offsets, polish, warm
+from stretto.compiler.order.engines import library, lists, offsets, warm
 from stretto.compiler.order.hunt import Hunt, Stop, hunt
 from stretto.compiler.order.merged import merged
 from stretto.compiler.order.model import BACK, W, letter, model
+from stretto.compiler.order.polish import polish
 from stretto.compiler.order.replay import NOTHING
 from stretto.compiler.order.tables import Tables
 from stretto.compiler.order.words import complete, order_of

@@ -122,6 +122,35 @@ def _pipeline(
     )
 
 
+MODELS = {"1.5B": (2304, 24), "6.2B": (4096, 32), "14.6B": (5120, 40), "28.3B": (6144, 48)}
+
+
+def memory_case(row: dict[str, str]) -> Spec:
+    """The Spec of one row of `zero_bubble_memory_sweep.csv`. The paper's memory: a forward takes
+    34h + 5a · 1024 (hidden size h, a heads), the input gradient frees all but 32h."""
+    h, heads = MODELS[row["model"]]
+    ranks, size = int(row["ranks"]), 34 * h + 5 * heads * 1024
+    line = {"microbatches": int(row["microbatches"]), "place": "linear"}
+    costs = {k: int(row[k]) for k in "FIW"}
+    return target(
+        {
+            "id": row["model"],
+            "ranks": ranks,
+            "transfer": int(row["transfer"]),
+            "objective": "span",
+            "limit": int(Fraction(row["limit_in_ranks"]) * ranks * size),
+            "pipelines": [line | costs | {"activation": size, "after_I": 32 * h}],
+        }
+    )
+
+
+def bubble(spec: Spec, ticks: int) -> float:
+    """The share of `ticks` that a rank with one stage idles, to four digits as the table has it."""
+    line = spec.pipelines[0]
+    stage = line.stages[0]
+    return round(1 - line.microbatches * (stage.F + stage.I + stage.W) / ticks, 4)
+
+
 def _pairs(pipelines: Sequence[Pipeline], ranks: int, ticks: int) -> tuple[Pair, ...]:
     here: list[list[tuple[int, int]]] = [[] for _ in range(ranks)]
     for p, pipeline in enumerate(pipelines):

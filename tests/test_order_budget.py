@@ -30,15 +30,22 @@ from stretto.compiler.spec import Limit, Rule, Spec, Unit, digest
 
 WITHOUT = """
 import sys
+import msgspec
 sys.path.insert(0, {tests!r})
 for name in {absent!r}:
     sys.modules[name] = None
-from test_order_budget import limited, vee
+from test_order_budget import limited, linear, vee
 from stretto.compiler.expand import expand
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
-order = arrange(expand(limited(vee(2, 4, (2, 3, 1), transfer=1), 6)), Budget(effort=1, seed=3))
-print(order.engine, order.lanes)
+for spec in (vee(2, 4, (2, 3, 1), transfer=1), linear(3, 4, (7, 9, 4), transfer=1)):
+    order = arrange(expand(limited(spec, 6)), Budget(effort=1, seed=3))
+    print(order.engine, order.lanes)
+for engine, spec in (("cycles", vee(2, 3)), ("alternating", linear(3, 4, (7, 9, 4)))):
+    budget = Budget(effort=1, seed=3, engine=engine)
+    spec = msgspec.structs.replace(limited(spec, 5), overlap=(), pairs=())
+    order = arrange(expand(spec), budget)
+    print(order.engine, order.lanes)
 """
 
 

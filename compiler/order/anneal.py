@@ -105,15 +105,15 @@ def evaluate(s: State, word: Ints, span: bool) -> int:
     for k in range(len(s.samples.ticks)):
         for r in range(ranks):
             s.since[k][r] = t.word_at[r]
-            _rest(s, k, r, word)
-        if not _replay(s, k, word, 1 << 60):
+            remaining(s, k, r, word)
+        if not replayed(s, k, word, 1 << 60):
             return -1
-        total += _value(s, k, word, span)
+        total += objective(s, k, word, span)
     return total
 
 
 @compiled
-def _replay(s: State, k: int, word: Ints, cut: int) -> bool:
+def replayed(s: State, k: int, word: Ints, cut: int) -> bool:
     return replay(
         s.t,
         word,
@@ -136,7 +136,7 @@ def _replay(s: State, k: int, word: Ints, cut: int) -> bool:
 
 
 @compiled
-def _rest(s: State, k: int, r: int, word: Ints) -> None:
+def remaining(s: State, k: int, r: int, word: Ints) -> None:
     """The work of rank r after each position."""
     work = 0
     for p in range(s.t.word_at[r + 1] - 1, s.t.word_at[r] - 1, -1):
@@ -150,7 +150,7 @@ def _rest(s: State, k: int, r: int, word: Ints) -> None:
 
 
 @compiled
-def _value(s: State, k: int, word: Ints, span: bool) -> int:
+def objective(s: State, k: int, word: Ints, span: bool) -> int:
     """What is minimized, of the replayed word."""
     worst = 0
     for r in range(len(s.t.limit)):
@@ -167,7 +167,7 @@ def _value(s: State, k: int, word: Ints, span: bool) -> int:
 
 
 @compiled
-def _ends(s: State, k: int) -> float:
+def mean_end(s: State, k: int) -> float:
     """The mean end of the ranks."""
     total = 0
     for r in range(len(s.t.limit)):
@@ -248,7 +248,7 @@ def run(
         best[p] = word[p]
     mean = 0.0
     for k in range(rows):
-        mean += _ends(s, k)
+        mean += mean_end(s, k)
         for p in range(places):
             s.kept_start[k][p] = s.start[k][p]
             s.kept_stop[k][p] = s.stop[k][p]
@@ -277,7 +277,7 @@ def run(
             assign(t, r, last, word, s.first, s.second, s.seen, s.merged)
             continue
         allowed = cost - heat * log((1 + draw(s.random, 1 << 30)) / (1 << 30))
-        value, ends, replayed, fine = 0, 0.0, 0, True
+        value, ends, tried, fine = 0, 0.0, 0, True
         cut = 1 << 60
         if rows == 1 and not span:
             cut = int(allowed - weight * mean + weight * heat) + 1
@@ -285,13 +285,13 @@ def run(
             early = s.kept_stop[k][a - 1] if a > lo else 0
             _before(t, s.kept_start[k], early, s.since[k])
             s.since[k][r] = a
-            _rest(s, k, r, word)
-            replayed += 1
-            if not _replay(s, k, word, cut):
+            remaining(s, k, r, word)
+            tried += 1
+            if not replayed(s, k, word, cut):
                 fine = False
                 break
-            value += _value(s, k, word, span)
-            ends += _ends(s, k)
+            value += objective(s, k, word, span)
+            ends += mean_end(s, k)
         if fine and value + weight * ends <= allowed:
             now, mean, cost = value, ends, value + weight * ends
             for k in range(rows):
@@ -304,8 +304,8 @@ def run(
         for p in range(a, b + 1):
             word[p] = s.copy[p]
         assign(t, r, last, word, s.first, s.second, s.seen, s.merged)
-        for k in range(replayed):
-            _rest(s, k, r, word)
+        for k in range(tried):
+            remaining(s, k, r, word)
             _keep(s, k, word, False)
     return found
 

@@ -4,7 +4,9 @@ in plain Python, and written so that it can be compiled.
 
 The score of operation n of letter x is key[x] + n · period[x]. A rank may leave itself idle for
 something better that is known to come soon (`look`), do weight gradients once more than `eager`
-of them wait, keep below its limit (`cap`), and pair what may overlap (`pairing`).
+of them wait, and pair what may overlap (`pairing`). What is on its way, activations of forwards
+whose backward has not run, it may keep below `cap`: 1F1B is such a cap, and nothing but the limit
+then says how long weight gradients wait.
 
 With `reserve` it never gets stuck, at any limit that can be met: memory is kept for the oldest
 micro-batch that is not through its backward on the rank, in an order of micro-batches that is the
@@ -48,6 +50,7 @@ def decode(
     done = [0] * letters
     merged = [0] * stages
     held = [0] * ranks
+    flying = [0] * ranks  # grains of forwards whose backward is to come
     waiting = [0] * ranks  # weight gradients that could run
     freeable = [0] * ranks  # grains that they would give back
     idle = [False] * ranks
@@ -95,7 +98,9 @@ def decode(
             if kind == 1 and done[x - 1] < t.own[place]:
                 continue
             if kind == 0:
-                if held[r] + t.take[place] > cap[r]:
+                if held[r] + t.take[place] > t.limit[r]:
+                    continue
+                if flying[r] + t.take[place] > cap[r]:
                     continue
                 if (
                     reserve
@@ -149,7 +154,9 @@ def decode(
             heappush(events, (late, r))
             continue
         if can_pair and pairing and best_mate < 0 and best % 3 != 2:
-            best, best_mate = _mate(t, r, best, done, end, held[r], cap[r], now, key, period)
+            best, best_mate = _mate(
+                t, r, best, done, end, held[r], cap[r] - flying[r], now, key, period
+            )
         unit = best
         if best_mate >= 0:
             unit = t.pair[best // 3 * stages + best_mate // 3]
@@ -176,6 +183,10 @@ def decode(
             left -= 1
             held[r] += t.take[place] - t.give[place]
             kind = y % 3
+            if kind == 0 and t.give[place] == 0:
+                flying[r] += t.take[place]
+            elif kind == 1:
+                flying[r] -= t.take[t.base[y - 1] + done[y] - 1]
             if kind == 1 and t.count[y + 1] > 0:
                 kept = t.give[t.base[y + 1]]
                 if t.merged[unit]:
@@ -248,7 +259,7 @@ def _mate(
     done: Any,
     end: Ints,
     held: int,
-    cap: int,
+    room: int,
     now: int,
     key: Ints,
     period: Ints,
@@ -264,7 +275,11 @@ def _mate(
         if t.pair[forward // 3 * stages + back // 3] < 0:
             continue
         place = t.base[forward] + done[forward]
-        if held + t.take[place] > cap or done[back - 1] < t.own[t.base[back] + done[back]]:
+        if (
+            held + t.take[place] > t.limit[r]
+            or t.take[place] > room
+            or done[back - 1] < t.own[t.base[back] + done[back]]
+        ):
             continue
         ready = 0
         for k in range(t.need_at[y], t.need_at[y + 1]):

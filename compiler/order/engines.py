@@ -1,23 +1,24 @@
 """The engines, each a function that looks for better words in a Hunt, within a share of what is
 left to spend."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import islice
 from time import monotonic
 from typing import Any
 
+from stretto.compiler.order import alternating
 from stretto.compiler.order import anneal as annealing
+from stretto.compiler.order import cycles as cycling
 from stretto.compiler.order import offsets as offsetting
-from stretto.compiler.order.budget import Budget, Progress
-from stretto.compiler.order.hunt import WORK, Found, Hunt, jittered
+from stretto.compiler.order.budget import Progress
+from stretto.compiler.order.hunt import WORK, Hunt
 from stretto.compiler.order.jit import fast, ints, kept
 from stretto.compiler.order.known import known
 from stretto.compiler.order.lists import Lists, rules
 from stretto.compiler.order.words import pack
 
-STARTS = 8  # that are annealed, the best ones
 CHAINS = 2  # annealings side by side, whatever the machine has: a seed means the same everywhere
 FEW_RULES = 32  # for problems so large that a list takes long; fewer where loops are not compiled
 LARGE = 100_000  # operations
@@ -37,6 +38,14 @@ def warm(hunt: Hunt) -> None:
     annealing.run(hunt.state, word, word.copy(), 0, 1.0, 1.0, 0.1, hunt.span, False, 0)
     search = offsetting.prepare(hunt.model, hunt.t, 0)
     offsetting.run(search, 0, 1.0, 1.0, 0.1, 0, hunt.span, False, 0)
+    if alternating.suits(hunt.model):
+        numbers = next(alternating.starts(hunt.model))
+        alternating.run(
+            alternating.prepare(hunt.model, hunt.t, *numbers, 0), 0, 1.0, 1.0, 0.1, hunt.span, 0
+        )
+    if cycling.suits(hunt.model):
+        circles = cycling.begin(hunt.model, hunt.state, 0)
+        cycling.run(hunt.state, circles, word, word.copy(), 0, 1.0, 1.0, 0.1, hunt.span, 0)
     hunt.deadline += monotonic() - began
 
 
@@ -68,6 +77,85 @@ def lists(hunt: Hunt) -> None:
             and monotonic() - began > hunt.budget.seconds / 4
         ):
             break
+
+
+def alternate(hunt: Hunt, share: float) -> None:
+    """Forwards and backwards in turn, from several starts, two at a time."""
+    if not alternating.suits(hunt.model):
+        return
+    numbers = list(alternating.starts(hunt.model))
+    end = hunt.left() * (1 - share)
+    began = monotonic()
+    for ahead, wait in numbers:
+        search = alternating.prepare(hunt.model, hunt.t, ahead, wait, 0)
+        if alternating.run(search, 0, 1.0, 1.0, 0.1, hunt.span, hunt.enough) >= 0:
+            hunt.offer(search.best, "alternating")
+    each = max(1e-6, (monotonic() - began) / len(numbers))
+    mean = offsetting.mean_ticks(hunt.model)
+    moves = max(200, min(40_000, 50 * WORK // hunt.model.size))
+    if hunt.budget.effort is not None or not fast():
+        moves = max(100, moves // 20)
+    if hunt.budget.effort is None:
+        moves = max(100, min(moves, int((hunt.left() - end) / 4 / each)))
+
+    def work(k: int) -> Any:
+        ahead, wait = numbers[k % len(numbers)]
+        search = alternating.prepare(hunt.model, hunt.t, ahead, wait, hunt.budget.seed + k)
+        value = alternating.run(search, moves, mean, mean / 50, 0.1, hunt.span, hunt.enough)
+        return search.best if value >= 0 else None
+
+    turn = 0
+    while hunt.left() > end and not hunt.over() and turn < 2 * len(numbers):
+        for k, word in enumerate(side_by_side(work, range(turn, turn + CHAINS))):
+            if word is not None:
+                hunt.offer(word, "alternating", (turn + k) % 4)
+        hunt.spent += moves * hunt.model.size
+        turn += CHAINS
+
+
+CIRCLES = 8  # that are kept as starts
+
+
+def cycles(hunt: Hunt, share: float) -> None:
+    """Circles from several seeds, two at a time."""
+    if not cycling.suits(hunt.model):
+        return
+    end = hunt.left() * (1 - share)
+    mean = offsetting.mean_ticks(hunt.model)
+    many = max(hunt.model.count)
+    moves = max(500, min(200_000, 300 * WORK // hunt.model.size))
+    if hunt.budget.effort is not None or not fast():
+        moves = max(500, moves // 20)
+
+    def work(k: int, moves: int = 0) -> Any:
+        state = annealing.prepare(hunt.t, hunt.samples(), hunt.budget.seed + k)
+        circles = cycling.begin(hunt.model, state, k)
+        word = ints([-1] * hunt.model.size)
+        best = word.copy()
+        hot, cold = HEATS[k // 2 % len(HEATS)] * mean * many, 0.1 * mean
+        value = cycling.run(
+            state, circles, word, best, moves, hot, cold, 0.1, hunt.span, hunt.enough
+        )
+        return best if value >= 0 else None
+
+    if work(0) is None:
+        return  # pipelines that have to take turns
+    if hunt.budget.effort is None:
+        began = monotonic()
+        work(0, 100)
+        each = (monotonic() - began) / 100
+        moves = max(500, min(moves, int((hunt.left() - end) / 3 / each)))
+    turn = 0
+    while hunt.left() > end and not hunt.over():
+        jobs = range(turn, turn + CHAINS)
+        for k, word in enumerate(side_by_side(lambda k: work(k, moves), jobs)):
+            if word is not None:
+                hunt.offer(word, "cycles", (turn + k) % CIRCLES)
+        hunt.spent += moves * hunt.model.size
+        turn += CHAINS
+
+
+HEATS = (0.1, 0.2, 0.05)  # to begin with, in mean durations for each micro-batch
 
 
 # How long to wait for something better (64ths of what would be done instead), how hot to begin
@@ -116,14 +204,14 @@ def offsets(hunt: Hunt, share: float) -> None:
 
     turn = 0
     while hunt.left() > end and not hunt.over() and turn < 10 * len(OFFSETS):
-        for k, word in enumerate(_side_by_side(work, range(turn, turn + CHAINS))):
+        for k, word in enumerate(side_by_side(work, range(turn, turn + CHAINS))):
             if word is not None:
                 hunt.offer(word, "offsets", (turn + k) % 4)
         hunt.spent += moves * hunt.model.size
         turn += CHAINS
 
 
-def _side_by_side(work: Callable[[int], Any], jobs: Iterable[int]) -> list[Any]:
+def side_by_side(work: Callable[[int], Any], jobs: Iterable[int]) -> list[Any]:
     """The results of some jobs, on threads where loops are compiled."""
     if not fast():
         return [work(k) for k in jobs]
@@ -172,143 +260,3 @@ def solver() -> bool:
     except ImportError:
         return False
     return True
-
-
-SMALL = 250  # operations: a search that can afford to forget its start
-GENTLE = (0.1, 0.1, 0.05, 0.2, 0.07)  # temperatures, in mean durations, round by round
-STRONG = (0.5, 0.35, 0.5, 0.2, 0.35)
-
-
-def polish(hunt: Hunt, share: float) -> None:
-    """Anneal: every start for a while, the better half of them for longer, and so on; then the
-    best two again and again. Gently: what a good start has must not be lost at once."""
-    began = hunt.left()
-    end = began * (1 - share)
-    starts = sorted(hunt.found.values(), key=lambda one: one.value)[:STARTS]
-    rate = _rate(hunt, starts[0])
-    turn = 0
-    while hunt.left() > end and not hunt.over():
-        room = hunt.left() - end
-        moves = max(500, int(room / 4 * rate * CHAINS / max(CHAINS, len(starts))))
-        results = _anneal_all(hunt, starts, moves, turn)
-        pool = sorted([*results, *starts], key=lambda one: one.value)
-        starts = _distinct(pool)[: max(CHAINS, len(starts) // 2)]
-        turn += 1
-
-
-def _heat(hunt: Hunt, start: Found, turn: int) -> float:
-    """The temperature to begin with. Small problems may forget their start, and a list schedule
-    of several stages under a limit had better do so."""
-    if hunt.model.size <= SMALL:
-        return STRONG[turn % len(STRONG)]
-    if start.engine == "list" and turn == 0 and any(many > 1 for many in hunt.t.many):
-        return STRONG[0]
-    return GENTLE[turn % len(GENTLE)]
-
-
-SAMPLES = 12
-
-
-def robust(hunt: Hunt, budget: Budget) -> Found:
-    """The order with the least mean over samples of the durations, starting from the best ones
-    for the durations as they are, in what is left of the whole budget."""
-    t, samples = jittered(hunt.model, hunt.t, SAMPLES, budget.seed)
-    starts = sorted(hunt.found.values(), key=lambda one: one.value)[:STARTS]
-    judge = annealing.prepare(t, samples, budget.seed)
-    means = [annealing.evaluate(judge, ints(one.word), hunt.span) for one in starts]
-    best, word = min(zip(means, [one.word for one in starts], strict=True), key=lambda one: one[0])
-    mean = offsetting.mean_ticks(hunt.model) * max(samples.ticks[0]) / max(hunt.model.duration)
-    deadline, spent, turn, rate = hunt.deadline + budget.seconds / 2, 0, 0, 0.0
-    try:
-        while True:
-            began = monotonic()
-            if budget.effort is None:
-                left = deadline - began
-                moves = int(max(100, min(rate * left / 3, 50_000))) if turn else 200
-                if left <= 0:
-                    break
-            else:
-                moves = max(100, budget.effort * WORK // (SAMPLES * hunt.model.size))
-                if turn == 4:
-                    break
-            state = annealing.prepare(t, samples, budget.seed + turn)
-            trial, better = ints(word), ints(word)
-            hot = GENTLE[turn % len(GENTLE)] * mean
-            value = annealing.run(
-                state, trial, better, moves, hot, hot / 5, 0.1, hunt.span, _overlaps(hunt), 0
-            )
-            spent += moves
-            rate = moves / max(1e-4, monotonic() - began)
-            turn += 1
-            if 0 <= value < best:
-                best, word = value, better
-    except KeyboardInterrupt:
-        hunt.interrupt()
-    value = annealing.evaluate(hunt.state, ints(word), hunt.span)
-    return Found(value, "anneal", word)
-
-
-def _overlaps(hunt: Hunt) -> bool:
-    """Whether pairs may be merged and split."""
-    some = bool(hunt.model.pairs) or any(ticks >= 0 for ticks in hunt.model.joint)
-    return some and not any(x >= 0 for x in hunt.model.partner)
-
-
-def _rate(hunt: Hunt, start: Found) -> float:
-    """Moves that one chain makes per unit of what is left: per second, or per unit of effort."""
-    if hunt.budget.effort is not None:
-        return WORK / max(1, hunt.model.size)
-    began = monotonic()
-    moves = max(50, min(2000, 400_000 // hunt.model.size))
-    _anneal(hunt, start, moves, 0.03, 0, hunt.state)
-    return moves / max(1e-4, monotonic() - began)
-
-
-def _distinct(pool: Sequence[Found]) -> list[Found]:
-    found: list[Found] = []
-    for one in pool:
-        if all(one.value != other.value or list(one.word) != list(other.word) for other in found):
-            found.append(one)
-    return found
-
-
-def _anneal_all(hunt: Hunt, starts: Sequence[Found], moves: int, turn: int) -> list[Found]:
-    """Anneal every start; two at a time where loops are compiled."""
-    jobs = list(starts)
-    while len(jobs) < CHAINS:
-        jobs.append(jobs[0])
-    states = [
-        annealing.prepare(hunt.t, hunt.samples(), hunt.budget.seed + 1000 * turn + k + 1)
-        for k in range(len(jobs))
-    ]
-
-    def work(k: int) -> Found | None:
-        return _anneal(hunt, jobs[k], moves, _heat(hunt, jobs[k], turn), turn + k, states[k])
-
-    results = _side_by_side(work, range(len(jobs)))
-    hunt.spent += moves * hunt.model.size * len(jobs) // CHAINS
-    good = [one for one in results if one is not None]
-    for one in good:
-        hunt.offer(one.word, "anneal")
-    return good
-
-
-def _anneal(
-    hunt: Hunt, start: Found, moves: int, hot: float, turn: int, state: Any
-) -> Found | None:
-    mean = offsetting.mean_ticks(hunt.model)
-    word, best = ints(start.word), ints(start.word)
-    weight = (0.1, 0.3, 0.05)[turn % 3]
-    value = annealing.run(
-        state,
-        word,
-        best,
-        moves,
-        hot * mean,
-        0.02 * mean,
-        weight,
-        hunt.span,
-        _overlaps(hunt),
-        hunt.enough,
-    )
-    return None if value < 0 else Found(value, "anneal", best)

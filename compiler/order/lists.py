@@ -105,16 +105,24 @@ def _key(model: Model, x: int, sign: int) -> int:
 
 
 def _early(model: Model, place: list[int], depth: int) -> list[list[int]]:
-    """Lower caps than the limit, as 1F1B and its eager form have them: what is admitted early is
-    in the way later."""
+    """How much may be on its way to each rank's backwards, for one stage per rank: what is
+    admitted early is in the way later. 1F1B's and the eager one's; and where the limit allows
+    some more than the number of ranks, a number that falls towards the end of the chain by one or
+    two from rank to rank (less would make the ranks wait for each other), the twos all at the
+    end, all at the beginning, or spread."""
     size = max((model.take[model.base[x]] for x in range(0, len(model.rank), 3)), default=0)
-    if not size:
+    if not size or len(model.stages) != model.ranks:
         return []
-    found = []
-    for ahead in (1, 2):
-        cap = [size * (ahead * (depth - 1 - at) + 1) for at in place]
-        found.append([min(a, b) for a, b in zip(cap, model.limit, strict=True)])
-    return [cap for cap in found if cap != model.limit and len(model.stages) == model.ranks]
+    last = depth - 1
+    found = [[size * (ahead * (last - at) + 1) for at in place] for ahead in (1, 2)]
+    most = min(model.limit) // size
+    if depth < most < 2 * depth:
+        found.append([size * (1 + (most - 1) * (last - at) // last) for at in place])
+        found.append([size * min(most - at, 2 * (last - at) + 1) for at in place])
+        found.append([size * max(depth - at, most - 2 * at) for at in place])
+        found.append([size * (1 - -(most - 1) * (last - at) // last) for at in place])
+    caps = [[min(a, b) for a, b in zip(cap, model.limit, strict=True)] for cap in found]
+    return [cap for cap in caps if cap != model.limit]
 
 
 def _steady(model: Model) -> Iterator[Rule]:

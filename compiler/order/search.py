@@ -14,21 +14,31 @@ from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.cache import Remembered, recall, remember
 from stretto.compiler.order.check import check
 from stretto.compiler.order.engines import (
+    alternate,
+    cycles,
     exact,
     library,
     lists,
     offsets,
     periodic,
-    polish,
-    robust,
     warm,
 )
 from stretto.compiler.order.hunt import Found, Hunt, Stop, hunt
 from stretto.compiler.order.model import model
+from stretto.compiler.order.polish import polish, robust
 from stretto.compiler.order.words import complete, order_of
 from stretto.compiler.problem import Problem
 
-ENGINES = ("library", "list", "offsets", "periodic", "anneal", "cpsat")
+ENGINES = (
+    "library",
+    "list",
+    "alternating",
+    "offsets",
+    "cycles",
+    "periodic",
+    "anneal",
+    "cpsat",
+)
 
 
 def search(problem: Problem, budget: Budget) -> Order:
@@ -83,12 +93,16 @@ def _engines(found: Hunt) -> None:
         library(found)
     if only in (None, "list", "anneal", "cpsat"):
         lists(found)
-    if found.budget.effort == 0 and only in (None, "library", "list"):
+    if only in (None, "alternating"):
+        alternate(found, 1.0 if only else 0.3)
+    if found.budget.effort == 0 and only in (None, "library", "list", "alternating"):
         return
     if only in (None, "offsets"):
         offsets(found, 1.0 if only else 0.1 if _crowded(found) else 0.4)
+    if only == "cycles" or (only is None and _crowded(found)):
+        cycles(found, 0.4 if only is None else 1.0)
     if only == "periodic" or (only is None and _crowded(found)):
-        periodic(found, 0.3 if only is None else 1.0)
+        periodic(found, 0.2 if only is None else 1.0)
     if only in (None, "anneal") and found.found:
         polish(found, 1.0 if only else 0.3)
     if only in (None, "cpsat") and found.found:
