@@ -1,6 +1,8 @@
 """CP-SAT on the whole problem: proof, and the last polish. It is given our bound as the objective's
-lower limit and our order as a hint; then most small instances close at once, because nothing is
-left to search. Its own bound is of no use beyond some hundred operations.
+lower limit, our order as a hint, and what the bounds know of single operations. What makes it
+strong is the propagation that it does for sequences on request: with it instances of 200 operations
+close within seconds, often without a choice, which otherwise stay open for minutes; linear ones
+of 576 too.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from stretto.compiler.order.model import Model
 from stretto.compiler.order.words import units
 from stretto.compiler.spec import NONE
 
-LARGEST = 400  # operations
+LARGEST = 1500  # operations
 
 
 def suits(model: Model) -> bool:
@@ -34,6 +36,9 @@ def solve(hunt: Hunt, word: Sequence[int], best: int, seconds: float) -> None:
     _hint(m, hunt, made, word)
     m.minimize(made.goal)
     solver = cp_model.CpSolver()
+    solver.parameters.use_strong_propagation_in_disjunctive = True
+    solver.parameters.use_dynamic_precedence_in_disjunctive = True
+    solver.parameters.use_dynamic_precedence_in_cumulative = True
     if hunt.budget.effort is None:
         solver.parameters.max_time_in_seconds = seconds
         solver.parameters.num_workers = 2
