@@ -1,6 +1,6 @@
 """A certificate → what it proves, or `Refuted`: start times of every operation, and a lower bound
 with evidence, checked from the instance's figures alone. Made to be read in ten minutes: nothing of
-ours is imported but the checker's second half, and whatever could be wrong is compared with what
+ours is imported but the checker's other parts, and whatever could be wrong is compared with what
 is computed here.
 
 A certificate is one JSON object. `instance`: `ranks`, `minimize`, `split`, `slices` (0: none),
@@ -8,9 +8,11 @@ A certificate is one JSON object. `instance`: `ranks`, `minimize`, `split`, `sli
 each `rank`, `F`, `B`, `I`, `W` in ticks, `activation`, `kept` in grains), `transfers`: [[rank,
 rank, ticks]], `limits` (grains or null, per rank), `pairs`: [[[pipeline, stage], kind, [pipeline,
 stage], ticks]], `exceptions`: [[operation, ticks]], `exceptional_pairs`: [[operation, operation,
-ticks]], `rules`: [[later, earlier]]. An operation is [kind, pipeline, stage, micro-batch, slice]
+ticks]], `rules`: [[later, earlier]], `fixed`: per rank the units, [operation, …], that are given in
+this sequence. An operation is [kind, pipeline, stage, micro-batch, slice]
 (slice -1: none). `schedule`: per rank [[start, end, [operation, …]]]. `claims`: `makespan`, `span`,
-`peaks` (per rank), `bound`. `evidence`: see `certify_bound`.
+`peaks` (per rank), `bound`. `evidence`: see `certify_bound`. `stated` is what the plan says of its
+bound, which may be more than the evidence proves, and is not checked.
 """
 
 import json
@@ -19,6 +21,9 @@ from itertools import product
 from typing import Any
 
 Op = tuple[str, int, int, int, int]
+# A rule on one kind speaks of the operations that may stand for it.
+STARTS = {"F": "F", "B": "BI", "I": "IB", "W": "WB"}
+ENDS = {"F": "F", "B": "BW", "I": "IB", "W": "WB"}
 SIZES = ("activation", "kept")
 
 
@@ -33,15 +38,15 @@ def demand(holds: bool, words: str) -> None:
 
 def certify(text: str) -> dict[str, Any]:
     """The claims, each of them checked. Raises `Refuted`."""
-    from stretto.compiler.certify_bound import Bound  # the second half of this checker
+    from stretto.compiler.certify_bound import Bound  # the other parts of this checker
 
     try:
         certificate = json.loads(text)
-        claims = certificate["claims"]
+        claims = {key: certificate["claims"][key] for key in ("makespan", "span", "peaks", "bound")}
         instance = Instance(certificate["instance"])
         makespan, span, peaks = schedule(instance, certificate["schedule"])
-        bound = Bound(instance, certificate["evidence"]).value() if "evidence" in certificate else 0
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        bound = Bound(instance, certificate["evidence"]).value()
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise Refuted(f"not a certificate: {error!r}") from None
     demand(claims["makespan"] == makespan, f"the makespan is {makespan}")
     demand(claims["span"] == span, f"the span is {span}")
@@ -70,12 +75,21 @@ class Instance:
         self.pairs = {(tuple(f), kind, tuple(b)): ticks for f, kind, b, ticks in data["pairs"]}
         self.rare = {(op(f), op(b)): ticks for f, b, ticks in data["exceptional_pairs"]}
         self.rules = [(op(later), op(earlier)) for later, earlier in data["rules"]]
+        self.fixed = [[[op(o) for o in unit] for unit in units] for units in data["fixed"]]
         demand(self.minimize in ("makespan", "span"), "minimize makespan or span")
-        figures = [s[k] for line in self.pipelines for s in line["stages"] for k in "FBIW"]
+        yes = [self.split, *(line["forward_only"] for line in self.pipelines)]
+        demand(all(type(one) is bool for one in yes), "split and forward_only are yes or no")
+        demand(all(s["rank"] in range(self.ranks) for s in self.stages()), "every stage has a rank")
+        demand(len(self.limits) == self.ranks, "one limit for each rank, or null")
+        figures = [data["slices"], *(line["microbatches"] for line in self.pipelines)]
+        figures += [limit for limit in self.limits if limit is not None]
+        figures += [s[k] for s in self.stages() for k in (*"FBIW", *SIZES)]
         figures += [*self.transfers.values(), *self.exceptions.values(), *self.pairs.values()]
         figures += self.rare.values()
-        figures += [s[k] for line in self.pipelines for s in line["stages"] for k in SIZES]
         demand(all(type(n) is int and n >= 0 for n in figures), "figures are whole numbers")
+
+    def stages(self) -> list[dict[str, Any]]:
+        return [stage for line in self.pipelines for stage in line["stages"]]
 
     def stage(self, o: Op | tuple[str, int, int, int]) -> dict[str, Any]:
         found: dict[str, Any] = self.pipelines[o[1]]["stages"][o[2]]
@@ -173,10 +187,21 @@ def schedule(instance: Instance, rows: list[Any]) -> tuple[int, int, list[int]]:
             ready = end[earlier] + instance.lag(earlier, later)
             demand(start[later] >= ready, f"{later} starts before {earlier} is there")
     for later, earlier in instance.rules:
-        first = later if later in start else ("I", *later[1:])
-        last = earlier if earlier in start else ("W", *earlier[1:])
-        demand(start[first] >= end[last], f"the rule for {later} is broken")
+        first = [start[o] for kind in STARTS[later[0]] if (o := (kind, *later[1:])) in start]
+        last = [end[o] for kind in ENDS[earlier[0]] if (o := (kind, *earlier[1:])) in end]
+        demand(bool(first and last), f"{later} or {earlier} does not run")
+        demand(first[0] >= last[0], f"the rule for {later} is broken")
+    kept(instance, rows)
     return max(end.values(), default=0), max(spans), peaks
+
+
+def kept(instance: Instance, rows: list[Any]) -> None:
+    """Every rank runs the units that were given, and in that sequence."""
+    demand(len(instance.fixed) in (0, instance.ranks), "one list for each rank")
+    for rank, units in enumerate(instance.fixed):
+        runs = (sorted(op(o) for o in listed) for _, _, listed in rows[rank])
+        for unit in units:
+            demand(sorted(unit) in runs, f"rank {rank} does not keep to {unit}")  # runs goes on
 
 
 def given(instance: Instance, o: Op) -> int:

@@ -1,255 +1,230 @@
-"""The second half of `certify`: a lower bound from its evidence. The theorems with their proofs are
-B0 to B7 of `docs/bounds.md`; here is only what has to be compared and added up.
+"""The third part of `certify`: a lower bound from its evidence. The theorems with their proofs are
+B1 and B4 to B8 of `docs/bounds.md`; here is only what has to be compared and added up.
+
+`evidence`: `rank`, `rounds`, `shares` and `cases`. Every list of `shares` says for how long
+operations that may overlap keep others off their rank ([[strand, ticks]]); where nothing overlaps
+there is one empty list. `cases` has one case; for the span of `rank` one for each operation that
+may be its `first`, and the bound is the least of theirs. A case has `by`, a theorem of those below,
+`on`, the rank whose operations are counted, and for some `head`, `tail`, and `share`, a place in
+`shares`. Heads and tails of all operations are worked out here; `rounds` times they are raised by
+what ranks say as if they had one stage (B8).
+
+`chain`: the longest of head + ticks + tail.
+`busy`: all operations on `on` with at least this head and this tail run one after another.
+`merged`: the same of the n-th forwards, n-th backwards, n-th weight gradients that run there.
+`window`: before its first backward (t1) a rank runs forwards only, as many as memory takes; in the
+   last t2, after its last forward, it runs only what memory then held; unless all of its work fits
+   into these, t1 + t2 + the rest of its work.
+`little`: for how long operations leave how much in memory, over the limit.
 """
 
-from itertools import pairwise, product
+from itertools import pairwise
 from math import gcd
 from typing import Any
 
 from stretto.compiler.certify import Instance, Op, demand, op
+from stretto.compiler.certify_net import FAR, Net, Place, Relaxation, Strand, Times
 
-Strand = tuple[str, int, int, int]
-"""An operation without its micro-batch."""
+MOST_ROUNDS = 50
 
 
 class Bound:
-    """Evidence for a bound that holds for every order of the instance.
-
-    What is proved is proved of a relaxation: a backward that may be split is an I and a W of the
-    least ticks that either way takes, and an operation that may overlap has its result after the
-    least ticks that either way takes. `cases` has one case; for a span one for each operation that
-    may be the first of rank `rank`, and the bound is the least of theirs.
-
-    A case has facts. `heads`: an operation starts no earlier than `ticks` (after the start of the
-    step, or of the first operation of the rank); `tails`: the step (or the rank) ends no earlier
-    than `ticks` after the operation. `from` is how we know: nothing for 0; one chain of operations,
-    from one that has a fact to this one, each forced to come before the next; or several chains
-    from operations of this one's own rank, which run one after another. Then, by `by`:
-
-    `chain`: an operation; head + its ticks + tail.
-    `busy`: operations of one rank; least head + the sum of their ticks + least tail. With overlaps
-       each counts with a share, and the shares of two that may overlap fit into their unit.
-    `window`: before the first backward (t1) a rank runs forwards only, as many as memory takes; in
-       the last t2, after its last forward, it runs only what memory then held; unless all of its
-       work fits into these, t1 + t2 + the rest of its work.
-    `little`: for how long operations leave how much in memory, over the limit.
-    """
+    """Evidence for a bound that holds for every order of the instance."""
 
     def __init__(self, instance: Instance, evidence: dict[str, Any]):
         self.instance, self.evidence = instance, evidence
-        self.alike = not instance.exceptions and not instance.rules
-        self.many: dict[Strand, int] = {}
-        for p, line in enumerate(instance.pipelines):
-            kinds = "F" if line["forward_only"] else "FIW" if instance.split else "FB"
-            for s, k in product(range(len(line["stages"])), instance.slices):
-                self.many |= {(kind, p, s, k): line["microbatches"] for kind in kinds}
-        self.after: dict[Strand, set[Strand]] = {}
-        for strand in reversed(self.many):
-            for earlier in self.needs(strand):
-                self.after.setdefault(earlier, set()).add(strand)
-        self.upper = {strand: self.reach(strand) for strand in self.many}
+        self.net = Relaxation(instance)
+        self.shares = [self.net.shared(listed) for listed in evidence["shares"]] or [{}]
+        self.work = dict(self.net.ticks)
+        self.net.ticks = self.shares[0]
 
     def value(self) -> int:
         """The bound."""
-        by = {"chain": self.chain, "busy": self.busy, "window": self.window, "little": self.little}
-        found = {}
+        if not any(self.net.many.values()):
+            return 0
+        if self.instance.minimize == "makespan":
+            demand(len(self.evidence["cases"]) == 1 and self.evidence["rank"] == 0, "one case")
+            heads, tails = self.sharpened(self.evidence["rounds"])
+            return self.case(self.evidence["cases"][0], heads, tails)
+        rank, found = self.evidence["rank"], {}
+        demand(rank in self.net.rank.values(), "a rank with something to do")
         for case in self.evidence["cases"]:
-            first = op(case["first"]) if case["first"] else None
-            rank = self.evidence["rank"] if self.instance.minimize == "span" else None
-            heads = self.facts(case["heads"], first, rank, forwards=True)
-            tails = self.facts(case["tails"], None, rank, forwards=False)
-            found[first] = by[self.evidence["by"]](case, heads, tails)
-        if self.instance.minimize == "span":
-            demand(set(found) == self.firsts(self.evidence["rank"]) or None in found, "cases")
-        else:
-            demand(set(found) == {None}, "one case, and no first operation")
+            first = place(op(case["first"])) if case["first"] else None
+            found[first] = self.case(case, *self.bracket(rank, first))
+        demand(set(found) == self.firsts(rank) or None in found, "a case for each first operation")
         return min(found.values())
 
-    # What must come before what
+    def bracket(self, rank: int, first: Place | None) -> tuple[Times, Times]:
+        """For the span of a rank: heads from the start of its first operation, where that is
+        given, and tails to the end of its last."""
+        low = {(s, m): 0 if self.net.rank[s] == rank else FAR for s, m in self.net.places()}
+        tails = self.net.times(False, low)
+        if first is None:
+            return low, tails
+        heads = self.net.times(True, dict.fromkeys(low, FAR), first)
+        return {one: max(heads[one], low[one]) for one in low}, tails
 
-    def needs(self, strand: Strand) -> list[Strand]:
-        """What a strand waits for within a micro-batch."""
-        kind, p, s, k = strand
-        found = self.instance.needs((kind, p, s, 0, k), lambda place: self.instance.split)
-        return [o[:3] + o[4:] for o in found]
+    def case(self, case: dict[str, Any], heads: Times, tails: Times) -> int:
+        """What a theorem says."""
+        theorems = {
+            "chain": self.chain,
+            "busy": self.busy,
+            "merged": self.merged,
+            "window": self.window,
+            "little": self.little,
+        }
+        return theorems[case["by"]](case, heads, tails)
 
-    def reach(self, strand: Strand) -> set[Strand]:
-        """The strand and all that come after it within a micro-batch."""
-        found, todo = {strand}, [strand]
-        while todo:
-            for later in self.after.get(todo.pop(), set()) - found:
-                found.add(later)
-                todo.append(later)
-        return found
+    def firsts(self, rank: int) -> set[Place | None]:
+        """The operations of which one is the first of the rank, if micro-batches run in turn."""
+        own = [s for s in self.net.many if self.net.rank[s] == rank and self.net.many[s]]
+        first = [s for s in own if not self.net.lower[s].intersection(own) - {s}]
+        return {(s, 0) for s in first} if self.net.turn else {None}
 
-    def rank(self, strand: Strand) -> int:
-        return int(self.instance.stage(strand)["rank"])
+    # Ranks as one stage (B8)
 
-    def firsts(self, rank: int) -> set[Op | None]:
-        """The operations of which one is the first of the rank, as micro-batches that are alike
-        may run first in, first out."""
-        own = [s for s in self.many if self.rank(s) == rank and self.many[s]]
-        first = [s for s in own if not any(s != o and s in self.upper[o] for o in own)]
-        return {(*s[:3], 0, s[3]) for s in first} if self.alike else {None}
+    def sharpened(self, rounds: int) -> tuple[Times, Times]:
+        """Heads and tails, raised so many times by what ranks say as one stage."""
+        demand(type(rounds) is int and 0 <= rounds <= MOST_ROUNDS, "so many rounds")
+        heads = self.net.times(True, dict.fromkeys(self.net.places(), 0))
+        tails = self.net.times(False, dict.fromkeys(self.net.places(), 0))
+        for _ in range(rounds):
+            old = heads, tails
+            heads, tails = dict(heads), dict(tails)
+            for rank in sorted(set(self.net.rank.values())):
+                for shares in self.shares:
+                    one = self.one(rank, shares, heads, tails)
+                    if one is not None:
+                        self.raised(rank, one[0], heads, before=True)
+                        self.raised(rank, one[1], tails, before=False)
+            if (heads, tails) == old:
+                break
+            heads, tails = self.net.times(True, heads), self.net.times(False, tails)
+        return heads, tails
 
-    def forced(self, a: Op, b: Op) -> int:
-        """Ticks from the end of a to the start of b, which must come after it."""
-        x, y = a[:3] + a[4:], b[:3] + b[4:]
-        demand(0 <= a[3] < self.many[x] and 0 <= b[3] < self.many[y], f"{a} or {b} is none")
-        if a[3] == b[3]:
-            demand(x in self.needs(y), f"{b} does not wait for {a}")
-            return self.instance.lag(a, b)
-        demand(self.alike, "micro-batches differ, so they need not run in turn")
-        if x != y or b[3] != a[3] + 1:  # not first in, first out on one strand: memory
-            demand(b[3] - a[3] >= self.distance(x, y), f"memory does not make {b} wait for {a}")
-        return 0
+    def roles(self, rank: int) -> dict[str, list[Strand]]:
+        """The rank's strands that are trained, by kind."""
+        own = [s for s in self.net.many if self.net.rank[s] == rank and not self.net.passing(s)]
+        return {k: [s for s in own if s[0] == k] for k in "FBIW" if any(s[0] == k for s in own)}
 
-    def distance(self, y: Strand, x: Strand) -> int:
-        """The least K for which forward x of micro-batch i + K waits for the backward or weight
-        gradient y of micro-batch i. Else K + 1 micro-batches hold `held` each, and the first of
-        them `more` when its y starts; or K hold it when the last has taken all of its `own`."""
-        rank, limit = self.rank(x), self.instance.limits[self.rank(x)]
-        demand(rank == self.rank(y) and x[1] == y[1] and limit is not None, "no memory in common")
-        demand(x[0] == "F" != y[0], "memory makes forwards wait for backwards")
-        held = more = own = 0
-        for take, give, grains in self.tokens(rank):
-            early = x in self.upper[take]
-            if early and give in self.upper[x]:
-                own += grains
-            if give in self.upper[y]:
-                held += grains if early else 0
-                more += grains if not early and y in self.upper[take] else 0
-        demand(held > 0, f"{x} does not wait for {y}")
-        return max(1, min((limit - more) // held, (limit - own) // held + 1))  # type: ignore[operator]
+    def one(
+        self, rank: int, shares: dict[Strand, int], heads: Times, tails: Times
+    ) -> tuple[Times, Times, Net] | None:
+        """Heads and tails of the n-th operation of each kind on the rank. The n-th forward starts
+        no earlier than the n-th least head of a forward; n forwards have ended before the n-th
+        backward, n backwards before the n-th weight gradient; and before a forward so many, that
+        memory holds what is left."""
+        roles, limit = self.roles(rank), self.instance.limits[rank]
+        total = sum(self.net.many[s] for s in roles.get("F", ()))
+        if limit is None or not total:
+            return None
+        net, names = Net(turn=True), [(kind, -1, rank, -1) for kind in roles]
+        for name, strands in zip(names, roles.values(), strict=True):
+            net.many[name], net.rank[name] = total, rank
+            net.path[name] = min(self.net.path[s] for s in strands)
+            net.ticks[name] = min(shares[s] for s in strands)
+        net.edges = [(name, name, 0, 1) for name in names]
+        net.edges += [(a, b, 0, 0) for a, b in pairwise(names)]
+        stages = [self.instance.stage(s) for s in roles["F"]]
+        least = min(stage["activation"] for stage in stages)
+        kept = min(stage["kept"] for stage in stages) if self.instance.split else 0
+        if least and limit >= least:
+            net.edges.append((names[1], names[0], 0, limit // least))
+            if kept:
+                net.edges.append((names[2], names[0], 0, (limit - least) // kept + 1))
+        net.prepare()
+        low: list[Times] = [{}, {}]
+        for name, strands in zip(names, roles.values(), strict=True):
+            listed = [(s, m) for s in strands for m in range(self.net.many[s])]
+            for n, ticks in enumerate(sorted(heads[one] for one in listed)):
+                low[0][name, n] = ticks
+            for n, ticks in enumerate(sorted((tails[one] for one in listed), reverse=True)):
+                low[1][name, n] = ticks
+        found = net.times(True, low[0])
+        while len(names) == 3 and least and self.released(net, found, limit, least, kept):
+            found = net.times(True, found)
+        return found, net.times(False, low[1]), net
 
-    def tokens(self, rank: int) -> list[tuple[Strand, Strand, int]]:
-        """What forwards of the rank leave in memory: who takes it, who gives it back, how much."""
-        found = []
-        for f in self.many:
-            stage = self.instance.stage(f)
-            if f[0] == "F" and stage["rank"] == rank and not self.alone(f):
-                back = ("I", *f[1:]) if self.instance.split else ("B", *f[1:])
-                kept = stage["kept"] if self.instance.split else 0
-                found += [(f, back, stage["activation"] - kept), (f, ("W", *f[1:]), kept)]
-        return [one for one in found if one[2]]
+    def released(self, net: Net, heads: Times, limit: int, least: int, kept: int) -> bool:
+        """Raise the heads of forwards to what memory leaves: when n + 1 have started, j backwards
+        have ended, and so many weight gradients that the rest fits. Whether any was raised."""
+        f, i, w = net.many
+        changed = False
 
-    def alone(self, strand: Strand) -> bool:
-        """Whether it is of a pipeline without backwards."""
-        return bool(self.instance.pipelines[strand[1]]["forward_only"])
+        def ended(strand: Strand, n: int) -> int:
+            return heads[strand, n - 1] + net.path[strand] if n > 0 else 0
 
-    # How long things take, at least
+        for n in range(net.many[f]):
+            ways = []
+            for j in range(max(0, n + 1 - limit // least), n + 1):
+                fits = (limit - (n + 1 - j) * least) // kept if kept else j
+                ways.append(max(ended(i, j), ended(w, j - fits)))
+            if ways and min(ways) > heads[f, n]:
+                heads[f, n], changed = min(ways), True
+        return changed
 
-    def work(self, strand: Strand) -> int:
-        """The least ticks of a strand's operations by themselves."""
-        kind, p, s, k = strand
-        least = []
-        for m in range(self.many[strand]) if self.instance.exceptions else [0]:
-            b, i, w = (self.instance.ticks((one, p, s, m, k)) for one in "BIW")
-            halves = {"I": min(i, b), "W": min(w, b - min(i, b))}
-            least.append(halves.get(kind, self.instance.ticks((kind, p, s, m, k))))
-        return min(least)
+    def raised(self, rank: int, found: Times, times: Times, before: bool) -> None:
+        """An operation with n others of its kind before (or after) it on the rank is at least the
+        n-th."""
+        for kind, strands in self.roles(rank).items():
+            total = sum(self.net.many[s] for s in strands)
+            for s in strands:
+                for m in range(self.net.many[s]):
+                    n = sum(self.apart(s, m, other, before) for other in strands)
+                    at = found[(kind, -1, rank, -1), n if before else total - 1 - n]
+                    times[s, m] = max(times[s, m], at)
 
-    def units(self, strand: Strand) -> list[tuple[Strand, Strand, bool, int]]:
-        """The overlapped units that it may be in, and save time: forward, backward, whether the
-        whole backward is in the unit, ticks."""
-        listed = [(f, kind, b, ticks) for (f, kind, b), ticks in self.instance.pairs.items()]
-        listed += [(f[1:3], b[0], b[1:3], t) for (f, b), t in self.instance.rare.items()]
-        found = []
-        for (p, s), kind, (q, t), ticks in listed:
-            for j, k in product(self.instance.slices, self.instance.slices):
-                f, b = ("F", p, s, j), ("I" if self.instance.split else "B", q, t, k)
-                if strand in (f, b) or (kind == "B" and strand == ("W", q, t, k)):
-                    found.append((f, b, kind == "B", ticks))
-        return found
+    def apart(self, s: Strand, m: int, other: Strand, before: bool) -> int:
+        """How many operations of the other strand must come before (or after) this one."""
+        if other == s:
+            many = m if before else self.net.many[s] - 1 - m
+            return many if self.net.turn else 0
+        shift = self.net.shifts.get((other, s) if before else (s, other))
+        if shift is None:
+            return 0
+        many = m - shift + 1 if before else self.net.many[other] - m - shift
+        return max(0, min(many, self.net.many[other]) if self.net.turn else many > 0)
 
-    def path(self, strand: Strand) -> int:
-        """The least ticks from its start to its result."""
-        own, units = self.work(strand), self.units(strand)
-        if strand[0] != "W":
-            return min([own, *(ticks for _, _, _, ticks in units)])
-        first = self.path(("I", *strand[1:]))
-        return min([own, *(max(0, ticks - first) for _, _, _, ticks in units)])
+    # Theorems
 
-    # Facts
+    def chain(self, case: dict[str, Any], heads: Times, tails: Times) -> int:
+        demand(self.instance.minimize == "makespan", "a chain is from end to end")
+        return max(heads[one] + self.net.path[one[0]] + tails[one] for one in heads)
 
-    def facts(
-        self, listed: list[Any], first: Op | None, rank: int | None, forwards: bool
-    ) -> dict[Op, int]:
-        """Heads or tails that are proved, each from those before it."""
-        found: dict[Op, int] = {} if first is None else {first: 0}
-        for fact in listed:
-            o, ticks, chains = op(fact["op"]), fact["ticks"], fact["from"]
-            starts = []
-            for chain in chains:
-                ops = [op(one) for one in chain]
-                demand(len(ops) > 1 and ops[-1] == o and ops[0] in found, f"{o}: {chain}")
-                total = 0
-                for a, b in pairwise(ops):
-                    way = self.forced(a, b) if forwards else self.forced(b, a)
-                    total += way + self.path(a[:3] + a[4:])
-                starts.append((ops[0], total))
-            if not chains:
-                known = 0 if rank is None or self.rank(o[:3] + o[4:]) == rank else -1
-            elif len(chains) == 1:
-                known = found[starts[0][0]] + starts[0][1]
-            else:
-                strands = {a: a[:3] + a[4:] for a, _ in starts}
-                demand(len(strands) == len(starts), f"{o}: one operation twice")
-                demand(
-                    {self.rank(s) for s in strands.values()} == {self.rank(o[:3] + o[4:])}, f"{o}"
-                )
-                demand(not any(self.units(s) for s in strands.values()), f"{o}: overlaps")
-                known = min(found[a] for a in strands) + sum(map(self.work, strands.values()))
-            demand(0 <= ticks <= known, f"nothing proves {ticks} for {o}")
-            found[o] = max(ticks, found.get(o, 0))
-        return found
+    def busy(self, case: dict[str, Any], heads: Times, tails: Times) -> int:
+        shares, on = self.shares[case["share"]], case["on"]
+        own = (one for one in heads if self.net.rank[one[0]] == on)
+        return packed(case, {one: shares[one[0]] for one in own}, heads, tails)
 
-    # Bounds
+    def merged(self, case: dict[str, Any], heads: Times, tails: Times) -> int:
+        on = case["on"]
+        demand(self.instance.minimize == "makespan" or on == self.evidence["rank"], "its own rank")
+        one = self.one(on, self.shares[case["share"]], heads, tails)
+        demand(one is not None, "a rank without a limit")
+        assert one is not None
+        head, tail, net = one
+        return packed(case, {place: net.ticks[place[0]] for place in head}, head, tail)
 
-    def chain(self, case: dict[str, Any], heads: dict[Op, int], tails: dict[Op, int]) -> int:
-        o = op(case["operation"])
-        return heads[o] + self.path(o[:3] + o[4:]) + tails[o]
-
-    def busy(self, case: dict[str, Any], heads: dict[Op, int], tails: dict[Op, int]) -> int:
-        shares = {(s[0], s[1], s[2], s[3]): ticks for s, ticks in case["shares"]}
-        total, ends, seen = 0, [], set()
-        for listed, first, last in case["operations"]:
-            s: Strand = (listed[0], listed[1], listed[2], listed[3])
-            demand(s not in seen and 0 <= first <= last < self.many[s], f"{s}")
-            demand(self.alike or first == last, "micro-batches differ")
-            seen.add(s if self.alike else (s, first))
-            share = min(shares.get(s, self.work(s)), self.work(s))
-            total += share * (last - first + 1)
-            ends.append((heads[*s[:3], first, s[3]], tails[*s[:3], last, s[3]]))
-            for f, b, whole, ticks in self.units(s):
-                both = [shares.get(f, self.work(f)), shares.get(b, self.work(b))]
-                weight = ("W", *b[1:])
-                both += [shares.get(weight, self.work(weight))] if whole and b[0] == "I" else []
-                demand(sum(both) <= ticks, f"{f} and {b} do not fit into their unit")
-                demand(both[1] + sum(both[2:]) <= ticks and both[1] <= self.path(b), f"{b}")
-                if both[2:]:
-                    demand(self.path(b) + both[2] <= ticks, f"{weight}")
-        demand(len({self.rank(s[0] if len(s) == 2 else s) for s in seen}) == 1, "one rank")
-        return min(h for h, _ in ends) + total + min(t for _, t in ends)
-
-    def window(self, case: dict[str, Any], heads: dict[Op, int], tails: dict[Op, int]) -> int:
-        rank = case["rank"]
-        own = [s for s in self.many if self.rank(s) == rank and self.many[s]]
-        stages = [s for s in own if s[0] == "F" and not self.alone(s)]
-        back = {f: ("I" if self.instance.split else "B", *f[1:]) for f in stages}
-        demand(self.alike and bool(stages), "windows are of micro-batches that are alike")
-        t1 = min(heads[*b[:3], 0, b[3]] for b in back.values())
-        t2 = min(tails[*f[:3], self.many[f] - 1, f[3]] for f in stages)
-        h = min(heads.get((*s[:3], 0, s[3]), 0) for s in own)
-        q = min(tails.get((*s[:3], self.many[s] - 1, s[3]), 0) for s in own)
-        total = {s: self.work(s) * self.many[s] for s in own}
-        free = sum(ticks for s, ticks in total.items() if self.alone(s))
+    def window(self, case: dict[str, Any], heads: Times, tails: Times) -> int:
+        rank, many = case["on"], self.net.many
+        demand(
+            self.instance.minimize == "makespan" or rank == self.evidence["rank"], "its own rank"
+        )
+        own = [s for s in many if self.net.rank[s] == rank and many[s]]
+        stages = [s for s in own if s[0] == "F" and not self.net.passing(s)]
+        back = {f: self.net.back(f) for f in stages}
+        demand(not self.instance.exceptions, "windows are of operations that are alike")
+        demand(bool(stages), "a window needs something that is trained")
+        h, q = self.ends(own, heads), self.ends(own, tails)
+        t1, t2 = self.ends([*back.values()], heads), self.ends(stages, tails)
+        total = {s: self.work[s] * many[s] for s in own}
+        free = sum(ticks for s, ticks in total.items() if self.net.passing(s))
         starts, rests = [], []
         for f in stages:
-            stage, n, weight = self.instance.stage(f), self.many[f], ("W", *f[1:])
-            starts.append((stage["activation"], self.work(f), n))
-            rest = self.work(weight) if self.instance.split else 0
-            rests.append((stage["activation"], self.work(back[f]) + rest, n))
+            stage, n, weight = self.instance.stage(f), many[f], ("W", *f[1:])
+            starts.append((stage["activation"], self.work[f], n))
+            rest = self.work[weight] if self.instance.split else 0
+            rests.append((stage["activation"], self.work[back[f]] + rest, n))
             if self.instance.split:
                 rests.append((stage["kept"], rest, n))
         limit = self.instance.limits[rank]
@@ -258,16 +233,16 @@ class Bound:
         demand(before >= 0 <= after, "a window of less than nothing")
         # with x forwards and y backwards in the windows no more than the others may overlap
         work, saved, wholly = sum(total.values()), 0, True
-        for f, b, whole, ticks in {u for s in own for u in self.units(s)}:
-            alone = self.work(f) + self.work(b)
-            alone += self.work(("W", *b[1:])) if whole and self.instance.split else 0
+        for f, b, whole, ticks in {u for s in own for u in self.net.units(s)}:
+            alone = self.work[f] + self.work[b]
+            alone += self.work[("W", *b[1:])] if whole and self.instance.split else 0
             saved = max(saved, alone - ticks)
             wholly = wholly and whole
-        forwards = sum(self.many[s] for s in own if s[0] == "F")
-        backwards = sum(self.many[f] for f in stages)
+        forwards = sum(many[s] for s in own if s[0] == "F")
+        backwards = sum(many[f] for f in stages)
         xs = most([(a, 1, n) for a, _, n in starts], limit) + forwards - backwards
         ys = most([(a, 1, n) for a, _, n in rests], limit) if wholly else 0
-        slowest = max(self.work(s) for s in own if s[0] == "F"), max(t for _, t, _ in rests)
+        slowest = max(self.work[s] for s in own if s[0] == "F"), max(t for _, t, _ in rests)
 
         def spent(first: bool, last: bool) -> int:
             """The most that an order can put into the windows and save."""
@@ -285,24 +260,49 @@ class Bound:
             found.append(t1 + t2 + work - spent(True, True))
         return max(found)
 
-    def little(self, case: dict[str, Any], heads: dict[Op, int], tails: dict[Op, int]) -> int:
-        rank, total = case["rank"], 0
-        chains = {(tuple(c[0]), tuple(c[-1])): [op(o) for o in c] for c in case["stays"]}
-        for take, give, grains in self.tokens(rank):
-            chain = chains[(*take[:3], 0, take[3]), (*give[:3], 0, give[3])]
-            ticks = self.path(give)
-            for a, b in pairwise(chain):
-                demand(a[3] == b[3], "a stay is within one micro-batch")
-                ticks += self.path(a[:3] + a[4:]) + self.forced(a, b)
-            total += grains * ticks * self.many[take]
-        own = [s for s in self.many if self.rank(s) == rank and self.many[s]]
-        demand(self.alike or not case["heads"] + case["tails"], "micro-batches differ")
-        h = min(heads.get((*s[:3], 0, s[3]), 0) for s in own)
-        q = min(tails.get((*s[:3], self.many[s] - 1, s[3]), 0) for s in own)
+    def little(self, case: dict[str, Any], heads: Times, tails: Times) -> int:
+        rank, many = case["on"], self.net.many
+        demand(
+            self.instance.minimize == "makespan" or rank == self.evidence["rank"], "its own rank"
+        )
+        tokens = self.net.tokens(rank)
+        total = sum(grains * self.stay(a, b) * many[a] for a, b, grains in tokens)
+        demand(bool(tokens), "nothing stays in memory")
+        own = [s for s in many if self.net.rank[s] == rank and many[s]]
         limit = self.instance.limits[rank] or 0
-        limit -= limit % gcd(*(grains for _, _, grains in self.tokens(rank)))  # of no use
+        limit -= limit % gcd(*(grains for _, _, grains in tokens))  # of no use
         demand(limit > 0, "no limit, no bound")
-        return int(h + q - (-total // limit))
+        return self.ends(own, heads) + self.ends(own, tails) - (-total // limit)
+
+    def stay(self, take: Strand, give: Strand) -> int:
+        """The longest chain from the start of one to the end of the other in a micro-batch."""
+        longest = {take: self.net.path[take]}
+        for strand in (s for s, m in self.net.order if not m):
+            ways = [
+                longest[a] + lag + self.net.path[strand]
+                for a, lag, shift in self.net.into[strand]
+                if not shift and a in longest
+            ]
+            if strand != take and ways:
+                longest[strand] = max(ways)
+        return longest[give]
+
+    def ends(self, strands: list[Strand], times: Times) -> int:
+        """The least time of any operation of these strands."""
+        return min(times[s, m] for s in strands for m in range(self.net.many[s]))
+
+
+def packed(case: dict[str, Any], ticks: dict[Place, int], heads: Times, tails: Times) -> int:
+    """Operations of one rank, those with a head and a tail of at least so much, one by one."""
+    head, tail = case["head"], case["tail"]
+    chosen = [t for one, t in ticks.items() if heads[one] >= head and tails[one] >= tail]
+    demand(bool(chosen) and type(head) is type(tail) is int, "some operations, whole ticks")
+    demand(min(head, tail) >= 0, "nothing lies outside of the step")
+    return int(head + sum(chosen) + tail)
+
+
+def place(o: Op) -> Place:
+    return (*o[:3], o[4]), o[3]
 
 
 def most(items: list[tuple[int, int, int]], room: int | None) -> int:

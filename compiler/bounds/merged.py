@@ -1,6 +1,6 @@
-"""B8. A rank counts, whatever the strands. Let all trained stages of a rank have the same
-durations, N forwards in all, and call F₍ₘ₎ the m-th of them that starts, of whichever strand, I₍ₘ₎
-and W₍ₘ₎ likewise. Then
+"""B8. A rank counts, whatever the strands. Let the trained stages of a rank have N forwards in all,
+and call F₍ₘ₎ the m-th of them that starts, of whichever strand, I₍ₘ₎ and W₍ₘ₎ likewise; let each
+kind count with the least ticks that one of it takes on the rank. Then
 
 - F₍ₘ₎ starts no earlier than the m-th smallest head of the rank's forwards, and the end of the step
   is no nearer to its end than the m-th largest of their tails; I and W likewise;
@@ -10,7 +10,8 @@ and W₍ₘ₎ likewise. Then
 - F₍ₘ₎ starts, for some j, after the end of I₍ⱼ₎ and of so many W that a (m − j) + a' (j − w) <= L.
 
 Proof. When F₍ₘ₎ starts m forwards have started, each after its head; after it N − m end later, each
-before its tail. When I₍ₘ₎ starts, m backwards have started, each after its own forward. When F₍ₘ₎
+before its tail. When I₍ₘ₎ starts, m backwards have started, each after its own forward, so m
+forwards have ended, the last of which started no earlier than F₍ₘ₎. When F₍ₘ₎
 starts, i backwards and w weight gradients have ended, and a (m − i) + a' (i − w) <= L with
 w <= i; were i < m − ⌊L/a⌋, a (m − i) alone would be more than L; were w < m − K for the second K,
 at least K activations besides the new one would hold a' or more. The last is that inequality. ∎
@@ -47,8 +48,8 @@ class Merged(NamedTuple):
 
 
 def merged(base: Net, rank: int, head: Times, tail: Times, ticks: Times) -> Merged | None:
-    """The rank as one stage; None where its stages differ, or where one stage without partial
-    release is all there is."""
+    """The rank as one stage; None where it has no limit, or where one stage without partial release
+    is all there is."""
     model = base.model
     trios = [
         trio
@@ -58,13 +59,10 @@ def merged(base: Net, rank: int, head: Times, tail: Times, ticks: Times) -> Merg
     roles = [[c for trio in trios if (c := trio[k]) is not None] for k in range(3)]
     roles = [role for role in roles if role]
     limit = model.limits[rank]
-    alike = all(len({t for c in role for t in base.path[c]}) == 1 for role in roles) and all(
-        len({t for c in role for t in ticks[c]}) == 1 for role in roles
-    )
     releases = any(trio.kept < trio.activation for trio in trios)
-    if not trios or (len(trios) < 2 and not releases) or limit is None or not alike:
+    if not trios or (len(trios) < 2 and not releases) or limit is None:
         return None
-    one = _one(base, rank, trios, limit, [role[0] for role in roles], ticks)
+    one = _one(base, rank, trios, limit, roles, ticks)
     if one is None:
         return None
     first = [sorted(h for c in role for h in head[c]) for role in roles]
@@ -97,31 +95,35 @@ def _released(head: Times, path: Times, limit: int, a: int, kept: int) -> bool:
 
 
 def _one(
-    base: Net, rank: int, trios: list[Trio], limit: int, samples: list[int], ticks: Times
+    base: Net, rank: int, trios: list[Trio], limit: int, roles: list[list[int]], ticks: Times
 ) -> Net | None:
     """The net of the rank as one stage with its memory."""
     model = base.model
     many = sum(model.strands[trio.forward].many for trio in trios)
     a, kept = min(t.activation for t in trios), min(t.kept for t in trios)
-    strands = [Strand(model.strands[c].kind, 0, 0, -1, rank, many) for c in samples]
-    edges = [Edge(c, c, 0, 1) for c in range(len(samples))]
-    edges += [Edge(c, c + 1) for c in range(len(samples) - 1)]
+    strands = [Strand(model.strands[role[0]].kind, 0, 0, -1, rank, many) for role in roles]
+    edges = [Edge(c, c, 0, 1) for c in range(len(roles))]
+    edges += [Edge(c, c + 1) for c in range(len(roles) - 1)]
     if a and limit >= a:
         edges.append(Edge(1, 0, 0, limit // a))
-        if len(samples) == 3 and kept:
+        if len(roles) == 3 and kept:
             edges.append(Edge(2, 0, 0, (limit - a) // kept + 1))
     small = Model(
         model.spec,
         strands,
-        [[max(model.work[c])] * many for c in samples],
+        [[_least(model.work, role)] * many for role in roles],
         edges,
         [],
         [],
         [],
         model.limits,
     )
-    path = [[base.path[c][0]] * many for c in samples]
-    return net(small, path, [[ticks[c][0]] * many for c in samples], [])
+    path = [[_least(base.path, role)] * many for role in roles]
+    return net(small, path, [[_least(ticks, role)] * many for role in roles], [])
+
+
+def _least(ticks: Times, role: list[int]) -> int:
+    return min(t for c in role for t in ticks[c])
 
 
 def sharpen(base: Net, shares: list[Times], rounds: int) -> tuple[Times, Times]:

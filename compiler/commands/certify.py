@@ -4,6 +4,7 @@ import json
 from argparse import Namespace
 from fractions import Fraction
 
+from stretto.compiler.certificate import unproven
 from stretto.compiler.certify import Refuted, certify
 from stretto.compiler.commands import files
 
@@ -25,10 +26,18 @@ def run(chosen: Namespace) -> int:
     rows = {
         "makespan": Fraction(claims["makespan"], time),
         "span": Fraction(claims["span"], time),
-        "lower bound": f"{Fraction(claims['bound'], time)} of the {claims['minimize']}",
+        "lower bound": f"{Fraction(claims['bound'], time)} of the {claims['minimize']}{_kept(text)}",
         "activations": f"{max(Fraction(n, size) for n in claims['peaks'])} at most on a rank",
         "optimal": "proven" if claims["optimal"] else "not proven",
     }
     for name, value in rows.items():
         print(f"{name:<13}{value}")
+    if weaker := unproven(text):
+        print(f"{'not shown':<13}{weaker}")
     return 0
+
+
+def _kept(text: str) -> str:
+    """Of which orders, where these are not all."""
+    fixed = any(json.loads(text)["instance"]["fixed"])
+    return ", over the orders that keep the part that was given" if fixed else ""

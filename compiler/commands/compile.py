@@ -19,11 +19,13 @@ def run(chosen: Namespace) -> int:
         with files.guarded(chosen.output):
             write_plan(plan, chosen.output)
     if chosen.certificate:
-        from stretto.compiler.certificate import certificate
+        from stretto.compiler.certificate import certificate, unproven
 
         name = step_of(plan)
-        text = certificate(plan.programs[name], plan.claims[name])
+        text = certificate(plan.programs[name], plan.claims[name], plan.bound)
         files.write(chosen.certificate, text)
+        if weaker := unproven(text):
+            files.say(f"{chosen.certificate}: {weaker}")
     summary = of_plan(plan)
     print(msgspec.json.encode(summary).decode() if chosen.json else printable(table(summary)))
     for written in filter(None, (chosen.output, chosen.certificate)):
