@@ -23,10 +23,11 @@ def run(chosen: Namespace) -> int:
         files.say(f"{chosen.file}: refuted: {error}")
         return 1
     time, size = certificate.get("time_unit", 1), certificate.get("size_unit", 1)
+    bound = Fraction(claims["bound"], time)
     rows = {
         "makespan": Fraction(claims["makespan"], time),
         "span": Fraction(claims["span"], time),
-        "lower bound": f"{Fraction(claims['bound'], time)} of the {claims['minimize']}{_kept(text)}",
+        "lower bound": f"{bound} of the {claims['minimize']}{_kept(text)}",
         "activations": f"{max(Fraction(n, size) for n in claims['peaks'])} at most on a rank",
         "optimal": "proven" if claims["optimal"] else "not proven",
     }
