@@ -113,15 +113,15 @@ def letter(operation: Operation, at: dict[tuple[int, int], int]) -> int:
 
 
 def _sequences(problem: Problem, at: dict[tuple[int, int], int]) -> list[list[int]]:
-    """For every letter its operations in the order they will run: by index, forwards and weight
-    gradients from the first slice, backwards from the last; where rules or written orders name
+    """For every letter its operations in the order they will run: by index, forwards from the
+    first slice, backwards and weight gradients from the last; where rules or written orders name
     operations, as close to that as their edges allow."""
     sequences: list[list[int]] = [[] for _ in range(3 * len(at))]
     operations = problem.operations
     for i, operation in enumerate(operations):
         sequences[letter(operation, at)].append(i)
     for x, sequence in enumerate(sequences):
-        sign = -1 if x % 3 == BACK else 1
+        sign = 1 if x % 3 == F else -1
         sequence.sort(key=lambda i: (operations[i].microbatch, sign * operations[i].slice))
     if not problem.spec.rules and not problem.spec.written:
         return sequences
