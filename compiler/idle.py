@@ -5,7 +5,8 @@ An idle stretch ends when the next unit starts. While no other unit of the rank 
 the rank waits for data, and once that was made, for the channel that brings it. From the moment
 that some other unit has what it needs, memory is the reason if none of those fits: running one of
 them here would break the limit, now or at a unit that the order has before it. Else the order is
-the reason, which has another unit next; likewise where data is there and only a rule is not met.
+the reason, which has another unit next; likewise where data is there and only a rule is not met, or
+where one half of a pair could run and has to wait for the other.
 If the next unit has what it needs too, a message of its own was posted or is taken late: a channel
 again. After its last unit a rank is done.
 """
@@ -142,7 +143,7 @@ def _cut(known: Waits, rank: int, at: int, start: int, others: Others) -> Iterat
     end = min(max(start, unit.ready), unit.start)  # from here on only a channel is left
     order = min(max(start, fits.since), end)
     memory = min(max(start, large.since), order)
-    rule = min(max(start, min(unit.there, others.ruled(at))), memory)
+    rule = min(max(start, min(unit.there, unit.half, others.ruled(at))), memory)
     data = min(max(start, unit.made), rule)
     pieces: tuple[tuple[Cause, int], ...] = (
         ("data", data),
@@ -192,14 +193,20 @@ def _why(
 
 
 def _rule(known: Waits, rank: int, at: int, begin: int) -> str:
-    """Which unit could run but for a rule, and what that has first."""
+    """Which unit could run but for a rule, and what that has first; or which half of a pair."""
     unit = min(
         (unit for unit in known.units[rank][at:] if unit.there <= begin < unit.ready),
         key=lambda unit: unit.there,
+        default=None,
     )
+    if unit is None:
+        pair = known.units[rank][at].operations
+        first, other = sorted(pair, key=lambda t: known.ready(t.operation))
+        one, with_it = (name(known.spec, t.operation) for t in (first, other))
+        return f"{one} is ready, but the order runs it together with {with_it}"
     rules = [o for t in unit.operations for o in known.rules.get(t.operation, ())]
-    first = name(known.spec, max(rules, key=lambda o: known.end[o]))
-    return f"{known.named(unit)} has its data, but a rule has {first} first"
+    held = name(known.spec, max(rules, key=lambda o: known.end[o]))
+    return f"{known.named(unit)} has its data, but a rule has {held} first"
 
 
 def held_up(known: Waits, rank: int, at: int) -> str:

@@ -17,8 +17,9 @@ Place = tuple[int, int]
 class Unit(NamedTuple):
     """What runs at once on a rank: one operation or a pair. `made`: when the last of all data that
     it needs has been made; `there`: when it has arrived, if no message is held up; `ready`: when
-    its rules are met, too. `held`: grains that are there before it starts; `take`, `give`: what it
-    takes at its start and gives back at its end."""
+    its rules are met, too. `half`: when the first of a pair has what it needs by itself. `held`:
+    grains that are there before it starts; `take`, `give`: what it takes at its start and gives
+    back at its end."""
 
     operations: tuple[Timed, ...]
     start: int
@@ -26,6 +27,7 @@ class Unit(NamedTuple):
     made: int
     there: int
     ready: int
+    half: int
     held: int
     take: int
     give: int
@@ -124,10 +126,17 @@ class Waits:
             there = max((self.end[other] + lag for other, lag in needs), default=0)
             rules = [self.end[o] for t in members for o in self.rules.get(t.operation, ())]
             ready = max(there, *rules) if rules else there
+            half = min((self.ready(t.operation) for t in members), default=ready)
             take, give = map(sum, zip(*(self._effect(t.operation) for t in members), strict=True))
-            yield Unit(members, row[at].start, row[at].end, made, there, ready, held, take, give)
+            yield Unit(
+                members, row[at].start, row[at].end, made, there, ready, half, held, take, give
+            )
             held += take - give
             at += len(members)
+
+    def ready(self, one: Operation) -> int:
+        """When all that an operation needs has arrived, if no message is held up."""
+        return max((self.end[other] + lag for other, lag in self.needs(one)), default=0)
 
     def _effect(self, one: Operation) -> tuple[int, int]:
         """Grains that it takes when it starts, and gives back when it has ended."""

@@ -106,6 +106,28 @@ def test_a_rule_is_an_order() -> None:
     )
 
 
+def test_half_of_a_pair_waits_for_the_order() -> None:
+    """A backward that is ready, and the order wants it overlapped with a forward that is not."""
+    spec = specs.both_ways(2, 2, pair=3)
+    f, b = Operation("F", 0, 0, 0), Operation("B", 0, 0, 0)
+    g, c = Operation("F", 1, 1, 0), Operation("B", 1, 1, 0)
+    down = [(f,), (g, b), (c,)]
+    up = [
+        (f._replace(stage=1),),
+        (b._replace(stage=1),),
+        (g._replace(stage=0),),
+        (c._replace(stage=0),),
+    ]
+    found = explain(program(specs.written(spec, [down, up])), 100)
+    mine = [(s.start, s.end, s.cause, s.why) for s in found.stretches if s.rank == 0]
+    assert (
+        4,
+        5,
+        "order",
+        "`B down[0, 0]` is ready, but the order runs it together with `F up[1, 0]`",
+    ) in mine
+
+
 def test_what_is_on_its_way_waits_for_a_channel() -> None:
     found = explain(program(specs.ordered(specs.linear(2, 1, transfer=3), specs.gpipe)), 100)
     ways = [(s.start, s.end, s.cause) for s in found.stretches if s.rank == 1]
