@@ -40,7 +40,7 @@ def constraints(m: Any, model: Model, known: Implied, least: int, most: int) -> 
         late = horizon if span else most - known.behind[p]
         made.start.append(m.new_int_var(before, max(before, late), ""))
         made.end.append(made.start[p] + model.duration[p])
-    edges = [*_edges(model), *((a, b, 0) for a, b in known.edges)]
+    edges = [*sequences(model), *((a, b, 0) for a, b in known.edges)]
     _units(m, model, made, edges)
     _intervals(m, model, made, horizon)
     for a, b, lag in edges:
@@ -69,7 +69,7 @@ def _horizon(model: Model) -> int:
     return sum(model.duration) + model.size * (lag + unit)
 
 
-def _edges(model: Model) -> Iterator[tuple[int, int, int]]:
+def sequences(model: Model) -> Iterator[tuple[int, int, int]]:
     """Places of which the second starts so many ticks after the first has ended: data, what is its
     own, letter by letter in turn, and what was written. Nothing of weight gradients that may run
     inside a whole backward."""

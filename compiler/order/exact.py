@@ -6,11 +6,12 @@ of 576 too.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from stretto.compiler.order import stretches
 from stretto.compiler.order.anneal import evaluate
 from stretto.compiler.order.constraints import Moments, constraints, places
+from stretto.compiler.order.cpsat import solved, solver
 from stretto.compiler.order.hunt import Hunt
 from stretto.compiler.order.implied import complete, implied
 from stretto.compiler.order.jit import ints
@@ -18,58 +19,45 @@ from stretto.compiler.order.model import Model
 from stretto.compiler.order.words import units
 from stretto.compiler.spec import NONE
 
-LARGEST = 1500  # operations
+LARGEST = 700  # operations at once
 
 
 def suits(model: Model) -> bool:
     """Whether CP-SAT can do something for it."""
-    return model.size <= LARGEST and all(partner == NONE for partner in model.partner)
+    small = model.size <= LARGEST and all(partner == NONE for partner in model.partner)
+    return small or (model.size <= stretches.LARGEST and stretches.suits(model))
 
 
 def solve(hunt: Hunt, word: Sequence[int], best: int, seconds: float) -> None:
     """Look for a word that is better than `word`, whose value is `best`, or prove that there is
-    none. Raises `Stop` when that settles it."""
+    none: at once, and where that does not settle it stretch by stretch. Raises `Stop` when the
+    best is good enough."""
+    pieces = stretches.suits(hunt.model)
+    share = 1.0 if not pieces else 0.0 if hunt.model.size > LARGEST else 0.5
+    if share:
+        _whole(hunt, word, best, share * seconds)
+    if pieces:
+        stretches.improve(hunt, hunt.best.word, (1 - share) * seconds)
+
+
+def _whole(hunt: Hunt, word: Sequence[int], best: int, seconds: float) -> None:
     from ortools.sat.python import cp_model
 
     m = cp_model.CpModel()
     made = constraints(m, hunt.model, implied(hunt.model), hunt.bound, best - 1)
     _hint(m, hunt, made, word)
     m.minimize(made.goal)
-    solver = cp_model.CpSolver()
-    solver.parameters.use_strong_propagation_in_disjunctive = True
-    solver.parameters.use_dynamic_precedence_in_disjunctive = True
-    solver.parameters.use_dynamic_precedence_in_cumulative = True
-    if hunt.budget.effort is None:
-        solver.parameters.max_time_in_seconds = seconds
-    else:
-        solver.parameters.max_deterministic_time = seconds
-    solver.parameters.num_workers = 1  # two together took longer wherever we looked
-    solver.parameters.random_seed = hunt.budget.seed
-    status, interrupted = solved(solver, m)
+    one = solver(hunt.budget, seconds, hunt.budget.seed)
+    status, interrupted = solved(one, m)
     everything = complete(hunt.model)
-    if status == cp_model.INFEASIBLE:
-        if everything:
-            hunt.prove(best)
-        return
+    if status == cp_model.INFEASIBLE and everything:
+        hunt.prove(best)
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        hunt.offer(_word(hunt, made, solver), "cpsat")
+        hunt.offer(_word(hunt, made, one), "cpsat")
     if interrupted:
         raise KeyboardInterrupt
     if status == cp_model.OPTIMAL and everything:
-        hunt.prove(round(solver.objective_value))
-
-
-def solved(solver: Any, m: Any) -> tuple[Any, bool]:
-    """The solver's status, and whether a Ctrl-C ended it: on the main thread it would take that
-    for itself and tell nobody."""
-    solver.parameters.catch_sigint_signal = False
-    with ThreadPoolExecutor(1) as pool:
-        status = pool.submit(solver.solve, m)
-        try:
-            return status.result(), False
-        except KeyboardInterrupt:
-            solver.stop_search()
-            return status.result(), True
+        hunt.prove(round(one.objective_value))
 
 
 def _hint(m: Any, hunt: Hunt, made: Moments, word: Sequence[int]) -> None:
