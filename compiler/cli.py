@@ -23,16 +23,7 @@ from typing import TextIO
 DONE, WRONG, USAGE, BUG, INTERRUPTED, PIPE = 0, 1, 2, 70, 130, 141
 REPORTS = ("full", "concise", "json", "github")
 PICTURES = ("text", "svg", "html", "trace", "json", "dot", "torch-csv")
-ENGINES = (
-    "library",
-    "list",
-    "alternating",
-    "offsets",
-    "cycles",
-    "periodic",
-    "anneal",
-    "cpsat",
-)
+ENGINES = ("library", "list", "alternating", "offsets", "periodic", "anneal", "cpsat")
 ASSIGNED = re.compile(r"[A-Za-z_]\w*=")
 NARROWEST = 40  # columns in which a text can still be read
 ONE_EACH = "one --set for each value"

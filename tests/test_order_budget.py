@@ -41,7 +41,7 @@ from stretto.compiler.order.budget import Budget
 for spec in (vee(2, 4, (2, 3, 1), transfer=1), linear(3, 4, (7, 9, 4), transfer=1)):
     order = arrange(expand(limited(spec, 6)), Budget(effort=1, seed=3))
     print(order.engine, order.lanes)
-for engine, spec in (("cycles", vee(2, 3)), ("alternating", linear(3, 4, (7, 9, 4)))):
+for engine, spec in (("periodic", vee(2, 3)), ("alternating", linear(3, 4, (7, 9, 4)))):
     budget = Budget(effort=1, seed=3, engine=engine)
     spec = msgspec.structs.replace(limited(spec, 5), overlap=(), pairs=())
     order = arrange(expand(spec), budget)

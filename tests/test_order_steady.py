@@ -11,7 +11,7 @@ from specs import both_ways, linear, vee
 from targets import bubble, memory_case
 
 from stretto.compiler.expand import expand
-from stretto.compiler.order import alternating, anneal, cycles
+from stretto.compiler.order import alternating, anneal, periodic
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
@@ -82,12 +82,26 @@ def test_circles_take_as_long_as_their_words(seed: int) -> None:
     limits = tuple(Limit(4 + random.randint(0, 8), 0) for _ in range(spec.ranks))
     spec = msgspec.structs.replace(alone(spec), limits=limits, split_backward=seed % 3 > 0)
     found = looking(spec)
-    assert cycles.suits(found.model)
-    circles = cycles.begin(found.model, found.state, seed)
+    assert periodic.suits(found.model)
+    circles = periodic.begin(found.model, found.state, seed)
     word = ints([-1] * found.model.size)
     best = word.copy()
-    first = cycles.run(found.state, circles, word, best, 0, 9.0, 0.1, 0.1, found.span, 0)
-    value = cycles.run(found.state, circles, word, best, 400, 9.0, 0.1, 0.1, found.span, 0)
+    first = periodic.run(
+        found.state, circles, periodic.copied(circles), word, best, 0, 9.0, 0.1, 0.1, found.span, 0
+    )
+    value = periodic.run(
+        found.state,
+        circles,
+        periodic.copied(circles),
+        word,
+        best,
+        400,
+        9.0,
+        0.1,
+        0.1,
+        found.span,
+        0,
+    )
     assert 0 <= value <= first
     assert complete(found.t, [int(u) for u in best])
     assert anneal.evaluate(found.state, best, found.span) == value
@@ -95,20 +109,20 @@ def test_circles_take_as_long_as_their_words(seed: int) -> None:
 
 def test_a_circle_is_shifted_there_and_back() -> None:
     found = looking(alone(vee(3, 6)))
-    circles = cycles.begin(found.model, found.state, 0)
+    circles = periodic.begin(found.model, found.state, 0)
 
     def words() -> list[int]:
         word = ints([-1] * found.model.size)
         for r in range(found.model.ranks):
-            cycles.unroll(found.t, circles, r, word)
+            periodic.unroll(found.t, circles, r, word)
         return [int(u) for u in word]
 
     before = words()
     for by in (1, 2, 5, 7, 12):
         for x in found.t.letter:
-            cycles.shift(found.t, circles, x, by)
+            periodic.shift(found.t, circles, x, by)
             assert words() != before
-            cycles.shift(found.t, circles, x, -by)
+            periodic.shift(found.t, circles, x, -by)
             assert words() == before
 
 

@@ -10,13 +10,15 @@ from typing import Any
 
 from stretto.compiler.order import alternating
 from stretto.compiler.order import anneal as annealing
-from stretto.compiler.order import cycles as cycling
 from stretto.compiler.order import offsets as offsetting
+from stretto.compiler.order import periodic as circling
 from stretto.compiler.order.budget import Progress
 from stretto.compiler.order.hunt import WORK, Hunt
+from stretto.compiler.order.hunt import hunt as hunting
 from stretto.compiler.order.jit import fast, ints, kept
 from stretto.compiler.order.known import known
 from stretto.compiler.order.lists import Lists, rules
+from stretto.compiler.order.replay import NOTHING
 from stretto.compiler.order.words import pack
 
 CHAINS = 2  # annealings side by side, whatever the machine has: a seed means the same everywhere
@@ -43,9 +45,10 @@ def warm(hunt: Hunt) -> None:
         alternating.run(
             alternating.prepare(hunt.model, hunt.t, *numbers, 0), 0, 1.0, 1.0, 0.1, hunt.span, 0
         )
-    if cycling.suits(hunt.model):
-        circles = cycling.begin(hunt.model, hunt.state, 0)
-        cycling.run(hunt.state, circles, word, word.copy(), 0, 1.0, 1.0, 0.1, hunt.span, 0)
+    if circling.suits(hunt.model):
+        circles = circling.begin(hunt.model, hunt.state, 0)
+        rounds, best = circling.copied(circles), word.copy()
+        circling.run(hunt.state, circles, rounds, word, best, 0, 1.0, 1.0, 0.1, hunt.span, 0)
     hunt.deadline += monotonic() - began
 
 
@@ -114,29 +117,43 @@ def alternate(hunt: Hunt, share: float) -> None:
 
 
 CIRCLES = 8  # that are kept as starts
+HEATS = (0.1, 0.3, 0.03)  # to begin with, in mean durations for each micro-batch
+LONG = 20_000  # operations, beyond which circles are judged by fewer micro-batches
+TURNS = 3  # times the depth of the chain: how many these are
 
 
-def cycles(hunt: Hunt, share: float) -> None:
-    """Circles from several seeds, two at a time."""
-    if not cycling.suits(hunt.model):
+def periodic(hunt: Hunt, share: float, seed: int = 0) -> None:
+    """Circles from several seeds, from `seed` on, two at a time."""
+    if not circling.suits(hunt.model):
         return
+    short = hunt
+    if hunt.model.size > LONG:
+        depth = max(s for _, s in hunt.model.stages) + 1
+        few = circling.shortened(hunt.model, TURNS * depth)
+        short = hunting(few, hunt.budget, hunt.bound) if few.size < hunt.model.size else hunt
+    model, size = short.model, short.model.size
     end = hunt.left() * (1 - share)
-    mean = offsetting.mean_ticks(hunt.model)
-    many = max(hunt.model.count)
-    moves = max(500, min(200_000, 300 * WORK // hunt.model.size))
+    mean, many = offsetting.mean_ticks(model), max(model.count)
+    enough = hunt.enough if short is hunt else 0
+    moves = max(500, min(200_000, 300 * WORK // size))
     if hunt.budget.effort is not None or not fast():
         moves = max(500, moves // 20)
 
     def work(k: int, moves: int = 0) -> Any:
-        state = annealing.prepare(hunt.t, hunt.samples(), hunt.budget.seed + k)
-        circles = cycling.begin(hunt.model, state, k)
-        word = ints([-1] * hunt.model.size)
-        best = word.copy()
+        state = annealing.prepare(short.t, short.samples(), hunt.budget.seed + k)
+        circles = circling.begin(model, state, k)
+        word = ints([NOTHING] * size)
+        best, rounds = word.copy(), circling.copied(circles)
         hot, cold = HEATS[k // 2 % len(HEATS)] * mean * many, 0.1 * mean
-        value = cycling.run(
-            state, circles, word, best, moves, hot, cold, 0.1, hunt.span, hunt.enough
+        value = circling.run(
+            state, circles, rounds, word, best, moves, hot, cold, 0.5, hunt.span, enough
         )
-        return best if value >= 0 else None
+        if value < 0 or short is hunt:
+            return best if value >= 0 else None
+        whole = ints([NOTHING] * hunt.model.size)
+        for r in range(hunt.model.ranks):
+            circling.unroll(hunt.t, rounds, r, whole)
+        return whole
 
     if work(0) is None:
         return  # pipelines that have to take turns
@@ -145,17 +162,14 @@ def cycles(hunt: Hunt, share: float) -> None:
         work(0, 100)
         each = (monotonic() - began) / 100
         moves = max(500, min(moves, int((hunt.left() - end) / 3 / each)))
-    turn = 0
+    turn = seed
     while hunt.left() > end and not hunt.over():
         jobs = range(turn, turn + CHAINS)
         for k, word in enumerate(side_by_side(lambda k: work(k, moves), jobs)):
             if word is not None:
-                hunt.offer(word, "cycles", (turn + k) % CIRCLES)
-        hunt.spent += moves * hunt.model.size
+                hunt.offer(word, "periodic", (turn + k) % CIRCLES)
+        hunt.spent += moves * size
         turn += CHAINS
-
-
-HEATS = (0.1, 0.2, 0.05)  # to begin with, in mean durations for each micro-batch
 
 
 # How long to wait for something better (64ths of what would be done instead), how hot to begin
@@ -217,28 +231,6 @@ def side_by_side(work: Callable[[int], Any], jobs: Iterable[int]) -> list[Any]:
         return [work(k) for k in jobs]
     with ThreadPoolExecutor(CHAINS) as pool:
         return list(pool.map(work, jobs))
-
-
-def periodic(hunt: Hunt, share: float) -> None:
-    """Steady states on grids of several roughnesses, unrolled: each a start of its own."""
-    from stretto.compiler.order.periodic import grids, steady, suits, unroll
-
-    if not solver() or not suits(hunt.model):
-        return
-    tries = list(grids(hunt.model))
-    exact = hunt.budget.effort is not None
-    end = hunt.left() * (1 - share)
-    for k, grid in enumerate(tries):
-        seconds = (hunt.left() - end) / (len(tries) - k)
-        if seconds <= 0:
-            return
-        found = steady(hunt.model, grid, seconds, hunt.budget.seed, exact)
-        if exact:
-            hunt.spent += int(seconds * WORK)
-        if found is not None:
-            word = pack(hunt.t, unroll(hunt.model, *found))
-            if word is not None:
-                hunt.offer(word, "periodic", k)
 
 
 def exact(hunt: Hunt, share: float) -> None:

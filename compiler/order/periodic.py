@@ -1,201 +1,278 @@
-"""Periodic orders: a steady state in which every rank repeats one period, found by CP-SAT, then
-unrolled from the first micro-batch to the last. List schedules lose much where several stages
-share a rank with little memory; a steady state is small enough to solve.
+"""Periodic orders: every rank repeats one circular order of its letters, cut off at both ends.
+Annealed on these circles, and judged by the whole word that they unroll to. List schedules lose
+much where several stages share a rank with little memory; circles are few, and each says all about
+its word: this searches over some dozen letters where words have thousands.
 
-An operation of micro-batch m starts at phase + m · period. The unknowns are the phases of one
-micro-batch; on a rank no two of its operations may meet modulo the period, and the activations
-that are alive at each forward, counted over all micro-batches, must fit the limit. On the true
-grid of ticks this is often too hard, so durations are rounded to a few units: only the order is
-kept, and it is timed (and annealed) with the true ones. Cut off at both ends, a periodic order
-needs no more memory than its steady state.
+On a rank the letter at place a of its circle runs, in round k, its operation k - turn; to move it
+on past the end of the circle adds one to its turn. (Circles of two or three rounds, others at the
+beginning and the end, and phases found by CP-SAT on a coarse grid gave nothing better.)
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from math import exp, log
+from typing import NamedTuple
 
-from stretto.compiler.order.exact import solved
-from stretto.compiler.order.model import NO_LIMIT, Model
+import msgspec
 
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Whole durations by letter, lags by need, and how many ticks a unit stands for."""
-
-    ticks: list[int]
-    lags: list[list[int]]
-    unit: int
-
-
-def grids(model: Model) -> Iterator[Grid]:
-    """Roundings to try: all durations alike; the mean one as 1, 2, 3 units. Transfers rounded to
-    nothing, or up."""
-    first = [model.duration[model.base[x]] if model.count[x] else 0 for x in range(len(model.rank))]
-    some = sorted(ticks for ticks in first if ticks)
-    if not some:
-        return
-    mean = sum(some) / len(some)
-    seen = set()
-    equal = [2 if ticks else 0 for ticks in first]
-    yield Grid(equal, [[0 for _ in needs] for needs in model.needs], round(mean / 2))
-    yield Grid(equal, [[_lag(lag, mean, True) for _, lag in needs] for needs in model.needs], 1)
-    for parts in (1, 2, 3):
-        unit = max(1.0, mean / parts)
-        ticks = [max(1, round(x / unit)) if x else 0 for x in first]
-        for up in (False, True):
-            lags = [[_lag(lag, unit, up) for _, lag in needs] for needs in model.needs]
-            key = (tuple(ticks), tuple(map(tuple, lags)))
-            if key not in seen:
-                seen.add(key)
-                yield Grid(ticks, lags, round(unit))
+from stretto.compiler.expand import expand
+from stretto.compiler.order.anneal import (
+    State,
+    evaluate,
+    mean_end,
+    objective,
+    remaining,
+    replayed,
+)
+from stretto.compiler.order.jit import compiled, ints
+from stretto.compiler.order.lists import periods, unhindered
+from stretto.compiler.order.model import Model
+from stretto.compiler.order.model import model as model_of
+from stretto.compiler.order.moves import draw
+from stretto.compiler.order.replay import assign
+from stretto.compiler.order.tables import Ints, Tables
 
 
-def _lag(lag: int, unit: float, up: bool) -> int:
-    return -int(-lag // unit) if up else round(lag / unit)
+class Circles(NamedTuple):
+    """`letter`: the circles one after the other, rank r's from `letter_at[r]` of the Tables on;
+    `turn` and `depth` (its place along the chain of forwards and backwards) by letter. The rest
+    is for changes: what they may have to undo, and the ranks that they changed."""
+
+    letter: Ints
+    turn: Ints
+    depth: Ints
+    old_letter: Ints
+    old_turn: Ints
+    changed: Ints
+
+
+def circles(model: Model, starts: Sequence[int], period: int) -> Circles:
+    """The circles of a steady state in which operation n of letter x starts at
+    `starts[x] + n · period`."""
+    flat: list[int] = []
+    turn = [0] * len(model.rank)
+    for r in range(model.ranks):
+        here = sorted(model.letters(r), key=lambda x: (starts[x] % period, x % 3, x))
+        flat += here
+        for x in here:
+            turn[x] = starts[x] // period
+    depth = []
+    for x in range(len(model.rank)):
+        p, stage = model.stages[x // 3]
+        many = sum(1 for q, _ in model.stages if q == p)
+        depth.append(stage if x % 3 == 0 else 2 * many - 1 - stage)
+    changed = ints([0] * model.ranks)
+    return Circles(ints(flat), ints(turn), ints(depth), ints(flat), ints(turn), changed)
+
+
+def copied(c: Circles) -> Circles:
+    """The same, in memory of its own."""
+    return Circles(*[one.copy() for one in c])
 
 
 def suits(model: Model) -> bool:
-    """Whether one period says everything: one pipeline, or several with equally many
-    micro-batches, nothing written, no rules."""
-    counts = {model.count[3 * g] for g in range(len(model.stages))}
+    """Whether a circle says everything: equally many micro-batches in all pipelines, nothing
+    written, no rules, no pairs."""
+    counts = {model.count[x] for x in range(0, len(model.rank), 3)}
+    plain = not model.extra and not model.problem.spec.exceptions and model.slices == 1
+    return len(counts) == 1 and plain and not model.pairs
+
+
+def shortened(model: Model, many: int) -> Model:
+    """The same with at most so many micro-batches in each pipeline: its circles are as good for
+    all of them, and found sooner."""
     spec = model.problem.spec
-    return len(counts) == 1 and not model.extra and not spec.exceptions and model.slices == 1
+    lines = tuple(
+        msgspec.structs.replace(line, microbatches=min(many, line.microbatches))
+        for line in spec.pipelines
+    )
+    total = sum(line.microbatches for line in lines)
+    return model_of(expand(msgspec.structs.replace(spec, pipelines=lines, microbatches=total)))
 
 
-def steady(
-    model: Model, grid: Grid, seconds: float, seed: int, exact: bool
-) -> tuple[list[int], int] | None:
-    """Phases by letter and the period (in the grid's units), the period as short as CP-SAT finds
-    it; None if it finds none in that time. `exact`: the time is CP-SAT's own deterministic one."""
-    work = [0] * model.ranks
-    for x, r in enumerate(model.rank):
-        if model.count[x]:
-            work[r] += grid.ticks[x]
-    least = max(work)
-    if not least:
-        return None
-    found = _solve(model, grid, least, seconds * 0.3, seed, exact)
-    if found is not None:
-        return found, least
-    best = None
-    for part in (2, 4, 8, 16, 32):
-        period = least + max(1, least // part)
-        if best is not None and period >= best[1]:
+LATE = (0, 2, 4, 1)  # weight gradients after their input gradients, in their own durations
+
+
+def begin(model: Model, s: State, seed: int) -> Circles:
+    """Circles of a steady state in which everything runs as soon as its data is there, with a
+    period so long that memory suffices; at worst one micro-batch after the other."""
+    starts = unhindered(model, LATE[seed % len(LATE)])
+    least = max(periods(model))
+    whole = 1 + max(starts) + max(model.duration)
+    period = least
+    while True:
+        c = circles(model, starts, period)
+        word = ints([-1] * model.size)
+        for r in range(model.ranks):
+            unroll(s.t, c, r, word)
+        if period >= whole or evaluate(s, word, False) >= 0:
+            return c
+        period = min(whole, period + max(1, least // 20))
+
+
+@compiled
+def unroll(t: Tables, c: Circles, r: int, word: Ints) -> None:
+    """Write the word of rank r that its circle stands for."""
+    lo, hi = t.letter_at[r], t.letter_at[r + 1]
+    p = t.word_at[r]
+    if lo == hi:
+        return
+    first, last = 1 << 60, -(1 << 60)
+    for a in range(lo, hi):
+        x = t.letter[a]
+        first = min(first, c.turn[x])
+        last = max(last, c.turn[x] + t.count[x])
+    for k in range(first, last):
+        for a in range(lo, hi):
+            x = c.letter[a]
+            n = k - c.turn[x]
+            if 0 <= n < t.count[x]:
+                word[p] = x
+                p += 1
+
+
+@compiled
+def shift(t: Tables, c: Circles, x: int, by: int) -> None:
+    """Move letter x past `by` others on its rank's circle, backwards where negative."""
+    lo, hi = t.letter_at[t.rank[x]], t.letter_at[t.rank[x] + 1]
+    others = hi - lo - 1
+    if others < 1:
+        c.turn[x] += by
+        return
+    a = lo
+    while c.letter[a] != x:
+        a += 1
+    goal = a - lo + by
+    rounds = goal // others
+    goal -= rounds * others
+    c.turn[x] += rounds
+    for p in range(a, hi - 1):
+        c.letter[p] = c.letter[p + 1]
+    for p in range(hi - 1, lo + goal, -1):
+        c.letter[p] = c.letter[p - 1]
+    c.letter[lo + goal] = x
+
+
+@compiled
+def _change(t: Tables, c: Circles, random: Ints) -> None:
+    """One letter moved; the same on a stretch of ranks; all letters from a depth on, or up to it,
+    a turn later or earlier; all weight gradients of these."""
+    ranks = len(t.limit)
+    a = draw(random, len(t.letter))
+    x = t.letter[a]
+    r = t.rank[x]
+    many = t.letter_at[r + 1] - t.letter_at[r]
+    by = 1 + draw(random, 2 if draw(random, 3) > 0 else many + 1)
+    if draw(random, 2) == 0:
+        by = -by
+    dice = draw(random, 10)
+    if dice < 8:
+        role, until = a - t.letter_at[r], r + 1
+        if dice >= 5:
+            until += draw(random, ranks - r)
+        for q in range(r, until):
+            if role < t.letter_at[q + 1] - t.letter_at[q]:
+                shift(t, c, t.letter[t.letter_at[q] + role], by)
+        return
+    later = draw(random, 2) == 0
+    for y in range(len(c.turn)):
+        if (c.depth[y] >= c.depth[x]) == later and (dice == 8 or y % 3 == 2):
+            c.turn[y] += 1 if by > 0 else -1
+
+
+@compiled
+def run(
+    s: State,
+    c: Circles,
+    kept: Circles,
+    word: Ints,
+    best: Ints,
+    moves: int,
+    hot: float,
+    cold: float,
+    weight: float,
+    span: bool,
+    enough: int,
+) -> int:
+    """Anneal the circles for so many moves, from temperature `hot` to `cold`; the best ones seen go
+    into `kept`, their word into `best`. Its value, or -1 if what was given cannot run. Stops at
+    `enough`."""
+    ranks = len(s.t.limit)
+    for r in range(ranks):
+        c.changed[r] = 1
+    if not _write(s, c, word) or not replayed(s, 0, word, 1 << 60):
+        return -1
+    found = objective(s, 0, word, span)
+    mean = mean_end(s, 0)
+    cost = found + weight * mean
+    _keep(c, kept, word, best)
+    for turn in range(moves):
+        if found <= enough:
             break
-        found = _solve(model, grid, period, seconds * (0.3 if best is None else 0.15), seed, exact)
-        if found is None:
-            break
-        best = found, period
-    return best
+        heat = hot * exp(log(cold / hot) * turn / moves)
+        for a in range(len(c.letter)):
+            c.old_letter[a] = c.letter[a]
+        for x in range(len(c.turn)):
+            c.old_turn[x] = c.turn[x]
+        for _ in range(1 + draw(s.random, 2)):
+            _change(s.t, c, s.random)
+        if not _changed(s.t, c):
+            continue
+        allowed = cost - heat * log((1 + draw(s.random, 1 << 30)) / (1 << 30))
+        cut = 1 << 60
+        if not span:
+            cut = int(allowed - weight * mean + weight * heat) + 1
+        if _write(s, c, word) and replayed(s, 0, word, cut):
+            new = objective(s, 0, word, span)
+            ended = mean_end(s, 0)
+            if new + weight * ended <= allowed:
+                mean, cost = ended, new + weight * ended
+                if new < found:
+                    found = new
+                    _keep(c, kept, word, best)
+                continue
+        for a in range(len(c.letter)):
+            c.letter[a] = c.old_letter[a]
+        for x in range(len(c.turn)):
+            c.turn[x] = c.old_turn[x]
+        _write(s, c, word)
+    return int(found)
 
 
-def _solve(
-    model: Model, grid: Grid, period: int, seconds: float, seed: int, exact: bool
-) -> list[int] | None:
-    """Phases for this period, the latency of a micro-batch as short as time allows."""
-    from ortools.sat.python import cp_model
-
-    letters = [x for x in range(len(model.rank)) if model.count[x]]
-    horizon = 4 * period + 8 * sum(grid.ticks) + 8 * sum(map(sum, grid.lags))
-    m = cp_model.CpModel()
-    start, turn, phase = {}, {}, {}
-    for x in letters:
-        turn[x] = m.new_int_var(0, horizon // period + 1, "")
-        phase[x] = m.new_int_var(0, period - 1, "")
-        start[x] = turn[x] * period + phase[x]
-    for x in letters:
-        needs = [
-            (y, lag)
-            for (y, _), lag in zip(model.needs[x], grid.lags[x], strict=True)
-            if model.count[y]
-        ]
-        if x % 3:
-            needs.append((x - 1, 0))
-        for y, lag in needs:
-            m.add(start[x] >= start[y] + grid.ticks[y] + lag)
-    for r in range(model.ranks):
-        own = [x for x in letters if model.rank[x] == r]
-        twice = [
-            m.new_fixed_size_interval_var(phase[x] + shift, grid.ticks[x], "")
-            for x in own
-            for shift in (0, period)
-            if grid.ticks[x]
-        ]
-        if twice:
-            m.add_no_overlap(twice)
-        if model.limit[r] < NO_LIMIT:
-            _memory(m, model, grid, own, start, period, r)
-    last = m.new_int_var(0, 4 * horizon, "")
-    for x in letters:
-        m.add(last >= start[x] + grid.ticks[x])
-    m.minimize(last)
-    solver = cp_model.CpSolver()
-    if exact:
-        solver.parameters.max_deterministic_time = seconds
-        solver.parameters.num_workers = 1
-    else:
-        solver.parameters.max_time_in_seconds = seconds
-        solver.parameters.num_workers = 2
-    solver.parameters.random_seed = seed
-    status, interrupted = solved(solver, m)
-    if interrupted:
-        raise KeyboardInterrupt
-    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return None
-    return [solver.value(start[x]) if x in start else 0 for x in range(len(model.rank))]
+@compiled
+def _keep(c: Circles, kept: Circles, word: Ints, best: Ints) -> None:
+    for a in range(len(c.letter)):
+        kept.letter[a] = c.letter[a]
+    for x in range(len(c.turn)):
+        kept.turn[x] = c.turn[x]
+    for p in range(len(word)):
+        best[p] = word[p]
 
 
-def _memory(
-    m: Any,
-    model: Model,
-    grid: Grid,
-    own: Sequence[int],
-    start: dict[int, Any],
-    period: int,
-    r: int,
-) -> None:
-    """At the start of every forward of the rank: for each stage, how many of its micro-batches
-    have begun and not yet given their activation back (a floor each), weighted by what they hold.
-    With the start s of the forward, F at f and end e of what gives back, it is
-    floor((s - f) / period) - floor((s - e) / period)."""
-    forwards = [x for x in own if x % 3 == 0]
-    for x in forwards:
-        total = []
-        for y in forwards:
-            if not model.count[y + 1]:
-                continue  # gives back what it took at its own end
-            size, base = model.take[model.base[y]], model.base
-            gives = [(y + 1, model.give[base[y + 1]])]
-            if model.count[y + 2]:
-                gives.append((y + 2, model.give[base[y + 2]]))
-            begun = _floor(m, start[x] - start[y], period)
-            if y == x:
-                begun = 0
-            for z, amount in gives:
-                if amount:
-                    over = _floor(m, start[x] - start[z] - grid.ticks[z], period)
-                    total.append(amount * (begun - over))
-            assert size >= 0
-        if total:
-            m.add(sum(total) <= model.limit[r])
+@compiled
+def _changed(t: Tables, c: Circles) -> bool:
+    """Mark the ranks whose circles are not what they were; whether there are any."""
+    some = False
+    for r in range(len(t.limit)):
+        c.changed[r] = 0
+        for a in range(t.letter_at[r], t.letter_at[r + 1]):
+            x = c.letter[a]
+            if x != c.old_letter[a] or c.turn[x] != c.old_turn[x]:
+                c.changed[r] = 1
+                some = True
+    return some
 
 
-def _floor(m: Any, expression: Any, period: int) -> Any:
-    """The floor of expression / period."""
-    quotient = m.new_int_var(-10_000, 10_000, "")
-    m.add(expression >= quotient * period)
-    m.add(expression <= quotient * period + period - 1)
-    return quotient
-
-
-def unroll(model: Model, phases: Sequence[int], period: int) -> list[list[tuple[int, ...]]]:
-    """The words: all operations of each rank by start."""
-    words: list[list[tuple[int, ...]]] = []
-    for r in range(model.ranks):
-        timed = sorted(
-            (phases[x] + n * period, x % 3, x)
-            for x in model.letters(r)
-            for n in range(model.count[x])
-        )
-        words.append([(x,) for _, _, x in timed])
-    return words
+@compiled
+def _write(s: State, c: Circles, word: Ints) -> bool:
+    """Unroll the changed circles; False if a rank's word breaks its limit or what it needs of
+    itself, and then words and operations of the ranks after it are those before the change."""
+    t = s.t
+    for r in range(len(t.limit)):
+        s.since[0][r] = t.word_at[r]
+        if c.changed[r] > 0:
+            unroll(t, c, r, word)
+            last = t.word_at[r + 1] - 1
+            if not assign(t, r, last, word, s.first, s.second, s.seen, s.merged):
+                return False
+            remaining(s, 0, r, word)
+    return True

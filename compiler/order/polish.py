@@ -14,7 +14,7 @@ from stretto.compiler.order.jit import ints
 
 STARTS = 8  # that are annealed, the best ones
 SMALL = 250  # operations: a search that can afford to forget its start
-GENTLE = (0.1, 0.1, 0.05, 0.2, 0.07)  # temperatures, in mean durations, round by round
+GENTLE = (0.05, 0.1, 0.05, 0.2, 0.07)  # temperatures, in mean durations, round by round
 STRONG = (0.5, 0.35, 0.5, 0.2, 0.35)
 
 
@@ -23,7 +23,7 @@ def polish(hunt: Hunt, share: float) -> None:
     best two again and again. Gently: what a good start has must not be lost at once."""
     began = hunt.left()
     end = began * (1 - share)
-    starts = sorted(hunt.found.values(), key=lambda one: one.value)[:STARTS]
+    starts = _starts(hunt)
     rate = _rate(hunt, starts[0])
     turn = 0
     while hunt.left() > end and not hunt.over():
@@ -33,6 +33,22 @@ def polish(hunt: Hunt, share: float) -> None:
         pool = sorted([*results, *starts], key=lambda one: one.value)
         starts = _distinct(pool)[: max(CHAINS, len(starts) // 2)]
         turn += 1
+
+
+NEAR = 1.1  # of the best: what is worse is hardly ever annealed to the best
+
+
+def _starts(hunt: Hunt) -> list[Found]:
+    """What is near the best, of every engine in turn: what one engine finds may be better now, and
+    lead less far."""
+    near = sorted(hunt.found.values(), key=lambda one: one.value)
+    near = [one for one in near if one.value <= near[0].value * NEAR]
+    turns: list[tuple[int, Found]] = []
+    seen: dict[str, int] = {}
+    for one in near:
+        seen[one.engine] = seen.get(one.engine, 0) + 1
+        turns.append((seen[one.engine], one))
+    return [one for _, one in sorted(turns, key=lambda turn: turn[0])][:STARTS]
 
 
 def _heat(hunt: Hunt, start: Found, turn: int) -> float:
@@ -137,7 +153,7 @@ def _anneal(
 ) -> Found | None:
     mean = offsetting.mean_ticks(hunt.model)
     word, best = ints(start.word), ints(start.word)
-    weight = (0.1, 0.3, 0.05)[turn % 3]
+    weight = (0.1, 0.5, 0.3, 0.05)[turn % 4]
     value = annealing.run(
         state,
         word,

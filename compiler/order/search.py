@@ -15,7 +15,6 @@ from stretto.compiler.order.cache import Remembered, recall, remember
 from stretto.compiler.order.check import check
 from stretto.compiler.order.engines import (
     alternate,
-    cycles,
     exact,
     library,
     lists,
@@ -34,11 +33,12 @@ ENGINES = (
     "list",
     "alternating",
     "offsets",
-    "cycles",
     "periodic",
     "anneal",
     "cpsat",
 )
+ROUNDS = 3
+SMALL = 400  # operations, of which CP-SAT proves most
 
 
 def search(problem: Problem, budget: Budget) -> Order:
@@ -99,16 +99,25 @@ def _engines(found: Hunt) -> None:
         return
     if only in (None, "offsets"):
         offsets(found, 1.0 if only else 0.1 if _crowded(found) else 0.4)
-    if only == "cycles" or (only is None and _crowded(found)):
-        cycles(found, 0.4 if only is None else 1.0)
-    if only == "periodic" or (only is None and _crowded(found)):
-        periodic(found, 0.2 if only is None else 1.0)
-    if only in (None, "anneal") and found.found:
+    if only == "periodic":
+        periodic(found, 1.0)
+    crowded, small = _crowded(found), found.model.size <= SMALL
+    if only is None and crowded:
+        _steady(found, 0.4 if small else 0.85)
+    elif only in (None, "anneal") and found.found:
         polish(found, 1.0 if only else 0.3)
     if only in (None, "cpsat") and found.found:
-        exact(found, 0.6 if only is None else 1.0)
+        exact(found, 1.0 if only else 0.6 if small else 0.3)
     if only is None and found.found:
         polish(found, 1.0)
+
+
+def _steady(found: Hunt, share: float) -> None:
+    """Steady states and their polish, again and again: luck decides which of them lead far."""
+    for turn in range(ROUNDS):
+        part = share / (ROUNDS - share * turn)
+        periodic(found, 0.4 * part, 100 * turn)
+        polish(found, 0.6 * part / (1 - 0.4 * part))
 
 
 def _crowded(found: Hunt) -> bool:
