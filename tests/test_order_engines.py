@@ -10,8 +10,10 @@ import pytest
 from specs import both_ways, linear, model, pipeline, vee
 
 from stretto.compiler.bound import bound
+from stretto.compiler.bounds.model import relax
 from stretto.compiler.communicate import communicate
 from stretto.compiler.expand import expand
+from stretto.compiler.feasible import needs
 from stretto.compiler.order import Lane, Order
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
@@ -22,7 +24,7 @@ from stretto.compiler.order.model import model as model_of
 from stretto.compiler.order.tables import tables
 from stretto.compiler.order.words import order_of, pack
 from stretto.compiler.prove import prove
-from stretto.compiler.spec import Limit, Pair, Spec
+from stretto.compiler.spec import Feed, Limit, Pair, Spec
 
 
 def limited(spec: Spec, *grains: int) -> Spec:
@@ -152,16 +154,34 @@ def test_found_orders_are_no_worse_than_cp_sat(seed: int) -> None:
     assert fast[0] <= fast[1]
 
 
+def round_and_round() -> Spec:
+    """Three stages on each of two ranks."""
+    return model(2, pipeline("main", [0, 1, 0, 1, 0, 1], 6))
+
+
+def fed() -> Spec:
+    """A small pipeline that feeds a larger one, on the rank where that has its second stage."""
+    spec = model(3, pipeline("main", [0, 1, 2], 5, (6, 3, 3)), pipeline("side", [1], 5, (2, 6, 2)))
+    main, side = spec.pipelines
+    stages = tuple(
+        msgspec.structs.replace(s, activation=a, kept=a)
+        for s, a in zip(main.stages, (2, 4, 3), strict=True)
+    )
+    main = msgspec.structs.replace(main, stages=stages)
+    (stage,) = side.stages
+    stage = msgspec.structs.replace(stage, activation=3, kept=3)
+    side = msgspec.structs.replace(side, stages=(stage,), feeds=(Feed(0, 0),), model="side")
+    return msgspec.structs.replace(spec, pipelines=(main, side))
+
+
 @pytest.mark.parametrize(
-    "spec", [linear(4, 8), vee(4, 8), both_ways(4, 16)], ids=["linear", "vee", "both ways"]
+    "spec",
+    [linear(4, 8), vee(4, 8), both_ways(4, 16), round_and_round(), fed()],
+    ids=["linear", "vee", "both ways", "round and round", "fed"],
 )
 def test_no_list_rule_gets_stuck_that_reserves(spec: Spec) -> None:
     """At any limit that can be met: the largest sum of one pipeline's stages on a rank."""
-    least = max(
-        sum(s.activation for s in line.stages if s.rank == r)
-        for line in spec.pipelines
-        for r in range(spec.ranks)
-    )
+    least = max(need.grains for need in needs(relax(spec)))
     for grains in range(least, least + 9):
         made = model_of(expand(limited(spec, grains)))
         maker = Lists(made, tables(made))

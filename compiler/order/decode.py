@@ -8,10 +8,9 @@ of them wait, and pair what may overlap (`pairing`). What is on its way, activat
 whose backward has not run, it may keep below `cap`: 1F1B is such a cap, and nothing but the limit
 then says how long weight gradients wait.
 
-With `reserve` it never gets stuck, at any limit that can be met: memory is kept for the oldest
-micro-batch that is not through its backward on the rank, in an order of micro-batches that is the
-same everywhere (index, then pipeline). That one can always go on, and when it is through it gives
-back all that it held, which is as much as the next one can need.
+With `reserve` it never gets stuck, at any limit that can be met: a forward is admitted only if the
+micro-batches that are under way on the rank can still finish one after the other, in an order that
+is the same everywhere (index, then pipeline). Then the oldest one of all can always go on.
 """
 
 from heapq import heappop, heappush
@@ -154,9 +153,14 @@ def decode(
             heappush(events, (late, r))
             continue
         if can_pair and pairing and best_mate < 0 and best % 3 != 2:
+            alone = best
             best, best_mate = _mate(
                 t, r, best, done, end, held[r], cap[r] - flying[r], now, key, period
             )
+            if reserve and best_mate >= 0 and t.many[r] > 1:
+                x = best if best % 3 == 0 else best_mate
+                if not _admits(t, r, x, done[x], done, held[r] - freeable[r]):
+                    best, best_mate = alone, -1
         unit = best
         if best_mate >= 0:
             unit = t.pair[best // 3 * stages + best_mate // 3]
@@ -215,40 +219,50 @@ def decode(
 
 @compiled
 def _admits(t: Tables, r: int, x: int, n: int, done: Any, bound_up: int) -> bool:
-    """Whether forward n of letter x leaves room for the oldest micro-batch on rank r. `bound_up`:
-    grains held that no waiting W can give back."""
-    oldest, oldest_job, most = FOREVER, -1, 0
+    """Whether, with forward n of letter x admitted, the micro-batches under way on rank r can
+    still finish one after the other, each with what those before it have given back (a banker's
+    question). `bound_up`: grains held that no waiting W can give back."""
+    many, most, first, last, jobs = t.slices, 0, FOREVER, n // t.slices, 0
     for at in range(t.letter_at[r], t.letter_at[r + 1]):
         y = t.letter[at]
         if y % 3 != 0:
             continue
-        last = y + 1 if t.count[y + 1] > 0 else y
-        if done[last] >= t.count[last]:
-            continue
-        m = done[last] // t.slices
-        if m < oldest or (m == oldest and t.job[y // 3] < oldest_job):
-            oldest, oldest_job = m, t.job[y // 3]
-    if t.job[x // 3] == oldest_job and n // t.slices == oldest:
-        return True
-    needs, full = 0, 0
-    for at in range(t.letter_at[r], t.letter_at[r + 1]):
-        y = t.letter[at]
-        if y % 3 != 0:
-            continue
-        a = t.take[t.base[y]]
-        alone = 0
-        for bt in range(t.letter_at[r], t.letter_at[r + 1]):
-            z = t.letter[bt]
-            if z % 3 == 0 and t.job[z // 3] == t.job[y // 3]:
-                alone += t.take[t.base[z]] * t.slices
-        if alone > most:
-            most = alone
-        if t.job[y // 3] == oldest_job:
-            full += a * t.slices
-            missing = (oldest + 1) * t.slices - done[y]
-            if missing > 0:
-                needs += a * min(missing, t.slices)
-    return bool(bound_up + t.take[t.base[x] + n] + needs + most - full <= t.limit[r])
+        most += t.take[t.base[y]] * many
+        jobs = max(jobs, t.job[y // 3] + 1)
+        over = done[y + 1] if t.count[y + 1] > 0 else done[y]
+        if over < t.count[y]:
+            first = min(first, over // many)
+        last = max(last, (done[y] - 1) // many)
+    free = t.limit[r] - bound_up - t.take[t.base[x] + n]
+    oldest = True
+    for m in range(first, last + 1):
+        for job in range(jobs):
+            needs, holds, open_ = 0, 0, False
+            for at in range(t.letter_at[r], t.letter_at[r + 1]):
+                y = t.letter[at]
+                if y % 3 != 0 or t.job[y // 3] != job or m * many >= t.count[y]:
+                    continue
+                begun = max(0, min(many, done[y] - m * many))
+                over = begun
+                if t.count[y + 1] > 0:
+                    over = max(0, min(many, done[y + 1] - m * many))
+                if over < many:
+                    open_ = True
+                if y == x and n // many == m:
+                    begun += 1
+                needs += t.take[t.base[y]] * (many - begun)
+                if t.count[y + 1] > 0:
+                    holds += t.take[t.base[y]] * (begun - over)
+            if open_:
+                if oldest and job == t.job[x // 3] and m == n // many:
+                    return True
+                oldest = False
+                if needs > free:
+                    return False
+                free += holds
+                if free >= most:
+                    return True
+    return True
 
 
 @compiled
