@@ -1,25 +1,26 @@
 """Orders that the compiler finds, beside what others found or wrote.
 
-    python benchmarks/order.py --targets FILE [--seconds 120] [--only NAME …]
+    python benchmarks/order.py --targets FILE [--seconds 20 120] [--only NAME …]
     python benchmarks/order.py --memory FILE        the Zero Bubble paper's cases under limits
     python benchmarks/order.py --small FILE         small instances solved to optimality
     python benchmarks/order.py --sweep              what memory buys, and size: both at once
 
 The first three read tables of instances with the best values known (`optimizer_targets.json`,
 `zero_bubble_memory_sweep.csv`, `proven_optima_small.json`) and print a table in Markdown, a row
-that falls short marked; `--write FILE` writes it there. The sweeps are those of
-`benchmarks/limits.py` and `benchmarks/size.py`.
+that falls short marked; `--write FILE` writes it there, between the marks of its name. A row is
+searched for the first number of seconds; if it falls short, anew for the next. The sweeps are
+those of `benchmarks/limits.py` and `benchmarks/size.py`.
 """
 
 import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -30,7 +31,6 @@ from targets import bubble, memory_case, small, target
 
 from stretto.compiler.bound import bound
 from stretto.compiler.expand import expand
-from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
 from stretto.compiler.order.search import search
@@ -48,126 +48,167 @@ class Row(NamedTuple):
     seconds: float
     fine: bool
     better: bool
+    proved: bool
 
 
-def solve(spec: Spec, seconds: float) -> tuple[int, int, Order, float]:
-    """Value and bound (ticks), the order, and the seconds that took."""
+class Result(NamedTuple):
+    """Value and bound (ticks), who found it, and the seconds that took."""
+
+    value: int
+    least: int
+    engine: str
+    seconds: float
+
+
+Judge = Callable[[Result], Row]
+Case = tuple[Spec, Judge]
+
+
+def solve(spec: Spec, seconds: float) -> Result:
+    """Search from the Spec on."""
     began = perf_counter()
     problem = expand(spec)
-    order = search(problem, Budget(seconds=seconds))
+    order = search(problem, Budget(seconds=seconds, gap=Fraction(0)))
     took = perf_counter() - began
     outcome = check(order)
     value = outcome.span if spec.minimize == "span" else outcome.makespan
-    return value, max(bound(problem).ticks, order.proven), order, took
+    return Result(value, max(bound(problem).ticks, order.proven), order.engine, took)
 
 
-def targets(path: Path, seconds: float, only: list[str]) -> Iterator[Row]:
+def targets(path: Path, only: Sequence[str]) -> Iterator[Case]:
     """Equal to the best known where it is proven optimal, at most 0.5 % above it elsewhere, never
     above the best hand-made schedule; no bound below the listed one."""
+
+    def judge(row: dict[str, Any]) -> Judge:
+        def judged(found: Result) -> Row:
+            best, library = row["best"], (row["library"] or {}).get("value", found.value)
+            slack = Fraction(0) if row["status"] == "optimal" else Fraction(1, 200)
+            fine = found.value <= min(best * (1 + slack), library) and found.least >= row["bound"]
+            least = str(found.least)
+            if found.least != row["bound"]:
+                least += f" ({row['bound']})"
+            return _row(row["id"], str(found.value), str(best), least, found, fine, best)
+
+        return judged
+
     for row in json.loads(path.read_text())["instances"]:
-        if only and not any(row["id"].startswith(name) for name in only):
-            continue
-        value, least, order, took = solve(target(row), seconds)
-        best, library = row["best"], (row["library"] or {}).get("value", value)
-        slack = Fraction(0) if row["status"] == "optimal" else Fraction(1, 200)
-        fine = value <= best * (1 + slack) and value <= library and least >= row["bound"]
-        yield Row(
-            row["id"],
-            str(value),
-            str(best),
-            f"{least} ({row['bound']})" if least != row["bound"] else str(least),
-            order.engine,
-            took,
-            fine,
-            value < best,
-        )
+        if _asked(row["id"], only):
+            yield target(row), judge(row)
 
 
-def memory(path: Path, seconds: float, only: list[str]) -> Iterator[Row]:
+def memory(path: Path, only: Sequence[str]) -> Iterator[Case]:
     """At least as good as the paper's own scheduler, equal to the optimum where it is proven. The
     shares are what the ranks idle of the longest span."""
+
+    def judge(name: str, row: dict[str, str], spec: Spec) -> Judge:
+        def judged(found: Result) -> Row:
+            share, least = bubble(spec, found.value), bubble(spec, found.least)
+            published = float(row["published_scheduler_span_bubble"])
+            best = float(row["best_known_span_bubble"])
+            goal = float(row["proven_optimal_span_bubble"] or published)
+            known = f"{published:.4f}, best {best:.4f}"
+            line = _row(name, f"{share:.4f}", known, f"{least:.4f}", found, share <= goal, 0)
+            return line._replace(better=share < best)
+
+        return judged
+
     for row in csv.DictReader(path.open()):
         name = f"{row['model']} m{row['microbatches']} {row['limit_in_ranks']}p"
-        if only and not any(name.startswith(one) for one in only):
-            continue
-        spec = memory_case(row)
-        value, least, order, took = solve(spec, seconds)
-        found = bubble(spec, value)
-        published = float(row["published_scheduler_span_bubble"])
-        optimum = row["proven_optimal_span_bubble"]
-        yield Row(
-            name,
-            f"{found:.4f}",
-            f"{published:.4f}, best {float(row['best_known_span_bubble']):.4f}",
-            f"{bubble(spec, least):.4f}",
-            order.engine,
-            took,
-            found <= float(optimum or published),
-            found < published,
-        )
+        if _asked(name, only):
+            spec = memory_case(row)
+            yield spec, judge(name, row, spec)
 
 
-def small_ones(path: Path, seconds: float, only: list[str]) -> Iterator[Row]:
+def small_ones(path: Path, only: Sequence[str]) -> Iterator[Case]:
     """Every one equal to its optimum."""
+
+    def judge(name: str, row: dict[str, Any]) -> Judge:
+        def judged(found: Result) -> Row:
+            best, value = row["obj"], str(found.value)
+            fine = found.value == best
+            return _row(name, value, str(best), str(found.least), found, fine, best)
+
+        return judged
+
     for row in json.loads(path.read_text()):
         split = "split" if row["split"] else "whole"
         costs = f"{row['tF']}:{row['tB']}:{row['tW']}+{row['comm']}"
-        name = f"{row['placement']} {row['P']}x{row['M']} {costs} {split} limit {row['cap']}"
-        value, least, order, took = solve(small(row), seconds)
-        yield Row(
-            f"{name} {row['metric']}",
-            str(value),
-            str(row["obj"]),
-            str(least),
-            order.engine,
-            took,
-            value == row["obj"],
-            False,
-        )
+        size_ = f"{row['placement']} {row['P']}x{row['M']}"
+        name = f"{size_} {costs} {split} limit {row['cap']} {row['metric']}"
+        if _asked(name, only):
+            yield small(row), judge(name, row)
+
+
+def _asked(name: str, only: Sequence[str]) -> bool:
+    return not only or any(name.startswith(one) for one in only)
+
+
+def _row(
+    name: str, value: str, known: str, least: str, found: Result, fine: bool, best: int
+) -> Row:
+    proved, better = found.value == found.least, found.value < best
+    return Row(name, value, known, least, found.engine, found.seconds, fine, better, proved)
+
+
+def solved(cases: Iterable[Case], allowed: Sequence[float]) -> Iterator[Row]:
+    """The rows, each searched for so many seconds, and anew for the next as long as it falls
+    short."""
+    for spec, judge in cases:
+        for seconds in allowed:
+            row = judge(solve(spec, seconds))
+            if row.fine:
+                break
+        yield row
 
 
 def table(rows: Iterable[Row]) -> Iterator[str]:
-    """The rows in Markdown, as they come."""
+    """The rows in Markdown, as they come, and what they come to."""
     yield "| instance | found | known | bound | engine | seconds | |"
     yield "|---|---:|---:|---:|---|---:|---|"
+    every = []
     for row in rows:
+        every.append(row)
         word = "missed" if not row.fine else "better" if row.better else ""
         yield (
             f"| {row.name} | {row.found} | {row.known} | {row.bound} | {row.engine} "
             f"| {row.seconds:.1f} | {word} |"
         )
+    missed, better = (sum(c) for c in zip(*[(not r.fine, r.better) for r in every], strict=True))
+    proved = sum(row.proved for row in every)
+    yield ""
+    yield (
+        f"{len(every)} rows: {missed} missed, {better} better than the best known, "
+        f"{proved} proved optimal."
+    )
+
+
+TABLES = {"targets": targets, "memory": memory, "small": small_ones}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--targets", type=Path)
-    parser.add_argument("--memory", type=Path)
-    parser.add_argument("--small", type=Path)
+    for name in TABLES:
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE")
     parser.add_argument("--sweep", action="store_true")
-    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--seconds", type=float, nargs="+", default=[120.0])
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    asked: list[Iterator[Row]] = []
-    if options.targets:
-        asked.append(targets(options.targets, options.seconds, options.only))
-    if options.memory:
-        asked.append(memory(options.memory, options.seconds, options.only))
-    if options.small:
-        asked.append(small_ones(options.small, options.seconds, options.only))
+    for name, cases in TABLES.items():
+        path = getattr(options, name)
+        if path is None:
+            continue
+        lines = []
+        for line in table(solved(cases(path, options.only), options.seconds)):
+            print(line, flush=True)
+            lines.append(line)
+        if options.write:
+            document.write(options.write, name, lines)
     if options.sweep:
         limits.sweep(limits.SECONDS)
         limits.publish()
         size.sweep()
         size.publish()
-    lines = []
-    for rows in asked:
-        for line in table(rows):
-            print(line, flush=True)
-            lines.append(line)
-        lines.append("")
-    if options.write:
-        document.write(options.write, "table", lines)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,8 @@ def unproven(text: str) -> str | None:
         return None
     more, less = (number(ticks, found["time_unit"]) for ticks in (stated["bound"], proven))
     return (
-        f"the plan's own lower bound of {more} ({stated['reason']}); the certificate confirms {less}"
+        f"the plan's own lower bound of {more} ({stated['reason']}); "
+        f"the certificate confirms {less}"
     )
 
 

@@ -62,7 +62,7 @@ def _line(
         del programs["train"]
     claimed = {name: claims(program) for name, program in programs.items()}
     prove_all(programs, claimed)
-    least = forwards_bound(spec) if forward_only else _least(bound(problem), order)
+    least = forwards_bound(spec) if forward_only else _least(order.bound or bound(problem), order)
     sources = (source, settings.costs.source) if settings.costs else (source,)
     return assemble(programs, claimed, least, order.engine, sources)
 

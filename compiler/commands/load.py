@@ -5,7 +5,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from time import monotonic
 
@@ -137,7 +136,7 @@ def searching(chosen: Namespace) -> Budget:
         seconds=30.0 if chosen.time_limit is None else float(chosen.time_limit),
         effort=chosen.effort,
         seed=chosen.seed,
-        gap=chosen.gap or Fraction(0),
+        gap=chosen.gap,
         engine=chosen.engine,
         cache=not chosen.no_cache,
         progress=teller,

@@ -6,6 +6,7 @@ words, or by an engine, one file each.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from stretto.compiler.bound import Bound
 from stretto.compiler.problem import Problem
 
 WRITTEN = "written"
@@ -24,9 +25,11 @@ class Lane(NamedTuple):
 class Order:
     """The Problem that is ordered (an engine may have extended the one it was given), its lanes
     by rank, then stream, and the name of who made the order. `proven`: ticks of what is minimized
-    that the search proved no order to go below, by looking at all; 0 where it did not."""
+    that the search proved no order to go below, by looking at all; 0 where it did not. `bound`:
+    that of the Problem, where the search has worked it out."""
 
     problem: Problem
     lanes: tuple[Lane, ...]
     engine: str
     proven: int = 0
+    bound: Bound | None = None

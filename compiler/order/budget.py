@@ -22,7 +22,8 @@ class Progress(NamedTuple):
 class Budget:
     """`seconds` of wall-clock time at most. `effort`, where given, counts work instead: the same
     number gives the same order on every machine, and 0 means no search at all, only known
-    schedules and lists. `gap`: good enough when the value is proven this close to the bound.
+    schedules and lists. `gap`: good enough when the value is proven this close to the bound; None:
+    when it meets it, or for very large steps comes close (`hunt.ENOUGH`).
     `engine` names the only one to use. `cache` allows results of an equal Problem to be taken
     from, and left for, another run. `progress` is told of every step. `interrupted`, where given,
     is told of a Ctrl-C that finds something found: the search then ends with the best so far.
@@ -31,7 +32,7 @@ class Budget:
     seconds: float = 30.0
     effort: int | None = None
     seed: int = 0
-    gap: Fraction = Fraction(0)
+    gap: Fraction | None = None
     engine: str | None = None
     cache: bool = False
     progress: Callable[[Progress], None] | None = None

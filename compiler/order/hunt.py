@@ -15,6 +15,8 @@ from stretto.compiler.order.jit import ints
 from stretto.compiler.order.model import Model
 from stretto.compiler.order.tables import Ints, Tables, tables
 
+VAST = 100_000  # operations, for which a search that goes on to the optimum takes minutes
+ENOUGH = Fraction(1, 500)  # above the bound is good enough for so many, unless told otherwise
 WORK = 1_000_000  # operations replayed for one unit of `effort`
 
 
@@ -57,7 +59,10 @@ class Hunt:
     @property
     def enough(self) -> int:
         """The value at which the search may stop."""
-        return int(self.bound * (1 + Fraction(self.budget.gap)))
+        gap = self.budget.gap
+        if gap is None:
+            gap = ENOUGH if self.model.size > VAST else Fraction(0)
+        return int(self.bound * (1 + gap))
 
     def offer(self, word: Sequence[int] | Ints, engine: str, start: int = 0) -> int:
         """Take a flat word into account, if it can run. Its value, or -1. Raises `Stop` when it is

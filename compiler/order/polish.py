@@ -15,7 +15,7 @@ from stretto.compiler.order.jit import ints
 STARTS = 8  # that are annealed, the best ones
 SMALL = 250  # operations: a search that can afford to forget its start
 GENTLE = (0.05, 0.1, 0.05, 0.2, 0.07)  # temperatures, in mean durations, round by round
-STRONG = (0.5, 0.35, 0.5, 0.2, 0.35)
+STRONG = (0.5, 0.1, 0.35, 0.2, 0.05)
 
 
 def polish(hunt: Hunt, share: float) -> None:

@@ -47,7 +47,8 @@ def search(problem: Problem, budget: Budget) -> Order:
     began = monotonic()
     jitter = problem.spec.jitter[0] > 0 and budget.effort != 0 and budget.engine is None
     half = replace(budget, seconds=budget.seconds / 2) if jitter else budget
-    found = hunt(model(problem), half, bound(problem).ticks)
+    least = bound(problem)
+    found = hunt(model(problem), half, least.ticks)
     old = recall(problem, budget)
     best = None
     try:
@@ -78,7 +79,7 @@ def search(problem: Problem, budget: Budget) -> Order:
         seconds = max(monotonic() - began, old.seconds if old is not None else 0.0)
     if not found.interrupted or budget.effort is None:  # an effort means the same everywhere
         _keep(problem, budget, best, found.proven, min(seconds, budget.seconds))
-    return order
+    return replace(order, bound=least)
 
 
 def _keep(problem: Problem, budget: Budget, best: Found, proven: int, seconds: float) -> None:
