@@ -152,23 +152,27 @@ def test_a_solver_that_is_interrupted_stops_and_tells_it() -> None:
 
 
 def test_under_jitter_the_mean_is_less() -> None:
-    """Judged on samples that the search has not seen."""
-    spec = limited(linear(4, 12, (10, 16, 6), transfer=1), 12)
-    spec = msgspec.structs.replace(spec, overlap=())
-    shaky = msgspec.structs.replace(spec, jitter=(1, 5))
-    judge = model(expand(shaky))
-    t, samples = jittered(judge, tables(judge), 100, 4711)
-    state = anneal.prepare(t, samples, 1)
-    at = {stage: g for g, stage in enumerate(judge.stages)}
-    means = []
-    for one in (spec, shaky):
-        order = arrange(expand(one), Budget(effort=8))
-        operations = order.problem.operations
-        words = [
-            [tuple(letter(operations[i], at) for i in unit) for unit in lane.units]
-            for lane in order.lanes
-        ]
-        word = pack(tables(judge), words)
-        assert word is not None
-        means.append(anneal.evaluate(state, ints(word), False))
-    assert means[1] < means[0]
+    """Judged on samples that the search has not seen; all in all, as one nominal optimum may be
+    robust by luck."""
+    gains = []
+    for costs in ((10, 16, 6), (10, 10, 10), (7, 9, 4), (5, 9, 5)):
+        spec = limited(linear(4, 12, costs, transfer=1), 12)
+        spec = msgspec.structs.replace(spec, overlap=())
+        shaky = msgspec.structs.replace(spec, jitter=(1, 5))
+        judge = model(expand(shaky))
+        t, samples = jittered(judge, tables(judge), 100, 4711)
+        state = anneal.prepare(t, samples, 1)
+        at = {stage: g for g, stage in enumerate(judge.stages)}
+        means = []
+        for one in (spec, shaky):
+            order = arrange(expand(one), Budget(effort=8))
+            operations = order.problem.operations
+            words = [
+                [tuple(letter(operations[i], at) for i in unit) for unit in lane.units]
+                for lane in order.lanes
+            ]
+            word = pack(tables(judge), words)
+            assert word is not None
+            means.append(anneal.evaluate(state, ints(word), False))
+        gains.append(1 - means[1] / means[0])
+    assert sum(gains) / len(gains) > 0.003

@@ -117,7 +117,7 @@ def alternate(hunt: Hunt, share: float) -> None:
 
 
 CIRCLES = 8  # that are kept as starts
-HEATS = (0.1, 0.3, 0.03)  # to begin with, in mean durations for each micro-batch
+HEATS = (0.03, 0.1, 0.01, 0.3)  # to begin with, in mean durations for each micro-batch
 LONG = 20_000  # operations, beyond which circles are judged by fewer micro-batches
 TURNS = 3  # times the depth of the chain: how many these are
 
@@ -144,7 +144,7 @@ def periodic(hunt: Hunt, share: float, seed: int = 0) -> None:
         circles = circling.begin(model, state, k)
         word = ints([NOTHING] * size)
         best, rounds = word.copy(), circling.copied(circles)
-        hot, cold = HEATS[k // 2 % len(HEATS)] * mean * many, 0.1 * mean
+        hot, cold = HEATS[k % len(HEATS)] * mean * many, 0.1 * mean
         value = circling.run(
             state, circles, rounds, word, best, moves, hot, cold, 0.5, hunt.span, enough
         )

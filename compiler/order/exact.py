@@ -20,6 +20,7 @@ from stretto.compiler.order.words import units
 from stretto.compiler.spec import NONE
 
 LARGEST = 700  # operations at once
+OFTEN = 600  # operations, up to which it often settles all at once
 
 
 def suits(model: Model) -> bool:
@@ -33,7 +34,9 @@ def solve(hunt: Hunt, word: Sequence[int], best: int, seconds: float) -> None:
     none: at once, and where that does not settle it stretch by stretch. Raises `Stop` when the
     best is good enough."""
     pieces = stretches.suits(hunt.model)
-    share = 1.0 if not pieces else 0.0 if hunt.model.size > LARGEST else 0.5
+    share = 1.0
+    if pieces:
+        share = 0.0 if hunt.model.size > LARGEST else 0.1 if hunt.model.size > OFTEN else 0.5
     if share:
         _whole(hunt, word, best, share * seconds)
     if pieces:

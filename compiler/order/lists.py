@@ -1,6 +1,6 @@
 """List schedules by many rules, of which the best is kept. No rule wins everywhere."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice, product
 from typing import NamedTuple
 
@@ -139,15 +139,20 @@ def _steady(model: Model) -> Iterator[Rule]:
         yield Rule(keys, period, never, model.limit, look, True, bool(model.pairs))
 
 
-def unhindered(model: Model, late: int = 4) -> list[int]:
+def unhindered(model: Model, late: int = 4, waits: Sequence[int] = (0,) * 6) -> list[int]:
     """The earliest start of operation 0 of every letter by the data alone; weight gradients `late`
-    times their own duration after it."""
+    times their own duration after it. `waits` (ticks) come on top of transfers: for forwards to an
+    earlier rank, the same, a later one; then likewise for backwards."""
     key = [0] * len(model.rank)
     for _ in range(2 * len(model.stages)):
         for x, needs in enumerate(model.needs):
             if not model.count[x]:
                 continue
-            before = [(y, lag) for y, lag in needs if model.count[y]]
+            before = [
+                (y, lag + waits[3 * (x % 3 > 0) + 1 + _sign(model.rank[x] - model.rank[y])])
+                for y, lag in needs
+                if model.count[y]
+            ]
             if x % 3:
                 before.append((x - 1, 0))
             starts = [key[y] + model.duration[model.base[y]] + lag for y, lag in before]
@@ -156,6 +161,10 @@ def unhindered(model: Model, late: int = 4) -> list[int]:
         if model.count[x]:
             key[x] += late * model.duration[model.base[x]]
     return key
+
+
+def _sign(number: int) -> int:
+    return (number > 0) - (number < 0)
 
 
 def periods(model: Model) -> list[int]:

@@ -10,6 +10,7 @@ beginning and the end, and phases found by CP-SAT on a coarse grid gave nothing 
 
 from collections.abc import Sequence
 from math import exp, log
+from random import Random
 from typing import NamedTuple
 
 import msgspec
@@ -28,7 +29,7 @@ from stretto.compiler.order.lists import periods, unhindered
 from stretto.compiler.order.model import Model
 from stretto.compiler.order.model import model as model_of
 from stretto.compiler.order.moves import draw
-from stretto.compiler.order.replay import assign
+from stretto.compiler.order.replay import NOTHING, assign
 from stretto.compiler.order.tables import Ints, Tables
 
 
@@ -90,23 +91,44 @@ def shortened(model: Model, many: int) -> Model:
 
 
 LATE = (0, 2, 4, 1)  # weight gradients after their input gradients, in their own durations
+PACES = 150  # at which one of two starts is drawn
+WAITS = (0, 0, 1, 2, 4, 6)  # halves of a mean duration
 
 
 def begin(model: Model, s: State, seed: int) -> Circles:
-    """Circles of a steady state in which everything runs as soon as its data is there, with a
-    period so long that memory suffices; at worst one micro-batch after the other."""
+    """Circles to begin with. For every other seed, of a steady state in which everything runs as
+    soon as its data is there, with a period so long that memory suffices; at worst one micro-batch
+    after the other. For the others the best of some in which micro-batches move on at one pace,
+    drawn at random, the same on all ranks (the building blocks of Qi et al., "Pipeline Parallelism
+    with Controllable Memory")."""
     starts = unhindered(model, LATE[seed % len(LATE)])
     least = max(periods(model))
     whole = 1 + max(starts) + max(model.duration)
     period = least
     while True:
         c = circles(model, starts, period)
-        word = ints([-1] * model.size)
-        for r in range(model.ranks):
-            unroll(s.t, c, r, word)
-        if period >= whole or evaluate(s, word, False) >= 0:
-            return c
+        value = _value(model, s, c)
+        if period >= whole or value >= 0:
+            break
         period = min(whole, period + max(1, least // 20))
+    random = Random(seed)
+    half = sum(model.duration) / len(model.duration) / 2
+    for _ in range(0 if seed % 2 else PACES):
+        waits = [round(random.choice(WAITS) * half) for _ in range(6)]
+        starts = unhindered(model, random.choice(LATE), waits)
+        other = circles(model, starts, round(least * random.choice((1, 1, 1.05, 1.1, 1.2, 1.3))))
+        new = _value(model, s, other)
+        if new >= 0 and (new < value or value < 0):
+            c, value = other, new
+    return c
+
+
+def _value(model: Model, s: State, c: Circles) -> int:
+    """The makespan of the circles' word, or -1 where it cannot run."""
+    word = ints([NOTHING] * model.size)
+    for r in range(model.ranks):
+        unroll(s.t, c, r, word)
+    return int(evaluate(s, word, False))
 
 
 @compiled

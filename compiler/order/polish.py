@@ -12,18 +12,19 @@ from stretto.compiler.order.engines import CHAINS, side_by_side
 from stretto.compiler.order.hunt import WORK, Found, Hunt, jittered
 from stretto.compiler.order.jit import ints
 
-STARTS = 8  # that are annealed, the best ones
+STARTS = 6  # that are annealed, the best ones
 SMALL = 250  # operations: a search that can afford to forget its start
 GENTLE = (0.05, 0.1, 0.05, 0.2, 0.07)  # temperatures, in mean durations, round by round
-STRONG = (0.5, 0.1, 0.35, 0.2, 0.05)
+STRONG = (0.5, 0.35, 0.5, 0.2, 0.35)
 
 
 def polish(hunt: Hunt, share: float) -> None:
     """Anneal: every start for a while, the better half of them for longer, and so on; then the
-    best two again and again. Gently: what a good start has must not be lost at once."""
+    best two as long as that helps, and when it does not all again. Gently: what a good start has
+    must not be lost at once."""
     began = hunt.left()
     end = began * (1 - share)
-    starts = _starts(hunt)
+    starts = first = _starts(hunt)
     rate = _rate(hunt, starts[0])
     turn = 0
     while hunt.left() > end and not hunt.over():
@@ -31,7 +32,8 @@ def polish(hunt: Hunt, share: float) -> None:
         moves = max(500, int(room / 4 * rate * CHAINS / max(CHAINS, len(starts))))
         results = _anneal_all(hunt, starts, moves, turn)
         pool = sorted([*results, *starts], key=lambda one: one.value)
-        starts = _distinct(pool)[: max(CHAINS, len(starts) // 2)]
+        few = len(starts) <= CHAINS and pool[0].value == min(one.value for one in starts)
+        starts = first if few else _distinct(pool)[: max(CHAINS, len(starts) // 2)]
         turn += 1
 
 

@@ -38,7 +38,7 @@ ENGINES = (
     "cpsat",
 )
 ROUNDS = 3
-SMALL = 400  # operations, of which CP-SAT proves most
+SMALL = 250  # operations, of which CP-SAT proves most
 
 
 def search(problem: Problem, budget: Budget) -> Order:
@@ -94,6 +94,9 @@ def _engines(found: Hunt) -> None:
         library(found)
     if only in (None, "list", "anneal", "cpsat"):
         lists(found)
+    small = found.model.size <= SMALL
+    if only is None and small and found.found and found.budget.effort != 0:
+        exact(found, 0.3)  # most close at once
     if only in (None, "alternating"):
         alternate(found, 1.0 if only else 0.3)
     if found.budget.effort == 0 and only in (None, "library", "list", "alternating"):
@@ -102,13 +105,13 @@ def _engines(found: Hunt) -> None:
         offsets(found, 1.0 if only else 0.1 if _crowded(found) else 0.4)
     if only == "periodic":
         periodic(found, 1.0)
-    crowded, small = _crowded(found), found.model.size <= SMALL
+    crowded = _crowded(found)
     if only is None and crowded:
-        _steady(found, 0.4 if small else 0.85)
+        _steady(found, 0.55)
     elif only in (None, "anneal") and found.found:
         polish(found, 1.0 if only else 0.3)
     if only in (None, "cpsat") and found.found:
-        exact(found, 1.0 if only else 0.6 if small else 0.3)
+        exact(found, 1.0 if only else 0.6 if crowded or small else 0.3)
     if only is None and found.found:
         polish(found, 1.0)
 
@@ -117,8 +120,8 @@ def _steady(found: Hunt, share: float) -> None:
     """Steady states and their polish, again and again: luck decides which of them lead far."""
     for turn in range(ROUNDS):
         part = share / (ROUNDS - share * turn)
-        periodic(found, 0.4 * part, 100 * turn)
-        polish(found, 0.6 * part / (1 - 0.4 * part))
+        periodic(found, 0.5 * part, 100 * turn)
+        polish(found, 0.5 * part / (1 - 0.5 * part))
 
 
 def _crowded(found: Hunt) -> bool:
