@@ -1,6 +1,6 @@
 """What memory buys: the best published schedule against the order found, limit by limit.
 
-    python benchmarks/limits.py                  the sweep (about twelve minutes), then the page
+    python benchmarks/limits.py                  the sweep (some minutes), then the page
     python benchmarks/limits.py --seconds 1      the same with less time for each limit
     python benchmarks/limits.py --page           the documents from the last sweep's results
 
@@ -45,7 +45,7 @@ from stretto.compiler.source import Source
 ROOT = Path(__file__).parent.parent
 FREE = Source("free.pipe", (ROOT / "benchmarks/free.pipe").read_text("utf-8"))
 RESULTS = ROOT / "benchmarks/results/limits.json"
-SECONDS = 20.0  # of search for each limit, where no order is proved optimal earlier
+SECONDS = 6.0  # of search for each limit, where no order is proved optimal earlier
 
 
 class Case(NamedTuple):

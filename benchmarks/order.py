@@ -3,6 +3,7 @@
     python benchmarks/order.py --targets FILE [--seconds 20 120] [--only NAME …]
     python benchmarks/order.py --memory FILE        the Zero Bubble paper's cases under limits
     python benchmarks/order.py --small FILE         small instances solved to optimality
+    python benchmarks/order.py --pairs 4 6 8        DualPipe's placement, for costs of a pair
     python benchmarks/order.py --sweep              what memory buys, and size: both at once
 
 The first three read tables of instances with the best values known (`optimizer_targets.json`,
@@ -139,6 +140,34 @@ def small_ones(path: Path, only: Sequence[str]) -> Iterator[Case]:
             yield small(row), judge(name, row)
 
 
+def pairs(ranks: Sequence[int], only: Sequence[str]) -> Iterator[Case]:
+    """DualPipe's placement at DualPipe's memory, for costs of an overlapped pair from the longer
+    of the two to both: never above the order that people wrote."""
+
+    def judge(name: str, spec: Spec) -> Judge:
+        written = search(expand(spec), Budget(effort=0, engine="library"))
+        best = check(written).makespan
+
+        def judged(found: Result) -> Row:
+            fine = found.value <= best
+            return _row(name, str(found.value), str(best), str(found.least), found, fine, best)
+
+        return judged
+
+    for many in ranks:
+        for f, i, w, transfer in ((10, 10, 10, 0), (10, 16, 6, 1)):
+            for part in range(5):
+                pair = i + w + part * f // 4
+                name = f"{many} ranks, {f}:{i}:{w}, transfer {transfer}, pair {pair}"
+                line = {"microbatches": many + many // 2 - 2, "F": f, "I": i, "W": w}
+                lines = [line | {"place": place} for place in ("linear", "reverse")]
+                row = {"id": f"dual-p{many}", "ranks": many, "limit": many + 1, "pair": pair}
+                row |= {"transfer": transfer, "objective": "makespan", "pipelines": lines}
+                if _asked(name, only):
+                    spec = target(row)
+                    yield spec, judge(name, spec)
+
+
 def _asked(name: str, only: Sequence[str]) -> bool:
     return not only or any(name.startswith(one) for one in only)
 
@@ -189,17 +218,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     for name in TABLES:
         parser.add_argument(f"--{name}", type=Path, metavar="FILE")
+    parser.add_argument("--pairs", type=int, nargs="+", metavar="RANKS")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--seconds", type=float, nargs="+", default=[120.0])
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    for name, cases in TABLES.items():
-        path = getattr(options, name)
-        if path is None:
-            continue
+    asked = {
+        name: cases(getattr(options, name), options.only)
+        for name, cases in TABLES.items()
+        if getattr(options, name)
+    }
+    if options.pairs:
+        asked["pairs"] = pairs(options.pairs, options.only)
+    for name, rows in asked.items():
         lines = []
-        for line in table(solved(cases(path, options.only), options.seconds)):
+        for line in table(solved(rows, options.seconds)):
             print(line, flush=True)
             lines.append(line)
         if options.write:

@@ -116,6 +116,18 @@ def alternate(hunt: Hunt, share: float) -> None:
         turn += CHAINS
 
 
+def paces(hunt: Hunt) -> None:
+    """Circles as they are to begin with, where nothing may be searched."""
+    longest = LONG if fast() else LONG // 10
+    if circling.suits(hunt.model) and hunt.model.size <= longest:
+        for seed in range(2):
+            word = ints([NOTHING] * hunt.model.size)
+            circles = circling.begin(hunt.model, hunt.state, seed)
+            for r in range(hunt.model.ranks):
+                circling.unroll(hunt.t, circles, r, word)
+            hunt.offer(word, "periodic", seed)
+
+
 CIRCLES = 8  # that are kept as starts
 HEATS = (0.03, 0.1, 0.01, 0.3)  # to begin with, in mean durations for each micro-batch
 LONG = 20_000  # operations, beyond which circles are judged by fewer micro-batches

@@ -19,6 +19,7 @@ from stretto.compiler.order.engines import (
     library,
     lists,
     offsets,
+    paces,
     periodic,
     warm,
 )
@@ -100,6 +101,8 @@ def _engines(found: Hunt) -> None:
     if only in (None, "alternating"):
         alternate(found, 1.0 if only else 0.3)
     if found.budget.effort == 0 and only in (None, "library", "list", "alternating"):
+        if only is None and _crowded(found):
+            paces(found)
         return
     if only in (None, "offsets"):
         offsets(found, 1.0 if only else 0.1 if _crowded(found) else 0.4)
