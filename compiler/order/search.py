@@ -39,6 +39,7 @@ ENGINES = (
     "cpsat",
 )
 ROUNDS = 3
+LONG = 2000  # operations, beyond which annealing whole words gets slow
 SMALL = 250  # operations, of which CP-SAT proves most
 
 
@@ -99,7 +100,7 @@ def _engines(found: Hunt) -> None:
     if only is None and small and found.found and found.budget.effort != 0:
         exact(found, 0.3)  # most close at once
     if only in (None, "alternating"):
-        alternate(found, 1.0 if only else 0.3)
+        alternate(found, 1.0 if only else 0.6 if found.model.size > LONG else 0.3)
     if found.budget.effort == 0 and only in (None, "library", "list", "alternating"):
         if only is None and _crowded(found):
             paces(found)
