@@ -82,6 +82,10 @@ def lists(hunt: Hunt) -> None:
             break
 
 
+# How hot to begin (mean durations), how much the mean end counts.
+TURNING = ((0.3, 0.1), (1.0, 0.1), (0.3, 0.5))
+
+
 def alternate(hunt: Hunt, share: float) -> None:
     """Forwards and backwards in turn, from several starts, two at a time."""
     if not alternating.suits(hunt.model):
@@ -95,7 +99,7 @@ def alternate(hunt: Hunt, share: float) -> None:
             hunt.offer(search.best, "alternating")
     each = max(1e-6, (monotonic() - began) / len(numbers))
     mean = offsetting.mean_ticks(hunt.model)
-    moves = max(200, min(40_000, 50 * WORK // hunt.model.size))
+    moves = max(200, min(40_000, 80 * WORK // hunt.model.size))
     if hunt.budget.effort is not None or not fast():
         moves = max(100, moves // 20)
     if hunt.budget.effort is None:
@@ -104,11 +108,13 @@ def alternate(hunt: Hunt, share: float) -> None:
     def work(k: int) -> Any:
         ahead, wait = numbers[k % len(numbers)]
         search = alternating.prepare(hunt.model, hunt.t, ahead, wait, hunt.budget.seed + k)
-        value = alternating.run(search, moves, mean, mean / 50, 0.1, hunt.span, hunt.enough)
+        hot, weight = TURNING[k // CHAINS % len(TURNING)]
+        hot *= mean
+        value = alternating.run(search, moves, hot, mean / 50, weight, hunt.span, hunt.enough)
         return search.best if value >= 0 else None
 
     turn = 0
-    while hunt.left() > end and not hunt.over() and turn < 2 * len(numbers):
+    while hunt.left() > end and not hunt.over() and turn < 4 * len(numbers):
         for k, word in enumerate(side_by_side(work, range(turn, turn + CHAINS))):
             if word is not None:
                 hunt.offer(word, "alternating", (turn + k) % 4)
