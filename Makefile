@@ -11,9 +11,13 @@ help:
 
 install: $(STAMP)  ## a virtual environment in .venv with everything in it
 
+# `build/types` holds the folders under their import names, so that type checkers and editors find
+# `stretto.compiler` where the folder is `compiler`.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[run,solve,test,lint]'
+	mkdir -p build/types/stretto
+	for d in compiler grammar runtime schedules; do ln -sfn ../../../$$d build/types/stretto/$$d; done
 	@touch $@
 
 demo: $(STAMP)  ## DualPipe from a page of text to a trained step, on four CPU ranks
@@ -29,15 +33,11 @@ fuzz: $(STAMP)  ## random files against the language, for as long as it takes (F
 	FUZZ=$(or $(FUZZ),20000) $(RUN)/python -m pytest --timeout=0 -W ignore tests/test_fuzz.py \
 	  tests/test_orders_oracle.py
 
-lint: $(STAMP) build/types  ## style and types
+lint: $(STAMP)  ## style and types
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy -p stretto
-
-# The folders under their import names, so that a type checker finds them.
-build/types:
-	mkdir -p build/types/stretto
-	for d in compiler grammar runtime schedules; do ln -sfn ../../../$$d build/types/stretto/$$d; done
+	$(RUN)/basedpyright --level error
 
 docs: $(STAMP)  ## pictures and tables of the documents, made anew
 	$(RUN)/python docs/make.py
