@@ -62,9 +62,9 @@ def main() -> None:
 def one(path: str, name: str, ranks: int, microbatches: int) -> Row:
     """Compile one schedule, write the plan, and prove it once more by itself."""
     from stretto.compiler.driver import compile_file
-    from stretto.compiler.plan import write_plan
-    from stretto.compiler.program import Compute
-    from stretto.compiler.prove import prove
+    from stretto.compiler.plan.plan import write_plan
+    from stretto.compiler.program.program import Compute
+    from stretto.compiler.proof.prove import prove
 
     start, cpu = perf_counter(), process_time()
     plan = compile_file(name, ranks=ranks, microbatches=microbatches)
@@ -92,7 +92,7 @@ def one(path: str, name: str, ranks: int, microbatches: int) -> Row:
 
 def part(path: str, rank: int) -> Row:
     """Read one rank's part, as the first thing that a process does with the plan."""
-    from stretto.compiler.plan import read_rank
+    from stretto.compiler.plan.plan import read_rank
 
     start = perf_counter()
     read_rank(path, rank)
@@ -102,7 +102,7 @@ def part(path: str, rank: int) -> Row:
 def arrows(name: str, ranks: int, microbatches: int) -> Iterator[tuple[str, float]]:
     """The CPU seconds of every arrow."""
     from stretto.compiler import driver
-    from stretto.compiler.plan import write_plan
+    from stretto.compiler.plan.plan import write_plan
 
     spent: dict[str, float] = {}
 

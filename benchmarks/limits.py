@@ -31,16 +31,16 @@ from typing import NamedTuple
 import document
 import panels
 
-from stretto.compiler.bound import bound
-from stretto.compiler.evaluate import Settings, evaluate
-from stretto.compiler.expand import expand
+from stretto.compiler.bounds.bound import bound
+from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.evaluation import Settings, evaluate
+from stretto.compiler.language.parse import parse
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.cache import recall, remember
 from stretto.compiler.order.check import check
 from stretto.compiler.order.search import search
-from stretto.compiler.parse import parse
-from stretto.compiler.problem import Problem
-from stretto.compiler.source import Source
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.problem import Problem
 
 ROOT = Path(__file__).parent.parent
 FREE = Source("free.pipe", (ROOT / "benchmarks/free.pipe").read_text("utf-8"))

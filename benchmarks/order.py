@@ -30,12 +30,12 @@ import limits
 import size
 from targets import bubble, memory_case, small, target
 
-from stretto.compiler.bound import bound
-from stretto.compiler.expand import expand
+from stretto.compiler.bounds.bound import bound
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
 from stretto.compiler.order.search import search
-from stretto.compiler.spec import Spec
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Spec
 
 
 class Row(NamedTuple):

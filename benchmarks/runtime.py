@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from ranks import run
 
 from stretto.compiler.driver import compile_file
-from stretto.compiler.plan import Plan
-from stretto.compiler.program import Compute
+from stretto.compiler.plan.plan import Plan
+from stretto.compiler.program.program import Compute
 from stretto.runtime import Executor
 
 WIDTH, ROWS, STEPS = 64, 8, 15

@@ -18,19 +18,19 @@ from random import Random
 import msgspec
 
 from stretto import schedules
-from stretto.compiler import messages
-from stretto.compiler.claim import claims
-from stretto.compiler.communicate import communicate
-from stretto.compiler.evaluate import evaluate
-from stretto.compiler.evaluate.settings import Settings
-from stretto.compiler.expand import expand
+from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.evaluation import evaluate
+from stretto.compiler.evaluation.settings import Settings
+from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order import Order
 from stretto.compiler.order.arrange import Budget, arrange
-from stretto.compiler.parse import parse, parse_costs
-from stretto.compiler.program import Compute, Program
-from stretto.compiler.source import Source
-from stretto.compiler.spec import Costs, Exceptional
-from stretto.compiler.timeline import time
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Costs, Exceptional
+from stretto.compiler.program import messages
+from stretto.compiler.program.claims import claims
+from stretto.compiler.program.communicate import communicate
+from stretto.compiler.program.program import Compute, Program
+from stretto.compiler.program.timeline import time
 
 FOLDER = Path(next(iter(schedules.__path__)))
 SCHEDULES = ("one_f_one_b", "gpipe", "zb_h1", "interleaved_1f1b", "dualpipe")

@@ -1,25 +1,25 @@
 """The compiler: from the text of a schedule to a proved plan. Imports no torch.
 
-The arrows, in the order the data flows, are each in a module of their own (`parse`, `evaluate`,
-`expand`, `order`, `communicate`, `prove`, `bound`, `plan`); `driver` is the line through them.
+The values, in the order the data flows, each have a room of their own (`language`, `evaluation`,
+`problem`, `order`, `program`, `proof`, `bounds`, `plan`); `driver` is the line through them.
 """
 
 from typing import Any
 
 _HOMES = {
-    "parse": "parse",
-    "evaluate": "evaluate",
-    "expand": "expand",
+    "parse": "language.parse",
+    "evaluate": "evaluation",
+    "expand": "problem.expand",
     "arrange": "order.arrange",
-    "communicate": "communicate",
-    "prove": "prove",
-    "bound": "bound",
-    "time": "timeline",
+    "communicate": "program.communicate",
+    "prove": "proof.prove",
+    "bound": "bounds.bound",
+    "time": "program.timeline",
     "compile_file": "driver",
     "compile_text": "driver",
-    "read_plan": "plan",
-    "write_plan": "plan",
-    "Rejected": "diagnostics",
+    "read_plan": "plan.plan",
+    "write_plan": "plan.plan",
+    "Rejected": "diagnostics.diagnostic",
 }
 
 __all__ = sorted(_HOMES)

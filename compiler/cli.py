@@ -91,7 +91,7 @@ def run(chosen: Namespace) -> int:
 def failed(error: Exception, chosen: Namespace) -> int:
     """What was raised: diagnostics of the user's file, or a bug."""
     from stretto.compiler.commands.files import say
-    from stretto.compiler.diagnostics import Rejected
+    from stretto.compiler.diagnostics.diagnostic import Rejected
 
     if isinstance(error, Rejected):
         from stretto.compiler.commands.report import report

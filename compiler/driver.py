@@ -11,21 +11,21 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from stretto.compiler import library
-from stretto.compiler.bound import Bound, bound
-from stretto.compiler.claim import claims
-from stretto.compiler.communicate import communicate, forwards
-from stretto.compiler.diagnostics import Diagnostic, Rejected
-from stretto.compiler.evaluate import Settings, evaluate
-from stretto.compiler.expand import expand
-from stretto.compiler.forwards_bound import forwards_bound
+from stretto.compiler.bounds.bound import Bound, bound
+from stretto.compiler.bounds.eval_bound import forwards_bound
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
+from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.evaluation import Settings, evaluate
+from stretto.compiler.language.parse import parse
 from stretto.compiler.order import Order
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
-from stretto.compiler.parse import parse
-from stretto.compiler.plan import Plan, assemble
-from stretto.compiler.program import Name, Program
-from stretto.compiler.prove import prove_all
-from stretto.compiler.source import Source
+from stretto.compiler.plan.plan import Plan, assemble
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.program.claims import claims
+from stretto.compiler.program.communicate import communicate, forwards
+from stretto.compiler.program.program import Name, Program
+from stretto.compiler.proof.prove import prove_all
 
 
 def compile_text(

@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 
-from stretto.compiler.source import Source
+from stretto.compiler.diagnostics.source import Source
 
 
 def names() -> list[str]:

@@ -1,6 +1,6 @@
 """Fills the generated parts of `docs/language.md` from the code: the tables of statements, of
 steps in an order block, of operators and of reserved words from the grammar, the table of codes
-from `compiler/codes.py`, and the grammar itself.
+from `compiler/diagnostics/codes.py`, and the grammar itself.
 
 A part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. What a statement *looks like*
 comes from the grammar; what it *means* is said in `MEANINGS` here, and a statement without a
@@ -10,7 +10,7 @@ meaning, or a meaning without a statement, is a `KeyError`.
 import re
 from collections.abc import Iterable, Iterator
 
-from stretto.compiler.codes import CODES
+from stretto.compiler.diagnostics.codes import CODES
 from stretto.grammar import grammar
 
 PART = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)

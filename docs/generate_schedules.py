@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from stretto.compiler import library
+from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.driver import compile_text
-from stretto.compiler.evaluate import Settings, evaluate
-from stretto.compiler.parse import parse, parse_costs
-from stretto.compiler.plan import Plan
-from stretto.compiler.program import Name
+from stretto.compiler.evaluation import Settings, evaluate
+from stretto.compiler.language.parse import parse, parse_costs
+from stretto.compiler.plan.plan import Plan
+from stretto.compiler.program.program import Name
+from stretto.compiler.show.summary import Summary, largest, percent, summarize
 from stretto.compiler.show.svg import draw
 from stretto.compiler.show.view import view
-from stretto.compiler.source import Source
-from stretto.compiler.summary import Summary, largest, percent, summarize
 
 Size = Mapping[str, int]
 

@@ -13,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from stretto.compiler.evaluate import Settings, evaluate
-from stretto.compiler.parse import parse
-from stretto.compiler.source import Source
+from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.evaluation import Settings, evaluate
+from stretto.compiler.language.parse import parse
 
 BLOCK = re.compile(r"^```(\S+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

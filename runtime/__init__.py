@@ -7,11 +7,11 @@ if TYPE_CHECKING:
     from stretto.runtime.errors import Stopped as Stopped
     from stretto.runtime.executor import Executor as Executor
     from stretto.runtime.local import run_local as run_local
-    from stretto.runtime.model import Model as Model
+    from stretto.runtime.train.model import Model as Model
 
 _WHERE = {
     "Executor": "stretto.runtime.executor",
-    "Model": "stretto.runtime.model",
+    "Model": "stretto.runtime.train.model",
     "Stopped": "stretto.runtime.errors",
     "run_local": "stretto.runtime.local",
 }

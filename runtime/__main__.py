@@ -26,8 +26,8 @@ def main(words: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    from stretto.runtime import launch
-    from stretto.runtime.train import Job
+    from stretto.runtime.train import launch
+    from stretto.runtime.train.loop import Job
 
     job = Job(
         plan=chosen.plan,

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from stretto.runtime.batch import signature
-from stretto.runtime.board import Board, Missing
-from stretto.runtime.edges import Edges, agree
 from stretto.runtime.errors import Stopped
-from stretto.runtime.script import Part, Place, streams
-from stretto.runtime.shares import Share, words
-from stretto.runtime.stage import Stage
+from stretto.runtime.microbatches import Share, words
+from stretto.runtime.rank_program import Part
+from stretto.runtime.stage.stage import Stage
+from stretto.runtime.stage_outputs import Edges, agree
+from stretto.runtime.store import Board, Missing
+from stretto.runtime.topology import Place, streams
 
 
 class Agreement:

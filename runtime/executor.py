@@ -12,19 +12,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from stretto.compiler.plan import Plan, read_plan
-from stretto.compiler.program import NONE, Name
+from stretto.compiler.plan.plan import Plan, read_plan
+from stretto.compiler.program.program import NONE, Name
 from stretto.runtime.agreement import Agreement
 from stretto.runtime.batch import merged
-from stretto.runtime.board import Board
 from stretto.runtime.errors import Stopped
 from stretto.runtime.handshake import meet
+from stretto.runtime.interpreter import Run
+from stretto.runtime.microbatches import shares
+from stretto.runtime.rank_program import Part, in_words, part_of, peers, ranks
 from stretto.runtime.replicas import Replicas, lanes
-from stretto.runtime.run import Run
-from stretto.runtime.script import Part, Place, in_words, original, part_of, peers, ranks
-from stretto.runtime.shares import shares
-from stretto.runtime.stage import Stage
-from stretto.runtime.stages import Loss, device_of, stages_of
+from stretto.runtime.stage.from_user import Loss, device_of, stages_of
+from stretto.runtime.stage.stage import Stage
+from stretto.runtime.store import Board
+from stretto.runtime.topology import Place, original
 from stretto.runtime.transport import Transport
 from stretto.runtime.transport.gloo import Gloo
 from stretto.runtime.watchdog import Position, Watchdog

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.plan import Plan
-from stretto.compiler.prove import prove_all
-from stretto.runtime.board import Board, Missing
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.plan.plan import Plan
+from stretto.compiler.proof.prove import prove_all
 from stretto.runtime.errors import Stopped
-from stretto.runtime.script import ranks
+from stretto.runtime.rank_program import ranks
+from stretto.runtime.store import Board, Missing
 
 JUDGING = 1800.0  # seconds that rank 0 may take to prove a plan
 

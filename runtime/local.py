@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from stretto.compiler.plan import Plan
+from stretto.compiler.plan.plan import Plan
 from stretto.runtime.errors import Stopped
 from stretto.runtime.executor import board_of, post_failure
 from stretto.runtime.transport.local import Hub, Local

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stretto.compiler.program import Copy, Reduction
-from stretto.runtime.board import Board
+from stretto.compiler.program.program import Copy, Reduction
 from stretto.runtime.errors import Stopped
-from stretto.runtime.script import Part, Place, place_in_words
-from stretto.runtime.stage import Stage
+from stretto.runtime.rank_program import Part
+from stretto.runtime.stage.stage import Stage
+from stretto.runtime.store import Board
+from stretto.runtime.topology import Place, place_in_words
 from stretto.runtime.transport import Lane, Pending, Transport
 
 

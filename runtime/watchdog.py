@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from stretto.runtime.board import Board
-from stretto.runtime.script import ranks
+from stretto.runtime.rank_program import ranks
+from stretto.runtime.store import Board
 
 ANSWER = 3.0  # seconds within which a rank that runs at all answers
 GRACE = 3.0  # seconds that a rank has to end by itself when another has failed

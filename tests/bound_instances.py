@@ -5,7 +5,7 @@ from random import Random
 import msgspec
 import specs
 
-from stretto.compiler.spec import Exceptional, Feed, Limit, Operation, Rule, Spec, Stage
+from stretto.compiler.problem.spec import Exceptional, Feed, Limit, Operation, Rule, Spec, Stage
 
 SHAPES = (
     "linear",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
-from stretto.compiler.spec import NONE, Costs, Operation, Spec
+from stretto.compiler.problem.spec import NONE, Costs, Operation, Spec
 
 Place = tuple[int, int, int, int]  # pipeline, stage, micro-batch, slice
 

@@ -1,6 +1,6 @@
 """An oracle for the proof: runs a small Program in every possible interleaving.
 
-It shares no code with `compiler/prove*.py`, nor its notion of what an instruction does. There a
+It shares no code with `compiler/proof/`, nor its notion of what an instruction does. There a
 slot has a state that rules are checked against; here a slot is a cell of memory. A message is
 read out of its cell at the moment when the transport takes it and written into its cell when it
 is delivered, which may be at any time; so whoever writes too early, reads too early or frees too
@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from stretto.compiler.program import (
+from stretto.compiler.problem.spec import Operation, Spec
+from stretto.compiler.program.program import (
     Compute,
     Free,
     Instruction,
@@ -28,7 +29,6 @@ from stretto.compiler.program import (
     Send,
     Wait,
 )
-from stretto.compiler.spec import Operation, Spec
 
 CAPACITIES = (0, 1, None)
 FINISH, STUCK, WRONG, LEFT = "finish", "stuck", "wrong", "left over"

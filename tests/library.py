@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stretto import schedules
-from stretto.compiler.communicate import communicate
-from stretto.compiler.evaluate import Settings, evaluate
-from stretto.compiler.expand import expand
+from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.evaluation import Settings, evaluate
+from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order.arrange import Budget, arrange
-from stretto.compiler.parse import parse, parse_costs
-from stretto.compiler.program import Compute, Program
-from stretto.compiler.prove import prove
-from stretto.compiler.source import Source
-from stretto.compiler.spec import NONE, Operation, Spec
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import NONE, Operation, Spec
+from stretto.compiler.program.communicate import communicate
+from stretto.compiler.program.program import Compute, Program
+from stretto.compiler.proof.prove import prove
 
 FOLDER = Path(next(iter(schedules.__path__)))
 NAMES = sorted(path.stem for path in FOLDER.glob("*.pipe"))

@@ -9,15 +9,8 @@ from random import Random
 from explorer import CAPACITIES, FINISH, TooLarge, alone, choosers, explore, follow
 from msgspec.structs import replace
 
-from stretto.compiler.program import (
-    Compute,
-    Instruction,
-    Program,
-    Receive,
-    Reduce,
-    Send,
-)
-from stretto.compiler.spec import NONE, Operation
+from stretto.compiler.problem.spec import NONE, Operation
+from stretto.compiler.program.program import Compute, Instruction, Program, Receive, Reduce, Send
 
 
 def edited(program: Program, rank: int, instructions: list[Instruction]) -> Program:

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from stretto.compiler import syntax as s
+from stretto.compiler.language import syntax as s
 
 
 class Wrong(Exception):

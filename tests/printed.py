@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from stretto.compiler import syntax as s
-from stretto.compiler.source import Source, Span
+from stretto.compiler.diagnostics.source import Source, Span
+from stretto.compiler.language import syntax as s
 
 NOWHERE = Span("", 0, 0, 0, 0)
 TIGHTNESS = {s.Conditional: 0, s.Either: 1, s.Both: 2, s.Not: 3, s.Comparison: 4, s.Negative: 7}

@@ -10,8 +10,8 @@ from random import Random
 
 import msgspec
 
-from stretto.compiler.source import Span
-from stretto.compiler.spec import (
+from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.problem.spec import (
     NONE,
     Feed,
     Operation,

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from stretto.compiler.source import Span
-from stretto.compiler.spec import (
+from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.problem.spec import (
     Limit,
     Operation,
     Pair,

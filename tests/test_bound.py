@@ -14,10 +14,10 @@ import pytest
 import specs
 import targets
 
-from stretto.compiler.bound import bound
 from stretto.compiler.bounds.best import best, ground
-from stretto.compiler.expand import expand
-from stretto.compiler.spec import Exceptional, Limit, Operation, Rule, Spec
+from stretto.compiler.bounds.bound import bound
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Exceptional, Limit, Operation, Rule, Spec
 
 DATA = Path(__file__).parent / "data"
 TARGETS = json.loads((DATA / "optimizer_targets.json").read_text())["instances"]

@@ -8,11 +8,11 @@ import msgspec
 import pytest
 import specs
 
-from stretto.compiler.bounds.model import relax
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.expand import expand
-from stretto.compiler.feasible import feasible, needs
-from stretto.compiler.spec import Feed, Limit, Spec
+from stretto.compiler.bounds.feasible import feasible, needs
+from stretto.compiler.bounds.relaxation import relax
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Feed, Limit, Spec
 
 
 def least(spec: Spec) -> list[int]:

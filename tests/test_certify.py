@@ -18,17 +18,18 @@ import specs
 import targets
 
 from stretto.compiler.bounds.best import best, ground
-from stretto.compiler.certificate import certificate, evidence, instance
-from stretto.compiler.certify import Instance, Refuted, certify
-from stretto.compiler.certify_bound import Bound
-from stretto.compiler.claim import claims
+from stretto.compiler.bounds.feasible import feasible
+from stretto.compiler.certificate.checker.bound import Bound
+from stretto.compiler.certificate.checker.check import certify
+from stretto.compiler.certificate.checker.instance import Instance, Refuted
+from stretto.compiler.certificate.write import certificate, evidence, instance
 from stretto.compiler.cli import main
-from stretto.compiler.communicate import communicate
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.expand import expand
-from stretto.compiler.feasible import feasible
+from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order.written import written
-from stretto.compiler.spec import Limit, Operation, Rule, Spec
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Limit, Operation, Rule, Spec
+from stretto.compiler.program.claims import claims
+from stretto.compiler.program.communicate import communicate
 
 ROOT = Path(__file__).parent.parent
 TARGETS = json.loads((Path(__file__).parent / "data/optimizer_targets.json").read_text())
@@ -54,10 +55,10 @@ def samples() -> Iterator[Spec]:
 
 
 def test_the_checker_imports_nothing_of_ours() -> None:
-    for name in ("certify.py", "certify_net.py", "certify_bound.py"):
-        for node in ast.walk(ast.parse((ROOT / "compiler" / name).read_text())):
+    for path in (ROOT / "compiler/certificate/checker").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stretto"):
-                assert node.module.startswith("stretto.compiler.certify")
+                assert node.module.startswith("stretto.compiler.certificate.checker")
 
 
 def test_what_is_so_is_confirmed() -> None:

@@ -454,7 +454,7 @@ def test_a_new_file_can_be_compiled(stretto: Run, folder: Path, origin: str | No
 
 
 def test_every_code_is_explained(stretto: Run) -> None:
-    from stretto.compiler.codes import CODES
+    from stretto.compiler.diagnostics.codes import CODES
 
     for code in CODES:
         found, out, _ = stretto("explain", code)

@@ -9,12 +9,13 @@ import pytest
 import specs
 from explorer import FINISH, follow
 
-from stretto.compiler.claim import claims
-from stretto.compiler.communicate import communicate, forwards
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.expand import expand
+from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order.written import written
-from stretto.compiler.program import (
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import NONE, Feed, Operation, Rule, Spec
+from stretto.compiler.program.claims import claims
+from stretto.compiler.program.communicate import communicate, forwards
+from stretto.compiler.program.program import (
     Compute,
     Copy,
     Free,
@@ -24,9 +25,8 @@ from stretto.compiler.program import (
     Send,
     Wait,
 )
-from stretto.compiler.prove import prove
-from stretto.compiler.slots import assign
-from stretto.compiler.spec import NONE, Feed, Operation, Rule, Spec
+from stretto.compiler.program.slots import assign
+from stretto.compiler.proof.prove import prove
 
 
 def programs(spec: Spec) -> tuple[Program, Program]:

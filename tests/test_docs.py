@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stretto.compiler import cli
-from stretto.compiler.diagnostics import Rejected
+from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.driver import compile_file, compile_text
 from stretto.compiler.show import draw
 
@@ -86,8 +86,8 @@ def test_every_command_and_format_has_its_place() -> None:
 
 
 def test_the_tables_of_the_command_line_are_those_of_the_compiler() -> None:
+    from stretto.compiler.diagnostics.render import FORMATS as reports
     from stretto.compiler.order.search import ENGINES
-    from stretto.compiler.render import FORMATS as reports
     from stretto.compiler.show import FORMATS as pictures
 
     assert tuple(pictures) == cli.PICTURES

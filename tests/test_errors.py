@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from stretto.compiler.codes import CODES, complete
-from stretto.compiler.diagnostics import Diagnostic, Label, Rejected
+from stretto.compiler.diagnostics.codes import CODES, complete
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
+from stretto.compiler.diagnostics.render import FORMATS, render
+from stretto.compiler.diagnostics.source import Source, Span
+from stretto.compiler.diagnostics.suggest import nearest
 from stretto.compiler.driver import compile_text
-from stretto.compiler.evaluate import Settings, evaluate
-from stretto.compiler.near import nearest
+from stretto.compiler.evaluation import Settings, evaluate
+from stretto.compiler.language.parse import parse
 from stretto.compiler.order.budget import Budget
-from stretto.compiler.parse import parse
-from stretto.compiler.render import FORMATS, render
-from stretto.compiler.source import Source, Span
 
 ROOT = Path(__file__).parent.parent
 CASES = sorted((ROOT / "tests" / "cases" / "errors").glob("*.pipe"))

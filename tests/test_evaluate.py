@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stretto.compiler import syntax as s
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.evaluate import Settings, evaluate
-from stretto.compiler.parse import parse, parse_costs
-from stretto.compiler.source import Source
-from stretto.compiler.spec import Costs, Operation, Spec, Transfer, digest, show
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.evaluation import Settings, evaluate
+from stretto.compiler.language import syntax as s
+from stretto.compiler.language.parse import parse, parse_costs
+from stretto.compiler.problem.spec import Costs, Operation, Spec, Transfer, digest, show
 
 HEAD = "schedule example ranks 4 microbatches 8\n"
 MAIN = HEAD + "pipeline main { }\n"

@@ -7,11 +7,11 @@ import msgspec
 import pytest
 import specs
 
-from stretto.compiler.diagnostics import Diagnostic, Rejected
-from stretto.compiler.expand import expand
-from stretto.compiler.order.deadlock import _Stuck
-from stretto.compiler.problem import Problem, Why
-from stretto.compiler.spec import NONE, Feed, Operation, Rule, Spec, Unit
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
+from stretto.compiler.problem.deadlock import _Stuck
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.problem import Problem, Why
+from stretto.compiler.problem.spec import NONE, Feed, Operation, Rule, Spec, Unit
 
 F, B, I, W = "FBIW"  # noqa: E741  the field's standard letters
 

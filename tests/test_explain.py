@@ -15,20 +15,20 @@ import msgspec
 import pytest
 import specs
 
-from stretto.compiler.claim import claims
+from stretto.compiler.analysis.explain import Explanation, explain
+from stretto.compiler.analysis.what_if import relaxed
 from stretto.compiler.cli import main
-from stretto.compiler.communicate import communicate, forwards
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.expand import expand
-from stretto.compiler.explain import Explanation, explain
+from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.written import written
-from stretto.compiler.program import Program
-from stretto.compiler.relaxations import relaxed
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Limit, Operation, Rule, Spec
+from stretto.compiler.program.claims import claims
+from stretto.compiler.program.communicate import communicate, forwards
+from stretto.compiler.program.program import Program
+from stretto.compiler.program.timeline import time
 from stretto.compiler.show.explanation import data, text
-from stretto.compiler.spec import Limit, Operation, Rule, Spec
-from stretto.compiler.timeline import time
 
 
 def program(spec: Spec) -> Program:

@@ -16,12 +16,13 @@ from explorer import CAPACITIES, FINISH, LEFT, STUCK, WRONG, TooLarge, alone, ex
 from msgspec.structs import replace
 from mutants import harmless, random_mutant
 
-from stretto.compiler.communicate import communicate, forwards
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.expand import expand
+from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
-from stretto.compiler.program import (
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import NONE, Feed, Operation, Spec
+from stretto.compiler.program.communicate import communicate, forwards
+from stretto.compiler.program.program import (
     Channel,
     Compute,
     Copy,
@@ -34,8 +35,7 @@ from stretto.compiler.program import (
     Send,
     Wait,
 )
-from stretto.compiler.prove import prove
-from stretto.compiler.spec import NONE, Feed, Operation, Spec
+from stretto.compiler.proof.prove import prove
 
 
 def small(random: Random) -> Spec:

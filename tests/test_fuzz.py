@@ -10,14 +10,14 @@ import printed
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from stretto.compiler import syntax as s
-from stretto.compiler.diagnostics import Rejected
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.diagnostics.render import FORMATS, render
+from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.driver import compile_text
-from stretto.compiler.evaluate import Settings, evaluate
+from stretto.compiler.evaluation import Settings, evaluate
+from stretto.compiler.language import syntax as s
+from stretto.compiler.language.parse import parse
 from stretto.compiler.order.budget import Budget
-from stretto.compiler.parse import parse
-from stretto.compiler.render import FORMATS, render
-from stretto.compiler.source import Source
 
 EXAMPLES = int(os.environ.get("FUZZ", "150"))
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]

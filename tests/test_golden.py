@@ -17,13 +17,13 @@ from typing import NamedTuple
 import pytest
 import specs
 
-from stretto.compiler.claim import claims
-from stretto.compiler.communicate import communicate, forwards
-from stretto.compiler.expand import expand
 from stretto.compiler.order.written import written
-from stretto.compiler.program import Compute, Program
-from stretto.compiler.prove import prove
-from stretto.compiler.spec import NONE, Operation, Spec
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import NONE, Operation, Spec
+from stretto.compiler.program.claims import claims
+from stretto.compiler.program.communicate import communicate, forwards
+from stretto.compiler.program.program import Compute, Program
+from stretto.compiler.proof.prove import prove
 
 DATA = Path(__file__).parent / "data"
 SCHEDULES: dict[str, tuple[Callable[[Spec, int], list[str]], ...]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import library
 import pytest
 
-from stretto.compiler.source import Source
+from stretto.compiler.diagnostics.source import Source
 
 DOCS = Path(__file__).parent.parent / "docs"
 sys.path.insert(0, str(DOCS))

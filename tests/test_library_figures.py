@@ -12,9 +12,9 @@ import library
 import pytest
 from library import Figures
 
-from stretto.compiler.bound import bound
-from stretto.compiler.expand import expand
-from stretto.compiler.source import Source
+from stretto.compiler.bounds.bound import bound
+from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.problem.expand import expand
 
 Row = dict[str, str]
 

@@ -11,10 +11,10 @@ import library
 import pytest
 from torch_tables import table
 
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.program import Receive
-from stretto.compiler.source import Source
-from stretto.compiler.spec import Spec
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.problem.spec import Spec
+from stretto.compiler.program.program import Receive
 
 DATA = Path(__file__).with_name("data")
 PUBLISHED = json.loads((DATA / "dualpipe_sequences.json").read_text())

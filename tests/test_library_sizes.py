@@ -8,7 +8,7 @@ import library
 import pytest
 from library import WRITTEN
 
-from stretto.compiler.diagnostics import Rejected
+from stretto.compiler.diagnostics.diagnostic import Rejected
 
 
 def any_size(p: int, m: int) -> bool:

@@ -10,9 +10,9 @@ import library
 import pytest
 
 from stretto.compiler.driver import compile_text
-from stretto.compiler.evaluate import Settings
-from stretto.compiler.plan import Plan
-from stretto.compiler.summary import largest, percent, summarize
+from stretto.compiler.evaluation import Settings
+from stretto.compiler.plan.plan import Plan
+from stretto.compiler.show.summary import largest, percent, summarize
 
 TABLE = Path(__file__).with_name("cases") / "library.txt"
 SIZES: list[dict[str, int]] = [

@@ -19,12 +19,12 @@ from msgspec.structs import replace
 from mutants import Mutant, harmless, mutants, random_mutant
 
 from stretto.compiler import library
-from stretto.compiler.diagnostics import Rejected
+from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.driver import compile_file
-from stretto.compiler.plan import Plan
-from stretto.compiler.program import Claims, Program
-from stretto.compiler.prove import prove
-from stretto.compiler.spec import Limit, Spec
+from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.spec import Limit, Spec
+from stretto.compiler.program.program import Claims, Program
+from stretto.compiler.proof.prove import prove
 
 SMALLEST = {"dualpipe": (2, 4), "dualpipe_v": (2, 4)}  # ranks, micro-batches; else (2, 2)
 LARGER = {"dualpipe": (4, 8), "dualpipe_v": (3, 6)}  # else (4, 4)

@@ -14,19 +14,19 @@ import msgspec
 import pytest
 from specs import linear, one_f_one_b, ordered, vee
 
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.expand import expand
-from stretto.compiler.order import anneal
+from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget, Progress
 from stretto.compiler.order.check import check
-from stretto.compiler.order.exact import solved
-from stretto.compiler.order.hunt import jittered
-from stretto.compiler.order.jit import ints
-from stretto.compiler.order.model import letter, model
-from stretto.compiler.order.tables import tables
-from stretto.compiler.order.words import pack
-from stretto.compiler.spec import Limit, Rule, Spec, Unit, digest
+from stretto.compiler.order.engines.cpsat.solve import solved
+from stretto.compiler.order.kernels import evaluator
+from stretto.compiler.order.kernels.arrays import tables
+from stretto.compiler.order.kernels.instance import letter, model
+from stretto.compiler.order.kernels.jit import ints
+from stretto.compiler.order.kernels.sequences import pack
+from stretto.compiler.order.search_state import jittered
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Limit, Rule, Spec, Unit, digest
 
 WITHOUT = """
 import sys
@@ -35,7 +35,7 @@ sys.path.insert(0, {tests!r})
 for name in {absent!r}:
     sys.modules[name] = None
 from test_order_budget import limited, linear, vee
-from stretto.compiler.expand import expand
+from stretto.compiler.problem.expand import expand
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 for spec in (vee(2, 4, (2, 3, 1), transfer=1), linear(3, 4, (7, 9, 4), transfer=1)):
@@ -161,7 +161,7 @@ def test_under_jitter_the_mean_is_less() -> None:
         shaky = msgspec.structs.replace(spec, jitter=(1, 5))
         judge = model(expand(shaky))
         t, samples = jittered(judge, tables(judge), 100, 4711)
-        state = anneal.prepare(t, samples, 1)
+        state = evaluator.prepare(t, samples, 1)
         at = {stage: g for g, stage in enumerate(judge.stages)}
         means = []
         for one in (spec, shaky):
@@ -173,6 +173,6 @@ def test_under_jitter_the_mean_is_less() -> None:
             ]
             word = pack(tables(judge), words)
             assert word is not None
-            means.append(anneal.evaluate(state, ints(word), False))
+            means.append(evaluator.evaluate(state, ints(word), False))
         gains.append(1 - means[1] / means[0])
     assert sum(gains) / len(gains) > 0.003

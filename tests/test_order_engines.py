@@ -9,22 +9,22 @@ import msgspec
 import pytest
 from specs import both_ways, linear, model, pipeline, vee
 
-from stretto.compiler.bound import bound
-from stretto.compiler.bounds.model import relax
-from stretto.compiler.communicate import communicate
-from stretto.compiler.expand import expand
-from stretto.compiler.feasible import needs
+from stretto.compiler.bounds.bound import bound
+from stretto.compiler.bounds.feasible import needs
+from stretto.compiler.bounds.relaxation import relax
 from stretto.compiler.order import Lane, Order
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
-from stretto.compiler.order.known import known
-from stretto.compiler.order.lists import Lists, rules
-from stretto.compiler.order.model import model as model_of
-from stretto.compiler.order.tables import tables
-from stretto.compiler.order.words import order_of, pack
-from stretto.compiler.prove import prove
-from stretto.compiler.spec import Feed, Limit, Pair, Spec
+from stretto.compiler.order.engines.priority_rules import Lists, rules
+from stretto.compiler.order.engines.published import known
+from stretto.compiler.order.kernels.arrays import tables
+from stretto.compiler.order.kernels.instance import model as model_of
+from stretto.compiler.order.kernels.sequences import order_of, pack
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Feed, Limit, Pair, Spec
+from stretto.compiler.program.communicate import communicate
+from stretto.compiler.proof.prove import prove
 
 
 def limited(spec: Spec, *grains: int) -> Spec:

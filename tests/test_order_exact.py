@@ -15,22 +15,23 @@ import msgspec
 import pytest
 import targets
 
-from stretto.compiler.bound import bound
-from stretto.compiler.communicate import communicate
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.expand import expand
-from stretto.compiler.order import Order, stretches
-from stretto.compiler.order.anneal import evaluate
+from stretto.compiler.bounds.bound import bound
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.order import Order
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
-from stretto.compiler.order.hunt import Stop, hunt
-from stretto.compiler.order.jit import ints
-from stretto.compiler.order.lists import Lists, rules
-from stretto.compiler.order.model import model
-from stretto.compiler.order.words import order_of
-from stretto.compiler.prove import prove
-from stretto.compiler.spec import Limit, Pair, Spec
+from stretto.compiler.order.engines.cpsat import large_neighbourhood as stretches
+from stretto.compiler.order.engines.priority_rules import Lists, rules
+from stretto.compiler.order.kernels.evaluator import evaluate
+from stretto.compiler.order.kernels.instance import model
+from stretto.compiler.order.kernels.jit import ints
+from stretto.compiler.order.kernels.sequences import order_of
+from stretto.compiler.order.search_state import Stop, hunt
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Limit, Pair, Spec
+from stretto.compiler.program.communicate import communicate
+from stretto.compiler.proof.prove import prove
 
 pytest.importorskip("ortools")
 

@@ -10,16 +10,24 @@ import pytest
 from specs import both_ways, linear, vee
 from targets import bubble, memory_case
 
-from stretto.compiler.expand import expand
-from stretto.compiler.order import alternating, anneal, periodic
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
-from stretto.compiler.order.hunt import Hunt, hunt
-from stretto.compiler.order.jit import ints
-from stretto.compiler.order.model import model
-from stretto.compiler.order.words import complete
-from stretto.compiler.spec import Limit, Spec
+from stretto.compiler.order.engines import (
+    local_search as anneal,
+)
+from stretto.compiler.order.engines import (
+    modulo as periodic,
+)
+from stretto.compiler.order.engines import (
+    one_f_one_b as alternating,
+)
+from stretto.compiler.order.kernels.instance import model
+from stretto.compiler.order.kernels.jit import ints
+from stretto.compiler.order.kernels.sequences import complete
+from stretto.compiler.order.search_state import Hunt, hunt
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Limit, Spec
 
 TABLE = Path(__file__).parent / "data" / "zero_bubble_memory_sweep.csv"
 

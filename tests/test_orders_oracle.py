@@ -10,11 +10,11 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from stretto.compiler import syntax as s
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.evaluate import evaluate
-from stretto.compiler.parse import parse
-from stretto.compiler.source import Source
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.evaluation import evaluate
+from stretto.compiler.language import syntax as s
+from stretto.compiler.language.parse import parse
 
 N = printed.NOWHERE
 

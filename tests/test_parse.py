@@ -13,12 +13,12 @@ from lark import Lark
 from msgspec import Struct
 
 from stretto import grammar
-from stretto.compiler import syntax as s
-from stretto.compiler.build import Build
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.hints import HINTS
-from stretto.compiler.parse import parse, parse_costs
-from stretto.compiler.source import Source
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.language import syntax as s
+from stretto.compiler.language.hints import HINTS
+from stretto.compiler.language.parse import parse, parse_costs
+from stretto.compiler.language.transform import Build
 
 LIBRARY = sorted((Path(__file__).parent.parent / "schedules").glob("*.pipe"))
 TABLE = Path(grammar.__path__[0]) / "table.json"
@@ -124,7 +124,7 @@ def test_every_rule_of_the_grammar_is_built_and_every_node_is_made() -> None:
     built = {name for name in built if not name.startswith("__")}
     missing = {name for name in built if not hasattr(Build, name)}
     assert not missing
-    made = Path(__file__).parent.parent / "compiler" / "build.py"
+    made = Path(__file__).parent.parent / "compiler/language/transform.py"
     made_nodes = set(re.findall(r"\bs\.(\w+)\(", made.read_text()))
     classes = {k for k, v in vars(s).items() if isinstance(v, type) and issubclass(v, Struct)}
     assert classes - {"Struct", "Schedule", "CostFile"} == made_nodes

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from stretto.compiler.diagnostics import Diagnostic, Rejected
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.driver import compile_file
-from stretto.compiler.plan import MAX_HEADER, Plan, assemble, read_plan, read_rank, write_plan
+from stretto.compiler.plan.plan import MAX_HEADER, Plan, assemble, read_plan, read_rank, write_plan
 
 NAMES = ("plan.json", "plan.json.gz")
 

@@ -10,14 +10,15 @@ import specs
 from explorer import FINISH, explore
 from msgspec.structs import replace
 
-from stretto.compiler.claim import claims
-from stretto.compiler.codes import CODES
-from stretto.compiler.communicate import communicate, forwards
-from stretto.compiler.diagnostics import Diagnostic, Rejected
-from stretto.compiler.expand import expand
+from stretto.compiler.diagnostics.codes import CODES
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
-from stretto.compiler.program import (
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Limit, Operation, Rule, Spec
+from stretto.compiler.program.claims import claims
+from stretto.compiler.program.communicate import communicate, forwards
+from stretto.compiler.program.program import (
     Channel,
     Claims,
     Compute,
@@ -30,9 +31,8 @@ from stretto.compiler.program import (
     Send,
     Wait,
 )
-from stretto.compiler.prove import ASSUMPTIONS, prove, prove_all
-from stretto.compiler.prove_run import shortest
-from stretto.compiler.spec import Limit, Operation, Rule, Spec
+from stretto.compiler.proof.prove import ASSUMPTIONS, prove, prove_all
+from stretto.compiler.proof.simulate import shortest
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -11,14 +11,14 @@ import specs
 from explorer import FINISH, follow
 
 from stretto.compiler import cli
-from stretto.compiler.advice import raised
-from stretto.compiler.claim import claims
-from stretto.compiler.communicate import communicate, forwards
-from stretto.compiler.expand import expand
 from stretto.compiler.order.written import written
-from stretto.compiler.program import Compute, Free, Instruction, Program, Receive
-from stretto.compiler.prove import prove
-from stretto.compiler.spec import NONE, Feed, Operation, Spec
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import NONE, Feed, Operation, Spec
+from stretto.compiler.program.claims import claims
+from stretto.compiler.program.communicate import communicate, forwards
+from stretto.compiler.program.program import Compute, Free, Instruction, Program, Receive
+from stretto.compiler.program.slot_advice import raised
+from stretto.compiler.proof.prove import prove
 
 Uses = dict[int, list[list[int]]]  # by channel, in order: the units that use each message
 FEW = 3000  # ways to have posted some of each channel's messages

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from stretto.runtime.backward import input_gradient, weight_gradient, whole
+from stretto.runtime.stage.split_backward import input_gradient, weight_gradient, whole
 
 WIDTH = 16
 

@@ -40,8 +40,8 @@ from training import (
     trained,
 )
 
-from stretto.compiler.program import Compute
-from stretto.compiler.spec import Feed, Spec
+from stretto.compiler.problem.spec import Feed, Spec
+from stretto.compiler.program.program import Compute
 from stretto.runtime import Executor, Stopped, run_local
 from stretto.runtime.transport.local import Local
 

@@ -13,8 +13,8 @@ from ranks import Outcome, run
 from torch import Tensor
 from training import Layer, batch, built, compiled, loss, spec_of
 
-from stretto.compiler.plan import Plan
-from stretto.compiler.program import Wait
+from stretto.compiler.plan.plan import Plan
+from stretto.compiler.program.program import Wait
 from stretto.runtime import Executor
 
 PLAN = {"ranks": 3, "microbatches": 4}

@@ -14,11 +14,11 @@ from ranks import run
 from torch import nn
 from training import compiled, spec_of
 
-from stretto.compiler.plan import Plan, write_plan
+from stretto.compiler.plan.plan import Plan, write_plan
 from stretto.runtime import Executor, Model, Stopped
 from stretto.runtime.__main__ import main
-from stretto.runtime.model import Models, find
-from stretto.runtime.script import Place
+from stretto.runtime.topology import Place
+from stretto.runtime.train.model import Models, find
 
 ROOT = Path(__file__).parent.parent
 GPT = str(ROOT / "examples/gpt.py")

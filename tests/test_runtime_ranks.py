@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 from training import Layer, batch, built, compiled, loss, seed_of, spec_of
 
-from stretto.compiler.plan import Plan
+from stretto.compiler.plan.plan import Plan
 from stretto.runtime import Executor, Stopped
+from stretto.runtime.train.verify import verify
 from stretto.runtime.transport.nccl import Nccl
-from stretto.runtime.verify import verify
 
 SCHEDULES: list[Any] = [
     ("gpipe", {"ranks": 4, "microbatches": 8}),

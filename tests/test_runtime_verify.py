@@ -10,10 +10,10 @@ from specs import linear, one_f_one_b, ordered, random_model, random_order, zb_h
 from torch import Tensor, nn
 from training import WIDTH, Layer, batch, built, compiled, loss, plan_of, seed_of, spec_of
 
-from stretto.compiler.plan import Plan
+from stretto.compiler.plan.plan import Plan
 from stretto.runtime import Executor, run_local
+from stretto.runtime.train.verify import Difference, Verdict, verify
 from stretto.runtime.transport.local import Local
-from stretto.runtime.verify import Difference, Verdict, verify
 
 
 def verified(

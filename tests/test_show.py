@@ -16,22 +16,22 @@ import msgspec
 import pytest
 import specs
 
-from stretto.compiler.bound import bound
-from stretto.compiler.claim import claims
-from stretto.compiler.communicate import communicate, forwards
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.expand import expand
-from stretto.compiler.explain import explain
-from stretto.compiler.idle import WAITS, told
+from stretto.compiler.analysis.explain import explain
+from stretto.compiler.analysis.idle import WAITS, told
+from stretto.compiler.bounds.bound import bound
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
-from stretto.compiler.plan import Plan, assemble
-from stretto.compiler.program import Send
+from stretto.compiler.plan.plan import Plan, assemble
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Operation, Spec, show
+from stretto.compiler.program.claims import claims
+from stretto.compiler.program.communicate import communicate, forwards
+from stretto.compiler.program.program import Send
 from stretto.compiler.show import FORMATS, Look, draw, format_of
 from stretto.compiler.show.text import IDLE
 from stretto.compiler.show.view import view
-from stretto.compiler.source import Source
-from stretto.compiler.spec import Operation, Spec, show
 
 EVIL = '</script><script>alert(1)</script>"><img src=x onerror=alert(1)>\x1b]0;x\x07]]>&amp;'
 

@@ -6,14 +6,14 @@ import msgspec
 import pytest
 import specs
 
-from stretto.compiler.claim import claims
-from stretto.compiler.communicate import communicate, forwards
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.expand import expand
+from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order.written import written
-from stretto.compiler.program import Channel, Compute, Program, Receive, Send, Wait
-from stretto.compiler.spec import Costs, Exceptional, ExceptionalPair, Operation, Spec
-from stretto.compiler.timeline import time
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Costs, Exceptional, ExceptionalPair, Operation, Spec
+from stretto.compiler.program.claims import claims
+from stretto.compiler.program.communicate import communicate, forwards
+from stretto.compiler.program.program import Channel, Compute, Program, Receive, Send, Wait
+from stretto.compiler.program.timeline import time
 
 Times = dict[Operation, tuple[int, int]]
 

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stretto.compiler.bound import bound
-from stretto.compiler.claim import claims
-from stretto.compiler.communicate import communicate, forwards
+from stretto.compiler.bounds.bound import bound
 from stretto.compiler.driver import compile_file
-from stretto.compiler.expand import expand
 from stretto.compiler.order.written import written
-from stretto.compiler.plan import Plan, assemble
-from stretto.compiler.spec import Spec
+from stretto.compiler.plan.plan import Plan, assemble
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Spec
+from stretto.compiler.program.claims import claims
+from stretto.compiler.program.communicate import communicate, forwards
 from stretto.runtime import Executor, run_local
 from stretto.runtime.transport.local import Local
 

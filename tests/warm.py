@@ -3,7 +3,7 @@
 import torch
 import torch.distributed
 
-from stretto.runtime.shapes import output_of
+from stretto.runtime.tensor_spec import output_of
 
 torch.set_num_threads(1)
 output_of(torch.nn.Linear(1, 1), torch.zeros(1, 1), (), torch.device("cpu"), "")

@@ -4,17 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from stretto.compiler.bounds.busy import Job, Set, critical, everything, jackson
-from stretto.compiler.bounds.chains import Net, Times, heads, net, tails
-from stretto.compiler.bounds.fifo import alike, fifo
-from stretto.compiler.bounds.little import little, stays
+from stretto.compiler.bounds.longest_paths import Net, Times, heads, net, tails
 from stretto.compiler.bounds.memory import memory
-from stretto.compiler.bounds.merged import merged, sharpen
-from stretto.compiler.bounds.model import Model, Place, relax
-from stretto.compiler.bounds.pairs import Pair, pairs, paths, shares
+from stretto.compiler.bounds.memory_time import little, stays
+from stretto.compiler.bounds.one_machine import Job, Set, critical, everything, jackson
+from stretto.compiler.bounds.overlap import Pair, pairs, paths, shares
+from stretto.compiler.bounds.rank_as_stage import merged, sharpen
+from stretto.compiler.bounds.relaxation import Model, Place, relax
 from stretto.compiler.bounds.span import bracketed, connected, firsts
+from stretto.compiler.bounds.symmetry import alike, fifo
 from stretto.compiler.bounds.window import Window, window
-from stretto.compiler.spec import Spec
+from stretto.compiler.problem.spec import Spec
 
 ROUNDS = 20
 """How often ranks as one stage may raise heads and tails."""

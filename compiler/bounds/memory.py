@@ -26,7 +26,7 @@ K · min(own, a'_t) + own > L will do too.
 
 from collections.abc import Iterable
 
-from stretto.compiler.bounds.model import Edge, Model, Token
+from stretto.compiler.bounds.relaxation import Edge, Model, Token
 
 
 def below(model: Model) -> list[int]:

@@ -12,9 +12,9 @@ least over these. Else heads are 0.
 
 from collections.abc import Iterator
 
-from stretto.compiler.bounds.chains import FAR, Net, Times, heads
+from stretto.compiler.bounds.longest_paths import FAR, Net, Times, heads
 from stretto.compiler.bounds.memory import below
-from stretto.compiler.bounds.model import Model, Place
+from stretto.compiler.bounds.relaxation import Model, Place
 
 
 def firsts(model: Model, rank: int, holds: list[bool]) -> list[Place] | None:

@@ -29,9 +29,9 @@ first backward, and none is left when the last forward has ended.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from stretto.compiler.bounds.chains import Times
-from stretto.compiler.bounds.model import Model, Trio
-from stretto.compiler.bounds.pairs import Pair
+from stretto.compiler.bounds.longest_paths import Times
+from stretto.compiler.bounds.overlap import Pair
+from stretto.compiler.bounds.relaxation import Model, Trio
 
 Item = tuple[int, int, int]
 """Grains, ticks, how many there are."""

@@ -4,8 +4,9 @@ import json
 from argparse import Namespace
 from fractions import Fraction
 
-from stretto.compiler.certificate import unproven
-from stretto.compiler.certify import Refuted, certify
+from stretto.compiler.certificate.checker.check import certify
+from stretto.compiler.certificate.checker.instance import Refuted
+from stretto.compiler.certificate.write import unproven
 from stretto.compiler.commands import files
 
 

@@ -4,14 +4,14 @@ from argparse import Namespace
 
 from stretto.compiler.commands import files, load
 from stretto.compiler.commands.report import report
-from stretto.compiler.diagnostics import Diagnostic
+from stretto.compiler.diagnostics.diagnostic import Diagnostic
+from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.order.budget import Budget
-from stretto.compiler.plan import Plan
-from stretto.compiler.printable import printable
-from stretto.compiler.program import Send
-from stretto.compiler.prove import ASSUMPTIONS
-from stretto.compiler.source import Source
-from stretto.compiler.summary import Summary, count, figures, of_plan, step_of
+from stretto.compiler.plan.plan import Plan
+from stretto.compiler.program.program import Send
+from stretto.compiler.proof.prove import ASSUMPTIONS
+from stretto.compiler.show.summary import Summary, count, figures, of_plan, step_of
 
 SEARCHES = ("time_limit", "effort", "gap", "engine")
 

@@ -6,9 +6,9 @@ import msgspec
 
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import load
-from stretto.compiler.plan import write_plan
-from stretto.compiler.printable import printable
-from stretto.compiler.summary import of_plan, step_of, table
+from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.plan.plan import write_plan
+from stretto.compiler.show.summary import of_plan, step_of, table
 
 
 def run(chosen: Namespace) -> int:
@@ -19,7 +19,7 @@ def run(chosen: Namespace) -> int:
         with files.guarded(chosen.output):
             write_plan(plan, chosen.output)
     if chosen.certificate:
-        from stretto.compiler.certificate import certificate, unproven
+        from stretto.compiler.certificate.write import certificate, unproven
 
         name = step_of(plan)
         text = certificate(plan.programs[name], plan.claims[name], plan.bound)

@@ -12,15 +12,15 @@ from time import monotonic
 import msgspec
 
 from stretto.compiler import library
-from stretto.compiler.codes import CODES, complete
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import Teller, load, searching
-from stretto.compiler.near import nearest
+from stretto.compiler.diagnostics.codes import CODES, complete
+from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.diagnostics.suggest import nearest
 from stretto.compiler.order.budget import Budget, Progress
-from stretto.compiler.plan import Plan
-from stretto.compiler.printable import printable
-from stretto.compiler.program import Program
-from stretto.compiler.summary import step_of
+from stretto.compiler.plan.plan import Plan
+from stretto.compiler.program.program import Program
+from stretto.compiler.show.summary import step_of
 
 
 def run(chosen: Namespace) -> int:
@@ -48,8 +48,8 @@ SECONDS = 3.0
 
 def of_plan(chosen: Namespace) -> int:
     """The critical chain, idle time by its cause, and what easing a demand would gain."""
-    from stretto.compiler.explain import explain
-    from stretto.compiler.relaxations import relaxed
+    from stretto.compiler.analysis.explain import explain
+    from stretto.compiler.analysis.what_if import relaxed
     from stretto.compiler.show.explanation import data, text
 
     seconds = SECONDS if chosen.time_limit is None else float(chosen.time_limit)
@@ -76,8 +76,8 @@ def with_written(plan: Plan, program: Program) -> Program:
     spec = program.spec
     if spec.written or all(spec.order) or not plan.sources:
         return program
-    from stretto.compiler.evaluate import Settings, evaluate
-    from stretto.compiler.parse import parse, parse_costs
+    from stretto.compiler.evaluation import Settings, evaluate
+    from stretto.compiler.language.parse import parse, parse_costs
 
     first, *more = plan.sources
     values = {name: Fraction(value) for name, value in spec.parameters.items()}

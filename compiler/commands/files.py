@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TextIO
 
 from stretto.compiler import library
-from stretto.compiler.near import nearest
-from stretto.compiler.plan import MAX_FILE
-from stretto.compiler.printable import printable
-from stretto.compiler.source import Source
+from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.diagnostics.suggest import nearest
+from stretto.compiler.plan.plan import MAX_FILE
 
 LARGEST_TEXT = 64 << 20  # bytes of a schedule file; expansion is bounded by --max-ops
 

@@ -13,9 +13,9 @@ from stretto.compiler import library
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import Refused, from_schedule
 from stretto.compiler.order.budget import Budget
-from stretto.compiler.plan import Plan
-from stretto.compiler.spec import NONE, Spec
-from stretto.compiler.summary import Summary, largest, of_plan, percent, step_of
+from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.spec import NONE, Spec
+from stretto.compiler.show.summary import Summary, largest, of_plan, percent, step_of
 
 HEAD = ("schedule", "makespan", "bound", "gap", "bubble", "peak", "share", "copies", "about")
 FOOT = """

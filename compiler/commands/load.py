@@ -9,13 +9,13 @@ from pathlib import Path
 from time import monotonic
 
 from stretto.compiler.commands import files
-from stretto.compiler.diagnostics import Diagnostic, Rejected
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
+from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.budget import Budget, Progress
-from stretto.compiler.plan import Plan, read_plan
-from stretto.compiler.prove import prove_all
-from stretto.compiler.source import Source
-from stretto.compiler.summary import percent, step_of
+from stretto.compiler.plan.plan import Plan, read_plan
+from stretto.compiler.proof.prove import prove_all
+from stretto.compiler.show.summary import percent, step_of
 
 
 class Refused(Rejected):
@@ -79,10 +79,10 @@ def from_schedule(
 ) -> Plan:
     """Compiles. The plan knows its texts by their last names, so that it is the same wherever it
     is made; diagnostics show them by the path that was given."""
-    from stretto.compiler.advice import raised
     from stretto.compiler.driver import compile_text, renamed
-    from stretto.compiler.evaluate import Settings
-    from stretto.compiler.parse import parse_costs
+    from stretto.compiler.evaluation import Settings
+    from stretto.compiler.language.parse import parse_costs
+    from stretto.compiler.program.slot_advice import raised
 
     given = [source, *([files.schedule(chosen.costs)] if chosen.costs else [])]
     paths = {Path(text.name).name: text.name for text in given}
@@ -119,7 +119,7 @@ def _slow(plan: Plan) -> None:
     """A word where an order was searched for without the compiled loops."""
     if plan.engine == WRITTEN:
         return
-    from stretto.compiler.order.jit import fast
+    from stretto.compiler.order.kernels.jit import fast
 
     if not fast():
         files.say(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stretto.compiler import library
 from stretto.compiler.commands import files
-from stretto.compiler.near import nearest
+from stretto.compiler.diagnostics.suggest import nearest
 
 START = """\
 # What this schedule is for. `stretto check {name}.pipe` proves it, `stretto show` draws it.

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from stretto.compiler.commands.files import colourful
-from stretto.compiler.diagnostics import Diagnostic
-from stretto.compiler.render import render
-from stretto.compiler.source import Source
+from stretto.compiler.diagnostics.diagnostic import Diagnostic
+from stretto.compiler.diagnostics.render import render
+from stretto.compiler.diagnostics.source import Source
 
 
 def report(

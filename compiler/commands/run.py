@@ -16,8 +16,8 @@ from typing import Any
 
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import load
-from stretto.compiler.plan import write_plan
-from stretto.compiler.summary import step_of
+from stretto.compiler.plan.plan import write_plan
+from stretto.compiler.show.summary import step_of
 
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 45  # seconds; torchrun itself gives its workers 30 before it kills them

@@ -7,10 +7,10 @@ from shutil import get_terminal_size
 
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import Refused, load
-from stretto.compiler.diagnostics import Rejected
-from stretto.compiler.program import Name
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.program.program import Name
 from stretto.compiler.show import FORMATS, Look, draw, format_of
-from stretto.compiler.summary import step_of
+from stretto.compiler.show.summary import step_of
 
 UNKNOWN_WIDTH = 120  # columns, where the output is no terminal
 

@@ -6,8 +6,8 @@ words, or by an engine, one file each.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from stretto.compiler.bound import Bound
-from stretto.compiler.problem import Problem
+from stretto.compiler.bounds.bound import Bound
+from stretto.compiler.problem.problem import Problem
 
 WRITTEN = "written"
 """The engine of an Order that its author wrote."""

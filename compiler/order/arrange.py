@@ -1,11 +1,11 @@
 """Problem → Order: the author's order where it is complete, else the best that the budget finds."""
 
-from stretto.compiler.diagnostics import Diagnostic, Label, Rejected
-from stretto.compiler.feasible import feasible
+from stretto.compiler.bounds.feasible import feasible
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.written import incomplete, written
-from stretto.compiler.problem import Problem
+from stretto.compiler.problem.problem import Problem
 
 
 def arrange(problem: Problem, budget: Budget) -> Order:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import msgspec
 
 from stretto.compiler.order.budget import Budget
-from stretto.compiler.order.jit import cache_home
-from stretto.compiler.problem import Problem
+from stretto.compiler.order.kernels.jit import cache_home
+from stretto.compiler.problem.problem import Problem
 
 FORMAT = 1
 

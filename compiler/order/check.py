@@ -4,8 +4,8 @@ so that whatever an engine made is checked by something that it does not share."
 from dataclasses import dataclass
 
 from stretto.compiler.order import Order
-from stretto.compiler.order.earliest import earliest
-from stretto.compiler.order.model import NO_LIMIT
+from stretto.compiler.order.earliest_start import earliest
+from stretto.compiler.order.kernels.instance import NO_LIMIT
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ compiled and CP-SAT is there; without it the same engines run in plain Python, a
 from dataclasses import replace
 from time import monotonic
 
-from stretto.compiler.bound import bound
+from stretto.compiler.bounds.bound import bound
 from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.cache import Remembered, recall, remember
 from stretto.compiler.order.check import check
-from stretto.compiler.order.engines import (
+from stretto.compiler.order.engines.restarts import polish, robust
+from stretto.compiler.order.engines.run import (
     alternate,
     exact,
     library,
@@ -23,11 +24,10 @@ from stretto.compiler.order.engines import (
     periodic,
     warm,
 )
-from stretto.compiler.order.hunt import Found, Hunt, Stop, hunt
-from stretto.compiler.order.model import model
-from stretto.compiler.order.polish import polish, robust
-from stretto.compiler.order.words import complete, order_of
-from stretto.compiler.problem import Problem
+from stretto.compiler.order.kernels.instance import model
+from stretto.compiler.order.kernels.sequences import complete, order_of
+from stretto.compiler.order.search_state import Found, Hunt, Stop, hunt
+from stretto.compiler.problem.problem import Problem
 
 ENGINES = (
     "library",

@@ -1,7 +1,7 @@
 """Problem → Order, where the author wrote the whole order: it is taken as it stands."""
 
 from stretto.compiler.order import WRITTEN, Lane, Order
-from stretto.compiler.problem import Problem
+from stretto.compiler.problem.problem import Problem
 
 
 def incomplete(problem: Problem) -> list[int]:

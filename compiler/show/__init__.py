@@ -6,8 +6,8 @@ are loaded when they are asked for.
 
 from importlib import import_module
 
-from stretto.compiler.plan import Plan
-from stretto.compiler.program import Name
+from stretto.compiler.plan.plan import Plan
+from stretto.compiler.program.program import Name
 from stretto.compiler.show.look import Look
 from stretto.compiler.show.view import view
 

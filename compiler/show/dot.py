@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from stretto.compiler.expand import expand
-from stretto.compiler.printable import printable
-from stretto.compiler.problem import Why
+from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.problem import Why
+from stretto.compiler.problem.spec import NONE, Operation, Unit, show
+from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.palette import colour
 from stretto.compiler.show.view import View
-from stretto.compiler.spec import NONE, Operation, Unit, show
-from stretto.compiler.timeline import Timed
 
 if TYPE_CHECKING:
     import networkx as nx

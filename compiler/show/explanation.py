@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from stretto.compiler.chain import Link
-from stretto.compiler.explain import Explanation
-from stretto.compiler.idle import CAUSES, WAITS, Idle, told
-from stretto.compiler.spec import Spec, number
+from stretto.compiler.analysis.critical_path import Link
+from stretto.compiler.analysis.explain import Explanation
+from stretto.compiler.analysis.idle import CAUSES, WAITS, Idle, told
+from stretto.compiler.problem.spec import Spec, number
 
 LONGEST = 40  # links of the chain that are shown
 

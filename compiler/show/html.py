@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
-from stretto.compiler.printable import printable
+from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.palette import NAMES, colour
+from stretto.compiler.show.summary import figures
 from stretto.compiler.show.view import View
-from stretto.compiler.summary import figures
-from stretto.compiler.timeline import Timed
 
 
 def draw(view: View) -> str:

@@ -5,8 +5,9 @@ from typing import Any
 
 import msgspec
 
-from stretto.compiler.idle import Idle
-from stretto.compiler.program import (
+from stretto.compiler.analysis.idle import Idle
+from stretto.compiler.problem.spec import NONE, show
+from stretto.compiler.program.program import (
     Compute,
     Free,
     Instruction,
@@ -16,9 +17,8 @@ from stretto.compiler.program import (
     Send,
     Wait,
 )
+from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.view import View
-from stretto.compiler.spec import NONE, show
-from stretto.compiler.timeline import Timed
 
 
 def draw(view: View) -> str:

@@ -5,7 +5,7 @@ from colorsys import hls_to_rgb
 from functools import cache
 from typing import NamedTuple
 
-from stretto.compiler.spec import Kind
+from stretto.compiler.problem.spec import Kind
 
 
 class Colour(NamedTuple):

@@ -9,15 +9,15 @@ every machine.
 import html
 from collections.abc import Iterator
 
-from stretto.compiler.diagnostics import Diagnostic, Rejected
-from stretto.compiler.idle import Idle, told
-from stretto.compiler.printable import printable
+from stretto.compiler.analysis.idle import Idle, told
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
+from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.problem.spec import NONE, show
+from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.palette import NAMES, colour
 from stretto.compiler.show.scale import marks
+from stretto.compiler.show.summary import figures
 from stretto.compiler.show.view import View
-from stretto.compiler.spec import NONE, show
-from stretto.compiler.summary import figures
-from stretto.compiler.timeline import Timed
 
 MOST = 20_000  # bars; beyond, a browser takes minutes to open the picture
 

@@ -18,15 +18,15 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from stretto.compiler.idle import CAUSES, WAITS, Cause, longest, told
-from stretto.compiler.printable import printable
+from stretto.compiler.analysis.idle import CAUSES, WAITS, Cause, longest, told
+from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.problem.spec import NONE, Kind
+from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.look import Look
 from stretto.compiler.show.palette import NAMES, Colour, colour
 from stretto.compiler.show.scale import marks
+from stretto.compiler.show.summary import figures
 from stretto.compiler.show.view import View
-from stretto.compiler.spec import NONE, Kind
-from stretto.compiler.summary import figures
-from stretto.compiler.timeline import Timed
 
 MOST = 1000  # columns that one would still scroll through
 WIDEST = 6  # columns for the shortest step of the clock, where there is room for more

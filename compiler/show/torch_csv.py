@@ -9,10 +9,10 @@ wrongly, is refused here. All rules were tried on torch 2.13.
 
 from collections.abc import Iterator
 
-from stretto.compiler.diagnostics import Diagnostic, Label, Rejected
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
+from stretto.compiler.problem.spec import NONE, Spec, show
+from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.view import View
-from stretto.compiler.spec import NONE, Spec, show
-from stretto.compiler.timeline import Timed
 
 
 def draw(view: View) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
+from stretto.compiler.problem.spec import NONE, show
+from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.palette import NAMES
 from stretto.compiler.show.view import Message, View
-from stretto.compiler.spec import NONE, show
-from stretto.compiler.timeline import Timed
 
 Event = dict[str, Any]
 COMPUTE, OVERLAPPED = 1, 2  # tracks of a rank

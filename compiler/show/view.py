@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from stretto.compiler.bound import Bound
-from stretto.compiler.forwards_bound import forwards_bound
-from stretto.compiler.idle import Idle, stretches
-from stretto.compiler.plan import Plan
-from stretto.compiler.program import Claims, Compute, Instruction, Name, Program, Receive
-from stretto.compiler.source import Source, Span
-from stretto.compiler.spec import NONE, Spec, number
-from stretto.compiler.summary import Summary, step_of, summarize
-from stretto.compiler.timeline import Timed, Timeline, time
-from stretto.compiler.waits import Waits
+from stretto.compiler.analysis.dependencies import Waits
+from stretto.compiler.analysis.idle import Idle, stretches
+from stretto.compiler.bounds.bound import Bound
+from stretto.compiler.bounds.eval_bound import forwards_bound
+from stretto.compiler.diagnostics.source import Source, Span
+from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.spec import NONE, Spec, number
+from stretto.compiler.program.program import Claims, Compute, Instruction, Name, Program, Receive
+from stretto.compiler.program.timeline import Timed, Timeline, time
+from stretto.compiler.show.summary import Summary, step_of, summarize
 
 
 class Level(NamedTuple):

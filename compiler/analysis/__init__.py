@@ -1,0 +1,1 @@
+"""Where a plan's time goes, and what would shorten it."""

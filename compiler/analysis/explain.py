@@ -1,0 +1,71 @@
+"""Program → Explanation: why it takes as long as it does. The chain of operations that makes what
+is minimized, and what every rank waits for while it is idle. Times are ticks.
+"""
+
+from collections import Counter
+from fractions import Fraction
+
+from msgspec import Struct
+
+from stretto.compiler.analysis.critical_path import Link, chain
+from stretto.compiler.analysis.dependencies import Waits
+from stretto.compiler.analysis.idle import CAUSES, Cause, Idle, longest, stretches
+from stretto.compiler.program.program import Program
+from stretto.compiler.program.timeline import Timeline, time
+
+
+class Relaxed(Struct, frozen=True):
+    """What would be gained if a demand were eased, found by solving again: the value of what is
+    minimized, before and after, in the units of the file."""
+
+    what: str
+    before: Fraction
+    after: Fraction
+
+
+class Explanation(Struct, frozen=True):
+    """`first`, `last`: the stretch of time that the chain explains; all of the makespan, or the
+    longest span and the `rank` that has it. `idle[rank][cause]`: ticks. `stretches`: the longest
+    ones first. `relaxed`: the largest gain first. `notes`: what else is to be said of these."""
+
+    makespan: int
+    first: int
+    last: int
+    rank: int
+    chain: tuple[Link, ...]
+    idle: tuple[dict[Cause, int], ...]
+    stretches: tuple[Idle, ...]
+    relaxed: tuple[Relaxed, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def explain(program: Program, many: int = 10) -> Explanation:
+    """Explain the Program: all idle time, and its longest stretches, so `many`."""
+    timeline = time(program)
+    known = Waits(program, timeline)
+    listed = [one for rank in range(len(program.ranks)) for one in stretches(known, rank)]
+    idle: list[Counter[Cause]] = [Counter() for _ in program.ranks]
+    for one in listed:
+        idle[one.rank][one.cause] += one.end - one.start
+    first, last, rank = _explained(program, timeline)
+    links = chain(known, rank)
+    return Explanation(
+        timeline.makespan,
+        first,
+        last,
+        rank,
+        tuple(link for link in links if link.end > first or not first),
+        tuple({cause: counted[cause] for cause in CAUSES} for counted in idle),
+        longest(listed, many),
+    )
+
+
+def _explained(program: Program, timeline: Timeline) -> tuple[int, int, int]:
+    """From when to when, and of which rank: the makespan, or the longest span."""
+    rows = [(row[0].start, row[-1].end, r) for r, row in enumerate(timeline.ranks) if row]
+    if not rows:
+        return 0, 0, 0
+    if program.spec.minimize == "span":
+        return max(rows, key=lambda row: (row[1] - row[0], -row[2]))
+    _, last, rank = max(rows, key=lambda row: (row[1], -row[2]))
+    return 0, last, rank

@@ -1,0 +1,228 @@
+"""Waits → the idle stretches of a rank, each with its cause, in the words that `explain` and every
+format of `show` use.
+
+An idle stretch ends when the next unit starts. While no other unit of the rank has what it needs,
+the rank waits for data, and once that was made, for the channel that brings it. From the moment
+that some other unit has what it needs, memory is the reason if none of those fits: running one of
+them here would break the limit, now or at a unit that the order has before it. Else the order is
+the reason, which has another unit next; likewise where data is there and only a rule is not met, or
+where one half of a pair could run and has to wait for the other.
+If the next unit has what it needs too, a message of its own was posted or is taken late: a channel
+again. After its last unit a rank is done.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from stretto.compiler.analysis.dependencies import Passage, Unit, Waits, name
+from stretto.compiler.problem.spec import Spec, number
+
+Cause = Literal["data", "memory", "order", "channel", "done"]
+CAUSES: tuple[Cause, ...] = ("data", "memory", "order", "channel", "done")
+WAITS: dict[Cause, str] = {
+    "data": "waits for data",
+    "memory": "waits for memory",
+    "order": "waits for the order",
+    "channel": "waits for a channel",
+    "done": "done",
+}
+FAR = 1 << 62
+
+
+class Idle(Struct, frozen=True):
+    """A stretch without work of one cause. `before` is the unit that ends it, or None."""
+
+    rank: int
+    start: int
+    end: int
+    cause: Cause
+    before: str | None
+    line: int | None
+    why: str
+
+
+def told(spec: Spec, idle: Idle) -> str:
+    """Where a stretch is and why, in one line; times in the units of the file."""
+    start, end = (number(tick, spec.time_unit) for tick in (idle.start, idle.end))
+    return f"rank {idle.rank}, {start} – {end}: {idle.why}"
+
+
+def longest(listed: Iterable[Idle], many: int) -> tuple[Idle, ...]:
+    """The longest stretches, the first of equals first."""
+    order = sorted(listed, key=lambda one: (one.start - one.end, one.rank, one.start))
+    return tuple(order[:many])
+
+
+def stretches(known: Waits, rank: int) -> Iterator[Idle]:
+    """The idle stretches of a rank in the order of time, cut where the cause changes."""
+    units = known.units[rank]
+    others = Others(known, rank)
+    before = 0
+    for at, unit in enumerate(units):
+        if unit.start > before:
+            yield from _cut(known, rank, at, before, others)
+        before = unit.end
+    end = known.timeline.makespan
+    if before < end:
+        why = "its last operation has ended" if units else "it has nothing to do"
+        yield Idle(rank, before, end, "done", None, None, why)
+
+
+class Ready(NamedTuple):
+    """A unit that could run: since when it has what it needs, and its place. `short`: `FITS`,
+    `FULL` if memory has no room for it now, or the place of a unit that would have none then."""
+
+    since: int
+    at: int
+    short: int
+
+
+FITS, FULL = -1, -2
+NOBODY = Ready(FAR, -1, FITS)
+
+
+class Others:
+    """What stands behind a place in a rank's order, and may run there."""
+
+    def __init__(self, known: Waits, rank: int):
+        limits = known.spec.limits
+        limit = limits[rank] if limits else None
+        self.units = known.units[rank]
+        self.limit = FAR if limit is None else limit.grains
+        self.soon = [FAR]  # from a place on, when the first has what it needs
+        self.loose = [FAR]  # the same of those that leave no more in memory than they find
+        self.held = [FAR]  # when the first has its data, of those for which a rule is not met then
+        for unit in reversed(self.units):
+            self.held.append(min(self.held[-1], unit.there if unit.there < unit.ready else FAR))
+            self.soon.append(min(self.soon[-1], unit.ready))
+            self.loose.append(min(self.loose[-1], FAR if unit.take > unit.give else unit.ready))
+        self.held.reverse()
+        self.soon.reverse()
+        self.loose.reverse()
+
+    def ruled(self, at: int) -> int:
+        """When the first of the units behind place `at` has its data, but a rule is not met."""
+        return self.held[at + 1]
+
+    def after(self, at: int) -> tuple[Ready, Ready]:
+        """Of the units behind place `at` that have what they need when its unit starts: the first
+        that would fit into memory here, and the first that would not."""
+        fits = large = NOBODY
+        before = self.units[at].start
+        most, fullest = 0, at
+        for k in range(at + 1, len(self.units)):
+            if self.units[k - 1].most > most:
+                most, fullest = self.units[k - 1].most, k - 1
+            rest = self.loose[k] if most >= self.limit else self.soon[k]
+            if rest >= min(before, fits.since) and self.soon[k] >= min(before, large.since):
+                break
+            unit = self.units[k]
+            if unit.ready >= before:
+                continue
+            short = self.short(at, unit, most, fullest)
+            if short == FITS:
+                fits = min(fits, Ready(unit.ready, k, short))
+            else:
+                large = min(large, Ready(unit.ready, k, short))
+        return fits, large
+
+    def short(self, at: int, unit: Unit, most: int, fullest: int) -> int:
+        """What memory says if `unit` runs before place `at`; see `Ready`. `most`: grains at most
+        while the units before it run, `fullest` the place where that is."""
+        if self.units[at].held + unit.take > self.limit:
+            return FULL
+        return fullest if most + unit.take - unit.give > self.limit else FITS
+
+
+def _cut(known: Waits, rank: int, at: int, start: int, others: Others) -> Iterator[Idle]:
+    """One stretch, from `start` to the unit at place `at`, in pieces by their cause."""
+    unit = known.units[rank][at]
+    fits, large = others.after(at)
+    end = min(max(start, unit.ready), unit.start)  # from here on only a channel is left
+    order = min(max(start, fits.since), end)
+    memory = min(max(start, large.since), order)
+    rule = min(max(start, min(unit.there, unit.half, others.ruled(at))), memory)
+    data = min(max(start, unit.made), rule)
+    pieces: tuple[tuple[Cause, int], ...] = (
+        ("data", data),
+        ("channel", rule),
+        ("order", memory),
+        ("memory", order),
+        ("order", end),
+        ("channel", unit.start),
+    )
+    begin = start
+    for k, (cause, until) in enumerate(pieces):
+        if begin < until:
+            why = _why(known, rank, at, k, begin, (fits, large))
+            yield Idle(rank, begin, until, cause, known.named(unit), known.line(unit), why)
+        begin = max(begin, until)
+
+
+DATA, WAY, RULE, MEMORY, ORDER = range(5)
+"""The pieces of a stretch, in their sequence; behind them those of a message that is late."""
+
+
+def _why(
+    known: Waits, rank: int, at: int, piece: int, begin: int, ready: tuple[Ready, Ready]
+) -> str:
+    """The cause in words."""
+    units, (fits, large) = known.units[rank], ready
+    here = known.named(units[at])
+    if piece == RULE:
+        return _rule(known, rank, at, begin)
+    if piece == MEMORY:
+        other = known.named(units[large.at])
+        if large.short == FULL:
+            return f"{other} is ready, but memory is full until {here}"
+        needing = known.named(units[large.short])
+        return f"{other} is ready, but would take memory that {needing} needs first"
+    if piece == ORDER:
+        return f"{known.named(units[fits.at])} is ready, but the order has {here} first"
+    if piece not in (DATA, WAY):
+        return f"{here} {held_up(known, rank, at)}"
+    need = known.latest(units[at], arrived=piece == WAY)
+    if need is None:
+        return f"{here} waits for its turn"
+    what, source = name(known.spec, need[0]), known.rank(need[0])
+    if piece == WAY:
+        return f"{here} waits for {what}, on its way from rank {source}"
+    return f"{here} waits for {what}" + (f" of rank {source}" if source != rank else "")
+
+
+def _rule(known: Waits, rank: int, at: int, begin: int) -> str:
+    """Which unit could run but for a rule, and what that has first; or which half of a pair."""
+    unit = min(
+        (unit for unit in known.units[rank][at:] if unit.there <= begin < unit.ready),
+        key=lambda unit: unit.there,
+        default=None,
+    )
+    if unit is None:
+        pair = known.units[rank][at].operations
+        first, other = sorted(pair, key=lambda t: known.ready(t.operation))
+        one, with_it = (name(known.spec, t.operation) for t in (first, other))
+        return f"{one} is ready, but the order runs it together with {with_it}"
+    rules = [o for t in unit.operations for o in known.rules.get(t.operation, ())]
+    held = name(known.spec, max(rules, key=lambda o: known.end[o]))
+    return f"{known.named(unit)} has its data, but a rule has {held} first"
+
+
+def held_up(known: Waits, rank: int, at: int) -> str:
+    """What a unit that has all it needs still waits for."""
+    passage = late(known, rank, at)
+    if passage is None:
+        return "has all that it needs, but a message is not through"
+    what = name(known.spec, passage.result)
+    if passage.source == rank:
+        return f"runs when rank {passage.target} has taken {what}"
+    if passage.posted is None:
+        return f"waits for {what}, on its way from rank {passage.source}"
+    return f"waits for {what} from rank {passage.source}, whose receive was posted late"
+
+
+def late(known: Waits, rank: int, at: int) -> Passage | None:
+    """The message that ends the wait before a unit, if one does."""
+    start = known.units[rank][at].start
+    return next((p for p in known.passages(rank, at) if p.arrived == start), None)

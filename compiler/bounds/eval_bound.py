@@ -1,0 +1,22 @@
+"""A lower bound for the forwards of a step alone, as `eval` runs them."""
+
+from msgspec.structs import replace
+
+from stretto.compiler.bounds.bound import Bound, bound
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Spec
+
+
+def forwards_bound(spec: Spec) -> Bound:
+    """The bound of the schedule without its backwards, and without the rules, which may name
+    them: where fewer things must hold, no bound is too high."""
+    lists = [
+        tuple(
+            unit._replace(operations=unit.operations[:1])
+            for unit in units
+            if unit.operations[0].kind == "F"
+        )
+        for units in spec.written
+    ]
+    pipelines = tuple(replace(pipeline, forward_only=True) for pipeline in spec.pipelines)
+    return bound(expand(replace(spec, pipelines=pipelines, rules=(), written=tuple(lists))))

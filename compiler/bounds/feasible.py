@@ -1,0 +1,150 @@
+"""Problem → nothing, or `Rejected`: memory limits that no order can meet, told at once, each with
+the smallest limit that could be met and what binds.
+
+Whatever the order, while an operation runs a rank holds what the operations before it in the same
+micro-batch have taken and those after it give back; the largest such sum over the operations is
+the least a rank needs. Without rules and written orders this is exact: micro-batches can take
+turns, one through all its stages before the next starts, and pipelines likewise, unless one feeds
+several (then a turn's peak may lie higher, and the sum is a lower bound only). With rules or a
+part of an order it is a lower bound too; a written sequence raises it to what it holds by itself
+even if all that it leaves out gives back as early as can be.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from stretto.compiler.bounds.memory import below
+from stretto.compiler.bounds.relaxation import Model, complete, relax
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
+from stretto.compiler.problem.problem import Problem
+from stretto.compiler.problem.spec import NONE, Operation, Pipeline, number, show
+
+
+class Need(NamedTuple):
+    """The least limit in grains that a rank could have, and the forwards (strand, micro-batch)
+    that are held together then. `written`: the author's order demands it."""
+
+    grains: int
+    held: list[tuple[int, int]]
+    written: bool = False
+
+
+def feasible(problem: Problem) -> None:
+    """Raises `Rejected` (`limit-too-small`), one diagnostic for each `limit` that is too small, if
+    a rank's limit is below what any order needs."""
+    spec = problem.spec
+    if not any(spec.limits):
+        return
+    model = relax(spec)
+    short: dict[int, list[tuple[int, Need]]] = {}
+    for rank, (limit, need) in enumerate(zip(spec.limits, needs(model), strict=True)):
+        if limit is not None and need.grains > limit.grains:
+            short.setdefault(limit.at, []).append((rank, need))
+    if short:
+        raise Rejected([_diagnostic(model, ranks) for ranks in short.values()])
+
+
+def needs(model: Model) -> list[Need]:
+    """For every rank the least limit that could be met."""
+    lower = below(model)
+    written = _written(model)
+    found = []
+    for rank in range(model.spec.ranks):
+        choices = [Need(0, []), *_turns(model, lower, rank)]
+        if rank in written:
+            choices.append(written[rank])
+        found.append(max(choices, key=lambda need: need.grains))
+    return found
+
+
+def _turns(model: Model, lower: list[int], rank: int) -> Iterator[Need]:
+    """What the rank holds at least while an operation of any rank runs, and while a forward that
+    leaves nothing runs."""
+    tokens = model.tokens(rank)
+    trained = {token.take for token in tokens}
+    for c, strand in enumerate(model.strands):
+        if not strand.many:
+            continue
+        held = [t for t in tokens if lower[c] >> t.take & 1 and lower[t.give] >> c & 1]
+        if held:
+            forwards = list(dict.fromkeys((token.take, 0) for token in held))
+            yield Need(sum(token.grains for token in held), forwards)
+        if strand.rank == rank and strand.kind == "F" and c not in trained:
+            line = model.spec.pipelines[strand.pipeline]
+            if line.forward_only:
+                yield Need(line.stages[strand.stage].activation, [(c, 0)])
+
+
+def _written(model: Model) -> dict[int, Need]:
+    """What a written sequence holds at its fullest, if a weight gradient that it leaves out runs
+    right after its I, and a backward that it leaves out right after its forward."""
+    trios = {c: trio for trio in model.trios for c in trio[:3] if c is not None}
+    found = {}
+    for rank, groups in enumerate(model.turns):
+        there = {place for group in groups for place in group}
+        held: dict[tuple[int, int], int] = {}
+        most = Need(0, [], written=True)
+        for group in groups:
+            forwards = [place for place in group if model.strands[place[0]].kind == "F"]
+            for strand, m in dict.fromkeys(forwards + group):  # a pair takes, then gives
+                if strand not in trios:
+                    continue
+                forward, backward, weight, activation, kept = trios[strand]
+                if strand == forward:
+                    held[forward, m] = activation
+                    if sum(held.values()) > most.grains:
+                        full = [place for place, grains in held.items() if grains]
+                        most = Need(sum(held.values()), full, written=True)
+                    if (backward, m) not in there:
+                        del held[forward, m]
+                elif strand == backward and weight is not None and (weight, m) in there:
+                    held[forward, m] = min(kept, held.get((forward, m), 0))
+                else:
+                    held.pop((forward, m), None)
+        found[rank] = most
+    return found
+
+
+def _diagnostic(model: Model, ranks: list[tuple[int, Need]]) -> Diagnostic:
+    """Of the ranks under one limit that cannot meet it the one that needs most."""
+    spec = model.spec
+    rank, need = max(ranks, key=lambda one: one[1].grains)
+    limit = spec.limits[rank]
+    assert limit is not None
+    least, given = (number(grains, spec.size_unit) for grains in (need.grains, limit.grains))
+    names = [_name(model, place) for place in need.held]
+    if need.written:
+        why = f"its written order holds {_list(names)} at once"
+    elif len(names) == 1:
+        why = f"{names[0]} leaves that much"
+    else:
+        why = f"of one micro-batch alone it holds what {_list(names)} leave, all at once"
+    notes = [why]
+    others = [f"rank {r}" for r, other in ranks if r != rank and other.grains == need.grains]
+    if others:
+        notes.append(f"so it is on {_list(others)}")
+    exact = not spec.rules and complete(spec) and not _branches(spec.pipelines)
+    return Diagnostic(
+        code="limit-too-small",
+        message=f"rank {rank} must hold {least} of activations at once and may hold {given}",
+        labels=(Label(spec.spans[limit.at], "the limit"),),
+        notes=tuple(notes),
+        help=f"allow {'' if exact else 'at least '}{least}"
+        + (": one micro-batch at a time can keep to it" if exact else ""),
+    )
+
+
+def _branches(pipelines: tuple[Pipeline, ...]) -> bool:
+    """Whether a pipeline feeds more than one other."""
+    return any(len({feed.pipeline for feed in line.feeds}) > 1 for line in pipelines)
+
+
+def _name(model: Model, place: tuple[int, int]) -> str:
+    strand = model.strands[place[0]]
+    operation = Operation("F", strand.pipeline, strand.stage, place[1], strand.slice, NONE)
+    return f"`{show(model.spec, operation)}`"
+
+
+def _list(names: list[str]) -> str:
+    shown = names if len(names) <= 6 else [*names[:5], f"{len(names) - 5} more"]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if shown[1:] else shown)

@@ -1,0 +1,1 @@
+"""A plan as start times with the evidence for its lower bound."""

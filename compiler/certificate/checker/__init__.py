@@ -1,0 +1,1 @@
+"""Checks certificates. Imports nothing of ours."""

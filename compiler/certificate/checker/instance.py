@@ -1,0 +1,119 @@
+"""The problem that a certificate is about, read from the certificate alone."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+Op = tuple[str, int, int, int, int]
+
+
+# A rule on one kind speaks of the operations that may stand for it.
+STARTS = {"F": "F", "B": "BI", "I": "IB", "W": "WB"}
+
+
+ENDS = {"F": "F", "B": "BW", "I": "IB", "W": "WB"}
+
+
+SIZES = ("activation", "kept")
+
+
+class Refuted(Exception):
+    """The certificate does not prove what it claims."""
+
+
+def demand(holds: bool, words: str) -> None:
+    if not holds:
+        raise Refuted(words)
+
+
+class Instance:
+    """What is to be done: durations, what waits for what, memory."""
+
+    def __init__(self, data: dict[str, Any]):
+        self.ranks: int = data["ranks"]
+        self.minimize: str = data["minimize"]
+        self.split: bool = data["split"]
+        self.slices = range(data["slices"]) if data["slices"] else [-1]
+        self.pipelines: list[dict[str, Any]] = data["pipelines"]
+        self.limits: list[int | None] = data["limits"]
+        self.transfers = {(a, b): ticks for a, b, ticks in data["transfers"]}
+        self.exceptions = {op(o): ticks for o, ticks in data["exceptions"]}
+        self.pairs = {(tuple(f), kind, tuple(b)): ticks for f, kind, b, ticks in data["pairs"]}
+        self.rare = {(op(f), op(b)): ticks for f, b, ticks in data["exceptional_pairs"]}
+        self.rules = [(op(later), op(earlier)) for later, earlier in data["rules"]]
+        self.fixed = [[[op(o) for o in unit] for unit in units] for units in data["fixed"]]
+        demand(self.minimize in ("makespan", "span"), "minimize makespan or span")
+        yes = [self.split, *(line["forward_only"] for line in self.pipelines)]
+        demand(all(type(one) is bool for one in yes), "split and forward_only are yes or no")
+        demand(all(s["rank"] in range(self.ranks) for s in self.stages()), "every stage has a rank")
+        demand(len(self.limits) == self.ranks, "one limit for each rank, or null")
+        figures = [data["slices"], *(line["microbatches"] for line in self.pipelines)]
+        figures += [limit for limit in self.limits if limit is not None]
+        figures += [s[k] for s in self.stages() for k in (*"FBIW", *SIZES)]
+        figures += [*self.transfers.values(), *self.exceptions.values(), *self.pairs.values()]
+        figures += self.rare.values()
+        demand(all(type(n) is int and n >= 0 for n in figures), "figures are whole numbers")
+
+    def stages(self) -> list[dict[str, Any]]:
+        return [stage for line in self.pipelines for stage in line["stages"]]
+
+    def stage(self, o: Op | tuple[str, int, int, int]) -> dict[str, Any]:
+        found: dict[str, Any] = self.pipelines[o[1]]["stages"][o[2]]
+        return found
+
+    def ticks(self, o: Op) -> int:
+        return int(self.exceptions.get(o, self.stage(o)[o[0]]))
+
+    def unit(self, ops: list[Op]) -> int:
+        """Ticks of one operation, or of an F and the B or I that it overlaps."""
+        if len(ops) == 1:
+            return self.ticks(ops[0])
+        f, b = ops
+        demand(f[0] == "F" and b[0] in "BI", "a unit is an F and a B or I")
+        together = self.pairs.get((f[1:3], b[0], b[1:3]), self.ticks(f) + self.ticks(b))
+        return int(self.rare.get((f, b), together))
+
+    def lag(self, earlier: Op, later: Op) -> int:
+        """Ticks that a result is on its way."""
+        way = self.stage(earlier)["rank"], self.stage(later)["rank"]
+        return 0 if way[0] == way[1] else int(self.transfers.get(way, 0))
+
+    def places(self, p: int) -> Iterator[tuple[int, ...]]:
+        """Stage, micro-batch, slice of everything in a pipeline."""
+        line = self.pipelines[p]
+        return product(range(len(line["stages"])), range(line["microbatches"]), self.slices)
+
+    def needs(self, o: Op, halves: Any) -> list[Op]:
+        """What o waits for. `halves(place)`: whether that backward runs as I and W."""
+        kind, p, s, m, k = o
+        line, last = self.pipelines[p], len(self.pipelines[p]["stages"]) - 1
+
+        def backward(*place: int) -> Op:
+            return ("I" if halves(place) else "B", *place)  # type: ignore[return-value]
+
+        if kind == "W":
+            return [("I", p, s, m, k)]
+        if kind == "F":
+            found = [("F", p, s - 1, m, k)] if s else []
+            found += [("F", p, s, m, k - 1)] if k > 0 else []
+            for q, other in enumerate(self.pipelines):
+                if [p, s] in other["feeds"]:
+                    found.append(("F", q, len(other["stages"]) - 1, m, k))
+            return found
+        found = [("F", p, s, m, k)]
+        if s < last:
+            found.append(backward(p, s + 1, m, k))
+        else:
+            for q, t in line["feeds"]:
+                if not self.pipelines[q]["forward_only"]:
+                    found.append(backward(q, t, m, k))
+        if 0 <= k < len(self.slices) - 1:
+            found.append(backward(p, s, m, k + 1))
+        return found
+
+
+def op(o: list[Any]) -> Op:
+    kind, p, s, m, k = o
+    demand(kind in ("F", "B", "I", "W") and all(type(n) is int for n in (p, s, m, k)), f"{o}")
+    demand(p >= 0 and s >= 0 and m >= 0 and k >= -1, f"{o}")
+    return kind, p, s, m, k

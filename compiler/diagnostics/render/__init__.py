@@ -1,0 +1,33 @@
+"""Diagnostics as text: a file per format, each a function from diagnostics and the sources they
+point into to one string. Nothing here prints."""
+
+from collections.abc import Callable, Iterable
+
+from stretto.compiler.diagnostics.diagnostic import Diagnostic
+from stretto.compiler.diagnostics.render.concise import concise
+from stretto.compiler.diagnostics.render.full import full
+from stretto.compiler.diagnostics.render.github import github
+from stretto.compiler.diagnostics.render.json import json
+from stretto.compiler.diagnostics.source import Source
+
+FORMATS: dict[str, Callable[[Iterable[Diagnostic], Iterable[Source]], str]] = {
+    "full": full,
+    "concise": concise,
+    "json": json,
+    "github": github,
+}
+
+__all__ = ["FORMATS", "full", "render"]
+
+
+def render(
+    diagnostics: Iterable[Diagnostic],
+    sources: Iterable[Source] = (),
+    format: str = "full",
+    colour: bool = False,
+) -> str:
+    """All diagnostics in one of the FORMATS, with a line break at the end of every line; "" for
+    none, but for `json`, which says `[]`. Only `full` shows source lines, and may be coloured."""
+    if format == "full":
+        return full(diagnostics, sources, colour)
+    return FORMATS[format](diagnostics, sources)

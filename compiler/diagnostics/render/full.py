@@ -1,0 +1,204 @@
+"""`full`: a diagnostic for people, with the lines it speaks of, every place marked, and what to
+type instead. What could steer a terminal is shown spelled out."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+from unicodedata import combining, east_asian_width
+
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
+from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.diagnostics.source import Source
+
+WIDEST = 150  # of a source line; of longer ones the part around the marks is shown
+TAB = 4
+Paint = Callable[[str, str], str]
+BOLD, RED, YELLOW, BLUE, CYAN = "1", "1;31", "1;33", "1;34", "1;36"
+
+
+class Mark(NamedTuple):
+    """A label on one line, in columns of the screen from 0."""
+
+    start: int
+    end: int
+    sign: str  # ^ for the first label of a diagnostic, - for others
+    words: str
+
+
+def full(
+    diagnostics: Iterable[Diagnostic], sources: Iterable[Source] = (), colour: bool = False
+) -> str:
+    """Every diagnostic, with an empty line between two."""
+    texts = {source.name: source.text for source in sources}
+    paint = _paint if colour else _plain
+    lines = {name: text.split("\n") for name, text in texts.items()}
+    return "\n".join("".join(f"{x}\n" for x in _told(d, lines, paint)) for d in diagnostics)
+
+
+def _paint(style: str, text: str) -> str:
+    return f"\x1b[{style}m{text}\x1b[0m" if text else ""
+
+
+def _plain(style: str, text: str) -> str:
+    return text
+
+
+def _told(d: Diagnostic, lines: dict[str, list[str]], paint: Paint) -> Iterable[str]:
+    tone = RED if d.severity == "error" else YELLOW
+    yield paint(tone, f"{d.severity}[{d.code}]") + paint(BOLD, f": {printable(d.message)}")
+    width = max((len(str(label.span.line)) for label in d.labels), default=1)
+    margin = " " * width
+    files = list(dict.fromkeys(label.span.file for label in d.labels))
+    shown = False
+    for file in files:
+        labels = [label for label in d.labels if label.span.file == file]
+        arrow = "-->" if file == files[0] else ":::"
+        yield paint(BLUE, f"{margin}{arrow}") + f" {printable(str(labels[0].span))}"
+        if file in lines:
+            shown = True
+            first = d.labels[0] if file == files[0] else None
+            yield from _shown(labels, first, lines[file], width, tone, paint)
+    if shown and (d.notes or d.help):
+        yield paint(BLUE, f"{margin} |")
+    for note in d.notes:
+        head = "" if note.startswith("circle: ") else "note: "
+        yield from _hung(margin, head, note, paint)
+    if d.help:
+        yield from _hung(margin, "help: ", d.help, paint)
+
+
+def _hung(margin: str, head: str, text: str, paint: Paint) -> Iterable[str]:
+    """A note; its further lines hang below its first one."""
+    first, *rest = printable(text).split("\n")
+    yield f"{paint(BLUE, margin + ' =')} {paint(BOLD, head)}{first}"
+    indent = " " * len(f"{margin} = {head}")
+    for line in rest:
+        yield indent + line
+
+
+# ---- Source lines
+
+
+def _shown(
+    labels: list[Label],
+    first: Label | None,
+    lines: list[str],
+    width: int,
+    tone: str,
+    paint: Paint,
+) -> Iterable[str]:
+    """The lines that the labels are on, with their marks."""
+    empty = paint(BLUE, f"{' ' * width} |")
+    yield empty
+    before = None
+    for number in sorted({label.span.line for label in labels}):
+        if before is not None and number - before == 2:
+            yield _numbered(number - 1, width, _cells(_line(lines, number - 1))[0], paint)
+        elif before is not None and number - before > 2:
+            yield paint(BLUE, "...")
+        before = number
+        text, columns = _cells(_line(lines, number))
+        marks = [_mark(label, label is first, columns, text)
+                 for label in labels if label.span.line == number]  # fmt: skip
+        text, marks = _window(text, marks)
+        yield _numbered(number, width, text, paint)
+        for row in _rows(marks, tone, paint):
+            yield f"{empty} {row}"
+
+
+def _line(lines: list[str], number: int) -> str:
+    return lines[number - 1].rstrip("\r") if 0 < number <= len(lines) else ""
+
+
+def _numbered(number: int, width: int, text: str, paint: Paint) -> str:
+    return (paint(BLUE, f"{number:>{width}} |") + f" {text}").rstrip()
+
+
+def _cells(line: str) -> tuple[str, list[int]]:
+    """The line as it is shown, and for each of its characters, and the end, the screen column."""
+    shown, columns, at = [], [], 0
+    for character in line:
+        columns.append(at)
+        text, cells = _cell(character, at)
+        shown.append(text)
+        at += cells
+    columns.append(at)
+    return "".join(shown), columns
+
+
+def _cell(character: str, at: int) -> tuple[str, int]:
+    if character == "\t":
+        blanks = TAB - at % TAB
+        return " " * blanks, blanks
+    if combining(character):
+        return character, 0
+    if not character.isprintable():
+        if character == "\ufeff":
+            return " ", 1
+        text = ascii(character)[1:-1]
+        return text, len(text)
+    return character, 2 if east_asian_width(character) in "WF" else 1
+
+
+def _mark(label: Label, first: bool, columns: list[int], text: str) -> Mark:
+    span = label.span
+    last = len(columns) - 1
+    start = columns[min(span.column - 1, last)] + max(0, span.column - 1 - last)
+    if span.end_line > span.line:
+        end = max(len(text.rstrip()), start + 1)
+    else:
+        end = max(columns[min(span.end_column - 1, last)], start + 1)
+    return Mark(start, end, "^" if first else "-", printable(label.words).replace("\n", " "))
+
+
+def _window(text: str, marks: list[Mark]) -> tuple[str, list[Mark]]:
+    """Of a long line the part around its marks, the first label's first."""
+    if len(text) <= WIDEST:
+        return text, marks
+    chief = next((m for m in marks if m.sign == "^"), marks[0])
+    begin = max(0, min(chief.start - 40, len(text) - WIDEST))
+    part = text[begin : begin + WIDEST]
+    head = "…" if begin else ""
+    tail = "…" if begin + WIDEST < len(text) else ""
+    shift = begin - len(head)
+    kept = [
+        m._replace(start=m.start - shift, end=min(m.end - shift, len(head) + WIDEST))
+        for m in marks
+        if begin <= m.start < begin + WIDEST
+    ]
+    return head + part + tail, kept
+
+
+def _rows(marks: list[Mark], tone: str, paint: Paint) -> Iterable[str]:
+    """The marks below a line: all signs in one row, the rightmost mark's words behind it, the words
+    of the others below, each hanging from its mark."""
+    marks = sorted(set(marks), key=lambda m: (m.start, m.end))
+    if not marks:
+        return
+    row = [" "] * max(m.end for m in marks)
+    for m in sorted(marks, key=lambda m: m.sign == "^"):
+        row[m.start : m.end] = m.sign * (m.end - m.start)
+    signs = "".join(
+        paint(tone if c == "^" else BLUE, c) if c != " " else c for c in row
+    ) if paint is not _plain else "".join(row)  # fmt: skip
+    last = marks[-1]
+    fits = last.end == len(row) and bool(last.words)
+    yield signs + (f" {paint(_tone(last, tone), last.words)}" if fits else "")
+    hanging = [m for m in marks if m.words and not (fits and m is last)]
+    if hanging:
+        yield _hooks(hanging, tone, paint)
+    while hanging:
+        m = hanging.pop()
+        yield _hooks(hanging, tone, paint, up_to=m.start) + paint(_tone(m, tone), m.words)
+
+
+def _hooks(marks: list[Mark], tone: str, paint: Paint, up_to: int | None = None) -> str:
+    at, row = 0, ""
+    for m in marks:
+        if m.start >= at:
+            row += " " * (m.start - at) + paint(_tone(m, tone), "|")
+            at = m.start + 1
+    return row if up_to is None else row + " " * (up_to - at)
+
+
+def _tone(mark: Mark, tone: str) -> str:
+    return tone if mark.sign == "^" else BLUE

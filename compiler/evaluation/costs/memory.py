@@ -1,0 +1,118 @@
+"""The statements `activation`, `activation after I` and `limit`, and `transfer` between ranks."""
+
+from stretto.compiler.evaluation.costs.table import Costs, duration, size
+from stretto.compiler.evaluation.costs.targets import Places, no_target, targets
+from stretto.compiler.evaluation.declared import Declared, Later
+from stretto.compiler.evaluation.expressions.compile import compile_expression
+from stretto.compiler.evaluation.expressions.ranges import (
+    Budget,
+    bindings,
+    compile_ranges,
+    for_each,
+)
+from stretto.compiler.evaluation.expressions.scope import Scope
+from stretto.compiler.evaluation.expressions.values import Env, show
+from stretto.compiler.evaluation.placement import Placed
+from stretto.compiler.evaluation.reports import Reports, Silent, Stop, diagnosis
+from stretto.compiler.language import syntax as s
+
+
+def sized(
+    statement: s.Activation | s.Kept,
+    scope: Scope,
+    placed: tuple[Placed, ...],
+    budget: Budget,
+    out: Costs,
+) -> None:
+    """What one statement says of memory, into `out`. The scope is the statement's own frame."""
+    scope.binds = "for {} in a .. b"
+    ranges = compile_ranges(statement.ranges, scope)
+    places = Places(statement, scope)
+    value = compile_expression(statement.value, scope)
+    among = targets(statement.pipeline, scope, placed)
+
+    def apply(env: Env) -> None:
+        amount = size(value(env), statement.value.span)
+        hit = False
+        for p in among:
+            stage = places.at(env, len(p.ranks))[0]
+            if stage is not None and not 0 <= stage < len(p.ranks):
+                continue
+            hit = True
+            for at in range(len(p.ranks)) if stage is None else (stage,):
+                if isinstance(statement, s.Kept):
+                    out.kept[p.index, at] = (amount, statement.value.span)
+                else:
+                    out.activation[p.index, at] = amount
+        if not hit:
+            raise no_target(statement, places, env, among, 0)
+
+    if among:
+        for_each(ranges, scope, budget, scope.reports, apply)
+
+
+def check_kept(costs: Costs, placed: tuple[Placed, ...], reports: Reports) -> None:
+    """No more can be left of an activation than there was."""
+    for (p, stage), (kept, span) in sorted(costs.kept.items()):
+        whole = costs.activation.get((p, stage), 1)
+        if kept > whole:
+            after = f"after `I {placed[p].name}[{stage}]`"
+            message = f"{after} {show(kept)} would be left of an activation of {show(whole)}"
+            reports.happened(diagnosis("out-of-range", message, span))
+
+
+def transfer(later: Later, placed: tuple[Placed, ...], out: Costs) -> None:
+    """The transfer time of every pair of ranks that exchange data."""
+    statement: s.Transfer = later.statement
+    scope = later.scope.frame()
+    scope.binds = "for rank a -> b"
+    names = [w for w in (statement.source, statement.target) if w is not None]
+    slots = [scope.slot(word, varies=True) for word in names]
+    value = compile_expression(statement.value, scope)
+    env: Env = [None] * scope.size
+    for link in links(placed):
+        for slot, rank in zip(slots, link, strict=False):
+            env[slot] = rank
+        try:
+            out.transfers[link] = duration(value(env), statement.value.span)
+        except Stop as stopped:
+            scope.reports.happened(stopped.diagnostic, bindings(scope, env))
+        except Silent:
+            return
+
+
+def links(placed: tuple[Placed, ...]) -> list[tuple[int, int]]:
+    """The directed pairs of ranks between which something travels, in order."""
+    found: set[tuple[int, int]] = set()
+    for p in placed:
+        hops = [(p.ranks[i], p.ranks[i + 1]) for i in range(len(p.ranks) - 1)]
+        hops += [(p.ranks[-1], placed[f.pipeline].ranks[f.stage]) for f in p.feeds]
+        for a, b in hops:
+            if a != b:
+                found.add((a, b))
+                if not p.forward_only:
+                    found.add((b, a))
+    return sorted(found)
+
+
+def limit(later: Later, said: Declared, out: Costs) -> None:
+    """A limit on every rank; the tightest of several counts."""
+    statement: s.Limit = later.statement
+    scope = later.scope.frame()
+    scope.binds = "for rank {}"
+    slot = scope.slot(statement.rank, varies=True) if statement.rank else None
+    value = compile_expression(statement.value, scope)
+    env: Env = [None] * scope.size
+    for rank in range(said.ranks or 0):
+        if slot is not None:
+            env[slot] = rank
+        try:
+            most = size(value(env), statement.value.span)
+        except Stop as stopped:
+            scope.reports.happened(stopped.diagnostic, bindings(scope, env))
+            continue
+        except Silent:
+            return
+        before = out.limits.get(rank)
+        if before is None or most < before[0]:
+            out.limits[rank] = (most, statement.span)

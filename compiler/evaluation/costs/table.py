@@ -1,0 +1,105 @@
+"""`Costs`: what operations cost and leave in memory, exact and in the units of the file."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.evaluation.expressions.values import Code, number, show
+from stretto.compiler.evaluation.reports import stop
+
+Exact = int | Fraction
+
+MOST = 2**53
+"""The most ticks or grains of one thing: every reader of JSON holds whole numbers up to here."""
+
+StageKey = tuple[str, int, int]  # kind, pipeline, stage
+Cell = tuple[int, int]  # micro-batch, slice
+StageSet = tuple[int, int]  # pipeline, stage; -1 for any
+
+
+class PairCost(NamedTuple):
+    """A compiled `cost F | B = E`; `ticks` computes E from the costs of the two."""
+
+    turn: int  # the how manieth such cost
+    code: Code
+    size: int
+    slots: tuple[int, int]
+    bindings: tuple[tuple[int, Any], ...]
+    span: Span
+
+    def ticks(self, forward: Exact, backward: Exact) -> Exact:
+        env: list[Any] = [None] * self.size
+        for slot, value in self.bindings:
+            env[slot] = value
+        env[self.slots[0]], env[self.slots[1]] = forward, backward
+        return duration(self.code(env), self.span)
+
+
+class Costs(Struct):
+    """Everything that has a price. A stage without an entry takes the default."""
+
+    stages: dict[StageKey, Exact] = {}
+    cells: dict[StageKey, dict[Cell, Exact]] = {}
+    pairs: dict[tuple[str, StageSet, StageSet], PairCost] = {}
+    activation: dict[tuple[int, int], Exact] = {}
+    kept: dict[tuple[int, int], tuple[Exact, Span]] = {}
+    transfers: dict[tuple[int, int], Exact] = {}
+    limits: dict[int, tuple[Exact, Span]] = {}
+
+    def of_stage(self, kind: str, pipeline: int, stage: int) -> Exact:
+        """What an operation of this stage takes, where its micro-batch makes no difference."""
+        stated = self.stages.get((kind, pipeline, stage))
+        if stated is not None:
+            return stated
+        if kind == "B":
+            return self.of_stage("I", pipeline, stage) + self.of_stage("W", pipeline, stage)
+        return 1
+
+    def of_cell(self, kind: str, pipeline: int, stage: int, cell: Cell) -> Exact:
+        """What the operation on this micro-batch and slice takes."""
+        stated = self.cells.get((kind, pipeline, stage), {}).get(cell)
+        if stated is not None:
+            return stated
+        if kind == "B" and ("B", pipeline, stage) not in self.stages:
+            return self.of_cell("I", pipeline, stage, cell) + self.of_cell(
+                "W", pipeline, stage, cell
+            )
+        return self.of_stage(kind, pipeline, stage)
+
+    def special(self, kind: str, pipeline: int, stage: int) -> Iterator[Cell]:
+        """Micro-batches and slices where the stage's operation may cost something else."""
+        cells = dict.fromkeys(self.cells.get((kind, pipeline, stage), {}))
+        if kind == "B" and ("B", pipeline, stage) not in self.stages:
+            for part in ("I", "W"):
+                cells.update(dict.fromkeys(self.cells.get((part, pipeline, stage), {})))
+        yield from sorted(cells)
+
+
+def duration(value: Any, span: Span) -> Exact:
+    """A value that is a duration. Raises `Stop`."""
+    ticks = number(value, span, "a duration")
+    if ticks < 0:
+        raise stop("out-of-range", f"a duration cannot be {show(ticks)}", span)
+    return _bearable(ticks, span, "a duration")
+
+
+def size(value: Any, span: Span) -> Exact:
+    """A value that is an amount of memory. Raises `Stop`."""
+    amount = number(value, span, "an amount of memory")
+    if amount < 0:
+        raise stop("out-of-range", f"an amount of memory cannot be {show(amount)}", span)
+    return _bearable(amount, span, "an amount of memory")
+
+
+def _bearable(value: Exact, span: Span, what: str) -> Exact:
+    """The value, unless no common unit could hold it, whatever the others are."""
+    if value > MOST:
+        message = f"{what} is 2^53 at most, and this is {show(value)}"
+        raise stop("too-large", message, span, help="count in a larger unit")
+    if value.denominator > MOST:
+        message = f"the denominator of {what} is 2^53 at most, and this is {show(value)}"
+        raise stop("too-large", message, span, help="round it")
+    return value

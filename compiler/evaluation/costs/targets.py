@@ -1,0 +1,95 @@
+"""What statements outside of order blocks speak of: pipelines, `[stage, microbatch, slice]`."""
+
+from stretto.compiler.diagnostics.diagnostic import Label
+from stretto.compiler.evaluation.expressions.compile import compile_whole
+from stretto.compiler.evaluation.expressions.scope import Broken, Constant, Scope
+from stretto.compiler.evaluation.expressions.values import Env, PipelineValue, show
+from stretto.compiler.evaluation.placement import Placed
+from stretto.compiler.evaluation.reports import Stop, diagnosis, stop
+from stretto.compiler.language import syntax as s
+
+
+class Places:
+    """The compiled `[stage, microbatch, slice]` of a statement, in which `stages` is a pipeline's
+    number of stages."""
+
+    def __init__(self, mention: s.Mention | s.Activation | s.Kept, scope: Scope):
+        inside = scope.inner()
+        self.stages = inside.bind("stages", mention.span)
+        self.codes = [
+            None if e is None else compile_whole(e, inside, f"a {what}")
+            for e, what in (
+                (mention.stage, "stage"),
+                (getattr(mention, "microbatch", None), "micro-batch"),
+                (getattr(mention, "slice", None), "slice"),
+            )
+        ]
+
+    def at(self, env: Env, stages: int) -> tuple[int | None, int | None, int | None]:
+        env[self.stages] = stages
+        stage, microbatch, slice_ = [None if code is None else code(env) for code in self.codes]
+        return stage, microbatch, slice_
+
+
+def named(word: s.Word, scope: Scope, placed: tuple[Placed, ...]) -> Placed | None:
+    """The pipeline of this name; None where there is none, which is then reported, or where no
+    pipeline could be placed."""
+    found = scope.find(word.text)
+    if isinstance(found, Constant) and isinstance(found.value, PipelineValue):
+        return placed[found.value.index] if placed else None
+    if found is None:
+        scope.unknown(word, "no pipeline has this name")
+    elif not isinstance(found, Broken):
+        scope.reports.add(
+            diagnosis(
+                "wrong-kind",
+                f"`{word.text}` is not a pipeline",
+                Label(word.span),
+                Label(found.span, "it is defined here"),
+            )
+        )
+    return None
+
+
+def targets(word: s.Word | None, scope: Scope, placed: tuple[Placed, ...]) -> list[Placed]:
+    """The named pipeline, or all where none is named."""
+    if word is None:
+        return list(placed)
+    p = named(word, scope, placed)
+    return [] if p is None else [p]
+
+
+def no_target(
+    mention: s.Mention | s.Activation | s.Kept,
+    places: Places,
+    env: Env,
+    among: list[Placed],
+    slices: int,
+) -> Stop:
+    """Which of the places that a statement names does not exist in any of the pipelines."""
+    p = max(among, key=lambda p: len(p.ranks))
+    who = f"`{p.name}`" if len(among) == 1 else ""
+    stage, microbatch, slice_ = places.at(env, len(p.ranks))
+    if stage is not None and not 0 <= stage < len(p.ranks):
+        return missing(who, "stage", stage, len(p.ranks), mention.stage)
+    assert isinstance(mention, s.Mention)
+    if microbatch is not None and not 0 <= microbatch < p.microbatches:
+        return missing(who, "micro-batch", microbatch, p.microbatches, mention.microbatch)
+    assert mention.slice is not None
+    return missing("", "slice", slice_ or 0, slices, mention.slice)
+
+
+def missing(who: str, what: str, index: int, count: int, e: s.Expression | None) -> Stop:
+    """`who`, or if it is empty nobody, has such a stage, micro-batch or slice."""
+    assert e is not None
+    if not count:
+        return stop(
+            "no-such-operation",
+            "micro-batches are not cut into slices here",
+            e.span,
+            help="split microbatch into 2 slices",
+        )
+    plural = {"stage": "stages", "micro-batch": "micro-batches", "slice": "slices"}[what]
+    message = f"{who} has no {what} {show(index)}" if who else f"there is no {what} {show(index)}"
+    there = f"there are {plural} 0 to {count - 1}" if count > 1 else f"there is only {what} 0"
+    return stop("no-such-operation", message, Label(e.span, there))

@@ -1,0 +1,1 @@
+"""Expressions: compiled once, run with the values of the names in scope."""

@@ -1,0 +1,76 @@
+"""What can be read off the syntax alone: where names are defined, which ones an expression has."""
+
+from typing import Any
+
+from stretto.compiler.diagnostics.source import Source, Span
+from stretto.compiler.language import syntax as s
+
+
+def definitions(schedule: s.Schedule) -> dict[str, Span]:
+    """Where each name of the file's top level is defined."""
+    found: dict[str, Span] = {}
+    for statement in schedule.statements:
+        match statement:
+            case s.Ranks():
+                found.setdefault("ranks", statement.span)
+            case s.Microbatches():
+                found.setdefault("microbatches", statement.span)
+            case s.Param(name) | s.Let(name) | s.Pipeline(name):
+                found.setdefault(name.text, name.span)
+    return found
+
+
+def bound_inside(schedule: s.Schedule) -> dict[str, tuple[Span, str]]:
+    """Names that one statement gives a value and no other knows: where, and in what."""
+    found: dict[str, tuple[Span, str]] = {}
+    for statement in schedule.statements:
+        match statement:
+            case s.Pipeline(_, properties):
+                for property_ in properties:
+                    if isinstance(property_, s.Place):
+                        found.setdefault(property_.stage.text, (property_.stage.span, "place"))
+            case s.OrderRank(rank):
+                found.setdefault(rank.text, (rank.span, "order rank"))
+    return found
+
+
+def names_in(e: s.Expression) -> list[str]:
+    """The names in an expression, in the order of the text."""
+    found: list[str] = []
+    rest: list[Any] = [e]
+    while rest:
+        node = rest.pop()
+        match node:
+            case s.Name(text):
+                found.append(text)
+            case s.Member(of):
+                found.append(of.text)
+            case s.Number() | str():
+                pass
+            case tuple():
+                rest += reversed(node)
+            case s.Call(_, arguments):
+                rest += reversed(arguments)
+            case s.ListOf(items):
+                rest += reversed(items)
+            case s.Subscript(of, indices):
+                rest += [*reversed(indices), of]
+            case s.Negative(of) | s.Not(of):
+                rest.append(of)
+            case s.Chain(first, others):
+                rest += [*reversed(others), first]
+            case s.Comparison(left, _, right):
+                rest += [right, left]
+            case s.Both(operands) | s.Either(operands):
+                rest += reversed(operands)
+            case s.Conditional(cases, otherwise):
+                rest += [otherwise, *reversed(cases)]
+    return found
+
+
+def text_of(source: Source, span: Span) -> str:
+    """The text that a span covers."""
+    lines = source.text.split("\n")[span.line - 1 : span.end_line]
+    lines[-1] = lines[-1][: span.end_column - 1]
+    lines[0] = lines[0][span.column - 1 :]
+    return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""`for i in a .. b, j in …`: compiled once, then walked, within the budget of the file."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.evaluation.expressions.compile import compile_whole
+from stretto.compiler.evaluation.expressions.scope import Scope
+from stretto.compiler.evaluation.expressions.values import Code, Env, show
+from stretto.compiler.evaluation.reports import (
+    MOST_PER_RUN,
+    Reports,
+    Silent,
+    Stop,
+    TooMuch,
+    diagnosis,
+)
+from stretto.compiler.language import syntax as s
+
+
+class Budget:
+    """How many rounds loops may still make. One budget serves a whole file."""
+
+    def __init__(self, rounds: int):
+        self.most = rounds
+        self.rounds = rounds
+
+    def spend(self, rounds: int, span: Span) -> None:
+        """Raises `TooMuch` before the rounds are made, if there are too many."""
+        if rounds > self.rounds:
+            raise TooMuch(
+                diagnosis(
+                    "too-large",
+                    f"the loops of this file make more than {self.most:,} rounds",
+                    span,
+                    notes=(f"{rounds:,} would begin here",) if 1 < rounds < 10**18 else (),
+                    help="`--max-ops` allows more",
+                )
+            )
+        self.rounds -= rounds
+
+
+class RangeCode(NamedTuple):
+    slot: int
+    first: Code
+    last: Code
+    span: Span
+
+
+def compile_ranges(ranges: tuple[s.Range, ...], scope: Scope) -> list[RangeCode]:
+    """Defines the ranges' names in the scope; later ranges may use earlier names."""
+    codes = []
+    for r in ranges:
+        first = compile_whole(r.first, scope, "the start of a range")
+        last = compile_whole(r.last, scope, "the end of a range")
+        codes.append(RangeCode(scope.slot(r.name, varies=True), first, last, r.span))
+    return codes
+
+
+def walk(codes: list[RangeCode], env: Env, budget: Budget) -> Iterator[None]:
+    """Gives the names their values at hand, the last name fastest; one round each."""
+    if not codes:
+        yield
+        return
+    code, rest = codes[0], codes[1:]
+    first, last = code.first(env), code.last(env)
+    if first < last:
+        budget.spend(last - first, code.span)
+    slot = code.slot
+    for value in range(first, last):
+        env[slot] = value
+        if rest:
+            yield from walk(rest, env, budget)
+        else:
+            yield
+
+
+def for_each(
+    codes: list[RangeCode],
+    scope: Scope,
+    budget: Budget,
+    reports: Reports,
+    action: Callable[[Env], None],
+) -> None:
+    """Runs the action for every binding of the ranges, with values at hand of its own. What stops
+    it is reported with the binding, and the next one tried, until there is no point in it."""
+    env: Env = [None] * scope.size
+    failures = 0
+    try:
+        for _ in walk(codes, env, budget):
+            try:
+                action(env)
+            except TooMuch:
+                raise
+            except Stop as stopped:
+                reports.happened(stopped.diagnostic, bindings(scope, env))
+                failures += 1
+                if failures >= MOST_PER_RUN:
+                    return
+    except Stop as stopped:
+        reports.happened(stopped.diagnostic, bindings(scope, env))
+    except Silent:
+        pass
+
+
+def bindings(scope: Scope, env: Env) -> str:
+    """`r = 3, k = 2`: what the loops around a place have given their names."""
+    return ", ".join(
+        f"{name} = {show(env[index])}" for name, index in scope.varying() if env[index] is not None
+    )

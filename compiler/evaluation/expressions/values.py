@@ -1,0 +1,133 @@
+"""What an expression can be worth: exact numbers, truth values, lists, pipelines. Python's `bool`
+is an `int`; here truth values are not numbers, so types are compared exactly."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+from msgspec import Struct
+
+from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.evaluation.reports import Silent, stop
+
+Env = list[Any]
+Code = Callable[[Env], Any]
+"""A compiled expression: from the values of the names around it to its value. Raises `Stop`."""
+
+LARGEST = 2**1024
+
+
+class PipelineValue(Struct, frozen=True, eq=False):
+    """A pipeline as expressions see it; `stages` and `microbatches` are None where they could not
+    be computed. Two are equal when they are the same."""
+
+    index: int
+    name: str
+    stages: int | None
+    microbatches: int | None
+
+
+def exact(value: Fraction) -> int | Fraction:
+    """A whole fraction as an int."""
+    return value.numerator if value.denominator == 1 else value
+
+
+def bounded(value: Any, span: Span) -> Any:
+    """The number, unless it has grown beyond all use."""
+    if type(value) is Fraction:
+        value = exact(value)
+    if type(value) is int:
+        if -LARGEST < value < LARGEST:
+            return value
+    elif -LARGEST < value.numerator < LARGEST and value.denominator < LARGEST:
+        return value
+    raise stop("too-large", "this number has more than 300 digits", span)
+
+
+def is_number(value: Any) -> bool:
+    return type(value) is int or type(value) is Fraction
+
+
+def number(value: Any, span: Span, what: str) -> int | Fraction:
+    """The value, which has to be a number; `what` says what it is for."""
+    if type(value) is int or type(value) is Fraction:
+        return value
+    raise stop("wrong-kind", f"{what} must be a number, not {kind(value)}", span)
+
+
+def whole(value: Any, span: Span, what: str) -> int:
+    """The value, which has to be a whole number."""
+    if type(value) is int:
+        return value
+    if type(value) is Fraction:
+        raise stop(
+            "not-whole",
+            f"{what} must be a whole number, and this is {show(value)}",
+            span,
+            help="`//` divides and rounds down",
+        )
+    raise stop("wrong-kind", f"{what} must be a whole number, not {kind(value)}", span)
+
+
+def counted(value: Any, span: Span, what: str, most: int, notes: tuple[str, ...] = ()) -> int:
+    """A number of things, of which there must be one at least. Raises `Stop`."""
+    if value is None:
+        raise Silent
+    count = whole(value, span, f"the number of {what}")
+    if count < 1:
+        message = f"the number of {what} must be at least 1, and this is {show(count)}"
+        raise stop("out-of-range", message, span, notes=notes)
+    if count > most:
+        message = f"{show(count)} {what} are too many: {most:,} are the most"
+        raise stop("too-large", message, span, notes=notes)
+    return count
+
+
+def truth(value: Any, span: Span) -> bool:
+    if value is True or value is False:
+        return bool(value)
+    raise stop(
+        "wrong-kind",
+        f"a condition must be true or false, and this is {kind(value)}",
+        span,
+        help="compare it: `… != 0`" if is_number(value) else None,
+    )
+
+
+def pipeline(value: Any, span: Span) -> PipelineValue:
+    if type(value) is PipelineValue:
+        return value
+    raise stop("wrong-kind", f"this must be a pipeline, and it is {kind(value)}", span)
+
+
+def known(value: int | None) -> int:
+    """A pipeline's figure, unless it could not be computed."""
+    if value is None:
+        raise Silent
+    return value
+
+
+def kind(value: Any) -> str:
+    """The value with its kind, for messages."""
+    if type(value) is bool:
+        return f"the truth value {show(value)}"
+    if type(value) is PipelineValue:
+        return f"the pipeline `{value.name}`"
+    if type(value) is tuple:
+        return "a list"
+    return f"the number {show(value)}"
+
+
+def show(value: Any) -> str:
+    """The value as a file would say it, shortened where it is long."""
+    if type(value) is bool:
+        return "true" if value else "false"
+    if type(value) is PipelineValue:
+        return value.name
+    if type(value) is tuple:
+        inner = ", ".join("[…]" if type(v) is tuple else show(v) for v in value[:6])
+        return f"[{inner}{', …' if len(value) > 6 else ''}]"
+    if type(value) is Fraction and value.denominator.bit_length() > 200:
+        return "a fraction of long numbers"
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:20]}… ({len(text)} digits)"

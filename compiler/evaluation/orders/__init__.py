@@ -1,0 +1,1 @@
+"""Order blocks: run for every rank, every reference resolved to one operation."""

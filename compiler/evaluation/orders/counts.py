@@ -1,0 +1,29 @@
+"""Which lines of an order ran an operation how often: the sum that an author would make by hand, to
+see which count is wrong. Only mistakes need it."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.evaluation.orders.cursor import FREE, Track
+from stretto.compiler.evaluation.reports import times
+
+MOST_LINES = 8
+
+
+def given(track: Track, kind: str) -> list[int]:
+    """The texts that gave a stage's operations of a kind. `I` stands for a `B` as well, since they
+    share one count; a `B` is no `W`."""
+    if kind == "F":
+        return [at for at in track.forward if at != FREE]
+    texts = track.weight if kind == "W" else track.backward
+    return [at for n, at in enumerate(texts) if at != FREE and not (kind == "W" and track.full[n])]
+
+
+def by_line(texts: Iterable[int], span: Callable[[int], Span], lines: Iterable[int] = ()) -> str:
+    """`3 times (line 9), never (line 10)`: how often these texts stand on each line; `lines` are
+    told though none of them stands there."""
+    counts = Counter(span(at).line for at in texts)
+    told = sorted({*counts, *lines})
+    parts = [f"{times(counts[n]) if counts[n] else 'never'} (line {n})" for n in told]
+    return ", ".join(parts[:MOST_LINES]) + (", …" if len(parts) > MOST_LINES else "")

@@ -1,0 +1,93 @@
+"""Operations as order blocks mention them, compiled: what is said of one is computed when it is
+taken or listed, what is left out stays open."""
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from stretto.compiler.diagnostics.diagnostic import Label
+from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.evaluation.expressions.compile import compile_whole, silent
+from stretto.compiler.evaluation.expressions.ranges import Budget
+from stretto.compiler.evaluation.expressions.scope import Broken, Constant, QueueSlot, Scope, Slot
+from stretto.compiler.evaluation.expressions.values import Env, PipelineValue, pipeline
+from stretto.compiler.evaluation.orders.resolve import Asked
+from stretto.compiler.evaluation.reports import Reports, diagnosis, no_split
+from stretto.compiler.language import syntax as s
+
+Ask = Callable[[Env], Asked]
+
+
+class Facts(Struct, frozen=True):
+    """What compiling an order needs to know of the rest of the file."""
+
+    split: bool
+    overlap: frozenset[str]
+    forward_only: frozenset[int]
+    budget: Budget
+    reports: Reports
+    intern: Callable[[Span], int]
+
+
+def compile_mention(mention: s.Mention, scope: Scope, facts: Facts) -> Ask:
+    """Computes the expressions of a mention."""
+    kind, optional, place = mention.kind, mention.optional, mention.span
+    which = _which(mention, scope, facts)
+    if kind in "IW" and not facts.split:
+        facts.reports.once("split B", no_split(kind, place))
+    indices = [
+        None if e is None else compile_whole(e, scope, what)
+        for e, what in (
+            (mention.stage, "a stage"),
+            (mention.microbatch, "a micro-batch"),
+            (mention.slice, "a slice"),
+        )
+    ]
+    stage, microbatch, slice_ = indices
+    if stage is microbatch is slice_ is None:
+        if not callable(which):
+            fixed = Asked(kind, which, None, None, None, optional, place)
+            return lambda env: fixed
+        return lambda env: Asked(kind, which(env), None, None, None, optional, place)
+    find = which if callable(which) else lambda env: which
+    return lambda env: Asked(
+        kind,
+        find(env),
+        stage and stage(env),
+        microbatch and microbatch(env),
+        slice_ and slice_(env),
+        optional,
+        place,
+    )
+
+
+def _which(mention: s.Mention, scope: Scope, facts: Facts) -> Any:
+    """The pipeline's index, None, or code that computes it."""
+    word = mention.pipeline
+    if word is None:
+        return None
+    found = scope.find(word.text)
+    match found:
+        case Constant(value) if type(value) is PipelineValue:
+            if mention.kind != "F" and value.index in facts.forward_only:
+                message = f"`{value.name}` is `forward only` and has no `{mention.kind}`"
+                facts.reports.add(diagnosis("no-such-operation", message, mention.span))
+            return value.index
+        case Slot(index):
+            return lambda env: pipeline(env[index], word.span).index
+        case Broken():
+            return silent
+        case None:
+            scope.unknown(word, "no pipeline has this name")
+        case _:
+            facts.reports.add(
+                diagnosis(
+                    "wrong-kind",
+                    f"`{word.text}` is not a pipeline",
+                    Label(word.span),
+                    Label(found.span, "it is defined here"),
+                    help=f"next {word.text}" if isinstance(found, QueueSlot) else None,
+                )
+            )
+    return silent

@@ -1,0 +1,139 @@
+"""Pipelines as they are declared: their numbers of stages and micro-batches, which other statements
+may read. Where their stages stand is evaluated by `placement`, when all of the file is known."""
+
+from typing import TYPE_CHECKING
+
+from stretto.compiler.diagnostics.diagnostic import Label
+from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.evaluation.declared import Draft, Placing
+from stretto.compiler.evaluation.expressions.compile import compile_expression, compile_whole
+from stretto.compiler.evaluation.expressions.scope import Scope
+from stretto.compiler.evaluation.expressions.values import PipelineValue, counted
+from stretto.compiler.evaluation.reports import Reports, diagnosis
+from stretto.compiler.evaluation.settings import Settings
+from stretto.compiler.language import syntax as s
+
+if TYPE_CHECKING:
+    from stretto.compiler.evaluation.declared import Declared
+
+
+def draft(
+    statement: s.Pipeline, before: list[Draft], scope: Scope, said: "Declared", settings: Settings
+) -> Draft:
+    """The pipeline that a statement declares. Mistakes go to the scope's reports; where one leaves
+    a number unknown, it is None."""
+    reports = scope.reports
+    new = Draft(PipelineValue(len(before), statement.name.text, None, None), statement)
+    found: dict[str, int | None] = {}
+    for property_ in statement.properties:
+        what = _WORDS[type(property_)]
+        if what != "feeds":
+            first = new.said.setdefault(what, property_.span)
+            if first is not property_.span:
+                _twice(reports, what, property_.span, first)
+                continue
+        match property_:
+            case s.Stages(value) | s.Microbatches(value):
+                found[what] = _count(value, scope, what, settings.max_ops)
+            case s.Place():
+                new.place = _placing(property_, scope)
+            case s.Replicates(original):
+                new.original = _original(original, before, scope)
+                found.setdefault("copied", None)
+            case s.Model():
+                new.model = property_
+            case s.Feeds(_, stage):
+                new.feeds.append((property_, compile_expression(stage, scope)))
+            case s.ForwardOnly():
+                new.forward_only = True
+    stages = found["stages"] if "stages" in found else _default_stages(new, said, scope)
+    if "microbatches" in found:
+        microbatches = found["microbatches"]
+    else:
+        microbatches = _default("microbatches", new, said, scope)
+    new.value = PipelineValue(new.value.index, new.value.name, stages, microbatches)
+    return new
+
+
+_WORDS: dict[type, str] = {
+    s.Stages: "stages",
+    s.Microbatches: "microbatches",
+    s.Place: "place",
+    s.Replicates: "replicates",
+    s.Model: "model",
+    s.Feeds: "feeds",
+    s.ForwardOnly: "forward only",
+}
+
+
+def _twice(reports: Reports, what: str, span: Span, first: Span) -> None:
+    reports.add(
+        diagnosis(
+            "stated-twice",
+            f"`{what}` stands twice in this pipeline",
+            Label(span),
+            Label(first, "here it was said already"),
+            help="leave one of them out",
+        )
+    )
+
+
+def _count(e: s.Expression, scope: Scope, what: str, most: int) -> int | None:
+    code = compile_expression(e, scope)
+    name = "micro-batches" if what == "microbatches" else what
+
+    found: int | None = scope.reports.attempt(lambda: counted(code([]), e.span, name, most))
+    return found
+
+
+def _default_stages(new: Draft, said: "Declared", scope: Scope) -> int | None:
+    if "replicates" in new.said:
+        return new.original.value.stages if new.original else None
+    return _default("ranks", new, said, scope)
+
+
+def _default(which: str, new: Draft, said: "Declared", scope: Scope) -> int | None:
+    """`ranks` or `microbatches`, which has to stand above where a pipeline does not say its own."""
+    if which not in said.stated:
+        if which in scope.ahead:
+            what = "stages" if which == "ranks" else "microbatches"
+            scope.reports.add(
+                diagnosis(
+                    "unknown-name",
+                    f"`{which}` is not known yet, and `{new.name.text}` does not say its `{what}`",
+                    Label(new.name.span),
+                    Label(scope.ahead[which], "it is defined only here"),
+                    help=f"move `{which}` above the pipeline",
+                )
+            )
+        return None
+    return said.ranks if which == "ranks" else said.microbatches
+
+
+def _placing(statement: s.Place, scope: Scope) -> Placing:
+    inside = scope.frame()
+    stages = inside.bind("stages", statement.span)
+    stage = inside.slot(statement.stage, varies=True)
+    code = compile_whole(statement.rank, inside, "a rank")
+    rank = statement.rank
+    plain = rank.text if isinstance(rank, s.Name) else None
+    return Placing(code, inside.size, stages, stage, rank.span, statement.stage.text, plain)
+
+
+def _original(word: s.Word, before: list[Draft], scope: Scope) -> Draft | None:
+    for other in before:
+        if other.name.text == word.text:
+            return other.original or other
+    found = scope.find(word.text)
+    if found is not None:
+        scope.reports.add(
+            diagnosis(
+                "wrong-kind",
+                f"`{word.text}` is not a pipeline",
+                Label(word.span),
+                Label(found.span, "it is defined here"),
+            )
+        )
+    else:
+        scope.unknown(word, "no pipeline above has this name")
+    return None

@@ -1,0 +1,285 @@
+"""Pipelines when all of the file is known: where their stages stand, which micro-batches each copy
+takes, what they feed."""
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from stretto.compiler.diagnostics.diagnostic import Label
+from stretto.compiler.diagnostics.suggest import nearest
+from stretto.compiler.evaluation.declared import Draft
+from stretto.compiler.evaluation.expressions.values import show, whole
+from stretto.compiler.evaluation.reports import Reports, Silent, Stop, diagnosis, stop
+from stretto.compiler.language import syntax as s
+from stretto.compiler.problem.spec import NONE, Feed
+
+if TYPE_CHECKING:
+    from stretto.compiler.evaluation.declared import Declared
+
+
+class Placed(Struct, frozen=True):
+    """A pipeline with everything known but its costs."""
+
+    draft: Draft
+    ranks: tuple[int, ...]  # of each stage
+    microbatches: int
+    first: int
+    replicates: int
+    model: str
+    feeds: tuple[Feed, ...]
+
+    @property
+    def index(self) -> int:
+        return self.draft.value.index
+
+    @property
+    def name(self) -> str:
+        return self.draft.value.name
+
+    @property
+    def forward_only(self) -> bool:
+        return self.draft.forward_only
+
+
+def assemble(said: "Declared", reports: Reports) -> tuple[Placed, ...] | None:
+    """All pipelines with their stages placed, or None where something is wrong with one."""
+    before = reports.count
+    total, ranks = said.microbatches, said.ranks
+    firsts = _shares(said, reports)
+    placed = []
+    for new in said.pipelines:
+        alike = _against_original(new, reports)
+        where = _place(new, ranks, reports) if alike else None
+        feeds = _feeds(new, said.pipelines, reports)
+        model = (new.original or new).model
+        microbatches = new.value.microbatches
+        if where is None or microbatches is None:
+            continue
+        if total is not None and microbatches > total:
+            reports.value(
+                diagnosis(
+                    "out-of-range",
+                    f"`{new.name.text}` has {microbatches} micro-batches, and the step only "
+                    f"{total}",
+                    Label(new.said.get("microbatches", new.name.span)),
+                    Label(said.stated["microbatches"], "the step's"),
+                )
+            )
+        placed.append(
+            Placed(
+                new,
+                where,
+                microbatches,
+                firsts[new.value.index],
+                NONE if new.original is None else new.original.value.index,
+                model.name if model else (new.original or new).name.text,
+                feeds,
+            )
+        )
+    _no_ring(placed, reports)
+    complete = len(placed) == len(said.pipelines) and ranks is not None and total is not None
+    return tuple(placed) if complete and reports.count == before else None
+
+
+def _shares(said: "Declared", reports: Reports) -> list[int]:
+    """The first micro-batch of each pipeline among all of its model; the copies' must add up."""
+    firsts = [0] * len(said.pipelines)
+    for original in said.pipelines:
+        copies = [d for d in said.pipelines if d.original is original]
+        if original.original is not None or not copies:
+            continue
+        group = [original, *copies]
+        first = 0
+        for new in group:
+            firsts[new.value.index] = first
+            first += new.value.microbatches or 0
+        known = all(d.value.microbatches is not None for d in group)
+        if known and said.microbatches is not None and first != said.microbatches:
+            parts = " + ".join(str(d.value.microbatches) for d in group)
+            last = group[-1]
+            reports.value(
+                diagnosis(
+                    "uneven-copies",
+                    f"the copies of `{original.name.text}` have {parts} = {first} micro-batches "
+                    f"together, and the step has {said.microbatches}",
+                    Label(last.said.get("microbatches", last.name.span)),
+                    Label(said.stated["microbatches"], "the step's"),
+                    help=f"every copy takes a share: `microbatches microbatches / {len(group)}`",
+                )
+            )
+    return firsts
+
+
+def _against_original(new: Draft, reports: Reports) -> bool:
+    """A copy has its original's stages, model and direction of flow; whether the stages are."""
+    if new.original is None:
+        return True
+    old = new.original
+    stages = (new.value.stages, old.value.stages)
+    if None not in stages and stages[0] != stages[1]:
+        reports.value(
+            diagnosis(
+                "unlike-copies",
+                f"`{new.name.text}` has {stages[0]} stages, and `{old.name.text}`, which it "
+                f"replicates, has {stages[1]}",
+                Label(new.said["stages"]),
+                Label(old.said.get("stages", old.name.span), "the original"),
+                help="leave `stages` out: a copy has the stages of its original",
+            )
+        )
+    if new.model is not None and new.model.name != (old.model.name if old.model else None):
+        reports.add(
+            diagnosis(
+                "unlike-copies",
+                f"`{new.name.text}` is a copy of `{old.name.text}` and cannot be another model",
+                Label(new.model.span),
+                Label(old.model.span if old.model else old.name.span, "the original"),
+                help="leave `model` out here",
+            )
+        )
+    if new.forward_only != old.forward_only:
+        reports.add(
+            diagnosis(
+                "unlike-copies",
+                f"of `{new.name.text}` and its original `{old.name.text}` only one is "
+                "`forward only`",
+                Label(new.said.get("forward only", new.name.span)),
+                Label(old.said.get("forward only", old.name.span), "the original"),
+            )
+        )
+    return None in stages or stages[0] == stages[1]
+
+
+def _place(new: Draft, ranks: int | None, reports: Reports) -> tuple[int, ...] | None:
+    """The rank of every stage."""
+    stages = new.value.stages
+    if stages is None or ranks is None:
+        return None
+    if new.place is None:
+        return tuple(s % ranks for s in range(stages))
+    place = new.place
+    env: list[Any] = [None] * place.size
+    env[place.stages] = stages
+    where = []
+    for stage in range(stages):
+        env[place.stage] = stage
+        try:
+            rank = place.code(env)
+            if not 0 <= rank < ranks:
+                message = f"stage {stage} of `{new.name.text}` would stand on rank {show(rank)}"
+                round_ = f"`place {place.name} -> {place.plain or '(…)'} % ranks`"
+                raise stop(
+                    "out-of-range",
+                    message,
+                    place.span,
+                    notes=(f"there are ranks 0 to {ranks - 1}",),
+                    help=f"{round_} goes round the ranks",
+                )
+            where.append(rank)
+        except Stop as stopped:
+            reports.happened(stopped.diagnostic, f"{place.name} = {stage}")
+            if len(where) < stage - 100:
+                break
+        except Silent:
+            return None
+    return tuple(where) if len(where) == stages else None
+
+
+def _feeds(new: Draft, all_: list[Draft], reports: Reports) -> tuple[Feed, ...]:
+    found = []
+    for statement, code in new.feeds:
+        name = statement.pipeline
+        other = next((d for d in all_ if d.name.text == name.text), None)
+        if other is None:
+            near = nearest(name.text, [d.name.text for d in all_])
+            reports.once(
+                name.text,
+                diagnosis(
+                    "unknown-name",
+                    f"`{name.text}` is not a pipeline",
+                    name.span,
+                    help=f"did you mean `{near}`?" if near else None,
+                ),
+            )
+            continue
+        stage = reports.attempt(lambda code=code, at=statement: whole(  # type: ignore[misc]
+            code([]), at.stage.span, "a stage"
+        ))  # fmt: skip
+        if stage is not None and _may_feed(new, other, stage, statement, reports):
+            found.append(Feed(other.value.index, stage))
+    return tuple(found)
+
+
+def _may_feed(new: Draft, other: Draft, stage: int, statement: s.Feeds, reports: Reports) -> bool:
+    mine, theirs = new.value, other.value
+    if theirs.stages is None or theirs.microbatches is None or mine.microbatches is None:
+        return False
+    if not 0 <= stage < theirs.stages:
+        message = (
+            f"`{theirs.name}` has no stage {show(stage)}: it has stages 0 to {theirs.stages - 1}"
+        )
+        reports.value(diagnosis("out-of-range", message, statement.stage.span))
+        return False
+    if mine.microbatches != theirs.microbatches:
+        message = (
+            f"`{mine.name}` has {mine.microbatches} micro-batches and feeds `{theirs.name}`, "
+            f"which has {theirs.microbatches}"
+        )
+        reports.value(
+            diagnosis(
+                "uneven-feed",
+                message,
+                Label(statement.span),
+                Label(
+                    other.said.get("microbatches", other.name.span),
+                    "both need as many",
+                ),
+            )
+        )
+        return False
+    if other.forward_only and not new.forward_only:
+        reports.add(
+            diagnosis(
+                "uneven-feed",
+                f"`{theirs.name}` is `forward only`, so `{mine.name}` would get no gradients back",
+                Label(statement.span),
+                Label(other.said["forward only"], "no backward from here on"),
+                help=f"say `forward only` in `{mine.name}` too",
+            )
+        )
+        return False
+    return True
+
+
+def _no_ring(placed: list[Placed], reports: Reports) -> None:
+    """Pipelines that feed each other in a ring wait forever."""
+    by_index = {p.index: p for p in placed}
+    feeds = {p.index: [f.pipeline for f in p.feeds] for p in placed}
+    done: set[int] = set()
+    for p in placed:
+        path: list[int] = []
+        rest = [iter([p.index])]
+        while rest:
+            at = next(rest[-1], None)
+            if at is None:
+                rest.pop()
+                if path:
+                    done.add(path.pop())
+            elif at in path:
+                ring = [*path[path.index(at) :], at]
+                names = " feeds ".join(f"`{by_index[i].name}`" for i in ring)
+                spans = [
+                    next(
+                        x.span
+                        for x, _ in by_index[a].draft.feeds
+                        if x.pipeline.text == by_index[b].name
+                    )
+                    for a, b in pairwise(ring)
+                ]
+                message = f"{names}: each would wait for the other"
+                reports.add(diagnosis("ring", message, *spans))
+                return
+            elif at not in done:
+                path.append(at)
+                rest.append(iter(feeds.get(at, [])))

@@ -1,0 +1,187 @@
+"""What is found to be wrong while a schedule is evaluated.
+
+Mistakes that stand in the text are `add`ed once. Those that happen while something runs (a loop,
+the order of a rank) are raised as `Stop`, caught where the statement is known, and recorded by
+`happened`, which keeps the first of each kind and place and counts the rest.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
+from stretto.compiler.diagnostics.source import Span
+
+MOST_TOLD = 100  # mistakes of one kind that are told
+MOST_PER_RUN = 100  # mistakes after which a rank's order is given up
+
+
+class Stop(Exception):
+    """A value cannot be computed or a step cannot be taken. `bindings` says what the loops around
+    had given their names, where that is known."""
+
+    def __init__(self, diagnostic: Diagnostic):
+        self.diagnostic = diagnostic
+        self.bindings: str | None = None
+        super().__init__(diagnostic.message)
+
+
+class TooMuch(Stop):
+    """There is more to do than the settings allow; nothing else is tried."""
+
+
+class Consequence(Stop):
+    """A step cannot be taken for want of something that an earlier mistake of the same rank may
+    have kept from it: told only where there was none."""
+
+
+class Silent(Exception):
+    """A value cannot be computed for a reason that has been reported already."""
+
+
+def stop(
+    code: str,
+    message: str,
+    *labels: Span | Label,
+    help: str | None = None,
+    notes: Sequence[str] = (),
+) -> Stop:
+    """A `Stop` that points at these places, the first being the culprit."""
+    return Stop(diagnosis(code, message, *labels, help=help, notes=notes))
+
+
+def diagnosis(
+    code: str,
+    message: str,
+    *labels: Span | Label,
+    help: str | None = None,
+    notes: Sequence[str] = (),
+) -> Diagnostic:
+    places = tuple(Label(x) if isinstance(x, Span) else x for x in labels)
+    return Diagnostic(code, message, places, tuple(notes), help)
+
+
+def no_split(kind: str, span: Span) -> Diagnostic:
+    message = f"there is no `{kind}`: backwards are not split"
+    return diagnosis("no-such-operation", message, span, help="split B into I, W")
+
+
+class Happening:
+    """A mistake that happened while running: where first, and how often."""
+
+    def __init__(self, diagnostic: Diagnostic, bindings: str, rank: int | None):
+        self.diagnostic = diagnostic
+        self.bindings = bindings
+        self.rank = rank
+        self.count = 0
+        self.ranks: dict[int, None] = {}
+
+    def told(self) -> Diagnostic:
+        """The first one, with a note on where and how often the others happen."""
+        others = [rank for rank in self.ranks if rank != self.rank]
+        more = self.count - 1
+        known = self.rank is not None and f"rank {self.rank}" in self.diagnostic.message
+        plain = not self.bindings or (known and "," not in self.bindings)
+        where = "" if plain else f" for {self.bindings}"
+        note = ""
+        if more and more > len(others):
+            first = f" first{where}, and" if where else ""
+            note = f"this happens{first} {times(more)} more"
+        elif where:
+            note = f"this happens{where}"
+        if others:
+            verb = "does" if len(others) == 1 else "do"
+            note += f"{'; ' if note else ''}{ranks_in_words(others)} {verb} the same"
+        notes = (*self.diagnostic.notes, note) if note else self.diagnostic.notes
+        return replace(self.diagnostic, notes=notes)
+
+
+class Reports:
+    """Everything found so far in a file, and in what is read beside it."""
+
+    def __init__(self, file: str = "") -> None:
+        self._file = file
+        self._static: list[Diagnostic] = []
+        self._values: list[Diagnostic] = []
+        self._happened: dict[tuple[str, Span | None], Happening] = {}
+        self._told: set[str] = set()
+
+    def add(self, diagnostic: Diagnostic) -> None:
+        """A mistake that stands in the text, whatever the parameters are. Raises `Rejected` when
+        there are so many that more would not help."""
+        self._static.append(diagnostic)
+        if len(self._static) >= MOST_TOLD:
+            self.reject()
+
+    def value(self, diagnostic: Diagnostic) -> None:
+        """A mistake that these parameters make; a `require` that failed explains it better."""
+        if len(self._values) < MOST_TOLD:
+            self._values.append(diagnostic)
+
+    def once(self, what: str, diagnostic: Diagnostic) -> None:
+        """A mistake of the text that shows in many places (a name that nothing defines, a statement
+        that is missing): told where it shows first."""
+        if what not in self._told:
+            self._told.add(what)
+            self.add(diagnostic)
+
+    def happened(self, diagnostic: Diagnostic, bindings: str = "", rank: int | None = None) -> None:
+        key = (diagnostic.code, diagnostic.labels[0].span if diagnostic.labels else None)
+        happening = self._happened.get(key)
+        if happening is None:
+            if len(self._happened) >= MOST_TOLD:
+                return
+            happening = self._happened[key] = Happening(diagnostic, bindings, rank)
+        happening.count += 1
+        if rank is not None:
+            happening.ranks[rank] = None
+
+    def attempt(self, action: Callable[[], Any]) -> Any:
+        """The action's value, or None where it stopped, which is then reported."""
+        try:
+            return action()
+        except Stop as stopped:
+            self.value(stopped.diagnostic)
+        except Silent:
+            pass
+        return None
+
+    @property
+    def count(self) -> int:
+        """How many different mistakes were found so far."""
+        return len(self._static) + len(self._values) + len(self._happened)
+
+    def reject(self, failed: Iterable[Diagnostic] = ()) -> None:
+        """Raises `Rejected` if anything was found. Where requirements `failed`, mistakes that
+        came of the parameters' values are their consequence and left out."""
+        failed = list(failed)
+        found = [*self._static, *failed]
+        if not failed:
+            found += self._values
+            found += [h.told() for h in self._happened.values()]
+        if found:
+            raise Rejected(sorted(dict.fromkeys(found), key=self._place))
+
+    def _place(self, diagnostic: Diagnostic) -> tuple[bool, int, int]:
+        """In the order of the text, what stands in other files behind it."""
+        if not diagnostic.labels:
+            return False, 0, 0
+        file, line, column, *_ = diagnostic.labels[0].span
+        return file != self._file, line, column
+
+
+def times(count: int) -> str:
+    """`once`, `twice`, `3 times`."""
+    return "once" if count == 1 else "twice" if count == 2 else f"{count:,} times"
+
+
+def ranks_in_words(ranks: Sequence[int]) -> str:
+    """`rank 3`, `ranks 1 and 2`, `ranks 0 to 5`, `ranks 0, 2, 5 and 9 more`."""
+    ranks = sorted(ranks)
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    if len(ranks) > 2 and ranks[-1] - ranks[0] == len(ranks) - 1:
+        return f"ranks {ranks[0]} to {ranks[-1]}"
+    if len(ranks) > 5:
+        return f"ranks {', '.join(map(str, ranks[:4]))} and {len(ranks) - 4} more"
+    return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"

@@ -1,0 +1,1 @@
+"""Text → Schedule: the syntax tree, the parser, and its recovery from mistakes."""

@@ -1,0 +1,431 @@
+"""`Schedule`: a file as it was written, statement by statement, every node with its `Span`. Nothing
+is evaluated or filled in here; parentheses and comments are gone, chains of equal operators are
+flat, and what was left out is None. A node is named after its rule in `grammar/pipe.lark`.
+"""
+
+from fractions import Fraction
+from typing import Literal
+
+from msgspec import Struct
+
+from stretto.compiler.diagnostics.source import Source, Span
+from stretto.compiler.problem.spec import Kind
+
+
+class Word(Struct, frozen=True):
+    """A name, or a word of the language that is needed with its place."""
+
+    text: str
+    span: Span
+
+
+# ---- Expressions
+
+
+class Number(Struct, frozen=True):
+    """Exact; `20 GiB` is already multiplied out."""
+
+    value: int | Fraction
+    span: Span
+
+
+class Name(Struct, frozen=True):
+    """A name, `stages`, or in the cost of a pair `F`, `B`, `I` or `W`."""
+
+    text: str
+    span: Span
+
+
+class Member(Struct, frozen=True):
+    """`main.stages`."""
+
+    of: Word
+    member: Word
+    span: Span
+
+
+class Call(Struct, frozen=True):
+    function: Word
+    arguments: "tuple[Expression, ...]"
+    span: Span
+
+
+class ListOf(Struct, frozen=True):
+    items: "tuple[Expression, ...]"
+    span: Span
+
+
+class Subscript(Struct, frozen=True):
+    """`list[i][j]`, all subscripts together."""
+
+    of: "Expression"
+    indices: "tuple[Expression, ...]"
+    span: Span
+
+
+class Negative(Struct, frozen=True):
+    of: "Expression"
+    span: Span
+
+
+class Not(Struct, frozen=True):
+    of: "Expression"
+    span: Span
+
+
+class Chain(Struct, frozen=True):
+    """`a + b - c` or `a * b // c`: operators of one tightness, grouped from the left."""
+
+    first: "Expression"
+    rest: "tuple[tuple[str, Expression], ...]"
+    span: Span
+
+
+class Comparison(Struct, frozen=True):
+    left: "Expression"
+    operator: str
+    right: "Expression"
+    span: Span
+
+
+class Both(Struct, frozen=True):
+    """`a and b and c`."""
+
+    operands: "tuple[Expression, ...]"
+    span: Span
+
+
+class Either(Struct, frozen=True):
+    """`a or b or c`."""
+
+    operands: "tuple[Expression, ...]"
+    span: Span
+
+
+class Conditional(Struct, frozen=True):
+    """`if c then a else if d then b else e`: the cases (condition, value), then the rest."""
+
+    cases: "tuple[tuple[Expression, Expression], ...]"
+    otherwise: "Expression"
+    span: Span
+
+
+Expression = (
+    Number
+    | Name
+    | Member
+    | Call
+    | ListOf
+    | Subscript
+    | Negative
+    | Not
+    | Chain
+    | Comparison
+    | Both
+    | Either
+    | Conditional
+)
+
+
+# ---- Operations
+
+
+class Range(Struct, frozen=True):
+    """`name in first .. last`, last excluded."""
+
+    name: Word
+    first: Expression
+    last: Expression
+    span: Span
+
+
+class Mention(Struct, frozen=True):
+    """An operation as it is written: `F`, `B far`, `W?[s]`, `F.dispatch main[0, 3, slice 2]`."""
+
+    kind: Kind
+    optional: bool
+    part: Word | None
+    pipeline: Word | None
+    stage: Expression | None
+    microbatch: Expression | None
+    slice: Expression | None
+    span: Span
+
+
+# ---- Order blocks
+
+
+class Next(Struct, frozen=True):
+    queue: Word
+    optional: bool
+    span: Span
+
+
+class Pair(Struct, frozen=True):
+    """`F near | B far`, or a half of it taken from a queue."""
+
+    first: Mention | Next
+    second: Mention | Next
+    span: Span
+
+
+class Repeat(Struct, frozen=True):
+    count: Expression
+    name: Word | None
+    body: "Block"
+    span: Span
+
+
+class Loop(Struct, frozen=True):
+    """`for i in a .. b, j in … { … }`; the last name varies fastest."""
+
+    ranges: tuple[Range, ...]
+    body: "Block"
+    span: Span
+
+
+class If(Struct, frozen=True):
+    cases: "tuple[tuple[Expression, Block], ...]"
+    otherwise: "Block | None"
+    span: Span
+
+
+class Let(Struct, frozen=True):
+    name: Word
+    value: Expression
+    span: Span
+
+
+class Queue(Struct, frozen=True):
+    """`queue q = OP for …`."""
+
+    name: Word
+    mention: Mention
+    ranges: tuple[Range, ...]
+    span: Span
+
+
+class QueueBlock(Struct, frozen=True):
+    """`queue q { … }`."""
+
+    name: Word
+    body: "Block"
+    span: Span
+
+
+Step = Mention | Pair | Next | Repeat | Loop | If | Let | Queue | QueueBlock
+
+
+class Block(Struct, frozen=True):
+    steps: tuple[Step, ...]
+    span: Span
+
+
+# ---- Declarations
+
+
+class Titled(Struct, frozen=True):
+    """`schedule NAME`."""
+
+    name: Word
+    span: Span
+
+
+class Ranks(Struct, frozen=True):
+    value: Expression
+    span: Span
+
+
+class Microbatches(Struct, frozen=True):
+    """Of the schedule or, inside a pipeline, of that pipeline."""
+
+    value: Expression
+    span: Span
+
+
+class Param(Struct, frozen=True):
+    name: Word
+    value: Expression
+    span: Span
+
+
+class Require(Struct, frozen=True):
+    condition: Expression
+    why: str | None
+    span: Span
+
+
+class Stages(Struct, frozen=True):
+    value: Expression
+    span: Span
+
+
+class Place(Struct, frozen=True):
+    """`place stage -> rank`."""
+
+    stage: Word
+    rank: Expression
+    span: Span
+
+
+class Replicates(Struct, frozen=True):
+    original: Word
+    span: Span
+
+
+class Model(Struct, frozen=True):
+    name: str
+    span: Span
+
+
+class Feeds(Struct, frozen=True):
+    pipeline: Word
+    stage: Expression
+    span: Span
+
+
+class ForwardOnly(Struct, frozen=True):
+    span: Span
+
+
+Property = Stages | Microbatches | Place | Replicates | Model | Feeds | ForwardOnly
+
+
+class Pipeline(Struct, frozen=True):
+    name: Word
+    properties: tuple[Property, ...]
+    span: Span
+
+
+class SplitBackward(Struct, frozen=True):
+    """`split B into I, W`."""
+
+    span: Span
+
+
+class Part(Struct, frozen=True):
+    name: Word
+    stream: Word | None
+    span: Span
+
+
+class SplitForward(Struct, frozen=True):
+    """`split F into a, b on comm`."""
+
+    parts: tuple[Part, ...]
+    span: Span
+
+
+class SplitMicrobatch(Struct, frozen=True):
+    slices: Expression
+    span: Span
+
+
+class Overlap(Struct, frozen=True):
+    """`overlap F | B`: what an F may overlap with."""
+
+    kind: Literal["B", "I"]
+    span: Span
+
+
+class Cost(Struct, frozen=True):
+    """Of an operation or, with `other`, of an overlapped pair."""
+
+    operation: Mention
+    other: Mention | None
+    value: Expression
+    ranges: tuple[Range, ...]
+    span: Span
+
+
+class Activation(Struct, frozen=True):
+    pipeline: Word | None
+    stage: Expression | None
+    value: Expression
+    ranges: tuple[Range, ...]
+    span: Span
+
+
+class Kept(Struct, frozen=True):
+    """`activation after I = E`."""
+
+    pipeline: Word | None
+    stage: Expression | None
+    value: Expression
+    ranges: tuple[Range, ...]
+    span: Span
+
+
+class Transfer(Struct, frozen=True):
+    value: Expression
+    source: Word | None
+    target: Word | None
+    span: Span
+
+
+class Limit(Struct, frozen=True):
+    """`limit activations <= E for rank r`."""
+
+    value: Expression
+    rank: Word | None
+    span: Span
+
+
+class Minimize(Struct, frozen=True):
+    aim: Literal["makespan", "span"]
+    jitter: Expression | None
+    span: Span
+
+
+class Rule(Struct, frozen=True):
+    later: Mention
+    earlier: Mention
+    ranges: tuple[Range, ...]
+    span: Span
+
+
+class OrderRank(Struct, frozen=True):
+    rank: Word
+    body: Block
+    span: Span
+
+
+class OrderAuto(Struct, frozen=True):
+    span: Span
+
+
+CostStatement = Cost | Activation | Kept | Transfer
+
+Statement = (
+    Titled
+    | Ranks
+    | Microbatches
+    | Param
+    | Let
+    | Require
+    | Pipeline
+    | SplitBackward
+    | SplitForward
+    | SplitMicrobatch
+    | Overlap
+    | CostStatement
+    | Limit
+    | Minimize
+    | Rule
+    | OrderRank
+    | OrderAuto
+)
+
+
+class Schedule(Struct, frozen=True):
+    """A schedule file."""
+
+    source: Source
+    statements: tuple[Statement, ...]
+
+
+class CostFile(Struct, frozen=True):
+    """A file for `--costs`."""
+
+    source: Source
+    statements: tuple[CostStatement, ...]

@@ -1,0 +1,1 @@
+"""Orders by constraint programming (OR-Tools CP-SAT)."""

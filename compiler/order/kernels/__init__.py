@@ -1,0 +1,1 @@
+"""The loops of the search, compiled where numba is there."""

@@ -1,0 +1,85 @@
+"""Order → the rules in it that nothing enforces. A rank waits for another only through the data
+that it is sent; a rule between two ranks holds in every run only where some chain of results leads
+from the earlier operation to the later one. By the clock alone it would hold by luck."""
+
+from itertools import product
+
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
+from stretto.compiler.order import Order
+from stretto.compiler.order.earliest_start import Earliest
+from stretto.compiler.problem.problem import Why
+from stretto.compiler.problem.spec import NONE, Kind, Operation, show
+
+
+def unenforced(order: Order, times: Earliest) -> list[Diagnostic]:
+    """One `rule-between-ranks` for each such rule, in the order of the text."""
+    problem, rank = order.problem, order.problem.rank
+    by_rank: dict[int, list[tuple[int, int]]] = {}  # of the earlier operation
+    if not problem.spec.rules:
+        return []
+    for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
+        if why is Why.RULE and rank[a] != rank[b] and NONE not in (times.index[a], times.index[b]):
+            by_rank.setdefault(rank[a], []).append((a, b))
+    broken = {}
+    for source, rules in by_rank.items():
+        heard = _heard(order, times, source)
+        for a, b in rules:
+            if heard[b] < _mark(order, times, a):
+                broken[problem.operations[a], problem.operations[b]] = a, b
+    found: dict[int, list[tuple[int, int]]] = {}  # by the rule's text
+    for rule in problem.spec.rules:
+        for earlier, later in product(_stands_for(rule.earlier, "W"), _stands_for(rule.later, "I")):
+            if (earlier, later) in broken:
+                found.setdefault(rule.at, []).append(broken[earlier, later])
+    return [_unheard(order, at, pairs) for at, pairs in found.items()]
+
+
+def _stands_for(operation: Operation, half: Kind) -> tuple[Operation, ...]:
+    """What a rule may mean by the operation: itself, or the half of a B that was split."""
+    return (operation, operation._replace(kind=half)) if operation.kind == "B" else (operation,)
+
+
+def _unheard(order: Order, at: int, pairs: list[tuple[int, int]]) -> Diagnostic:
+    """The rule at this place does not hold for these operations, earlier and later."""
+    problem, spec, (a, b) = order.problem, order.problem.spec, pairs[0]
+    earlier, later = (show(spec, problem.operations[i]) for i in (a, b))
+    notes = ["a rank waits for another only where it needs its results"]
+    if len(pairs) > 1:
+        notes.append(f"likewise for {len(pairs) - 1} more")
+    return Diagnostic(
+        code="rule-between-ranks",
+        message=f"nothing makes `{later}` on rank {problem.rank[b]} wait for `{earlier}` on rank "
+        f"{problem.rank[a]}",
+        labels=(Label(spec.spans[at]),),
+        notes=tuple(notes),
+        help="write rules between operations of one rank",
+    )
+
+
+def _mark(order: Order, times: Earliest, i: int) -> int:
+    """A number that grows along the rank: what has been done when operation i has ended. A
+    message with the first half of a pair leaves before the second is done."""
+    unit = order.lanes[times.lane[i]].units[times.index[i]]
+    return 2 * times.index[i] + (unit[-1] == i)
+
+
+def _heard(order: Order, times: Earliest, source: int) -> list[int]:
+    """For every operation the mark up to which the rank `source` had come, for all that its own
+    rank knows when it starts; -1 for nothing."""
+    problem = order.problem
+    inputs: list[list[int]] = [[] for _ in problem.operations]
+    for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
+        if (why is Why.ACTIVATION or why is Why.GRADIENT) and times.index[a] != NONE:
+            inputs[b].append(a)
+    sequence = sorted(
+        (place, lane, k) for lane, row in enumerate(times.place) for k, place in enumerate(row)
+    )
+    heard, told = [NONE] * len(inputs), [NONE] * len(inputs)
+    known = [NONE] * len(order.lanes)
+    for _, lane, k in sequence:
+        unit = order.lanes[lane].units[k]
+        known[lane] = max([known[lane], *[told[a] for i in unit for a in inputs[i]]])
+        for i in unit:
+            heard[i] = known[lane]
+            told[i] = _mark(order, times, i) if order.lanes[lane].rank == source else known[lane]
+    return heard

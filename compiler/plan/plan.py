@@ -1,0 +1,300 @@
+"""`Plan`, all that a compile found out as data, and its file: canonical JSON Lines, never code.
+
+The first line is the header, one line per rank follows; `docs/json.md` has the keys. Canonical
+means keys sorted, no blanks, numbers and texts written one way, so that equal plans are equal
+bytes on every machine and the hash of the header line, in which every other line's digest stands,
+is the plan's. `plan_file` writes and reads the lines, packed where the name ends in `.gz`: a rank
+reads the header, hops to its own line, and reads nothing else.
+
+Reading is strict: what is not, byte for byte, a plan that this version would write is refused with
+what and where, in bounded time and memory. What was read is well formed, no more: whether the
+plan is right, `prove` says.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from stretto.compiler.bounds.bound import Bound
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.plan.lines import Lines, write_lines
+from stretto.compiler.plan.references import check_header, check_list, check_spec, operations_of
+from stretto.compiler.problem.spec import Spec
+from stretto.compiler.program.program import Channel, Claims, Instruction, Name, Program, Reduction
+
+FORMAT, VERSION = "stretto-plan", 1
+MAX_HEADER = 64 << 20  # bytes of the header line
+MAX_LINE = 256 << 20  # bytes of a rank's line
+MAX_FILE = 2 << 30  # bytes of all lines together
+PER_OPERATION = 2048  # bytes that a line may have for each operation of its rank, and once more
+FEW = 10  # findings told of one line
+
+Lists = dict[Name, tuple[Instruction, ...]]
+"""One rank's instructions, by the name of the Program."""
+
+
+class Plan(Struct, frozen=True):
+    """The Programs by name (`train` and `eval`, or `eval` alone), what is claimed of each, a lower
+    bound of what the Spec minimizes, who made the order, the texts it was compiled from, and the
+    SHA-256 of the file's header line."""
+
+    programs: dict[Name, Program]
+    claims: dict[Name, Claims]
+    bound: Bound
+    engine: str
+    sources: tuple[Source, ...]
+    hash: str
+
+
+class Line(Struct, frozen=True, forbid_unknown_fields=True):
+    """A rank's line: its length, line break included, and its SHA-256."""
+
+    bytes: int
+    sha256: str
+
+
+class Header(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The first line of the file."""
+
+    format: Literal["stretto-plan"] = "stretto-plan"
+    version: Literal[1] = 1
+    spec: Spec
+    channels: tuple[Channel, ...]
+    reductions: tuple[Reduction, ...]
+    claims: dict[Name, Claims]
+    bound: Bound
+    engine: str
+    sources: tuple[Source, ...]
+    ranks: tuple[Line, ...]
+
+    @property
+    def hash(self) -> str:
+        """The plan's hash."""
+        return sha256(_encode(self)).hexdigest()
+
+
+class Named(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One rank's instructions, by the name of the Program; None where the plan has no such one."""
+
+    train: tuple[Instruction, ...] | None = None
+    eval: tuple[Instruction, ...] | None = None
+
+
+class Part(Struct, frozen=True, forbid_unknown_fields=True):
+    """The line of one rank."""
+
+    rank: int
+    programs: Named
+
+
+def assemble(
+    programs: Mapping[Name, Program],
+    claims: Mapping[Name, Claims],
+    bound: Bound,
+    engine: str,
+    sources: Iterable[Source] = (),
+) -> Plan:
+    """The Plan of these Programs of one Spec, with its hash. All share their channels; the sums
+    are those of `train`."""
+    first = next(iter(programs.values()))
+    for name, program in programs.items():
+        same = program.spec == first.spec and program.channels == first.channels
+        if not same or (name == "eval" and program.reductions) or program.name != name:
+            raise ValueError(f"the {name} program is not of the same plan")
+    value = Plan(dict(programs), dict(claims), bound, engine, tuple(sources), "")
+    return msgspec.structs.replace(value, hash=next(_lines(value))[1])
+
+
+def write_plan(plan: Plan, path: str | PathLike[str]) -> None:
+    """Write the file: whole, or not at all. Raises `OSError`."""
+    write_lines(Path(path), (line for line, _ in _lines(plan)))
+
+
+def read_plan(path: str | PathLike[str]) -> Plan:
+    """Read the whole file. Raises `Rejected` (where it is no well-formed plan of this version) and
+    `OSError`."""
+    with Lines(path) as lines:
+        header = _header(lines)
+        lists = [_part(lines, header, rank) for rank in range(len(header.ranks))]
+        lines.end()
+    programs = {}
+    for name in header.claims:
+        reductions = header.reductions if name == "train" else ()
+        ranks = tuple(own[name] for own in lists)
+        programs[name] = Program(header.spec, name, header.channels, reductions, ranks)
+    return Plan(programs, header.claims, header.bound, header.engine, header.sources, header.hash)
+
+
+def read_rank(path: str | PathLike[str], rank: int) -> tuple[Header, Lists]:
+    """Read the header and the line of one rank. Raises as `read_plan`; `ValueError` where the plan
+    has no such rank."""
+    with Lines(path) as lines:
+        header = _header(lines)
+        if not 0 <= rank < len(header.ranks):
+            raise ValueError(f"the plan has ranks 0 to {len(header.ranks) - 1}, not {rank}")
+        lines.skip(line.bytes for line in header.ranks[:rank])
+        return header, _part(lines, header, rank)
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+def _lines(plan: Plan) -> Iterator[tuple[bytes, str]]:
+    """The lines of the file, each with its SHA-256."""
+    first = next(iter(plan.programs.values()))
+    parts = []
+    for rank in range(first.spec.ranks):
+        lists = {name: program.ranks[rank] for name, program in plan.programs.items()}
+        parts.append(_canonical(Part(rank, Named(**lists))))
+    digests = [sha256(part).hexdigest() for part in parts]
+    header = Header(
+        spec=first.spec,
+        channels=first.channels,
+        reductions=plan.programs["train"].reductions if "train" in plan.programs else (),
+        claims=plan.claims,
+        bound=plan.bound,
+        engine=plan.engine,
+        sources=plan.sources,
+        ranks=tuple(Line(len(p), digest) for p, digest in zip(parts, digests, strict=True)),
+    )
+    yield _encode(header), header.hash
+    yield from zip(parts, digests, strict=True)
+
+
+def _canonical(value: Any) -> bytes:
+    return msgspec.json.encode(value, order="sorted") + b"\n"
+
+
+def _encode(header: Header) -> bytes:
+    """The header's line. The written orders stay out: the lists are the order."""
+    value = msgspec.to_builtins(header)
+    del value["spec"]["written"]
+    return _canonical(value)
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def _header(lines: Lines) -> Header:
+    """The first line."""
+    raw = lines.next(MAX_HEADER)
+    _kind(lines, raw)
+    header: Header = _decode(lines, raw, _HEADER)
+    _check(lines, _sane(header))
+    _same(lines, raw, _encode(header))
+    return header
+
+
+def _kind(lines: Lines, raw: bytes) -> None:
+    """Whether this is a plan at all, and of this version: said before anything else is."""
+    try:
+        kind = msgspec.json.decode(raw, type=_Kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        kind = _Kind()
+    if kind.format != FORMAT:
+        lines.refuse("not-a-plan", f"it is no JSON object with `format` {FORMAT!r}")
+    if kind.version != VERSION:
+        text = f"it has version {kind.version!r} of the format, this stretto reads {VERSION}"
+        lines.refuse("other-version", text)
+
+
+def _part(lines: Lines, header: Header, rank: int) -> Lists:
+    """The next line, which is that of `rank`."""
+    expected = header.ranks[rank]
+    raw = lines.next(expected.bytes)
+    if len(raw) != expected.bytes:
+        text = f"it has {len(raw)} bytes, the header says {expected.bytes}"
+        lines.refuse("damaged-plan", text)
+    if sha256(raw).hexdigest() != expected.sha256:
+        lines.refuse("damaged-plan", "its SHA-256 is not the one in the header")
+    part: Part = _decode(lines, raw, _PART)
+    _same(lines, raw, _canonical(part))
+    names: tuple[Name, ...] = ("train", "eval")
+    lists = {name: own for name in names if (own := getattr(part.programs, name)) is not None}
+    if part.rank != rank or lists.keys() != header.claims.keys():
+        there = " and ".join(f"`{name}`" for name in header.claims)
+        lines.refuse("plan-reference", f"$: this should be {there} of rank {rank}")
+    sizes = len(header.channels), len(header.reductions)
+    for name, instructions in lists.items():
+        _check(lines, check_list(header.spec, *sizes, instructions, f"$.programs.{name}"))
+    return lists
+
+
+def _decode(lines: Lines, raw: bytes, decoder: "msgspec.json.Decoder[Any]") -> Any:
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        lines.refuse("plan-field", _words(str(error)))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        lines.refuse("damaged-plan", f"it is no JSON: {error}")
+    except RecursionError:
+        lines.refuse("damaged-plan", "it has more brackets in each other than a plan has")
+
+
+def _words(error: str) -> str:
+    """A decoder's message, path first."""
+    text, _, path = error.partition(" - at ")
+    for old in ("Invalid enum value", "Invalid value"):
+        text = text.replace(old, "this version does not know")
+    return f"{path.strip('`') or '$'}: {text[:1].lower()}{text[1:]}"
+
+
+def _same(lines: Lines, raw: bytes, canonical: bytes) -> None:
+    """Equal plans are equal bytes: no key twice or in another order, no blanks, no number or text
+    written in another way, nothing that was passed over."""
+    if raw == canonical:
+        return
+    both = zip(raw, canonical, strict=False)
+    at = next((k for k, (a, b) in enumerate(both) if a != b), min(len(raw), len(canonical)))
+    near = raw[max(0, at - 20) : at + 20].decode(errors="replace")
+    text = f"it is not written in the one way in which plans are: see byte {at}, near {near!r}"
+    lines.refuse("damaged-plan", text)
+
+
+def _check(lines: Lines, wrong: Iterator[tuple[str, str]]) -> None:
+    found = [
+        lines.diagnostic("plan-reference", f"{path}: {words}") for path, words in islice(wrong, FEW)
+    ]
+    if found:
+        raise Rejected(found)
+
+
+class _Kind(Struct):
+    format: str = ""
+    version: Any = None
+
+
+_HEADER = msgspec.json.Decoder(Header)
+_PART = msgspec.json.Decoder(Part)
+
+
+def _sane(header: Header) -> Iterator[tuple[str, str]]:
+    """What must hold of the header before a rank's line is looked at."""
+    spec = header.spec
+    wrong = [*check_spec(spec)]
+    yield from wrong
+    if wrong:
+        return
+    yield from check_header(spec, header.channels, header.reductions)
+    if header.claims.keys() not in ({"train", "eval"}, {"eval"}):
+        yield "$.claims", "a plan has `train` and `eval`, or `eval` alone"
+    for name, claims in header.claims.items():
+        for key in ("activations", "receives", "outputs"):
+            if len(getattr(claims, key)) != spec.ranks:
+                yield f"$.claims.{name}.{key}", f"there are {spec.ranks} ranks"
+    if len(header.ranks) != spec.ranks:
+        yield "$.ranks", f"there are {spec.ranks} ranks, and {len(header.ranks)} lines"
+        return
+    for rank, (line, many) in enumerate(zip(header.ranks, operations_of(spec), strict=True)):
+        most = min(MAX_LINE, PER_OPERATION * (many + 1))
+        if not 0 < line.bytes <= most:
+            yield f"$.ranks[{rank}].bytes", f"{line.bytes} is not between 1 and {most}"
+    if sum(line.bytes for line in header.ranks) > MAX_FILE:
+        yield "$.ranks", f"together they have more than {MAX_FILE} bytes"

@@ -1,0 +1,238 @@
+"""Whether everything that a plan refers to is there, and no number in it is absurd. Types were
+checked when it was decoded; what the plan means is for the proof.
+
+All yield what is wrong as (path, words), for instance `$.spec.pipelines[0].stages[3].rank` and
+`there are only ranks 0 to 7, not 9`.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from stretto.compiler.problem.spec import NONE, Operation, Spec
+from stretto.compiler.program.program import (
+    Channel,
+    Compute,
+    Free,
+    Instruction,
+    Receive,
+    Reduce,
+    Reduction,
+    Send,
+    Wait,
+)
+
+Wrong = tuple[str, str]
+
+MAX_RANKS = 1 << 16
+MAX_OPERATIONS = 1 << 26
+MAX_NUMBER = 1 << 53  # ticks and grains: what every reader of JSON holds exactly
+
+
+def check_spec(spec: Spec) -> Iterator[Wrong]:
+    """The Spec's indices and numbers."""
+    yield from _within("$.spec.ranks", spec.ranks, 1, MAX_RANKS, "ranks")
+    yield from _within("$.spec.slices", spec.slices, 0, MAX_OPERATIONS, "slices")
+    yield from _number("$.spec.microbatches", spec.microbatches)
+    for key in ("time_unit", "size_unit"):
+        yield from _within(f"$.spec.{key}", getattr(spec, key), 1, MAX_NUMBER, "one unit")
+    if not spec.name.isprintable():
+        yield "$.spec.name", "this cannot be printed"
+    for k, span in enumerate(spec.spans):
+        if min(span[1:]) < 1 or max(span[1:]) > MAX_NUMBER or not span.file.isprintable():
+            yield f"$.spec.spans[{k}]", f"no text has the place {list(span[1:])}"
+    names: set[str] = set()
+    for p, pipeline in enumerate(spec.pipelines):
+        name = pipeline.name
+        if not name or not name.isprintable() or name in names:
+            yield f"$.spec.pipelines[{p}].name", f"{name!r} is empty, taken, or cannot be printed"
+        names.add(name)
+        yield from _pipeline(spec, p)
+    many = operations(spec)
+    if many > MAX_OPERATIONS:
+        yield "$.spec", f"{many} operations are more than the {MAX_OPERATIONS} this version reads"
+        return
+    yield from _tables(spec)
+
+
+def operations(spec: Spec) -> int:
+    """How many forwards, backwards and weight gradients a step has at most."""
+    return sum(operations_of(spec))
+
+
+def operations_of(spec: Spec) -> list[int]:
+    """The same by rank."""
+    many = [0] * max(0, min(spec.ranks, MAX_RANKS))
+    for pipeline in spec.pipelines:
+        for stage in pipeline.stages:
+            if 0 <= stage.rank < len(many):
+                many[stage.rank] += 3 * max(0, pipeline.microbatches) * max(1, spec.slices)
+    return many
+
+
+def _within(path: str, value: int, least: int, most: int, what: str) -> Iterator[Wrong]:
+    if not least <= value <= most:
+        yield path, f"{value} is not between {least} and {most} ({what})"
+
+
+def _number(path: str, value: int) -> Iterator[Wrong]:
+    yield from _within(path, value, 0, MAX_NUMBER, "no number here is negative or past 2^53")
+
+
+def _index(path: str, value: int, many: int, what: str) -> Iterator[Wrong]:
+    if not 0 <= value < many:
+        there = f"there are only {what} 0 to {many - 1}" if many else f"there are no {what}"
+        yield path, f"{there}, not {value}"
+
+
+def _pipeline(spec: Spec, p: int) -> Iterator[Wrong]:
+    path, pipeline = f"$.spec.pipelines[{p}]", spec.pipelines[p]
+    yield from _number(f"{path}.microbatches", pipeline.microbatches)
+    yield from _number(f"{path}.first", pipeline.first)
+    yield from _index(f"{path}.at", pipeline.at, len(spec.spans), "spans")
+    if not pipeline.stages:
+        yield f"{path}.stages", "a pipeline has at least one stage"
+    for s, stage in enumerate(pipeline.stages):
+        yield from _index(f"{path}.stages[{s}].rank", stage.rank, spec.ranks, "ranks")
+        for key in ("F", "B", "I", "W", "activation"):
+            yield from _number(f"{path}.stages[{s}].{key}", getattr(stage, key))
+        size = stage.activation
+        yield from _within(f"{path}.stages[{s}].kept", stage.kept, 0, size, "the activation")
+    if pipeline.replicates != NONE:
+        yield from _copy(spec, path, p)
+    for k, (q, s) in enumerate(pipeline.feeds):
+        here = f"{path}.feeds[{k}]"
+        wrong = [*_index(f"{here}[0]", q, len(spec.pipelines), "pipelines")]
+        wrong = wrong or [*_index(f"{here}[1]", s, len(spec.pipelines[q].stages), "stages")]
+        yield from wrong
+        if not wrong and (q == p or spec.pipelines[q].microbatches != pipeline.microbatches):
+            yield here, f"pipeline {q} is not another one with as many micro-batches"
+
+
+def _copy(spec: Spec, path: str, p: int) -> Iterator[Wrong]:
+    of = spec.pipelines[p].replicates
+    wrong = [*_index(f"{path}.replicates", of, len(spec.pipelines), "pipelines")]
+    yield from wrong
+    if not wrong:
+        original = spec.pipelines[of]
+        same = len(original.stages) == len(spec.pipelines[p].stages)
+        if of == p or original.replicates != NONE or not same:
+            yield f"{path}.replicates", f"pipeline {of} is no original with as many stages"
+
+
+def _tables(spec: Spec) -> Iterator[Wrong]:
+    """The tables beside the pipelines. Called once those are known to be of sane size."""
+    stages = {(p, s) for p, line in enumerate(spec.pipelines) for s in range(len(line.stages))}
+    for k, kind in enumerate(spec.overlap):
+        if kind not in "BI":
+            yield f"$.spec.overlap[{k}]", f"{kind} cannot overlap F"
+    for k, (operation, ticks) in enumerate(spec.exceptions):
+        yield from _operation(f"$.spec.exceptions[{k}][0]", operation, spec)
+        yield from _number(f"$.spec.exceptions[{k}][1]", ticks)
+    for k, pair in enumerate(spec.pairs):
+        yield from _index(f"$.spec.pairs[{k}][0]", pair.rank, spec.ranks, "ranks")
+        if pair.forward not in stages or pair.backward not in stages:
+            yield f"$.spec.pairs[{k}]", "it names a stage that does not exist"
+        yield from _number(f"$.spec.pairs[{k}][4]", pair.ticks)
+    for k, (forward, backward, ticks) in enumerate(spec.exceptional_pairs):
+        yield from _operation(f"$.spec.exceptional_pairs[{k}][0]", forward, spec)
+        yield from _operation(f"$.spec.exceptional_pairs[{k}][1]", backward, spec)
+        yield from _number(f"$.spec.exceptional_pairs[{k}][2]", ticks)
+    for k, (source, target, ticks) in enumerate(spec.transfers):
+        yield from _index(f"$.spec.transfers[{k}][0]", source, spec.ranks, "ranks")
+        yield from _index(f"$.spec.transfers[{k}][1]", target, spec.ranks, "ranks")
+        yield from _number(f"$.spec.transfers[{k}][2]", ticks)
+    for key, rows in (("limits", spec.limits), ("order", spec.order)):
+        if rows and len(rows) != spec.ranks:
+            yield f"$.spec.{key}", f"there are {spec.ranks} ranks, and {len(rows)} entries"
+    for k, limit in enumerate(spec.limits):
+        if limit is not None:
+            yield from _number(f"$.spec.limits[{k}][0]", limit.grains)
+            yield from _index(f"$.spec.limits[{k}][1]", limit.at, len(spec.spans), "spans")
+    for k, rule in enumerate(spec.rules):
+        yield from _operation(f"$.spec.rules[{k}][0]", rule.later, spec)
+        yield from _operation(f"$.spec.rules[{k}][1]", rule.earlier, spec)
+        yield from _index(f"$.spec.rules[{k}][2]", rule.at, len(spec.spans), "spans")
+    if spec.jitter[0] < 0 or spec.jitter[1] < 1 or max(spec.jitter) > MAX_NUMBER:
+        yield "$.spec.jitter", f"{spec.jitter[0]}/{spec.jitter[1]} is no fraction of a duration"
+
+
+def _operation(path: str, operation: Operation, spec: Spec) -> Iterator[Wrong]:
+    _, p, s, microbatch, slice_, part = operation
+    wrong = [*_index(f"{path}[1]", p, len(spec.pipelines), "pipelines")]
+    if not wrong:
+        pipeline = spec.pipelines[p]
+        wrong += _index(f"{path}[2]", s, len(pipeline.stages), "stages")
+        wrong += _index(f"{path}[3]", microbatch, pipeline.microbatches, "micro-batches")
+    if slice_ != NONE or spec.slices:
+        wrong += _index(f"{path}[4]", slice_, spec.slices, "slices")
+    if part != NONE:
+        wrong.append((f"{path}[5]", "this version knows no parts of a stage"))
+    yield from wrong
+
+
+def check_header(
+    spec: Spec, channels: tuple[Channel, ...], reductions: tuple[Reduction, ...]
+) -> Iterator[Wrong]:
+    """The tables that instructions refer to. The Spec was checked before."""
+    for k, channel in enumerate(channels):
+        yield from _index(f"$.channels[{k}][0]", channel.source, spec.ranks, "ranks")
+        yield from _index(f"$.channels[{k}][1]", channel.target, spec.ranks, "ranks")
+    for k, reduction in enumerate(reductions):
+        for c, (p, s, rank) in enumerate(reduction.copies):
+            path = f"$.reductions[{k}][0][{c}]"
+            wrong = [*_index(f"{path}[0]", p, len(spec.pipelines), "pipelines")]
+            wrong = wrong or [*_index(f"{path}[1]", s, len(spec.pipelines[p].stages), "stages")]
+            yield from wrong
+            yield from _index(f"{path}[2]", rank, spec.ranks, "ranks")
+
+
+def check_list(
+    spec: Spec, channels: int, reductions: int, instructions: tuple[Instruction, ...], path: str
+) -> Iterator[Wrong]:
+    """One rank's list. A list has more slots than it ever needs if it has one per instruction."""
+    slots, spans = len(instructions), len(spec.spans)
+    fields: dict[type, tuple[tuple[str, int], ...]] = {
+        Receive: (("slot", slots), ("channel", channels)),
+        Send: (("slot", slots), ("channel", channels)),
+        Wait: (("slot", slots),),
+        Free: (("slot", slots),),
+        Reduce: (("reduction", reductions),),
+    }
+    sizes = [(len(line.stages), line.microbatches) for line in spec.pipelines]
+    for i, instruction in enumerate(instructions):
+        if isinstance(instruction, Compute):
+            yield from _compute(f"{path}[{i}]", instruction, slots, spans)
+            operation = instruction.operation
+        else:
+            for name, many in fields[type(instruction)]:
+                if not 0 <= (value := getattr(instruction, name)) < many:
+                    where = f"{path}[{i}][{1 + instruction.__struct_fields__.index(name)}]"
+                    yield from _index(where, value, many, f"{name}s")
+            if not isinstance(instruction, Receive):
+                continue
+            operation = instruction.result
+        _, p, s, microbatch, slice_, part = operation
+        known = 0 <= p < len(sizes) and 0 <= s < sizes[p][0] and 0 <= microbatch < sizes[p][1]
+        if not known or (slice_, part) != (NONE, NONE):
+            at = 1 if isinstance(instruction, Compute) else 3
+            yield from _operation(f"{path}[{i}][{at}]", operation, spec)
+
+
+def _compute(path: str, compute: Compute, slots: int, spans: int) -> Iterable[Wrong]:
+    """A computation's slots, unit, stream and span; most often all are fine, at a glance."""
+    fine = -1 <= compute.at < spans and -1 <= compute.writes < slots and compute.stream == 0
+    if fine and compute.unit == NONE and all(0 <= slot < slots for slot in compute.reads):
+        return ()
+    return _compute_fields(path, compute, slots, spans)
+
+
+def _compute_fields(path: str, compute: Compute, slots: int, spans: int) -> Iterator[Wrong]:
+    for k, slot in enumerate(compute.reads):
+        yield from _index(f"{path}[2][{k}]", slot, slots, "slots")
+    if compute.writes != NONE:
+        yield from _index(f"{path}[3]", compute.writes, slots, "slots")
+    if compute.unit != NONE:
+        yield from _index(f"{path}[4]", compute.unit, slots, "overlapped units")
+    if compute.stream != 0:
+        yield f"{path}[5]", f"this version knows one stream, not number {compute.stream}"
+    if compute.at != NONE:
+        yield from _index(f"{path}[6]", compute.at, spans, "spans")

@@ -1,0 +1,1 @@
+"""Spec → Problem: operations and edges, a DAG over integers."""

@@ -1,0 +1,83 @@
+"""`Problem`: the Spec expanded into operations and edges, a DAG over the integers 0 … n-1.
+
+Operation i is `operations[i]`; its figures stand at place i of the other lists. Edge k says that
+`head[k]` starts no earlier than `lag[k]` ticks after the end of `tail[k]`. Where orders were
+written, each operation has edges from the unit before it, and two operations that overlap as one
+unit share all their edges, so that they can start together (the copies are `Why.PAIR`). What no
+order can change are the edges that are neither `Why.ORDER` nor `Why.PAIR`.
+
+Hot loops read the lists. Everything else goes through `graph()`.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from stretto.compiler.problem.spec import Operation, Spec
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+
+class Why(IntEnum):
+    """The reason of an edge; the words of an explanation are chosen by it."""
+
+    ACTIVATION = 0  # the output of a forward is the next stage's input
+    GRADIENT = 1  # the input gradient of a stage is the output gradient of the one before
+    OWN = 2  # a backward needs its own forward, a weight gradient its own input gradient
+    SLICE = 3  # the slices of a micro-batch go in order, forwards up, backwards down
+    RULE = 4  # the author's `rule`
+    ORDER = 5  # the author's order on one rank
+    PAIR = 6  # an edge of the operation that this one was written to overlap with
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """See the module. `duration` in ticks and alone (a pair's joint duration is `Costs.pair`);
+    `take` and `give` in grains: memory taken when the operation starts, given back when it ends;
+    `stream` 0 is compute; `partner[i]` is the operation that i was written to overlap with, or
+    -1; `at[i]` the index in `spec.spans` of the text that asks for operation i."""
+
+    spec: Spec
+    operations: list[Operation]
+    rank: list[int]
+    stream: list[int]
+    duration: list[int]
+    take: list[int]
+    give: list[int]
+    partner: list[int]
+    at: list[int]
+    tail: list[int]
+    head: list[int]
+    lag: list[int]
+    why: list[Why]
+
+    def graph(self) -> "nx.DiGraph[int]":
+        """The same DAG as a `networkx.DiGraph`: nodes are the integers above with the attributes
+        `operation`, `rank` and `duration`; edges carry `lag` and `why`."""
+        import networkx as nx
+
+        graph: nx.DiGraph[int] = nx.DiGraph()
+        graph.add_nodes_from(
+            (i, {"operation": operation, "rank": self.rank[i], "duration": self.duration[i]})
+            for i, operation in enumerate(self.operations)
+        )
+        edges: Any = zip(self.tail, self.head, self.lag, self.why, strict=True)
+        graph.add_edges_from((a, b, {"lag": lag, "why": why}) for a, b, lag, why in edges)
+        return graph
+
+    def topological(self) -> list[int]:
+        """The operations, each after all that it has an edge from. Of operations that stand in a
+        circle, and of those behind them, none is listed."""
+        after: list[list[int]] = [[] for _ in self.operations]
+        waits = [0] * len(self.operations)
+        for a, b in zip(self.tail, self.head, strict=True):
+            after[a].append(b)
+            waits[b] += 1
+        listed = [i for i, many in enumerate(waits) if not many]
+        for i in listed:  # grows while it is read
+            for j in after[i]:
+                waits[j] -= 1
+                if not waits[j]:
+                    listed.append(j)
+        return listed

@@ -1,0 +1,229 @@
+"""What is to be done, with every expression evaluated: `Spec`, the value that `evaluate` makes,
+that every Program carries, and from which the proof derives what must happen.
+
+Times are whole ticks, `time_unit` of them to one unit of the file's costs; sizes are whole grains,
+`size_unit` of them to one unit of the file's activations. Both denominators were chosen so that
+nothing is rounded. -1 stands for "none" wherever an index may be absent.
+"""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from hashlib import sha256
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from stretto.compiler.diagnostics.source import Span
+
+Kind = Literal["F", "B", "I", "W"]
+"""Forward, full backward, input gradient, weight gradient."""
+
+NONE = -1
+
+
+class Operation(NamedTuple):
+    """The name of one computation. Two operations are the same iff their names are equal.
+
+    `pipeline` is an index into `Spec.pipelines`; `microbatch` counts from 0 in that pipeline;
+    `slice` (of the sequence) and `part` (of the stage) are -1 where the schedule has none.
+    """
+
+    kind: Kind
+    pipeline: int
+    stage: int
+    microbatch: int
+    slice: int = NONE
+    part: int = NONE
+
+
+class Stage(Struct, frozen=True, forbid_unknown_fields=True):
+    """One stage of a pipeline: where it runs, what it costs (ticks), what a forward leaves in
+    memory (grains) from its start until its B or W has ended, and what is `kept` of that from the
+    end of I on."""
+
+    rank: int
+    F: int
+    B: int
+    I: int  # noqa: E741  the field's standard letter
+    W: int
+    activation: int
+    kept: int
+
+
+class Feed(NamedTuple):
+    """The last stage's output is an input of `stage` of `pipeline`, micro-batch by micro-batch."""
+
+    pipeline: int
+    stage: int
+
+
+class Pipeline(Struct, frozen=True, forbid_unknown_fields=True):
+    """A stream of micro-batches through a chain of stages.
+
+    `replicates` is the index of the pipeline whose weights these are (never itself a copy), or -1.
+    `first` is the place of this pipeline's micro-batch 0 among all micro-batches of its model:
+    the original takes the first ones, then the copies in the order of the file. `at` is the
+    statement's index in `Spec.spans`.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    microbatches: int
+    first: int
+    at: int
+    replicates: int = NONE
+    model: str = ""
+    feeds: tuple[Feed, ...] = ()
+    forward_only: bool = False
+
+
+class Exceptional(NamedTuple):
+    """One operation whose duration differs from its stage's (it names a micro-batch or slice)."""
+
+    operation: Operation
+    ticks: int
+
+
+class Pair(NamedTuple):
+    """How long an F of one stage and a B (or I) of another take as one overlapped unit on `rank`.
+    Pairs that are not listed take the sum of the two."""
+
+    rank: int
+    forward: tuple[int, int]  # pipeline, stage
+    kind: Kind  # of the other: B or I
+    backward: tuple[int, int]
+    ticks: int
+
+
+class ExceptionalPair(NamedTuple):
+    """One overlapped unit whose duration differs from its stages' `Pair`."""
+
+    forward: Operation
+    backward: Operation
+    ticks: int
+
+
+class Transfer(NamedTuple):
+    """Ticks from the end of an operation on `source` to its result being usable on `target`."""
+
+    source: int
+    target: int
+    ticks: int
+
+
+class Limit(NamedTuple):
+    """No more than `grains` of activations at once on this rank; the tightest that was written."""
+
+    grains: int
+    at: int
+
+
+class Rule(NamedTuple):
+    """`later` starts only when `earlier` has ended."""
+
+    later: Operation
+    earlier: Operation
+    at: int
+
+
+class Unit(NamedTuple):
+    """One step of a written order: an operation, or an F with the B or I it overlaps."""
+
+    operations: tuple[Operation, ...]
+    at: int  # index in Spec.spans
+
+
+class Spec(Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything the author decided.
+
+    `order` has, for every rank, the digest of the order that was written for it (`digest`), or
+    "" where the compiler is to find or complete it; `written` has the orders themselves, complete
+    or partial, and is left out of plan files: there the instruction list is the order, and the
+    digest ties the two. Where nothing was written for any rank `written` is empty.
+    """
+
+    name: str
+    ranks: int
+    microbatches: int
+    pipelines: tuple[Pipeline, ...]
+    time_unit: int
+    size_unit: int
+    spans: tuple[Span, ...]
+    parameters: dict[str, str] = {}  # every `param`, `ranks`, `microbatches`, as exact text
+    slices: int = 0  # per micro-batch; 0 where it is not cut
+    split_backward: bool = False
+    overlap: tuple[Kind, ...] = ()  # what an F may overlap with: B, I
+    exceptions: tuple[Exceptional, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    exceptional_pairs: tuple[ExceptionalPair, ...] = ()
+    transfers: tuple[Transfer, ...] = ()  # those that are not 0, between ranks that talk
+    limits: tuple[Limit | None, ...] = ()  # per rank; empty where there is none
+    rules: tuple[Rule, ...] = ()
+    minimize: Literal["makespan", "span"] = "makespan"
+    jitter: tuple[int, int] = (0, 1)  # numerator, denominator
+    order: tuple[str, ...] = ()  # per rank
+    written: tuple[tuple[Unit, ...], ...] = ()
+
+
+def show(spec: Spec, operation: Operation) -> str:
+    """The one notation for an operation everywhere: `F main[0, 3]`, with a slice
+    `F main[0, 3, slice 2]`."""
+    pipeline = spec.pipelines[operation.pipeline].name
+    where = f"{operation.stage}, {operation.microbatch}"
+    if operation.slice != NONE:
+        where += f", slice {operation.slice}"
+    return f"{operation.kind} {pipeline}[{where}]"
+
+
+def number(amount: int, unit: int) -> int | str:
+    """`amount / unit` as our JSON shows it: a number when whole, else the text of a fraction."""
+    value = Fraction(amount, unit)
+    return value.numerator if value.denominator == 1 else str(value)
+
+
+def digest(units: Iterable[tuple[Operation, ...]]) -> str:
+    """A short fingerprint of one rank's order: its operations in sequence, pairs marked."""
+    words = "\n".join(
+        "|".join(
+            f"{kind}{pipeline}.{stage}.{microbatch}.{slice_}.{part}"
+            for kind, pipeline, stage, microbatch, slice_, part in unit
+        )
+        for unit in units
+    )
+    return sha256(words.encode()).hexdigest()[:16]
+
+
+class Costs:
+    """How long each operation and each overlapped unit takes, in ticks: the Spec's tables, with
+    the exceptions laid over them."""
+
+    def __init__(self, spec: Spec):
+        self._stages: dict[tuple[str, int, int], int] = {
+            (kind, p, s): getattr(stage, kind)
+            for p, pipeline in enumerate(spec.pipelines)
+            for s, stage in enumerate(pipeline.stages)
+            for kind in "FBIW"
+        }
+        self._exceptions = dict(spec.exceptions)
+        self._pairs = {(p.forward, p.kind, p.backward): p.ticks for p in spec.pairs}
+        self._exceptional_pairs = {(p.forward, p.backward): p.ticks for p in spec.exceptional_pairs}
+
+    def of(self, operation: Operation) -> int:
+        """Ticks that the operation takes alone."""
+        if self._exceptions:
+            exception = self._exceptions.get(operation)
+            if exception is not None:
+                return exception
+        return self._stages[operation[:3]]
+
+    def pair(self, forward: Operation, backward: Operation) -> int:
+        """Ticks that the two take as one overlapped unit."""
+        exception = self._exceptional_pairs.get((forward, backward))
+        if exception is not None:
+            return exception
+        ticks = self._pairs.get((forward[1:3], backward.kind, backward[1:3]))
+        return self.of(forward) + self.of(backward) if ticks is None else ticks
+
+    def unit(self, operations: tuple[Operation, ...]) -> int:
+        """Ticks of a unit of an order: one operation, or an F and what it overlaps."""
+        return self.of(operations[0]) if len(operations) == 1 else self.pair(*operations)

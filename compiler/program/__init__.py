@@ -1,0 +1,1 @@
+"""Order → Program: instruction lists per rank, their clock and their figures."""

@@ -1,0 +1,178 @@
+"""Order → its messages: every result that somebody uses, with the place in the lists of each
+receive, wait and free that it asks for. `docs/instructions.md` says where they stand and why."""
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+
+from stretto.compiler.order import Order
+from stretto.compiler.order.earliest_start import Earliest
+from stretto.compiler.problem.problem import Problem, Why
+from stretto.compiler.problem.spec import NONE
+from stretto.compiler.program.program import Channel, Traffic
+
+EARLY = 1  # how many units before the one that runs when its message is made a receive is posted
+LATE = 1  # how many units after the first one that starts when it has arrived a send is waited for
+
+Edge = tuple[int, int, int, Why]  # who makes it, who uses it, ticks between, reason
+
+
+@dataclass(slots=True)
+class Message:
+    """A result on its way to the rank `target`, where the units `first` to `last` use it. Its
+    receive stands before the unit `posted` there."""
+
+    result: int
+    channel: int
+    target: int
+    made: int  # ticks
+    arrives: int  # ticks
+    first: int
+    last: int
+    posted: int = NONE
+
+
+@dataclass(slots=True)
+class Output:
+    """A result in a slot of the rank that makes it, in the unit `made`. It is sent as `messages`,
+    which are waited for before the unit `settled` (-1: there are none), and used on its own rank,
+    up to the unit `last` (-1: it is not)."""
+
+    result: int
+    made: int
+    messages: list[Message] = field(default_factory=list)
+    settled: int = NONE
+    last: int = NONE
+
+
+def flow(problem: Problem) -> list[Edge]:
+    """The edges along which a result is used."""
+    activation, gradient = Why.ACTIVATION, Why.GRADIENT  # an enum's attributes are slow
+    edges = zip(problem.tail, problem.head, problem.lag, problem.why, strict=True)
+    return [edge for edge in edges if edge[3] is activation or edge[3] is gradient]
+
+
+def traffic(why: Why) -> Traffic:
+    return "activation" if why is Why.ACTIVATION else "gradient"
+
+
+def channels(problem: Problem, edges: list[Edge]) -> tuple[Channel, ...]:
+    """Every directed pair of ranks between which results travel, by kind of traffic."""
+    rank = problem.rank
+    found = {(rank[a], rank[b], why) for a, b, _, why in edges if rank[a] != rank[b]}
+    return tuple(sorted(Channel(a, b, traffic(why)) for a, b, why in found))
+
+
+def outputs(
+    order: Order,
+    times: Earliest,
+    edges: list[Edge],
+    number: dict[Channel, int],
+    slots: int | None = None,
+) -> list[list[Output]]:
+    """For every rank its results that somebody uses, in the order in which it makes them; `number`
+    has the channels, `slots` is the advice to every rank on its receives."""
+    users: list[list[tuple[int, int, Why]]] = [[] for _ in order.problem.operations]
+    for a, b, lag, why in edges:
+        if times.index[a] != NONE and times.index[b] != NONE:
+            users[a].append((b, lag, why))
+    on_channel: list[list[Message]] = [[] for _ in number]
+    made: list[list[Output]] = []
+    for lane in order.lanes:
+        made.append([])
+        for k, unit in enumerate(lane.units):
+            for i in unit:
+                if users[i]:
+                    output = Output(i, k)
+                    for message in _uses(order.problem, times, number, output, users[i]):
+                        on_channel[message.channel].append(message)
+                    made[-1].append(output)
+    for messages in on_channel:
+        _post(messages, times)
+    if slots is not None:
+        for target, starts in enumerate(times.start):
+            arriving = [row for row in on_channel if row and row[0].target == target]
+            _hold_back(arriving, len(starts), slots)
+    for rank, row in enumerate(made):
+        for output in row:
+            if output.messages:
+                output.settled = max(
+                    [_settled(message, rank, output.made, times) for message in output.messages]
+                )
+    return made
+
+
+def _uses(
+    problem: Problem,
+    times: Earliest,
+    number: dict[Channel, int],
+    output: Output,
+    users: list[tuple[int, int, Why]],
+) -> list[Message]:
+    """Note in `output` who uses it: one message to each other rank. Returns the messages."""
+    source = problem.rank[output.result]
+    made = times.end[source][output.made]
+    for j, lag, why in users:
+        target, unit = problem.rank[j], times.index[j]
+        if target == source:
+            output.last = max(output.last, unit)
+            continue
+        for message in output.messages:
+            if message.target == target:
+                message.first = min(message.first, unit)
+                message.last = max(message.last, unit)
+                break
+        else:
+            channel = number[Channel(source, target, traffic(why))]
+            message = Message(output.result, channel, target, made, made + lag, unit, unit)
+            output.messages.append(message)
+    return output.messages
+
+
+def _post(messages: list[Message], times: Earliest) -> None:
+    """Place the receives of one channel: each `EARLY` units before the unit that runs when its
+    message is made, not after its first use, and in the order of sending."""
+    latest: int | None = None
+    for message in reversed(messages):
+        running = bisect_right(times.start[message.target], message.made) - 1
+        latest = min(running - EARLY, message.first, message.first if latest is None else latest)
+        message.posted = latest = max(latest, 0)
+
+
+def _hold_back(arriving: list[list[Message]], units: int, slots: int) -> None:
+    """Post the receives of one rank later, channel by channel in `arriving`, until no more than
+    `slots` are live at a time, or than must be. At the latest each stands before the first use of
+    its message, or of one sent after it on the channel; those that must be posted first may choose
+    first, and take the earliest place from which on there is room."""
+    choices: list[tuple[int, Message]] = []
+    live = [0] * units
+    for messages in arriving:
+        latest = units
+        for message in reversed(messages):
+            latest = min(latest, message.first)
+            choices.append((latest, message))
+            for k in range(latest, message.last + 1):
+                live[k] += 1
+    room = max([slots, *live])
+    choices.reverse()  # each channel's in the order of sending, which sorting keeps
+    choices.sort(key=lambda choice: (choice[0], choice[1].made))
+    for latest, message in choices:
+        posted = latest
+        while posted > message.posted and live[posted - 1] < room:
+            posted -= 1
+            live[posted] += 1
+        message.posted = posted  # not before its channel's last one: where that stopped, this does
+
+
+def _settled(message: Message, rank: int, made: int, times: Earliest) -> int:
+    """The unit of the sender before which the message is waited for: `LATE` units after the first
+    that starts when it has arrived, and after the one that its receive follows."""
+    starts, places = times.start[rank], times.place[rank]
+    arrives = message.arrives
+    if message.posted:  # held back, perhaps: it does not set out before
+        posted = times.end[message.target][message.posted - 1]
+        arrives = max(arrives, arrives - message.made + posted)
+    unit = max(made + 1, bisect_left(starts, arrives)) + LATE
+    if message.posted:
+        before = times.place[message.target][message.posted - 1]
+        unit = max(unit, bisect_right(places, before))
+    return min(unit, len(starts))

@@ -1,0 +1,127 @@
+"""`Program`: for every rank the list of instructions that it runs, top to bottom.
+
+The table of instructions with the effect of each is `docs/instructions.md`; whoever adds one
+touches `communicate` (which emits it), `prove` (which checks it) and the executor (which runs it).
+
+A *slot* is a numbered place on a rank for one result in transit: a received activation or
+gradient, or an output until it was sent or handed on. A *channel* is one directed pair of ranks
+and one kind of traffic; the n-th message sent on it meets the n-th receive posted on it, so
+messages carry no number. -1 stands for "none".
+"""
+
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from stretto.compiler.problem.spec import NONE as NONE  # `as`: for those who read Programs, too
+from stretto.compiler.problem.spec import Operation as Operation
+from stretto.compiler.problem.spec import Pipeline as Pipeline
+from stretto.compiler.problem.spec import Spec as Spec
+from stretto.compiler.problem.spec import show as show
+
+Traffic = Literal["activation", "gradient"]
+
+
+class Channel(NamedTuple):
+    source: int
+    target: int
+    traffic: Traffic
+
+
+class Copy(NamedTuple):
+    """One copy of a replicated stage, and the rank that holds it."""
+
+    pipeline: int
+    stage: int
+    rank: int
+
+
+class Reduction(NamedTuple):
+    """Copies of one stage whose gradients are summed, in this order: by rank, then pipeline."""
+
+    copies: tuple[Copy, ...]
+
+
+class Compute(Struct, frozen=True, array_like=True, tag="compute", gc=False):
+    """Run `operation`. It uses what is in the slots `reads` (a forward its input, a B or I its
+    output's gradient; none at the ends of a pipeline), and leaves its result in slot `writes`
+    where somebody needs it. Two operations of one overlapped unit carry the same `unit`; the
+    forward comes first. `at` is the index in `Spec.spans` of the text that asks for it."""
+
+    operation: Operation
+    reads: tuple[int, ...] = ()
+    writes: int = NONE
+    unit: int = NONE
+    stream: int = 0
+    at: int = NONE
+
+
+class Receive(Struct, frozen=True, array_like=True, tag="receive", gc=False):
+    """Post the receive of `result`, the result of an operation on another rank, into `slot`.
+    Does not wait."""
+
+    slot: int
+    channel: int
+    result: Operation
+
+
+class Send(Struct, frozen=True, array_like=True, tag="send", gc=False):
+    """Begin to send what is in `slot`. Does not wait."""
+
+    slot: int
+    channel: int
+
+
+class Wait(Struct, frozen=True, array_like=True, tag="wait", gc=False):
+    """Wait until every message begun on `slot` is over: the receive has arrived, each send has
+    been taken."""
+
+    slot: int
+
+
+class Free(Struct, frozen=True, array_like=True, tag="free", gc=False):
+    """`slot` is no longer needed; it may be used again."""
+
+    slot: int
+
+
+class Reduce(Struct, frozen=True, array_like=True, tag="reduce", gc=False):
+    """Sum the gradients of the copies of a stage: all ranks of the reduction meet here, and each
+    copy has the sum afterwards."""
+
+    reduction: int
+
+
+Instruction = Compute | Receive | Send | Wait | Free | Reduce
+
+Name = Literal["train", "eval"]
+"""`train`: every operation of the step. `eval`: its forwards alone, in the same order."""
+
+
+class Program(Struct, frozen=True):
+    """The Spec, what is to be run of it (`name`), the tables that instructions refer to, and the
+    list of every rank."""
+
+    spec: Spec
+    name: Name
+    channels: tuple[Channel, ...]
+    reductions: tuple[Reduction, ...]
+    ranks: tuple[tuple[Instruction, ...], ...]
+
+
+class Claims(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a plan says of one of its Programs; the proof recomputes all of it.
+
+    In ticks: `makespan`, the end of the last operation; `span`, the longest time one rank is
+    occupied, from its first start to its last end; `busy`, the time that compute streams are
+    occupied, summed over ranks, a pair counted once. Per rank, at their peaks: `activations` in
+    grains, `receives`, the slots that hold a received result or wait for one, and `outputs`, the
+    slots that hold a result of the rank's own until it was sent or handed on.
+    """
+
+    makespan: int
+    span: int
+    busy: int
+    activations: tuple[int, ...]
+    receives: tuple[int, ...]
+    outputs: tuple[int, ...]

@@ -1,0 +1,205 @@
+"""Program → Timeline: when everything starts and ends by the clock of `docs/instructions.md`. The
+only clock there is, for orders that were written, found or imported alike.
+
+The instruction lists are run as they stand: one that receives too late is timed as late. All times
+are ticks, from 0.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
+from stretto.compiler.problem.spec import NONE, Costs, Operation, show
+from stretto.compiler.program.program import Compute, Free, Program, Receive, Reduce, Send, Wait
+
+
+class Timed(NamedTuple):
+    """One operation. The two of a pair have the same `unit`, start and end. `at` is the index in
+    `Spec.spans` of the text that asks for it, `instruction` its place in the rank's list."""
+
+    operation: Operation
+    unit: int
+    start: int
+    end: int
+    at: int
+    instruction: int
+
+
+class Message(NamedTuple):
+    """A result on its way: `sent`, when it was made and its send had begun; `arrived`, when it can
+    be used."""
+
+    channel: int
+    operation: Operation
+    sent: int
+    arrived: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """For every rank its operations in the order they run; all messages, channel by channel."""
+
+    ranks: tuple[tuple[Timed, ...], ...]
+    messages: tuple[Message, ...]
+
+    @property
+    def makespan(self) -> int:
+        """The end of the last operation."""
+        return max((row[-1].end for row in self.ranks if row), default=0)
+
+    @property
+    def span(self) -> int:
+        """The longest time that one rank is occupied, from its first start to its last end."""
+        return max((row[-1].end - row[0].start for row in self.ranks if row), default=0)
+
+    def busy(self, rank: int) -> int:
+        """How long the rank computes, a pair counted once."""
+        row = self.ranks[rank]
+        seconds = {a.instruction for b, a in pairwise(row) if _one(b, a)}
+        return sum(t.end - t.start for t in row if t.instruction not in seconds)
+
+    def idle(self, rank: int) -> int:
+        """How much of the makespan the rank does not compute."""
+        return self.makespan - self.busy(rank)
+
+
+def _one(before: Timed, after: Timed) -> bool:
+    """Whether two neighbours in a list are one overlapped unit."""
+    return before.unit == after.unit != NONE
+
+
+def time(program: Program) -> Timeline:
+    """Run all lists until each has ended. Raises `Rejected`: `deadlock`, where they cannot; the
+    proof says more about it."""
+    clock = _Clock(program)
+    walks = [clock.walk(rank) for rank in range(len(program.ranks))]
+    ended = [next(walk, True) for walk in walks]
+    while clock.ready:
+        rank = clock.ready.popleft()
+        ended[rank] = ended[rank] or next(walks[rank], True)
+    if not all(ended):
+        raise Rejected([_stuck(clock, ended)])
+    messages = [
+        Message(channel, operation, sent, arrived)
+        for channel, queue in enumerate(clock.queues)
+        for (operation, sent), arrived in zip(queue.sends, queue.arrived, strict=False)
+    ]
+    return Timeline(tuple([tuple(row) for row in clock.done]), tuple(messages))
+
+
+@dataclass(slots=True)
+class _Queue:
+    """One channel: what is sent and what is posted meet, first with first, second with second."""
+
+    transfer: int
+    sends: list[tuple[Operation, int]]  # what, and when it was made and its send had begun
+    posts: list[int]  # when
+    arrived: list[int]  # when, of those that have met
+    waiting: list[int]  # ranks
+
+
+class _Clock:
+    """What the lists share: channels, reductions, and who can go on."""
+
+    def __init__(self, program: Program):
+        spec = program.spec
+        transfer = {(t.source, t.target): t.ticks for t in spec.transfers}
+        self.program = program
+        self.costs = Costs(spec)
+        self.queues = [
+            _Queue(transfer.get((c.source, c.target), 0), [], [], [], []) for c in program.channels
+        ]
+        self.members = [{c.rank for c in r.copies} for r in program.reductions]
+        self.there: list[dict[int, int]] = [{} for _ in program.reductions]  # rank: since when
+        self.ready: deque[int] = deque()
+        self.at = [0 for _ in program.ranks]
+        self.done: list[list[Timed]] = [[] for _ in program.ranks]
+
+    def walk(self, rank: int) -> Iterator[bool]:
+        """Run the rank's list; yield False wherever it must wait for another rank."""
+        now, pair_end = 0, NONE
+        held: dict[int, tuple[Operation, int]] = {}  # by slot: what is in it, and since when
+        begun: dict[int, list[tuple[_Queue, int]]] = {}  # by slot: messages not waited for
+        for at, one in enumerate(self.program.ranks[rank]):
+            self.at[rank] = at
+            if type(one) is Compute:
+                operation, start = one.operation, now
+                if pair_end != NONE:  # the second half of a pair
+                    end, now, pair_end = pair_end, pair_end, NONE
+                else:
+                    other = self._other_half(rank, at, one)
+                    if other is None:
+                        end = now = start + self.costs.of(operation)
+                    else:
+                        end = pair_end = start + self.costs.pair(operation, other)
+                self.done[rank].append(Timed(operation, one.unit, start, end, one.at, at))
+                held[one.writes] = operation, end
+            elif type(one) is Wait:
+                for queue, k in begun.pop(one.slot, ()):
+                    while len(queue.arrived) <= k:
+                        queue.waiting.append(rank)
+                        yield False
+                    now = max(now, queue.arrived[k])
+            elif type(one) is Send:
+                queue = self.queues[one.channel]
+                begun.setdefault(one.slot, []).append((queue, len(queue.sends)))
+                operation, made = held[one.slot]
+                queue.sends.append((operation, max(made, now)))
+                self._meet(queue)
+            elif type(one) is Receive:
+                queue = self.queues[one.channel]
+                begun.setdefault(one.slot, []).append((queue, len(queue.posts)))
+                held[one.slot] = one.result, now
+                queue.posts.append(now)
+                self._meet(queue)
+            elif type(one) is Reduce:
+                there, members = self.there[one.reduction], self.members[one.reduction]
+                there[rank] = now
+                if len(there) == len(members):
+                    self.ready.extend(members - {rank})
+                while len(there) < len(members):
+                    yield False
+                now = max(there.values())
+            else:
+                assert type(one) is Free
+        self.at[rank] += 1
+
+    def _other_half(self, rank: int, at: int, first: Compute) -> Operation | None:
+        """The second operation of the unit that `first` begins."""
+        if first.unit != NONE:
+            instructions = self.program.ranks[rank]
+            for k in range(at + 1, len(instructions)):
+                one = instructions[k]
+                if type(one) is Compute:
+                    return one.operation if one.unit == first.unit else None
+        return None
+
+    def _meet(self, queue: _Queue) -> None:
+        """If the next message has both its sides, note its arrival and let go who waits for it."""
+        k = len(queue.arrived)
+        if k < len(queue.sends) and k < len(queue.posts):
+            queue.arrived.append(max(queue.sends[k][1], queue.posts[k]) + queue.transfer)
+            self.ready.extend(queue.waiting)
+            queue.waiting.clear()
+
+
+def _stuck(clock: _Clock, ended: list[bool]) -> Diagnostic:
+    """The ranks that wait, each with the operation before which it does."""
+    spec, labels = clock.program.spec, []
+    ranks = [rank for rank, over in enumerate(ended) if not over]
+    for rank in ranks:
+        for one in clock.program.ranks[rank][clock.at[rank] :]:
+            if type(one) is Compute and one.at != NONE:
+                words = f"rank {rank} waits before `{show(spec, one.operation)}`"
+                labels.append(Label(spec.spans[one.at], words))
+                break
+    names = ", ".join(map(str, ranks))
+    return Diagnostic(
+        code="deadlock",
+        message=f"this plan can never finish: rank{'s' * (len(ranks) > 1)} {names} wait for each "
+        "other",
+        labels=tuple(labels),
+    )

@@ -1,0 +1,60 @@
+"""What following one rank's list leaves for the rest of the proof: `Walked`, that rank's own, and
+`Book`, into which all ranks write.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from stretto.compiler.diagnostics.diagnostic import Diagnostic
+from stretto.compiler.problem.spec import Operation
+from stretto.compiler.program.program import Program
+from stretto.compiler.proof.obligations import Duties
+
+# An event is `value << SHIFT | tag`: a computation of so many ticks; one side of a message begun,
+# by the sender or the receiver; a wait for a message; a meeting of the ranks of a reduction.
+RUN, SENT, POSTED, WAIT, MEET = range(5)
+SHIFT = 3
+TAG = (1 << SHIFT) - 1
+
+
+@dataclass(slots=True)
+class Book:
+    """What all ranks write into: by channel the results sent and the results that receives claim,
+    with the places in the rank's list; by operation what was done (see `prove_duties`)."""
+
+    channels: int
+    done: bytearray
+    sent: list[list[Operation]]
+    sent_at: list[list[int]]
+    posted: list[list[Operation]]
+    posted_at: list[list[int]]
+    findings: list[Diagnostic] = field(default_factory=list)
+
+    @staticmethod
+    def of(program: Program, duties: Duties) -> "Book":
+        many = len(program.channels)
+        return Book(
+            many,
+            bytearray(duties.entries),
+            sent=[[] for _ in range(many)],
+            sent_at=[[] for _ in range(many)],
+            posted=[[] for _ in range(many)],
+            posted_at=[[] for _ in range(many)],
+        )
+
+
+class Walked(NamedTuple):
+    """One rank's list: its events with the instruction each stems from, the units in sequence,
+    and the peaks. `over_at` is the instruction that first takes more activations than the limit
+    allows, -1 where none does, and `over` what the rank holds then. `marks`: for rules across
+    ranks, what is computed at which event."""
+
+    events: list[int]
+    places: list[int]
+    units: list[tuple[Operation, ...]]
+    activations: int
+    over: int
+    over_at: int
+    receives: int
+    outputs: int
+    marks: dict[int, list[Operation]]

@@ -1,0 +1,210 @@
+"""How a failed proof speaks: places and instructions in the words of the plan, as in
+`rank 2, instruction 17: receive of F main[1, 3] from rank 1`, with the lines of the source that
+ask for them. Instructions are counted from 0 on each rank.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
+from stretto.compiler.problem.spec import NONE, Limit, Operation, Spec, number, show
+from stretto.compiler.program.program import (
+    Compute,
+    Copy,
+    Free,
+    Instruction,
+    Program,
+    Receive,
+    Reduce,
+    Reduction,
+    Send,
+    Wait,
+)
+
+Place = tuple[int, int]  # rank, index of the instruction
+BYTES = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20))
+
+
+class Excess(NamedTuple):
+    """A rank that holds more activations than it may: where it first does, the grains that it
+    holds then and at its peak, its limit and its units."""
+
+    place: Place
+    holds: int
+    peak: int
+    limit: Limit
+    units: Sequence[tuple[Operation, ...]]
+
+
+class Words:
+    """Names the places of one Program. `sent` and `sent_at` have, by channel, the results found to
+    be sent on it and where the sends stand in the sender's list; they grow as ranks are walked."""
+
+    def __init__(
+        self, program: Program, sent: list[list[Operation]], sent_at: list[list[int]]
+    ) -> None:
+        self.program, self.sent, self.sent_at = program, sent, sent_at
+
+    def finding(
+        self,
+        code: str,
+        place: Place,
+        message: str,
+        *others: tuple[Place, str],
+        notes: Iterable[str] = (),
+    ) -> Diagnostic:
+        """A diagnostic about the instruction at `place`, and the other places that explain it."""
+        labels = [label for p, words in ((place, ""), *others) for label in self.label(p, words)]
+        told = [f"{words}: {self.at(p)}" for p, words in others]
+        return Diagnostic(
+            code, f"{self.at(place)}: {message}", tuple(labels), tuple(told) + tuple(notes)
+        )
+
+    def at(self, place: Place) -> str:
+        rank, i = place
+        instruction = self.program.ranks[rank][i]
+        of = " of the evaluation" if self.program.name == "eval" else ""
+        return f"rank {rank}, instruction {i}{of}: {self.instruction(instruction, place)}"
+
+    def instruction(self, instruction: Instruction, place: Place) -> str:
+        match instruction:
+            case Compute():
+                return self.operation(instruction.operation)
+            case Receive():
+                what = self.operation(instruction.result)
+                return f"receive of {what}{self._peer(instruction.channel, 'from')}"
+            case Send():
+                what = self._sent(instruction, place)
+                return f"send of {what}{self._peer(instruction.channel, 'to')}"
+            case Wait():
+                return f"wait for slot {instruction.slot}"
+            case Free():
+                return f"free of slot {instruction.slot}"
+            case Reduce():
+                known = 0 <= instruction.reduction < len(self.program.reductions)
+                if not known:
+                    return f"sum number {instruction.reduction}"
+                return self.reduction(self.program.reductions[instruction.reduction])
+
+    def _sent(self, send: Send, place: Place) -> str:
+        """What was found to be sent there; where nothing was, the slot."""
+        rank, i = place
+        channels = self.program.channels
+        if 0 <= send.channel < len(channels) and channels[send.channel].source == rank:
+            places = self.sent_at[send.channel]
+            n = bisect_left(places, i)
+            if n < len(places) and places[n] == i:
+                return self.operation(self.sent[send.channel][n])
+        return f"slot {send.slot}"
+
+    def _peer(self, channel: int, way: str) -> str:
+        if not 0 <= channel < len(self.program.channels):
+            return f" on channel {channel}"
+        source, target, _ = self.program.channels[channel]
+        return f" {way} rank {source if way == 'from' else target}"
+
+    def operation(self, operation: Operation) -> str:
+        """The operation as everywhere, also where the Spec has no such pipeline."""
+        return name(self.program.spec, operation)
+
+    def reduction(self, reduction: Reduction) -> str:
+        return f"sum of the gradients of {self.copies(reduction.copies)}"
+
+    def copies(self, copies: Iterable[Copy]) -> str:
+        pipelines = self.program.spec.pipelines
+        named = (
+            f"stage {s} of {pipelines[p].name if 0 <= p < len(pipelines) else f'pipeline {p}'} "
+            f"(rank {rank})"
+            for p, s, rank in copies
+        )
+        return ", ".join(named)
+
+    def label(self, place: Place, words: str) -> list[Label]:
+        """The line that asks for the instruction: a compute's own; for what stands around it the
+        line of the compute that it serves, the one before a send or free, else the one after."""
+        rank, i = place
+        instructions = self.program.ranks[rank]
+        behind = isinstance(instructions[i], Send | Free | Reduce)
+        here = [*instructions[i::-1]] if behind else instructions[i:]
+        for instruction in here:
+            if isinstance(instruction, Compute):
+                spans = self.program.spec.spans
+                known = 0 <= instruction.at < len(spans)
+                return [Label(spans[instruction.at], words)] if known else []
+        return []
+
+
+def name(spec: Spec, operation: Operation) -> str:
+    if 0 <= operation.pipeline < len(spec.pipelines):
+        text = show(spec, operation)
+    else:
+        text = f"{operation.kind} pipeline {operation.pipeline}"
+        text += f"[{operation.stage}, {operation.microbatch}]"
+    return text if operation.part == NONE else f"{text} part {operation.part}"
+
+
+def over_limit(words: Words, group: Sequence[Excess]) -> Diagnostic:
+    """Ranks that break one limit at one place of the text: the first of them in full."""
+    spec = words.program.spec
+    first, others = group[0], [excess.place[0] for excess in group[1:]]
+    rank, i = first.place
+    compute = words.program.ranks[rank][i]
+    assert isinstance(compute, Compute)
+    holds, limit = size(spec, first.holds), size(spec, first.limit.grains)
+    unit = "of activations" if holds.endswith("B") else "activation" + "s" * (holds != "1")
+    text = f"rank {rank} would hold {holds} {unit} at `{words.operation(compute.operation)}`"
+    if not spec.written:  # a plan file, where there is no order but the list
+        text += f", instruction {i}"
+    most = max(group, key=lambda excess: excess.peak)
+    where = f" on rank {most.place[0]}" if others else ""
+    notes = [f"all of this order needs {size(spec, most.peak)}{where}"]
+    if others:
+        notes.insert(0, f"{listed('rank', others)} {'do' if others[1:] else 'does'} the same")
+    return Diagnostic(
+        "over-limit",
+        f"{text}; the limit is {limit}",
+        (
+            *words.label(first.place, f"this makes it {holds}"),
+            Label(spec.spans[first.limit.at], f"the limit is {limit}"),
+        ),
+        tuple(notes),
+        _remedy(spec, group, compute.operation),
+    )
+
+
+def _remedy(spec: Spec, group: Sequence[Excess], forward: Operation) -> str:
+    """What the limit would have to be; and where the forward would fit into it alone, what could
+    be given back before."""
+    first = group[0]
+    if len({excess.limit.grains for excess in group}) == 1:
+        allow = f"allow {size(spec, max(excess.peak for excess in group))}"
+    else:
+        allow = f"allow {size(spec, first.peak)} on rank {first.place[0]}"
+    backwards = sorted({o.kind for unit in first.units for o in unit if o.kind in "BW"})
+    alone = spec.pipelines[forward.pipeline].stages[forward.stage].activation
+    if not backwards or alone > first.limit.grains:
+        return allow
+    return f"{allow}, or run a {' or '.join(f'`{kind}`' for kind in backwards)} earlier"
+
+
+def size(spec: Spec, grains: int) -> str:
+    """In the units of the schedule; whole mebibytes and more, as such."""
+    value = Fraction(grains, spec.size_unit)
+    for unit, many in BYTES:
+        if value and value % many == 0:
+            return f"{value // many} {unit}"
+    return str(number(grains, spec.size_unit))
+
+
+def listed(noun: str, items: Sequence[int]) -> str:
+    """`rank 2`, `ranks 0, 2 and 5`, `ranks 1 to 5`; of many, the first."""
+    if len(items) > 2 and items[-1] - items[0] == len(items) - 1:
+        return f"{noun}s {items[0]} to {items[-1]}"
+    named = [str(item) for item in items[:8]]
+    if len(items) > 8:
+        named.append(f"{len(items) - 8} more")
+    if len(named) == 1:
+        return f"{noun} {named[0]}"
+    return f"{noun}s {', '.join(named[:-1])} and {named[-1]}"

@@ -1,0 +1,309 @@
+"""Program → Proof. Shows, from the Program and its Spec alone, that the step does what the Spec
+says, whatever the timing; or says what is wrong. How the Program was made does not matter.
+
+Four steps, each linear. What must happen is derived from the Spec anew (`prove_duties`). Each
+rank's list is followed by itself (`prove_rank`). Channel by channel, the results sent are compared
+with those that the receives claim. Then all lists run together, once, under the hardest transport:
+either they finish, and then they do under every timing (the argument is in `docs/proof.md`), or
+the circle in which ranks wait for each other is the explanation. The clock runs along, and every
+claim is recomputed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
+from stretto.compiler.problem.spec import Operation, Spec, digest
+from stretto.compiler.program.program import Claims, Compute, Name, Program
+from stretto.compiler.proof.ledger import Book, Walked
+from stretto.compiler.proof.messages import Excess, Words, over_limit
+from stretto.compiler.proof.obligations import COMPLETE, Duties, original
+from stretto.compiler.proof.rank import walk
+from stretto.compiler.proof.simulate import Clock, run_together
+
+ASSUMPTIONS = (
+    "Each rank runs its list from top to bottom, one instruction after another.",
+    "The messages of one channel arrive in the order in which they were sent, unchanged, each "
+    "into the receive that was posted for it.",
+    "A message whose receive was posted is taken after a finite time. Until the receive is posted "
+    "a send need not end: no buffering is relied upon.",
+    "Channels do not hold each other up.",
+    "A sum ends once all its ranks have begun it.",
+    "A computation uses only the weights of its stage, the slots it reads and what earlier "
+    "computations of that stage and micro-batch left behind.",
+    "Every activation, gradient and slot has the size that the schedule gives it; memory for "
+    "weights, optimizer state and temporary values is not counted.",
+    "The times are those of the schedule's costs. What real runs take does not bear on whether "
+    "the step finishes, nor on its result.",
+)
+"""What a proof rests on, as `stretto check --assumptions` prints it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was shown of a Program: that all of `docs/proof.md` holds, and these figures, computed
+    anew."""
+
+    name: Name
+    claims: Claims
+    operations: int
+    messages: int
+    assumptions: tuple[str, ...] = ASSUMPTIONS
+
+
+def prove(program: Program, claims: Claims | None = None) -> Proof:
+    """Prove the Program, and that `claims`, if given, say of it what is so. All indices in the
+    Spec must be in range, as `plan` and `evaluate` see to.
+
+    Raises `Rejected` with what was found: first what is wrong within single lists, else what is
+    wrong between them, else with the figures.
+    """
+    spec = program.spec
+    duties = Duties(spec, program.name)
+    book = Book.of(program, duties)
+    words = Words(program, book.sent, book.sent_at)
+    _reject([*_sizes(spec), *_tables(program, duties, words), *_shares(spec)])
+    ranks = [walk(program, duties, rank, book, words) for rank in range(spec.ranks)]
+    _reject([*book.findings, *_missing(duties, book, words), *_messages(program, book, words)])
+    found = _figures(run_together(program, duties, ranks, book, words), ranks)
+    _reject(
+        [*_limits(program, ranks, words), *_orders(program, ranks, words), *_claims(found, claims)]
+    )
+    many = sum(len(results) for results in book.sent)
+    return Proof(program.name, found, sum(len(u) for r in ranks for u in r.units), many)
+
+
+def prove_all(
+    programs: Mapping[Name, Program], claims: Mapping[Name, Claims] | None = None
+) -> dict[Name, Proof]:
+    """Prove the Programs of one plan, each with what is claimed of it, and that an evaluation runs
+    the forwards of the step in the step's order. Raises `Rejected`."""
+    proofs = {n: prove(program, claims[n] if claims else None) for n, program in programs.items()}
+    if programs.keys() >= {"train", "eval"}:
+        train, evaluation = programs["train"], programs["eval"]
+        for rank in range(train.spec.ranks):
+            if _forwards(train, rank) != _forwards(evaluation, rank):
+                text = f"rank {rank} runs the forwards of the evaluation in another order"
+                raise Rejected([Diagnostic("other-order", f"{text} than those of the step")])
+    return proofs
+
+
+def _forwards(program: Program, rank: int) -> list[Operation]:
+    return [
+        one.operation
+        for one in program.ranks[rank]
+        if isinstance(one, Compute) and one.operation.kind == "F"
+    ]
+
+
+def _reject(findings: Sequence[Diagnostic]) -> None:
+    if findings:
+        raise Rejected(findings)
+
+
+# ---------------------------------------------------------------------------- the tables
+
+
+def _sizes(spec: Spec) -> Iterator[Diagnostic]:
+    """Nothing takes a negative time or size, and an input gradient frees, if anything."""
+    for pipeline in spec.pipelines:
+        for s, stage in enumerate(pipeline.stages):
+            if (
+                min(stage.F, stage.B, stage.I, stage.W) < 0
+                or not 0 <= stage.kept <= stage.activation
+            ):
+                text = f"stage {s} of `{pipeline.name}` has a negative cost or size, or keeps more"
+                yield Diagnostic("wrong-size", f"{text} after I than its forward left")
+    ticks = [
+        *(one.ticks for one in spec.exceptions),
+        *(one.ticks for one in spec.pairs),
+        *(one.ticks for one in spec.exceptional_pairs),
+        *(one.ticks for one in spec.transfers),
+    ]
+    if min(ticks, default=0) < 0:
+        yield Diagnostic("wrong-size", "an operation, a pair or a transfer has a negative duration")
+    if any(limit is not None and limit.grains < 0 for limit in spec.limits):
+        yield Diagnostic("wrong-size", "a limit of activations is below 0")
+
+
+def _tables(program: Program, duties: Duties, words: Words) -> Iterator[Diagnostic]:
+    """Channels join two ranks, once for each kind of traffic; the sums are those of the Spec's
+    replicated stages."""
+    if len(program.ranks) != duties.spec.ranks:
+        yield Diagnostic(
+            "wrong-rank",
+            f"the schedule has {duties.spec.ranks} ranks, the program {len(program.ranks)}",
+        )
+    seen = set()
+    for c, channel in enumerate(program.channels):
+        source, target, traffic = channel
+        known = 0 <= source < duties.spec.ranks and 0 <= target < duties.spec.ranks
+        if not known or source == target or channel in seen:
+            why = "exists twice" if channel in seen else "joins no two ranks of the schedule"
+            text = f"channel {c}, {traffic}s from rank {source} to rank {target}, {why}"
+            yield Diagnostic("wrong-channel", text)
+        seen.add(channel)
+    needed = set(duties.reductions)
+    for k, reduction in enumerate(program.reductions):
+        if reduction not in needed:
+            again = reduction in duties.reductions
+            why = (
+                "it is there already" if again else "the schedule has no such copies, in this order"
+            )
+            yield Diagnostic(
+                "wrong-sum", f"sum number {k}, the {words.reduction(reduction)}: {why}"
+            )
+        needed.discard(reduction)
+    if duties.train:
+        for reduction in sorted(needed):
+            yield Diagnostic("wrong-sum", f"the {words.reduction(reduction)} is missing")
+
+
+def _shares(spec: Spec) -> Iterator[Diagnostic]:
+    """The copies of a pipeline take all micro-batches of their model between them, each once."""
+    expected: dict[int, int] = {}
+    for p, pipeline in enumerate(spec.pipelines):
+        group = original(p, pipeline)
+        first = expected.get(group, 0)
+        if pipeline.first != first:
+            yield Diagnostic(
+                "wrong-share",
+                f"`{pipeline.name}` begins with micro-batch {pipeline.first} of its model: "
+                f"{first} comes next",
+            )
+        expected[group] = first + pipeline.microbatches
+
+
+# ---------------------------------------------------------------------------- all of it, once
+
+
+def _missing(duties: Duties, book: Book, words: Words) -> Iterator[Diagnostic]:
+    """Every operation was done: F, and where the pipeline trains either B or I and W."""
+    width = duties.width
+    for (p, s), base in duties.bases.items():
+        pipeline = duties.spec.pipelines[p]
+        states = book.done[base : base + pipeline.microbatches * width]
+        complete = COMPLETE if duties.backward(p) else {1}
+        many = len(states) - sum(states.count(state) for state in complete)
+        if many == 0:
+            continue
+        entry = next(e for e, state in enumerate(states) if state not in complete)
+        state = states[entry]
+        kind = "F" if not state & 1 else "W" if state & 4 else "B"
+        at = entry // width, entry % width if duties.spec.slices else -1
+        operation = Operation(kind, p, s, *at)  # type: ignore[arg-type]
+        rank = pipeline.stages[s].rank
+        rest = f", nor {many - 1} other micro-batches of this stage whole" if many > 1 else ""
+        yield Diagnostic(
+            "missing-operation",
+            f"rank {rank} never runs {words.operation(operation)}{rest}",
+            (Label(duties.spec.spans[pipeline.at], "this pipeline"),),
+        )
+
+
+def _messages(program: Program, book: Book, words: Words) -> Iterator[Diagnostic]:
+    """The n-th message of a channel is what the n-th receive claims. Of each channel the first
+    difference is told."""
+    for c, (source, target, _) in enumerate(program.channels):
+        sent, posted = book.sent[c], book.posted[c]
+        if sent == posted:
+            continue
+        pairs = zip(sent, posted, strict=False)
+        n = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(sent), len(posted)))
+        if n == len(posted):
+            place = source, book.sent_at[c][n]
+            yield words.finding("unmatched-message", place, f"rank {target} never receives it")
+        elif n == len(sent):
+            place = target, book.posted_at[c][n]
+            yield words.finding("unmatched-message", place, f"rank {source} never sends it")
+        else:
+            yield words.finding(
+                "wrong-message",
+                (target, book.posted_at[c][n]),
+                f"message {n} of this channel brings {words.operation(sent[n])} instead",
+                ((source, book.sent_at[c][n]), "sent here"),
+            )
+
+
+# ---------------------------------------------------------------------------- figures
+
+
+def _figures(clock: Clock, ranks: Sequence[Walked]) -> Claims:
+    spans = [b - a for a, b in zip(clock.first, clock.last, strict=True)]
+    return Claims(
+        makespan=max(clock.last, default=0),
+        span=max(spans, default=0),
+        busy=sum(clock.busy),
+        activations=tuple(rank.activations for rank in ranks),
+        receives=tuple(rank.receives for rank in ranks),
+        outputs=tuple(rank.outputs for rank in ranks),
+    )
+
+
+def _limits(program: Program, ranks: Sequence[Walked], words: Words) -> Iterator[Diagnostic]:
+    """Where a rank first holds more than its limit. Ranks that break the same limit at the same
+    place of the text are told as one."""
+    spec = program.spec
+    groups: dict[tuple[int, int], list[Excess]] = {}
+    for rank, (walked, limit) in enumerate(zip(ranks, spec.limits, strict=False)):
+        if limit is not None and walked.activations > limit.grains:
+            compute = program.ranks[rank][walked.over_at]
+            assert isinstance(compute, Compute)
+            excess = Excess(
+                (rank, walked.over_at), walked.over, walked.activations, limit, walked.units
+            )
+            groups.setdefault((compute.at, limit.at), []).append(excess)
+    for group in groups.values():
+        yield over_limit(words, group)
+
+
+def _orders(program: Program, ranks: Sequence[Walked], words: Words) -> Iterator[Diagnostic]:
+    """Where the author wrote the order, each rank follows it. The digest stands for all of it;
+    only while the Spec still has the orders themselves can an evaluation's, or a partial one, be
+    compared."""
+    spec = program.spec
+    for rank, walked in enumerate(ranks):
+        whole = bool(spec.order) and spec.order[rank] != ""
+        if program.name == "train" and whole and digest(walked.units) != spec.order[rank]:
+            yield _other_order(spec, rank, walked, words)
+        elif spec.written and (program.name == "eval" or not whole):
+            units = [unit.operations for unit in spec.written[rank]]
+            if program.name == "eval":
+                units = [(f,) for unit in units for f in unit if f.kind == "F"]
+            run = iter(walked.units)
+            if not all(unit in run for unit in units):
+                yield _other_order(spec, rank, walked, words)
+
+
+def _other_order(spec: Spec, rank: int, walked: Walked, words: Words) -> Diagnostic:
+    text = f"rank {rank} does not run its operations in the order that was written for it"
+    if not spec.written:
+        return Diagnostic("other-order", text)
+    for k, (unit, found) in enumerate(zip(spec.written[rank], walked.units, strict=False)):
+        if unit.operations != found:
+            wanted, runs = (
+                " | ".join(words.operation(o) for o in operations)
+                for operations in (unit.operations, found)
+            )
+            text += f": unit {k} is {wanted}, it runs {runs}"
+            return Diagnostic("other-order", text, (Label(spec.spans[unit.at], wanted),))
+    return Diagnostic("other-order", text)
+
+
+def _claims(found: Claims, claims: Claims | None) -> Iterator[Diagnostic]:
+    """What was claimed is what was found."""
+    for field_ in Claims.__struct_fields__ if claims is not None else ():
+        claimed, real = getattr(claims, field_), getattr(found, field_)
+        if claimed == real:
+            continue
+        if isinstance(real, int):
+            yield Diagnostic("false-claim", f"the plan claims `{field_}` {claimed}, it is {real}")
+            continue
+        if len(claimed) != len(real):
+            text = f"the plan claims `{field_}` of {len(claimed)} ranks, there are {len(real)}"
+            yield Diagnostic("false-claim", text)
+            continue
+        for rank, (a, b) in enumerate(zip(claimed, real, strict=True)):
+            if a != b:
+                text = f"the plan claims `{field_}` {a} of rank {rank}, it is {b}"
+                yield Diagnostic("false-claim", text)

@@ -1,0 +1,250 @@
+"""All lists together: `run_together` lets every rank run as far as it gets, until all are done, or
+nobody gets further and the circle in which they wait for each other is told.
+
+A message is over once both its sides have begun: its send, and the receive that was posted for it.
+Which rank runs first makes no difference (`docs/proof.md`), so one run decides, and one list of
+ranks that can go on is all it takes. Times run along: a message has arrived as many ticks after
+the later of its sides as it travels, a wait lasts until then, a sum until its last rank has come.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
+from stretto.compiler.program.program import Program, Reduce
+from stretto.compiler.proof.ledger import MEET, RUN, SENT, SHIFT, TAG, WAIT, Book, Walked
+from stretto.compiler.proof.messages import Place, Words, listed
+from stretto.compiler.proof.obligations import ENDS, Duties
+
+
+@dataclass(slots=True)
+class Clock:
+    """Times in ticks: per rank of its first start and last end, and how long it computed."""
+
+    first: list[int]
+    last: list[int]
+    busy: list[int]
+
+
+def run_together(
+    program: Program, duties: Duties, ranks: Sequence[Walked], book: Book, words: Words
+) -> Clock:
+    """Run all lists. Raises `Rejected`: the circle where the step cannot finish, or the rules that
+    are not kept between ranks."""
+    many = len(ranks)
+    state = _State([0] * many, [0] * many)
+    clock = Clock([-1] * many, [0] * many, [0] * many)
+    lag = _lags(program)
+    sizes = [len({copy.rank for copy in r.copies}) for r in program.reductions]
+    ready = list(range(many))
+    while ready:
+        rank = ready.pop()
+        ready += _advance(rank, ranks[rank].events, state, clock, lag, sizes)
+    if any(at < len(walked.events) for at, walked in zip(state.at, ranks, strict=True)):
+        raise Rejected([_circle(program, ranks, state, book, words)])
+    if broken := [*_across(program, duties, ranks, state, words)]:
+        raise Rejected(broken)
+    clock.first = [max(first, 0) for first in clock.first]
+    return clock
+
+
+@dataclass(slots=True)
+class _State:
+    """Where the run stands. By message: when its first side began, when it was over, which rank
+    waits for it; by reduction the ranks that have come."""
+
+    at: list[int]
+    now: list[int]
+    begun: dict[int, int] = field(default_factory=dict)
+    over: dict[int, int] = field(default_factory=dict)
+    waiting: dict[int, int] = field(default_factory=dict)
+    met: dict[int, list[int]] = field(default_factory=dict)
+    steps: list[tuple[int, int, int]] = field(default_factory=list)  # rank, from and to event
+
+
+def _advance(
+    rank: int,
+    events: list[int],
+    state: _State,
+    clock: Clock,
+    lag: list[int],
+    sizes: list[int],
+) -> list[int]:
+    """Run one rank until it has to wait or is done; the ranks that can go on because of it."""
+    begun, over, waiting, channels = state.begun, state.over, state.waiting, len(lag)
+    at, now, end = state.at[rank], state.now[rank], len(events)
+    freed = []
+    while at < end:
+        event = events[at]
+        tag, value = event & TAG, event >> SHIFT
+        if tag == RUN:
+            if clock.first[rank] < 0:
+                clock.first[rank] = now
+            now += value
+            clock.busy[rank] += value
+            clock.last[rank] = now
+        elif tag == WAIT:
+            arrival = over.get(value)
+            if arrival is None:
+                waiting[value] = rank
+                break
+            if arrival > now:
+                now = arrival
+        elif tag == MEET:
+            met = state.met.setdefault(value, [])
+            met.append(rank)
+            if len(met) < sizes[value]:
+                break
+            now = max(now, *(state.now[other] for other in met))
+            for other in met[:-1]:
+                state.now[other] = now
+                state.at[other] += 1
+                freed.append(other)
+        else:
+            other_side = begun.pop(value, None)
+            if other_side is None:
+                begun[value] = now
+            else:
+                over[value] = max(other_side, now) + lag[value % channels]
+                if value in waiting:
+                    freed.append(waiting.pop(value))
+        at += 1
+    state.steps.append((rank, state.at[rank], at))
+    state.at[rank], state.now[rank] = at, now
+    return freed
+
+
+def _lags(program: Program) -> list[int]:
+    """Ticks that a message of each channel travels."""
+    ticks = {(t.source, t.target): t.ticks for t in program.spec.transfers}
+    return [ticks.get((channel.source, channel.target), 0) for channel in program.channels]
+
+
+def _across(
+    program: Program, duties: Duties, ranks: Sequence[Walked], state: _State, words: Words
+) -> Iterator[Diagnostic]:
+    """A rule between two ranks holds only where messages carry it: the later operation's rank has
+    heard, directly or not, from the earlier one's after it ended. Follow the run once more, with
+    the set of ended operations (one bit each) that every rank has heard of."""
+    ends = [
+        earlier._replace(kind=kind)  # type: ignore[arg-type]
+        for earlier in sorted({e for many in duties.across.values() for e in many})
+        for kind in ENDS[earlier.kind]
+    ]
+    bit = {operation: 1 << k for k, operation in enumerate(ends)}
+    heard, told, channels = [0] * len(ranks), dict[int, int](), len(program.channels)
+    for rank, start, stop in state.steps if duties.across else ():
+        walked = ranks[rank]
+        for e in range(start, stop):
+            tag, value = walked.events[e] & TAG, walked.events[e] >> SHIFT
+            if tag == SENT:
+                told[value] = heard[rank]
+            elif tag == WAIT and program.channels[value % channels].target == rank:
+                heard[rank] |= told[value]
+            elif tag == MEET:
+                met = state.met[value]
+                every = _union(heard[other] for other in met)
+                for other in met:
+                    heard[other] = every
+            for operation in walked.marks.get(e, ()):
+                for earlier in duties.across.get(operation, ()):
+                    bits = _union(bit[earlier._replace(kind=k)] for k in ENDS[earlier.kind])  # type: ignore[arg-type]
+                    if not heard[rank] & bits:
+                        place = rank, walked.places[e]
+                        text = (
+                            f"nothing makes it wait for {words.operation(earlier)}, as a rule asks"
+                        )
+                        yield words.finding("rule-between-ranks", place, text)
+            heard[rank] |= _union(bit.get(o, 0) for o in walked.marks.get(e, ()))
+
+
+def _union(masks: Iterable[int]) -> int:
+    union = 0
+    for mask in masks:
+        union |= mask
+    return union
+
+
+# ---------------------------------------------------------------------------- waiting in a circle
+
+
+def _circle(
+    program: Program, ranks: Sequence[Walked], state: _State, book: Book, words: Words
+) -> Diagnostic:
+    """The shortest circle of ranks each of which waits for an instruction that stands behind the
+    one at which the next rank waits. There is one: every message has both its sides in the lists,
+    so whoever waits, waits for a rank that waits."""
+    stuck = {
+        rank: _awaited(program, rank, ranks[rank].events[at], state, book)
+        for rank, at in enumerate(state.at)
+        if at < len(ranks[rank].events)
+    }
+    circle = shortest({rank: [other for other, _ in places] for rank, places in stuck.items()})
+    notes, labels = [], []
+    for rank, other in zip(circle, [*circle[1:], circle[0]], strict=True):
+        here = rank, ranks[rank].places[state.at[rank]]
+        there = next(place for place in stuck[rank] if place[0] == other)
+        own = _own_side(program, rank, ranks[rank].events[state.at[rank]], book)
+        what = "" if own is None else f" ({words.at(own)})"
+        notes.append(f"{words.at(here)}{what} waits for {words.at(there)}")
+        labels += words.label(here, f"rank {rank} waits here, at instruction {here[1]}")
+    behind = sorted(set(stuck) - set(circle))
+    if behind:
+        notes.append(
+            f"{listed('rank', behind)} {'wait' if len(behind) > 1 else 'waits'} behind them"
+        )
+    who = listed("rank", sorted(circle))
+    text = f"this step can never finish: {who} wait for each other"
+    return Diagnostic("deadlock", text, tuple(labels), tuple(notes))
+
+
+def _awaited(program: Program, rank: int, event: int, state: _State, book: Book) -> list[Place]:
+    """The instructions of other ranks that a rank that stands at `event` waits for."""
+    tag, value = event & TAG, event >> SHIFT
+    if tag == MEET:
+        missing = {copy.rank for copy in program.reductions[value].copies} - set(state.met[value])
+        return [(other, _meeting(program, other, value)) for other in sorted(missing)]
+    n, c = divmod(value, len(program.channels))
+    source, target, _ = program.channels[c]
+    return [(target, book.posted_at[c][n])] if rank == source else [(source, book.sent_at[c][n])]
+
+
+def _own_side(program: Program, rank: int, event: int, book: Book) -> Place | None:
+    """The send or receive of its own that a rank waits for."""
+    if event & TAG == MEET:
+        return None
+    n, c = divmod(event >> SHIFT, len(program.channels))
+    places = book.sent_at if rank == program.channels[c].source else book.posted_at
+    return rank, places[c][n]
+
+
+def _meeting(program: Program, rank: int, number: int) -> int:
+    """Where the rank sums reduction `number`."""
+    return next(
+        i
+        for i, instruction in enumerate(program.ranks[rank])
+        if isinstance(instruction, Reduce) and instruction.reduction == number
+    )
+
+
+def shortest(waits: dict[int, list[int]]) -> list[int]:
+    """A shortest circle of the graph rank → ranks that it waits for; there is one."""
+    best: list[int] = []
+    for root in waits:
+        before: dict[int, int] = {}  # breadth first, from the root back to it
+        layer, depth = [root], 0
+        while layer and root not in before and (not best or depth + 1 < len(best)):
+            depth += 1
+            following = []
+            for rank in layer:
+                for other in waits.get(rank, ()):
+                    if other not in before:
+                        before[other] = rank
+                        following.append(other)
+            layer = following
+        if root in before:
+            best = [before[root]]
+            while best[-1] != root:
+                best.append(before[best[-1]])
+            best.reverse()
+    return best

@@ -1,0 +1,144 @@
+"""What a plan amounts to, in the figures of `docs/json.md`: as one JSON object, as a few lines, and
+as the headline of a picture. All of it comes from the claims, which the proof has recomputed.
+"""
+
+from fractions import Fraction
+
+from msgspec import Struct
+
+from stretto.compiler.bounds.bound import Bound
+from stretto.compiler.order import WRITTEN
+from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.spec import NONE, Spec, number
+from stretto.compiler.program.program import Claims, Compute, Name, Program
+
+
+class Summary(Struct, frozen=True):
+    """One object of `compile --json`; its keys and their meaning stand in `docs/json.md`."""
+
+    schedule: str
+    ranks: int
+    microbatches: int
+    operations: int
+    minimize: str
+    makespan: int | str
+    span: int | str
+    lower_bound: int | str
+    gap: float
+    optimal: bool
+    bubble: float
+    peak_activations: tuple[int | str, ...]
+    weight_copies: int
+    engine: str
+    hash: str
+
+
+def summarize(
+    program: Program, claims: Claims, bound: Bound, engine: str, plan_hash: str
+) -> Summary:
+    spec = program.spec
+    reached = claims.span if spec.minimize == "span" else claims.makespan
+    return Summary(
+        schedule=spec.name,
+        ranks=spec.ranks,
+        microbatches=spec.microbatches,
+        operations=sum(isinstance(i, Compute) for rank in program.ranks for i in rank),
+        minimize=spec.minimize,
+        makespan=number(claims.makespan, spec.time_unit),
+        span=number(claims.span, spec.time_unit),
+        lower_bound=number(bound.ticks, spec.time_unit),
+        gap=reached / bound.ticks - 1 if bound.ticks else 0.0,
+        optimal=reached == bound.ticks,
+        bubble=1 - claims.busy / (spec.ranks * claims.makespan) if claims.makespan else 0.0,
+        peak_activations=tuple(number(peak, spec.size_unit) for peak in claims.activations),
+        weight_copies=weight_copies(spec),
+        engine=engine,
+        hash=plan_hash,
+    )
+
+
+def of_plan(plan: Plan) -> Summary:
+    """The summary of the plan's step."""
+    name = step_of(plan)
+    return summarize(plan.programs[name], plan.claims[name], plan.bound, plan.engine, plan.hash)
+
+
+def step_of(plan: Plan) -> Name:
+    """Which of its Programs a plan is about: the training step, or where there is none the
+    forwards."""
+    return "train" if "train" in plan.programs else "eval"
+
+
+def weight_copies(spec: Spec) -> int:
+    """How many ranks hold a weight, at most over all weights."""
+    holders: dict[tuple[int, int], set[int]] = {}
+    for p, pipeline in enumerate(spec.pipelines):
+        original = p if pipeline.replicates == NONE else pipeline.replicates
+        for s, stage in enumerate(pipeline.stages):
+            holders.setdefault((original, s), set()).add(stage.rank)
+    return max(map(len, holders.values()))
+
+
+def times(s: Summary) -> str:
+    """What was to be short, and how short it could be; with the makespan in any case."""
+    if s.minimize == "span":
+        return f"span {s.span} ({distance(s)}), makespan {s.makespan}"
+    return f"makespan {s.makespan} ({distance(s)})"
+
+
+def distance(s: Summary) -> str:
+    """How far from the best possible: `optimal`, or the bound and the gap to it."""
+    if s.optimal:
+        return "optimal"
+    return f"lower bound {s.lower_bound}, at most {percent(s.gap)} from optimal"
+
+
+def figures(s: Summary) -> str:
+    """The line under a picture's name."""
+    return (
+        f"{count(s.ranks, 'rank')}, {count(s.microbatches, 'micro-batch', 'micro-batches')} · "
+        f"{times(s)} · bubble {percent(s.bubble)} · "
+        f"peak {largest(s)} {'activation' if largest(s) == 1 else 'activations'}"
+    )
+
+
+def table(s: Summary) -> str:
+    """What `compile` prints: a figure per line, its name in front."""
+    order = "as written" if s.engine == WRITTEN else f"found by {s.engine}"
+    rows = {
+        "schedule": s.schedule,
+        "ranks": str(s.ranks),
+        "micro-batches": str(s.microbatches),
+        "operations": f"{s.operations}, in the order {order}",
+        "time": times(s),
+        "bubble": percent(s.bubble),
+        "activations": f"{largest(s)} at most; per rank {runs(s.peak_activations)}",
+        "weight copies": str(s.weight_copies),
+        "hash": s.hash,
+    }
+    width = max(map(len, rows)) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in rows.items())
+
+
+def largest(s: Summary) -> int | str:
+    return max(s.peak_activations, key=Fraction)
+
+
+def runs(values: tuple[int | str, ...]) -> str:
+    """`9 9 9 8` as `9 ×3, 8`."""
+    groups: list[tuple[int | str, int]] = []
+    for value in values:
+        if groups and groups[-1][0] == value:
+            groups[-1] = (value, groups[-1][1] + 1)
+        else:
+            groups.append((value, 1))
+    return ", ".join(f"{value} ×{n}" if n > 1 else str(value) for value, n in groups)
+
+
+def percent(part: float) -> str:
+    return f"{100 * part:.1f} %"
+
+
+def count(n: int, one: str, several: str = "") -> str:
+    """`1 rank`, `3 ranks`."""
+    return f"{n} {one if n == 1 else several or one + 's'}"

@@ -1,0 +1,1 @@
+"""A stage: the module of the user, forward and backward, in one piece or two."""

@@ -1,0 +1,1 @@
+"""`stretto run`: a model and data, trained by a plan."""
