@@ -30,8 +30,8 @@ test-full: $(STAMP)  ## the test suite with its sweeps
 	$(RUN)/python -m pytest
 
 fuzz: $(STAMP)  ## random files against the language, for as long as it takes (FUZZ=20000)
-	FUZZ=$(or $(FUZZ),20000) $(RUN)/python -m pytest --timeout=0 -W ignore tests/test_fuzz.py \
-	  tests/test_orders_oracle.py
+	FUZZ=$(or $(FUZZ),20000) $(RUN)/python -m pytest --timeout=0 -W ignore tests/evaluation/test_fuzz.py \
+	  tests/evaluation/test_orders_oracle.py
 
 lint: $(STAMP)  ## style and types
 	$(RUN)/ruff check .

@@ -23,12 +23,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import document
 import limits
 import size
-from targets import bubble, memory_case, small, target
 
 from stretto.compiler.bounds.bound import bound
 from stretto.compiler.order.budget import Budget
@@ -36,6 +35,7 @@ from stretto.compiler.order.check import check
 from stretto.compiler.order.search import search
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Spec
+from tests.support.targets import bubble, memory_case, small, target
 
 
 class Row(NamedTuple):

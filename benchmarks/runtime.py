@@ -16,14 +16,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, schedules
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
-from ranks import run
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from stretto.compiler.driver import compile_file
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import Compute
 from stretto.runtime import Executor
+from tests.support.ranks import run
 
 WIDTH, ROWS, STEPS = 64, 8, 15
 RANKS, MICROBATCHES = 4, 16

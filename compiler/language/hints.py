@@ -16,7 +16,7 @@ class Hint(NamedTuple):
     help: str
 
 
-# The first row that fits counts. `tests/test_parse.py` has a line for each.
+# The first row that fits counts. `tests/language/test_parse.py` has a line for each.
 HINTS = (
     Hint("", r"▸(?://|/\*)", "a comment begins with `#`"),
     # ---- Where a statement should begin or end

@@ -1,0 +1,40 @@
+"""Functions, their arguments and classes stay small enough to be read at once."""
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+
+from tests.repository.sources import modules, tree
+
+LINES, ARGUMENTS, CLASS = 70, 7, 150
+
+# At most six, each with its reason.
+EXCEPTIONS: dict[str, str] = {}
+
+
+def too_large() -> Iterator[str]:
+    """`MODULE:NAME what` of everything beyond these sizes, docstrings included, `self` not."""
+    for module, path in modules().items():
+        for node in ast.walk(tree(path)):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if isinstance(node, ast.ClassDef):
+                if lines > CLASS:
+                    yield f"{module}:{node.name} has {lines} lines"
+                continue
+            if lines > LINES:
+                yield f"{module}:{node.name} has {lines} lines"
+            given = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+            many = len([a for a in given if a.arg not in ("self", "cls")])
+            if many > ARGUMENTS:
+                yield f"{module}:{node.name} takes {many} arguments"
+
+
+@pytest.mark.xfail(reason="not all of the house is cleared up yet")
+def test_nothing_is_too_large() -> None:
+    found = {line.split()[0]: line for line in too_large()}
+    assert not [line for name, line in found.items() if name not in EXCEPTIONS]
+    assert found.keys() >= EXCEPTIONS.keys(), "an exception that is none any more"
+    assert len(EXCEPTIONS) <= 6
