@@ -1,0 +1,137 @@
+"""`stretto check`, `compile` and `show`: the JSON that is a contract, files whole or not at all."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_line import GOOD, WRONG, Run
+from tests.support.paths import ROOT
+
+
+def documented(section: str) -> set[str]:
+    """The keys that `docs/json.md` gives for the output of a command."""
+    text = (ROOT / "docs/json.md").read_text()
+    part = re.search(rf"## `stretto {section}.*?\n(.*?)(?=\n## |\Z)", text, re.DOTALL)
+    assert part
+    rows = re.findall(r"^\| (`.*?`) \|", part[1], re.MULTILINE)
+    keys = re.findall(r"`(\w+)`", " ".join(rows) or part[1])
+    return set(keys) - {"error", "warning", "B", "F", "I", "W"}
+
+
+def test_check_says_what_was_proved(stretto: Run) -> None:
+    _, out, err = stretto("check", "dualpipe", "--assumptions")
+    assert err == ""
+    for words in ("proved", "makespan 66", "exactly once", "no deadlock", "peak 9 activations"):
+        assert words in out
+    assert "arrive in the order in which they were sent" in out
+
+
+def test_check_finds_the_same_in_every_format(stretto: Run) -> None:
+    _, out, full = stretto("check", "wrong.pipe")
+    assert out == ""
+    assert "--> wrong.pipe:7:" in full
+    assert "did you mean `microbatches`?" in full
+    _, out, err = stretto("check", "wrong.pipe", "--format", "json")
+    assert err == ""
+    (one,) = json.loads(out)
+    assert set(one) == documented("check")
+    line = WRONG.splitlines()[one["line"] - 1]
+    assert line[one["column"] - 1 : one["end_column"] - 1] == "microbatchs"
+    _, out, _ = stretto("check", "wrong.pipe", "--format", "concise")
+    assert out.startswith(f"wrong.pipe:{one['line']}:{one['column']}: ")
+    assert one["message"] in out
+    _, out, _ = stretto("check", "wrong.pipe", "--format", "github")
+    assert re.match(r"::error .*file=wrong\.pipe,line=7,", out)
+    assert stretto("check", "good.pipe", "--format", "json")[:2] == (0, "[]\n")
+
+
+def test_diagnostics_name_the_path_and_plans_the_last_name(stretto: Run, folder: Path) -> None:
+    (folder / "deep").mkdir()
+    for name in ("wrong.pipe", "good.pipe"):
+        (folder / "deep" / name).write_text((folder / name).read_text())
+    assert "--> deep/wrong.pipe:7:" in stretto("check", "deep/wrong.pipe")[2]
+    stretto("compile", "good.pipe", "-o", "a")
+    stretto("compile", str(folder / "deep/good.pipe"), "-o", "b")
+    assert (folder / "a").read_bytes() == (folder / "b").read_bytes()
+
+
+def test_a_packed_plan_is_known_by_its_content(stretto: Run, folder: Path) -> None:
+    stretto("compile", "good.pipe", "-o", "a.plan.gz")
+    (folder / "a.plan.gz").rename(folder / "b.plan")
+    assert stretto("check", "b.plan")[1].startswith("b.plan: proved")
+
+
+def test_the_summary_is_what_the_document_says(stretto: Run) -> None:
+    _, out, _ = stretto("compile", "dualpipe", "--json")
+    summary = json.loads(out)
+    assert set(summary) == documented("compile --json")
+    expected = {
+        "schedule": "dualpipe",
+        "ranks": 8,
+        "microbatches": 20,
+        "operations": 364,
+        "makespan": 66,
+        "span": 66,
+        "optimal": False,
+        "peak_activations": [9] * 8,
+        "weight_copies": 2,
+        "engine": "written",
+    }
+    assert {key: summary[key] for key in expected} == expected
+    assert summary["bubble"] == pytest.approx(6 / 66)
+    assert summary["gap"] == pytest.approx(66 / summary["lower_bound"] - 1)
+
+
+def test_values_are_exact(stretto: Run, folder: Path) -> None:
+    (folder / "thirds.pipe").write_text(GOOD + "param c = 1\ncost F = c\ncost B = 1/3\n")
+    _, out, err = stretto("compile", "thirds.pipe", "--json", "--set", "c=0.1")
+    # two ranks, two micro-batches: F F on both, one after the other, then B B
+    assert json.loads(out)["makespan"] == "13/10", err
+    _, out, _ = stretto("compile", "thirds.pipe", "--json", "--set", "c=1/7", "--set", "c=2/3")
+    assert json.loads(out)["makespan"] == 3
+
+
+def test_a_plan_is_written_whole_or_not_at_all(stretto: Run, folder: Path) -> None:
+    before = set(folder.iterdir())
+    assert stretto("compile", "wrong.pipe", "-o", "plan")[0] == 1
+    assert (folder / "plan").read_text() == "an older plan"
+    assert set(folder.iterdir()) == before
+    _, out, err = stretto("compile", "good.pipe", "-o", "plan")
+    assert "makespan" in out
+    assert err == "wrote plan\n"
+    assert set(folder.iterdir()) == before
+    assert json.loads((folder / "plan").read_text().splitlines()[0])["format"] == "stretto-plan"
+
+
+@pytest.mark.parametrize("name", ["dualpipe.json", "dualpipe.json.gz"])
+def test_plans_are_read_like_schedules(stretto: Run, name: str) -> None:
+    _, summary, _ = stretto("compile", "dualpipe", "-o", name, "--json", "--set", "ranks=4")
+    assert json.loads(summary)["hash"]
+    code, out, _ = stretto("check", name)
+    assert code == 0
+    assert out.startswith(f"{name}: proved")
+    for format in ("text", "json", "svg", "html", "trace", "dot"):
+        shown = stretto("show", name, "--format", format)[1]
+        assert shown
+        assert shown == stretto("show", "dualpipe", "--format", format, "--set", "ranks=4")[1]
+
+
+def test_forwards_alone(stretto: Run) -> None:
+    _, out, _ = stretto("compile", "gpipe", "--forward-only", "--json", "-o", "f")
+    summary = json.loads(out)
+    assert summary["operations"] == 4 * 8
+    assert summary["makespan"] == 4 + 8 - 1
+    assert summary["optimal"]
+    assert "B main" not in stretto("show", "f", "--format", "json")[1]
+
+
+def test_a_picture_of_unknown_suffix_is_refused(stretto: Run, folder: Path) -> None:
+    _, _, err = stretto("show", "good.pipe", "-o", "x.png")
+    for words in ("x.png", "--format", ".svg (svg)", ".trace.json (trace)", ".csv (torch-csv)"):
+        assert words in err
+    assert not (folder / "x.png").exists()
+    for words in ("x.png --format svg", "x", ".x"):
+        assert stretto("show", "good.pipe", "-o", *words.split())[0] == 0
+    assert (folder / "x.png").read_text().startswith("<svg")
