@@ -27,7 +27,7 @@ MEANINGS = {
     "stages": "how many stages; default `ranks`",
     "place": "the rank of each stage; default `NAME % ranks`",
     "replicates": "a second copy of the weights of another pipeline",
-    "model": "which model the runtime is to build",
+    "model_name": "which model the runtime is to build",
     "feeds": "the output of the last stage is an input of that stage of another pipeline",
     "forward_only": "no backward",
     "split_backward": "the backward may run as input gradient and weight gradient",

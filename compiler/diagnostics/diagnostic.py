@@ -14,10 +14,10 @@ Severity = Literal["error", "warning"]
 
 
 class Label(NamedTuple):
-    """A place and what is to be said about it; `words` may be empty."""
+    """A place and what is to be said about it; `text` may be empty."""
 
     span: Span
-    words: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ class Draft(Struct):
     said: dict[str, Span] = {}
     place: Placing | None = None
     original: "Draft | None" = None
-    model: s.Model | None = None
+    model: s.ModelName | None = None
     forward_only: bool = False
     feeds: list[tuple[s.Feeds, Code]] = []
 

@@ -40,7 +40,7 @@ def draft(
             case s.Replicates(original):
                 new.original = _original(original, before, scope)
                 found.setdefault("copied", None)
-            case s.Model():
+            case s.ModelName():
                 new.model = property_
             case s.Feeds(_, stage):
                 new.feeds.append((property_, compile_expression(stage, scope)))
@@ -60,7 +60,7 @@ _WORDS: dict[type, str] = {
     s.Microbatches: "microbatches",
     s.Place: "place",
     s.Replicates: "replicates",
-    s.Model: "model",
+    s.ModelName: "model",
     s.Feeds: "feeds",
     s.ForwardOnly: "forward only",
 }

@@ -9,7 +9,9 @@ from typing import Literal
 from msgspec import Struct
 
 from stretto.compiler.diagnostics.source import Source, Span
-from stretto.compiler.problem.spec import Kind
+
+Kind = Literal["F", "B", "I", "W"]
+"""Forward, full backward, input gradient, weight gradient."""
 
 
 class Word(Struct, frozen=True):
@@ -273,7 +275,7 @@ class Replicates(Struct, frozen=True):
     span: Span
 
 
-class Model(Struct, frozen=True):
+class ModelName(Struct, frozen=True):
     name: str
     span: Span
 
@@ -288,7 +290,7 @@ class ForwardOnly(Struct, frozen=True):
     span: Span
 
 
-Property = Stages | Microbatches | Place | Replicates | Model | Feeds | ForwardOnly
+Property = Stages | Microbatches | Place | Replicates | ModelName | Feeds | ForwardOnly
 
 
 class Pipeline(Struct, frozen=True):

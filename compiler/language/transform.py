@@ -104,8 +104,8 @@ class Build:
     def replicates(self, c: Children) -> s.Replicates:
         return s.Replicates(self.word(c[1]), self.over(c))
 
-    def model(self, c: Children) -> s.Model:
-        return s.Model(string(c[1]), self.over(c))
+    def model_name(self, c: Children) -> s.ModelName:
+        return s.ModelName(string(c[1]), self.over(c))
 
     def feeds(self, c: Children) -> s.Feeds:
         return s.Feeds(self.word(c[1]), c[3], self.over(c))

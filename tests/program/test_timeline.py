@@ -144,7 +144,7 @@ def test_lists_that_wait_for_each_other_are_refused() -> None:
         time(Program(spec, "train", channels, (), ranks))
     (found,) = caught.value.diagnostics
     assert found.message == "this plan can never finish: ranks 0, 1 wait for each other"
-    assert [label.words for label in found.labels] == [
+    assert [label.text for label in found.labels] == [
         "rank 0 waits before `B main[0, 0]`",
         "rank 1 waits before `B main[1, 0]`",
     ]

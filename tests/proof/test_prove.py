@@ -281,7 +281,7 @@ def test_a_deadlock_is_the_waiting_circle_with_its_lines() -> None:
         "(rank 1, instruction 5: send of B main[1, 0] to rank 0) waits for "
         "rank 0, instruction 8: receive of B main[1, 0] from rank 1",
     )
-    lines = [(label.span.line, label.span.column, label.words) for label in found.labels]
+    lines = [(label.span.line, label.span.column, label.text) for label in found.labels]
     assert lines == [
         (1, 3, "rank 0 waits here, at instruction 6"),
         (2, 3, "rank 1 waits here, at instruction 6"),

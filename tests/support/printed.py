@@ -145,7 +145,7 @@ def statement(x: Any) -> str:
             return f"place {stage.text} -> {expression(rank)}"
         case s.Replicates(original):
             return f"replicates {original.text}"
-        case s.Model(name):
+        case s.ModelName(name):
             return f'model "{name}"'
         case s.Feeds(pipeline, stage):
             return f"feeds {pipeline.text}[{expression(stage)}]"
@@ -300,7 +300,7 @@ PROPERTIES = st.one_of(
     node(s.Microbatches, EXPRESSIONS),
     node(s.Place, WORDS, EXPRESSIONS),
     node(s.Replicates, WORDS),
-    node(s.Model, TEXTS),
+    node(s.ModelName, TEXTS),
     node(s.Feeds, WORDS, EXPRESSIONS),
     node(s.ForwardOnly),
 )

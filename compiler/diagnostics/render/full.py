@@ -21,7 +21,7 @@ class Mark(NamedTuple):
     start: int
     end: int
     sign: str  # ^ for the first label of a diagnostic, - for others
-    words: str
+    text: str
 
 
 def full(
@@ -147,7 +147,7 @@ def _mark(label: Label, first: bool, columns: list[int], text: str) -> Mark:
         end = max(len(text.rstrip()), start + 1)
     else:
         end = max(columns[min(span.end_column - 1, last)], start + 1)
-    return Mark(start, end, "^" if first else "-", printable(label.words).replace("\n", " "))
+    return Mark(start, end, "^" if first else "-", printable(label.text).replace("\n", " "))
 
 
 def _window(text: str, marks: list[Mark]) -> tuple[str, list[Mark]]:
@@ -169,7 +169,7 @@ def _window(text: str, marks: list[Mark]) -> tuple[str, list[Mark]]:
 
 
 def _rows(marks: list[Mark], tone: str, paint: Paint) -> Iterable[str]:
-    """The marks below a line: all signs in one row, the rightmost mark's words behind it, the words
+    """The marks below a line: all signs in one row, the rightmost mark's text behind it, the texts
     of the others below, each hanging from its mark."""
     marks = sorted(set(marks), key=lambda m: (m.start, m.end))
     if not marks:
@@ -181,14 +181,14 @@ def _rows(marks: list[Mark], tone: str, paint: Paint) -> Iterable[str]:
         paint(tone if c == "^" else BLUE, c) if c != " " else c for c in row
     ) if paint is not _plain else "".join(row)  # fmt: skip
     last = marks[-1]
-    fits = last.end == len(row) and bool(last.words)
-    yield signs + (f" {paint(_tone(last, tone), last.words)}" if fits else "")
-    hanging = [m for m in marks if m.words and not (fits and m is last)]
+    fits = last.end == len(row) and bool(last.text)
+    yield signs + (f" {paint(_tone(last, tone), last.text)}" if fits else "")
+    hanging = [m for m in marks if m.text and not (fits and m is last)]
     if hanging:
         yield _hooks(hanging, tone, paint)
     while hanging:
         m = hanging.pop()
-        yield _hooks(hanging, tone, paint, up_to=m.start) + paint(_tone(m, tone), m.words)
+        yield _hooks(hanging, tone, paint, up_to=m.start) + paint(_tone(m, tone), m.text)
 
 
 def _hooks(marks: list[Mark], tone: str, paint: Paint, up_to: int | None = None) -> str:

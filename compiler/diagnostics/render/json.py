@@ -23,7 +23,7 @@ def _object(diagnostic: Diagnostic) -> dict[str, Any]:
         **_place(first[0].span if first else None),
         "help": diagnostic.help,
         "notes": list(diagnostic.notes),
-        "related": [{**_place(label.span), "message": label.words} for label in others],
+        "related": [{**_place(label.span), "message": label.text} for label in others],
     }
 
 

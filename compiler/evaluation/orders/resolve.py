@@ -281,7 +281,7 @@ class Taker:
             f"rank {self.rank} runs out of {what} for `{name}`: this would be the "
             f"{_ordinal(track.total + 1)}, and there are {track.total}"
         )
-        fewer = "--set" in self.microbatches_at(p.index).words
+        fewer = "--set" in self.microbatches_at(p.index).text
         help_ = "bound what counts them: `min(microbatches, …)`" if fewer else None
         return stop(
             "no-such-operation", message, Label(asked.place), self._count(track), help=help_
