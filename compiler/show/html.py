@@ -15,8 +15,10 @@ from typing import Any
 import msgspec
 
 from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.problem.spec import Spec
 from stretto.compiler.program.timeline import Timed
-from stretto.compiler.show.palette import NAMES, colour
+from stretto.compiler.show.kinds import KINDS, in_order
+from stretto.compiler.show.palette import colour
 from stretto.compiler.show.summary import figures
 from stretto.compiler.show.view import View
 
@@ -48,11 +50,9 @@ def content(view: View) -> dict[str, Any]:
     spec = view.spec
     places = {source.name: i for i, source in enumerate(view.sources)}
     limits = [limit.grains if limit else -1 for limit in spec.limits]
-    seen = sorted(
-        {(*bar.operation[:2], chunk(view, bar)) for lane in view.lanes for bar in lane},
-        key=lambda one: ("FBIW".index(one[0]), one[1:]),
-    )
-    several = len(spec.pipelines) > 1
+    seen = {(*bar.operation[:2], chunk(view, bar)) for lane in view.lanes for bar in lane}
+    kinds = in_order(kind for kind, _, _ in seen)
+    coloured = [(kind, p, c) for kind in kinds for k, p, c in sorted(seen) if k == kind]
     return {
         "schedule": spec.name,
         "figures": figures(view.summary),
@@ -67,14 +67,20 @@ def content(view: View) -> dict[str, Any]:
         "memory": view.memory,
         "colours": {
             f"{kind}{p}-{c}": [str(colour(kind, p, c)), str(colour(kind, p, c).ink)]
-            for kind, p, c in seen
+            for kind, p, c in coloured
         },
         "legend": [
-            [NAMES[kind] + (f" {spec.pipelines[p].name}" if several else ""), str(colour(kind, p))]
-            for kind, p in dict.fromkeys(one[:2] for one in seen)
+            [legend(spec, kind, p), str(colour(kind, p))]
+            for kind, p in dict.fromkeys(one[:2] for one in coloured)
         ],
         "sources": [{"name": source.name, "text": source.text} for source in view.sources],
     }
+
+
+def legend(spec: Spec, kind: str, pipeline: int) -> str:
+    """What a colour of the legend stands for; with the pipeline's name where there are several."""
+    name = KINDS[kind].name
+    return f"{name} {spec.pipelines[pipeline].name}" if len(spec.pipelines) > 1 else name
 
 
 def chunk(view: View, bar: Timed) -> int:

@@ -1,6 +1,6 @@
 """`show --format json`: the timeline and the instruction lists, in the shape of `docs/json.md`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -70,35 +70,61 @@ def given(index: int) -> int | None:
 
 def told(program: Program, instruction: Instruction) -> dict[str, Any]:
     """An instruction as an object: `do`, and what it refers to."""
+    kind = type(instruction)
+    return {"do": kind.__struct_config__.tag, **INSTRUCTIONS[kind](program, instruction)}
+
+
+def compute(program: Program, one: Compute) -> dict[str, Any]:
+    """What is run, the slots it reads and writes, its overlapped pair and its line."""
     spec = program.spec
-    match instruction:
-        case Compute(operation, reads, writes, unit, _, at):
-            return {
-                "do": "compute",
-                "op": show(spec, operation),
-                "reads": list(reads),
-                "writes": given(writes),
-                "unit": given(unit),
-                "line": None if at == NONE else spec.spans[at].line,
-            }
-        case Receive(slot, channel, result):
-            words = {"op": show(spec, result), "slot": slot}
-            return {"do": "receive", **words, "channel": link(program, channel)}
-        case Send(slot, channel):
-            return {"do": "send", "slot": slot, "channel": link(program, channel)}
-        case Wait(slot):
-            return {"do": "wait", "slot": slot}
-        case Free(slot):
-            return {"do": "free", "slot": slot}
-        case Reduce(reduction):
-            return {"do": "reduce", "copies": list(copies(program, reduction))}
+    return {
+        "op": show(spec, one.operation),
+        "reads": list(one.reads),
+        "writes": given(one.writes),
+        "unit": given(one.unit),
+        "line": None if one.at == NONE else spec.spans[one.at].line,
+    }
+
+
+def receive(program: Program, one: Receive) -> dict[str, Any]:
+    """Whose result arrives, in which slot, on which channel."""
+    operation = show(program.spec, one.result)
+    return {"op": operation, "slot": one.slot, "channel": link(program, one.channel)}
+
+
+def send(program: Program, one: Send) -> dict[str, Any]:
+    """From which slot on which channel."""
+    return {"slot": one.slot, "channel": link(program, one.channel)}
+
+
+def slot(program: Program, one: Wait | Free) -> dict[str, Any]:
+    """The slot that is waited for or freed."""
+    return {"slot": one.slot}
+
+
+def reduce(program: Program, one: Reduce) -> dict[str, Any]:
+    """The copies of a stage whose gradients are summed."""
+    return {"copies": list(copies(program, one.reduction))}
+
+
+INSTRUCTIONS: dict[type, Callable[[Program, Any], dict[str, Any]]] = {
+    Compute: compute,
+    Receive: receive,
+    Send: send,
+    Wait: slot,
+    Free: slot,
+    Reduce: reduce,
+}
+"""What is said of each kind of instruction beside `do`, the tag it has in a plan file."""
 
 
 def link(program: Program, channel: int) -> dict[str, Any]:
+    """A channel: from which rank to which, and what travels on it."""
     source, target, traffic = program.channels[channel]
     return {"from": source, "to": target, "traffic": traffic}
 
 
 def copies(program: Program, reduction: int) -> Iterator[dict[str, Any]]:
+    """The copies of one stage that a reduction sums."""
     for pipeline, stage, rank in program.reductions[reduction].copies:
         yield {"pipeline": program.spec.pipelines[pipeline].name, "stage": stage, "rank": rank}

@@ -14,7 +14,8 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.problem.spec import NONE, show
 from stretto.compiler.program.timeline import Timed
-from stretto.compiler.show.palette import NAMES, colour
+from stretto.compiler.show.kinds import KINDS, in_order
+from stretto.compiler.show.palette import colour
 from stretto.compiler.show.scale import marks
 from stretto.compiler.show.summary import figures
 from stretto.compiler.show.view import View
@@ -217,14 +218,14 @@ def legend(view: View) -> Iterator[tuple[str, int, int, str]]:
     """What the colours mean, as words, row, x and class: a row for every pipeline that has a name
     of its own to tell, a column for every kind of operation that occurs."""
     seen = {bar.operation[:2] for bars in view.lanes for bar in bars}
-    kinds = [kind for kind in NAMES if any(kind == k for k, _ in seen)]
+    kinds = in_order(kind for kind, _ in seen)
     several = len(view.spec.pipelines) > 1
     left = LEFT
     for kind in kinds:
         widest = 0
         for p, pipeline in enumerate(view.spec.pipelines):
             if (kind, p) in seen:
-                words = f"{NAMES[kind]} {pipeline.name}" if several else NAMES[kind]
+                words = KINDS[kind].name + (f" {pipeline.name}" if several else "")
                 yield words, p, left, swatch(kind, p, 0)
                 widest = max(widest, len(words))
         left += 17 + int(widest * 5.6) + 20

@@ -20,10 +20,11 @@ from rich.text import Text
 
 from stretto.compiler.analysis.idle import CAUSES, WAITS, Cause, longest, told
 from stretto.compiler.diagnostics.printable import printable
-from stretto.compiler.problem.spec import NONE, Kind
+from stretto.compiler.problem.spec import NONE
 from stretto.compiler.program.timeline import Timed
+from stretto.compiler.show.kinds import KINDS, in_order
 from stretto.compiler.show.look import Look
-from stretto.compiler.show.palette import NAMES, Colour, colour
+from stretto.compiler.show.palette import Colour, colour
 from stretto.compiler.show.scale import marks
 from stretto.compiler.show.summary import figures
 from stretto.compiler.show.view import View
@@ -132,8 +133,10 @@ def numbered(bar: Timed) -> str:
     return f"{operation.microbatch}" + (f".{operation.slice}" if operation.slice != NONE else "")
 
 
-def letter_of(kind: Kind, pipeline: int) -> str:
-    return kind.lower() if pipeline % 2 else kind
+def letter_of(kind: str, pipeline: int) -> str:
+    """The letter of a kind, small for every second pipeline."""
+    letter = KINDS[kind].letter
+    return letter.lower() if pipeline % 2 else letter
 
 
 def paint(view: View, bar: Timed) -> Style:
@@ -176,15 +179,15 @@ def legend(view: View, look: Look) -> list[Text]:
     seen = {bar.operation[:2] for lane in view.lanes for bar in lane}
     names = [printable(pipeline.name) for pipeline in view.spec.pipelines]
     entries = []
-    for kind in (kind for kind in NAMES if any(kind == k for k, _ in seen)):
+    for kind in in_order(kind for kind, _ in seen):
         pipelines = [p for p in range(len(names)) if (kind, p) in seen]
         if look.colour:
             for p in pipelines:
-                words = f" {NAMES[kind]} {names[p]}" if names[1:] else f" {NAMES[kind]}"
+                words = f" {KINDS[kind].name}" + (f" {names[p]}" if names[1:] else "")
                 square = ("  ", Style(bgcolor=str(colour(kind, p))))
                 entries.append(Text.assemble(square, words))
         else:
-            entries.append(Text(f"{kind} {NAMES[kind]}"))
+            entries.append(Text(f"{KINDS[kind].letter} {KINDS[kind].name}"))
     why = {one.cause for idle in view.idle for one in idle}
     entries += [Text(f"{IDLE[cause].character} {WAITS[cause]}") for cause in CAUSES if cause in why]
     if not look.colour and len(names) > 1:

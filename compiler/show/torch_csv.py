@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.spec import NONE, Spec, show
 from stretto.compiler.program.timeline import Timed
+from stretto.compiler.show.kinds import KINDS
 from stretto.compiler.show.view import View
 
 
 def draw(view: View) -> str:
     """The CSV. Rejected where torch has no word for the schedule."""
-    reasons = [*inexpressible(view.spec), *misordered(view)]
+    reasons = [*inexpressible(view.spec), *unknown(view), *misordered(view)]
     if reasons:
         raise Rejected(reasons)
     return "".join(",".join(cells(lane)) + "\n" for lane in view.lanes)
@@ -38,6 +39,16 @@ def inexpressible(spec: Spec) -> Iterator[Diagnostic]:
         )
     if spec.slices:
         yield refused("micro-batches are cut into slices, which it does not know", spec, first.at)
+
+
+def unknown(view: View) -> Iterator[Diagnostic]:
+    """Kinds of operation that torch does not have."""
+    seen = {bar.operation.kind: bar for lane in view.lanes for bar in reversed(lane)}
+    for kind, bar in seen.items():
+        if KINDS[kind].torch is None:
+            what = show(view.spec, bar.operation)
+            why = f"`{what}` is a {KINDS[kind].name}, which it does not know"
+            yield refused(why, view.spec, bar.at)
 
 
 def misordered(view: View) -> Iterator[Diagnostic]:
@@ -80,4 +91,4 @@ def cells(lane: tuple[Timed, ...]) -> Iterator[str]:
             continue
         if kind == "I" and stage == 0 and following:
             merged = following.operation == bar.operation._replace(kind="W")
-        yield f"{stage}{'B' if merged else kind}{microbatch}"
+        yield f"{stage}{KINDS['B' if merged else kind].torch}{microbatch}"

@@ -15,7 +15,7 @@ import msgspec
 
 from stretto.compiler.problem.spec import NONE, show
 from stretto.compiler.program.timeline import Timed
-from stretto.compiler.show.palette import NAMES
+from stretto.compiler.show.kinds import KINDS
 from stretto.compiler.show.view import Message, View
 
 Event = dict[str, Any]
@@ -71,7 +71,7 @@ def slice_of(view: View, bar: Timed, rank: int) -> Event:
     return {
         "ph": "X",
         "name": show(view.spec, bar.operation),
-        "cat": NAMES[bar.operation.kind],
+        "cat": KINDS[bar.operation.kind].name,
         "pid": rank + 1,
         "tid": track(bar),
         "ts": micro(view, bar.start),
