@@ -4,15 +4,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from stretto.compiler.bounds.longest_paths import Net, Times, heads, net, tails
-from stretto.compiler.bounds.memory import memory
-from stretto.compiler.bounds.memory_time import little, stays
-from stretto.compiler.bounds.one_machine import Job, Set, critical, everything, jackson
-from stretto.compiler.bounds.overlap import Pair, pairs, paths, shares
-from stretto.compiler.bounds.rank_as_stage import merged, sharpen
-from stretto.compiler.bounds.relaxation import Model, Place, relax
-from stretto.compiler.bounds.span import bracketed, connected, firsts
-from stretto.compiler.bounds.symmetry import alike, fifo
+from stretto.compiler.bounds.longest_paths import (
+    PrecedenceGraph,
+    TickTable,
+    heads,
+    precedence_graph,
+    tails,
+)
+from stretto.compiler.bounds.memory import memory_edges
+from stretto.compiler.bounds.memory_time import memory_time, residence_times
+from stretto.compiler.bounds.one_machine import JacksonJob, JobSet, all_jobs, critical_set, jackson
+from stretto.compiler.bounds.overlap import OverlapPair, least_paths, overlap_pairs, share_choices
+from stretto.compiler.bounds.rank_as_stage import as_one_stage, sharpen
+from stretto.compiler.bounds.relaxation import OpKey, Relaxation, relax
+from stretto.compiler.bounds.span import bracketed, connected, first_candidates
+from stretto.compiler.bounds.symmetry import fifo_edges, fifo_pipelines
 from stretto.compiler.bounds.window import Window, window
 from stretto.compiler.problem.spec import Spec
 
@@ -35,103 +41,105 @@ class Finding(NamedTuple):
     by: str
     rank: int = -1
     on: int = -1
-    first: Place | None = None
+    first: OpKey | None = None
     share: int = 0
     window: Window | None = None
     whole: bool = False  # all that the rank has to do fills it
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class BoundContext:
     """What all theorems stand on."""
 
-    model: Model
-    holds: list[bool]
-    pairs: list[Pair]
-    net: Net
+    relaxed: Relaxation
+    fifo: list[bool]
+    overlaps: list[OverlapPair]
+    graph: PrecedenceGraph
     shares: list[dict[int, list[int]]]
-    stay: dict[tuple[int, int], int]
+    residence: dict[tuple[int, int], int]
     plain: bool = False  # without B8, and without windows of a rank's own
 
 
-def ground(spec: Spec) -> Ground:
+def bound_context(spec: Spec) -> BoundContext:
     """The Model of the Spec with the edges that it implies. Where these make a circle no order
     meets the limit, and they are left out."""
-    model = relax(spec)
-    holds = alike(model)
-    found = pairs(model)
-    path = paths(model, found)
-    choices = shares(model, found, path)
-    ticks = [choices[0].get(c, work) for c, work in enumerate(model.work)]
-    base = net(model, path, ticks, [*fifo(model, holds), *memory(model, holds)])
-    if base is None:
-        holds = [False] * len(holds)
-        base = net(model, path, ticks, [])
-    if base is None:
+    relaxed = relax(spec)
+    fifo = fifo_pipelines(relaxed)
+    found = overlap_pairs(relaxed)
+    path = least_paths(relaxed, found)
+    choices = share_choices(relaxed, found, path)
+    ticks = [choices[0].get(c, work) for c, work in enumerate(relaxed.work)]
+    graph = precedence_graph(
+        relaxed, path, ticks, [*fifo_edges(relaxed, fifo), *memory_edges(relaxed, fifo)]
+    )
+    if graph is None:
+        fifo = [False] * len(fifo)
+        graph = precedence_graph(relaxed, path, ticks, [])
+    if graph is None:
         raise AssertionError("expand refuses circles")
-    return Ground(model, holds, found, base, choices, stays(model, path))
+    return BoundContext(relaxed, fifo, found, graph, choices, residence_times(relaxed, path))
 
 
-def best(base: Ground) -> Finding:
+def best(context: BoundContext) -> Finding:
     """The largest bound of what the Spec minimizes."""
-    if not any(strand.many for strand in base.model.strands):
+    if not any(op_class.size for op_class in context.relaxed.classes):
         return Finding(0, "nothing")
-    if base.model.spec.minimize == "span":
-        return max(_spans(base), key=lambda found: found.ticks)
-    head, tail = bracket(base, -1, None)
-    return max(_makespans(base, head, tail), key=lambda found: (found.ticks, found.whole))
+    if context.relaxed.spec.minimize == "span":
+        return max(_spans(context), key=lambda found: found.ticks)
+    head, tail = bracket(context, -1, None)
+    return max(_makespans(context, head, tail), key=lambda found: (found.ticks, found.whole))
 
 
 def jobs(
-    base: Ground, share: int, rank: int, head: Times, tail: Times
-) -> tuple[list[Place], list[Job]]:
+    context: BoundContext, share: int, rank: int, head: TickTable, tail: TickTable
+) -> tuple[list[OpKey], list[JacksonJob]]:
     """The operations of `rank` that are connected, and what Jackson's schedule is to know of
     them."""
-    places, ticks = list(connected(base.model, rank, head, tail)), _ticks(base, share)
+    places, ticks = list(connected(context.relaxed, rank, head, tail)), _ticks(context, share)
     return places, [(head[c][i], ticks[c][i], tail[c][i]) for c, i in places]
 
 
-def _ticks(base: Ground, share: int) -> Times:
+def _ticks(context: BoundContext, share: int) -> TickTable:
     """How long operations keep their rank busy, by a choice of shares."""
-    less = base.shares[share]
-    return [less.get(c, work) for c, work in enumerate(base.model.work)]
+    less = context.shares[share]
+    return [less.get(c, work) for c, work in enumerate(context.relaxed.work)]
 
 
-def filled(base: Ground, found: Finding) -> tuple[list[Place], Set]:
+def filled(context: BoundContext, found: Finding) -> tuple[list[OpKey], JobSet]:
     """The operations of a `busy` Finding: those of the rank, and which of them, with the three
     terms; of a `merged` one these alone."""
-    head, tail = bracket(base, found.rank, found.first)
+    head, tail = bracket(context, found.rank, found.first)
     if found.by == "merged":
-        one = merged(base.net, found.on, head, tail, _ticks(base, found.share))
+        one = as_one_stage(context.graph, found.on, head, tail, _ticks(context, found.share))
         assert one is not None
-        return [], critical(one.jobs())
-    places, listed = jobs(base, found.share, found.on, head, tail)
-    return places, everything(listed) if found.whole else critical(listed)
+        return [], critical_set(one.jobs())
+    places, listed = jobs(context, found.share, found.on, head, tail)
+    return places, all_jobs(listed) if found.whole else critical_set(listed)
 
 
-def bracket(base: Ground, rank: int, first: Place | None) -> tuple[Times, Times]:
+def bracket(context: BoundContext, rank: int, first: OpKey | None) -> tuple[TickTable, TickTable]:
     """Heads and tails for the makespan, or for the span of `rank`."""
-    if base.model.spec.minimize == "makespan":
-        size = sum(strand.many for strand in base.model.strands)
-        rounds = 0 if base.plain else min(ROUNDS, EFFORT // (32 * max(size, 1)))
-        choices = [_ticks(base, share) for share in range(len(base.shares))]
-        return sharpen(base.net, choices, rounds)
-    return bracketed(base.net, rank, first, tails(base.net, rank))
+    if context.relaxed.spec.minimize == "makespan":
+        size = sum(op_class.size for op_class in context.relaxed.classes)
+        rounds = 0 if context.plain else min(ROUNDS, EFFORT // (32 * max(size, 1)))
+        choices = [_ticks(context, share) for share in range(len(context.shares))]
+        return sharpen(context.graph, choices, rounds)
+    return bracketed(context.graph, rank, first, tails(context.graph, rank))
 
 
-def _makespans(base: Ground, head: Times, tail: Times) -> Iterator[Finding]:
+def _makespans(context: BoundContext, head: TickTable, tail: TickTable) -> Iterator[Finding]:
     """What every theorem says of every rank."""
-    model, path = base.model, base.net.path
+    relaxed, path = context.relaxed, context.graph.path
     longest = max(
         head[c][i] + path[c][i] + tail[c][i]
-        for c, strand in enumerate(model.strands)
-        for i in range(strand.many)
+        for c, op_class in enumerate(relaxed.classes)
+        for i in range(op_class.size)
     )
     yield Finding(longest, "chain")
-    for rank in sorted({strand.rank for strand in model.strands if strand.many}):
-        yield from _of_rank(base, rank, rank, head, tail)
-        own = [c for c in model.on(rank) if model.strands[c].many]
-        held = little(model, rank, base.stay)
+    for rank in sorted({op_class.rank for op_class in relaxed.classes if op_class.size}):
+        yield from _of_rank(context, rank, rank, head, tail)
+        own = [c for c in relaxed.on(rank) if relaxed.classes[c].size]
+        held = memory_time(relaxed, rank, context.residence)
         if held is not None:
             before = min(min(head[c]) for c in own)
             after = min(min(tail[c]) for c in own)
@@ -139,63 +147,72 @@ def _makespans(base: Ground, head: Times, tail: Times) -> Iterator[Finding]:
 
 
 def _of_rank(
-    base: Ground, rank: int, on: int, head: Times, tail: Times, first: Place | None = None
+    context: BoundContext,
+    rank: int,
+    on: int,
+    head: TickTable,
+    tail: TickTable,
+    first: OpKey | None = None,
 ) -> Iterator[Finding]:
     """Jackson's value of the operations of `on`, and its windows if it is the rank itself."""
-    for share in range(len(base.shares)):
-        listed = jobs(base, share, on, head, tail)[1]
+    for share in range(len(context.shares)):
+        listed = jobs(context, share, on, head, tail)[1]
         value, _ = jackson(listed)
-        whole = bool(listed) and everything(listed).value == value
+        whole = bool(listed) and all_jobs(listed).value == value
         yield Finding(value, "busy", rank, on, first, share, whole=whole)
-        one = merged(base.net, on, head, tail, _ticks(base, share)) if rank == on else None
-        if one is not None and not base.plain:
+        one = (
+            as_one_stage(context.graph, on, head, tail, _ticks(context, share))
+            if rank == on
+            else None
+        )
+        if one is not None and not context.plain:
             yield Finding(jackson(one.jobs())[0], "merged", rank, on, first, share)
     if rank == on:
-        alone = _alone(base, rank, first, head, tail)
-        found = window(base.model, rank, base.pairs, head, tail, alone)
+        alone = _alone(context, rank, first, head, tail)
+        found = window(context.relaxed, rank, context.overlaps, head, tail, alone)
         if found is not None:
             yield Finding(found.value, "window", rank, on, first, 0, found)
 
 
 def _alone(
-    base: Ground, rank: int, first: Place | None, head: Times, tail: Times
-) -> tuple[Times, Times] | None:
+    context: BoundContext, rank: int, first: OpKey | None, head: TickTable, tail: TickTable
+) -> tuple[TickTable, TickTable] | None:
     """Heads and tails for which no operation of `rank` is in a unit; None where that is the same,
     and where it would take too long."""
-    model, net = base.model, base.net
-    own = model.on(rank)
-    size = sum(strand.many for strand in model.strands) * model.spec.ranks
-    if base.plain or size > EFFORT or all(net.path[c] == model.work[c] for c in own):
+    relaxed, graph = context.relaxed, context.graph
+    own = relaxed.on(rank)
+    size = sum(op_class.size for op_class in relaxed.classes) * relaxed.spec.ranks
+    if context.plain or size > EFFORT or all(graph.path[c] == relaxed.work[c] for c in own):
         return None
-    path = [model.work[c] if c in own else ticks for c, ticks in enumerate(net.path)]
-    other = replace(net, path=path)
-    if model.spec.minimize == "makespan":
+    path = [relaxed.work[c] if c in own else ticks for c, ticks in enumerate(graph.path)]
+    other = replace(graph, path=path)
+    if relaxed.spec.minimize == "makespan":
         return heads(other, least=head), tails(other, least=tail)
     return bracketed(other, rank, first, tails(other, rank))
 
 
-def _spans(base: Ground) -> Iterator[Finding]:
+def _spans(context: BoundContext) -> Iterator[Finding]:
     """What every theorem says of the span of every rank: the least over the operations that may
     be its first."""
-    model = base.model
-    ranks = sorted({strand.rank for strand in model.strands if strand.many})
-    size = sum(strand.many for strand in model.strands)
+    relaxed = context.relaxed
+    ranks = sorted({op_class.rank for op_class in relaxed.classes if op_class.size})
+    size = sum(op_class.size for op_class in relaxed.classes)
     few = max(1, SPANS // size)
-    busiest = max(ranks, key=lambda rank: sum(sum(model.work[c]) for c in model.on(rank)))
+    busiest = max(ranks, key=lambda rank: sum(sum(relaxed.work[c]) for c in relaxed.on(rank)))
     for rank in dict.fromkeys([busiest, *ranks[:: -(-len(ranks) // few)]]):
-        tail = tails(base.net, rank)
+        tail = tails(context.graph, rank)
         found = []
-        places = firsts(model, rank, base.holds)
-        candidates: list[Place | None] = [None] if places is None else [*places]
+        places = first_candidates(relaxed, rank, context.fifo)
+        candidates: list[OpKey | None] = [None] if places is None else [*places]
         for first in candidates:
-            head, tail = bracketed(base.net, rank, first, tail)
+            head, tail = bracketed(context.graph, rank, first, tail)
             found.append(
                 max(
-                    (one for on in ranks for one in _of_rank(base, rank, on, head, tail, first)),
+                    (one for on in ranks for one in _of_rank(context, rank, on, head, tail, first)),
                     key=lambda one: one.ticks,
                 )
             )
         yield min(found, key=lambda one: one.ticks)
-        held = little(model, rank, base.stay)
+        held = memory_time(relaxed, rank, context.residence)
         if held is not None:
             yield Finding(held, "little", rank, rank)

@@ -13,14 +13,14 @@ even if all that it leaves out gives back as early as can be.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from stretto.compiler.bounds.memory import below
-from stretto.compiler.bounds.relaxation import Model, complete, relax
+from stretto.compiler.bounds.memory import ancestors
+from stretto.compiler.bounds.relaxation import Relaxation, complete, relax
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import NONE, Operation, Pipeline, number, show
 
 
-class Need(NamedTuple):
+class MemoryNeed(NamedTuple):
     """The least limit in grains that a rank could have, and the forwards (strand, micro-batch)
     that are held together then. `written`: the author's order demands it."""
 
@@ -35,69 +35,69 @@ def feasible(problem: Problem) -> None:
     spec = problem.spec
     if not any(spec.limits):
         return
-    model = relax(spec)
-    short: dict[int, list[tuple[int, Need]]] = {}
-    for rank, (limit, need) in enumerate(zip(spec.limits, needs(model), strict=True)):
+    relaxed = relax(spec)
+    short: dict[int, list[tuple[int, MemoryNeed]]] = {}
+    for rank, (limit, need) in enumerate(zip(spec.limits, memory_needs(relaxed), strict=True)):
         if limit is not None and need.grains > limit.grains:
             short.setdefault(limit.at, []).append((rank, need))
     if short:
-        raise Rejected([_diagnostic(model, ranks) for ranks in short.values()])
+        raise Rejected([_diagnostic(relaxed, ranks) for ranks in short.values()])
 
 
-def needs(model: Model) -> list[Need]:
+def memory_needs(relaxed: Relaxation) -> list[MemoryNeed]:
     """For every rank the least limit that could be met."""
-    lower = below(model)
-    written = _written(model)
+    lower = ancestors(relaxed)
+    written = _written(relaxed)
     found = []
-    for rank in range(model.spec.ranks):
-        choices = [Need(0, []), *_turns(model, lower, rank)]
+    for rank in range(relaxed.spec.ranks):
+        choices = [MemoryNeed(0, []), *_turns(relaxed, lower, rank)]
         if rank in written:
             choices.append(written[rank])
         found.append(max(choices, key=lambda need: need.grains))
     return found
 
 
-def _turns(model: Model, lower: list[int], rank: int) -> Iterator[Need]:
+def _turns(relaxed: Relaxation, lower: list[int], rank: int) -> Iterator[MemoryNeed]:
     """What the rank holds at least while an operation of any rank runs, and while a forward that
     leaves nothing runs."""
-    tokens = model.tokens(rank)
-    trained = {token.take for token in tokens}
-    for c, strand in enumerate(model.strands):
-        if not strand.many:
+    residencies = relaxed.residencies(rank)
+    trained = {residency.take for residency in residencies}
+    for c, op_class in enumerate(relaxed.classes):
+        if not op_class.size:
             continue
-        held = [t for t in tokens if lower[c] >> t.take & 1 and lower[t.give] >> c & 1]
+        held = [t for t in residencies if lower[c] >> t.take & 1 and lower[t.give] >> c & 1]
         if held:
-            forwards = list(dict.fromkeys((token.take, 0) for token in held))
-            yield Need(sum(token.grains for token in held), forwards)
-        if strand.rank == rank and strand.kind == "F" and c not in trained:
-            line = model.spec.pipelines[strand.pipeline]
+            forwards = list(dict.fromkeys((residency.take, 0) for residency in held))
+            yield MemoryNeed(sum(residency.grains for residency in held), forwards)
+        if op_class.rank == rank and op_class.kind == "F" and c not in trained:
+            line = relaxed.spec.pipelines[op_class.pipeline]
             if line.forward_only:
-                yield Need(line.stages[strand.stage].activation, [(c, 0)])
+                yield MemoryNeed(line.stages[op_class.stage].activation, [(c, 0)])
 
 
-def _written(model: Model) -> dict[int, Need]:
+def _written(relaxed: Relaxation) -> dict[int, MemoryNeed]:
     """What a written sequence holds at its fullest, if a weight gradient that it leaves out runs
     right after its I, and a backward that it leaves out right after its forward."""
-    trios = {c: trio for trio in model.trios for c in trio[:3] if c is not None}
+    stages = {c: stage for stage in relaxed.stages for c in stage[:3] if c is not None}
     found = {}
-    for rank, groups in enumerate(model.turns):
+    for rank, groups in enumerate(relaxed.turns):
         there = {place for group in groups for place in group}
         held: dict[tuple[int, int], int] = {}
-        most = Need(0, [], written=True)
+        most = MemoryNeed(0, [], written=True)
         for group in groups:
-            forwards = [place for place in group if model.strands[place[0]].kind == "F"]
-            for strand, m in dict.fromkeys(forwards + group):  # a pair takes, then gives
-                if strand not in trios:
+            forwards = [place for place in group if relaxed.classes[place[0]].kind == "F"]
+            for op_class, m in dict.fromkeys(forwards + group):  # a pair takes, then gives
+                if op_class not in stages:
                     continue
-                forward, backward, weight, activation, kept = trios[strand]
-                if strand == forward:
+                forward, backward, weight, activation, kept = stages[op_class]
+                if op_class == forward:
                     held[forward, m] = activation
                     if sum(held.values()) > most.grains:
                         full = [place for place, grains in held.items() if grains]
-                        most = Need(sum(held.values()), full, written=True)
+                        most = MemoryNeed(sum(held.values()), full, written=True)
                     if (backward, m) not in there:
                         del held[forward, m]
-                elif strand == backward and weight is not None and (weight, m) in there:
+                elif op_class == backward and weight is not None and (weight, m) in there:
                     held[forward, m] = min(kept, held.get((forward, m), 0))
                 else:
                     held.pop((forward, m), None)
@@ -105,14 +105,14 @@ def _written(model: Model) -> dict[int, Need]:
     return found
 
 
-def _diagnostic(model: Model, ranks: list[tuple[int, Need]]) -> Diagnostic:
+def _diagnostic(relaxed: Relaxation, ranks: list[tuple[int, MemoryNeed]]) -> Diagnostic:
     """Of the ranks under one limit that cannot meet it the one that needs most."""
-    spec = model.spec
+    spec = relaxed.spec
     rank, need = max(ranks, key=lambda one: one[1].grains)
     limit = spec.limits[rank]
     assert limit is not None
     least, given = (number(grains, spec.size_unit) for grains in (need.grains, limit.grains))
-    names = [_name(model, place) for place in need.held]
+    names = [_name(relaxed, place) for place in need.held]
     if need.written:
         why = f"its written order holds {_list(names)} at once"
     elif len(names) == 1:
@@ -139,10 +139,10 @@ def _branches(pipelines: tuple[Pipeline, ...]) -> bool:
     return any(len({feed.pipeline for feed in line.feeds}) > 1 for line in pipelines)
 
 
-def _name(model: Model, place: tuple[int, int]) -> str:
-    strand = model.strands[place[0]]
-    operation = Operation("F", strand.pipeline, strand.stage, place[1], strand.slice, NONE)
-    return f"`{show(model.spec, operation)}`"
+def _name(relaxed: Relaxation, place: tuple[int, int]) -> str:
+    op_class = relaxed.classes[place[0]]
+    operation = Operation("F", op_class.pipeline, op_class.stage, place[1], op_class.slice, NONE)
+    return f"`{show(relaxed.spec, operation)}`"
 
 
 def _list(names: list[str]) -> str:

@@ -26,31 +26,31 @@ K · min(own, a'_t) + own > L will do too.
 
 from collections.abc import Iterable
 
-from stretto.compiler.bounds.relaxation import Edge, Model, Token
+from stretto.compiler.bounds.relaxation import ClassEdge, Relaxation, Residency
 
 
-def below(model: Model) -> list[int]:
+def ancestors(relaxed: Relaxation) -> list[int]:
     """For every strand the set (as bits) of strands x ≼ it."""
-    found = [1 << c for c in range(len(model.strands))]
-    before = predecessors(model)
-    for c in ranked(model):
+    found = [1 << c for c in range(len(relaxed.classes))]
+    before = predecessors(relaxed)
+    for c in topological_order(relaxed):
         for tail in before[c]:
             found[c] |= found[tail]
     return found
 
 
-def predecessors(model: Model) -> list[list[int]]:
+def predecessors(relaxed: Relaxation) -> list[list[int]]:
     """For every strand those that it follows within one micro-batch."""
-    before: list[list[int]] = [[] for _ in model.strands]
-    for edge in model.edges:
+    before: list[list[int]] = [[] for _ in relaxed.classes]
+    for edge in relaxed.edges:
         if not edge.shift:
             before[edge.head].append(edge.tail)
     return before
 
 
-def ranked(model: Model) -> list[int]:
+def topological_order(relaxed: Relaxation) -> list[int]:
     """The strands in an order that follows all edges within one micro-batch."""
-    before = predecessors(model)
+    before = predecessors(relaxed)
     after: list[list[int]] = [[] for _ in before]
     for c, tails in enumerate(before):
         for tail in tails:
@@ -65,56 +65,56 @@ def ranked(model: Model) -> list[int]:
     return order
 
 
-def memory(model: Model, holds: list[bool], third: bool = True) -> list[Edge]:
+def memory_edges(relaxed: Relaxation, fifo: list[bool], third: bool = True) -> list[ClassEdge]:
     """The edges of B3 for the pipelines of which B0 `holds`, less those that others imply; without
     the `third` form if it is not wanted."""
-    lower = below(model)
-    edges: list[Edge] = []
-    ends = [c for trio in model.trios for c in (trio.backward, trio.weight) if c is not None]
-    for rank, limit in enumerate(model.limits):
-        tokens: dict[int, list[Token]] = {}
-        for token in model.tokens(rank) if limit is not None else ():
-            pipeline = model.strands[token.take].pipeline
-            if holds[pipeline]:
-                tokens.setdefault(pipeline, []).append(token)
-        for pipeline, own in tokens.items():
+    lower = ancestors(relaxed)
+    edges: list[ClassEdge] = []
+    ends = [c for stage in relaxed.stages for c in (stage.backward, stage.weight) if c is not None]
+    for rank, limit in enumerate(relaxed.limits):
+        residencies: dict[int, list[Residency]] = {}
+        for residency in relaxed.residencies(rank) if limit is not None else ():
+            pipeline = relaxed.classes[residency.take].pipeline
+            if fifo[pipeline]:
+                residencies.setdefault(pipeline, []).append(residency)
+        for pipeline, own in residencies.items():
             mine = [
                 c
                 for c in ends
-                if model.strands[c].rank == rank and model.strands[c].pipeline == pipeline
+                if relaxed.classes[c].rank == rank and relaxed.classes[c].pipeline == pipeline
             ]
-            for forward in sorted({token.take for token in own}):
-                edges.extend(_strongest(model, lower, own, limit or 0, forward, mine, third))
+            for forward in sorted({residency.take for residency in own}):
+                edges.extend(_strongest(relaxed, lower, own, limit or 0, forward, mine, third))
     return edges
 
 
 def _strongest(
-    model: Model,
+    relaxed: Relaxation,
     lower: list[int],
-    tokens: list[Token],
+    residencies: list[Residency],
     limit: int,
     forward: int,
     ends: list[int],
     third: bool,
-) -> Iterable[Edge]:
+) -> Iterable[ClassEdge]:
     """The edges into one forward that no other implies."""
-    found = {give: _distance(lower, tokens, limit, forward, give, third) for give in ends}
-    count = model.strands[forward].many
+    found = {give: _distance(lower, residencies, limit, forward, give, third) for give in ends}
+    count = relaxed.classes[forward].size
     for give, distance in found.items():
         implied = any(
             other != give and lower[other] >> give & 1 and found[other] <= distance
             for other in found
         )
         if 0 < distance < count and not implied:
-            yield Edge(give, forward, 0, distance)
+            yield ClassEdge(give, forward, 0, distance)
 
 
 def _distance(
-    lower: list[int], tokens: list[Token], limit: int, forward: int, give: int, third: bool
+    lower: list[int], residencies: list[Residency], limit: int, forward: int, give: int, third: bool
 ) -> int:
     """The smallest K; 0 where the limit cannot be met, large where nothing is forced."""
     held = more = own = 0
-    for take, back, grains in tokens:
+    for take, back, grains in residencies:
         early = lower[forward] >> take & 1
         if early and lower[back] >> forward & 1:
             own += grains
@@ -125,18 +125,18 @@ def _distance(
                 more += grains
     if held:
         return max(0, min((limit - more) // held, (limit - own) // held + 1))
-    later = _later(lower, tokens, forward, give) if third else 0
+    later = _later(lower, residencies, forward, give) if third else 0
     return (limit - own) // min(own, later) + 1 if own and later else limit + 1
 
 
-def _later(lower: list[int], tokens: list[Token], forward: int, give: int) -> int:
+def _later(lower: list[int], residencies: list[Residency], forward: int, give: int) -> int:
     """What `give` gives back, if nothing that `forward` left is given back before that was taken
     (the third form); else 0."""
-    taken = [take for take, back, _ in tokens if back == give]
-    stays = all(
+    taken = [take for take, back, _ in residencies if back == give]
+    residence_times = all(
         lower[back] >> other & 1
         for other in taken
-        for take, back, _ in tokens
+        for take, back, _ in residencies
         if lower[forward] >> take & 1 and lower[back] >> forward & 1
     )
-    return sum(grains for _, back, grains in tokens if back == give) if stays else 0
+    return sum(grains for _, back, grains in residencies if back == give) if residence_times else 0

@@ -10,28 +10,28 @@ Nothing is assumed about order. For one stage a of each of P ranks the period is
 Σ a · (F + way down + way back + I) / L, so few activations cannot keep a long pipeline busy.
 """
 
-from stretto.compiler.bounds.longest_paths import FAR, Times
-from stretto.compiler.bounds.memory import predecessors, ranked
-from stretto.compiler.bounds.relaxation import Model
+from stretto.compiler.bounds.longest_paths import UNREACHED, TickTable
+from stretto.compiler.bounds.memory import predecessors, topological_order
+from stretto.compiler.bounds.relaxation import Relaxation
 
 
-def stays(model: Model, path: Times) -> dict[tuple[int, int], int]:
+def residence_times(relaxed: Relaxation, path: TickTable) -> dict[tuple[int, int], int]:
     """For every piece of memory (by the strands that take it and give it back) on a rank with a
     limit the longest chain from the start of the one to the end of the other."""
     ticks = [min(one, default=0) for one in path]
     lags: dict[tuple[int, int], int] = {}
-    for tail, head, lag, shift in model.edges:
+    for tail, head, lag, shift in relaxed.edges:
         if not shift:
             lags[tail, head] = max(lag, lags.get((tail, head), 0))
-    before, order = predecessors(model), ranked(model)
+    before, order = predecessors(relaxed), topological_order(relaxed)
     found = {}
-    tokens: dict[int, list[int]] = {}
-    for rank, limit in enumerate(model.limits):
-        for token in model.tokens(rank) if limit is not None else ():
-            tokens.setdefault(token.take, []).append(token.give)
+    residencies: dict[int, list[int]] = {}
+    for rank, limit in enumerate(relaxed.limits):
+        for residency in relaxed.residencies(rank) if limit is not None else ():
+            residencies.setdefault(residency.take, []).append(residency.give)
     place = {c: k for k, c in enumerate(order)}
-    for take, gives in tokens.items():
-        end = [FAR] * len(order)
+    for take, gives in residencies.items():
+        end = [UNREACHED] * len(order)
         end[take] = ticks[take]
         for c in order[place[take] + 1 : max(place[give] for give in gives) + 1]:
             for tail in before[c]:
@@ -42,13 +42,16 @@ def stays(model: Model, path: Times) -> dict[tuple[int, int], int]:
     return found
 
 
-def little(model: Model, rank: int, stay: dict[tuple[int, int], int]) -> int | None:
+def memory_time(
+    relaxed: Relaxation, rank: int, residence: dict[tuple[int, int], int]
+) -> int | None:
     """Ticks that the rank is in use, at least; None where it has no limit or holds nothing."""
-    limit = model.limits[rank]
-    tokens = model.tokens(rank)
-    if not limit or not tokens:
+    limit = relaxed.limits[rank]
+    residencies = relaxed.residencies(rank)
+    if not limit or not residencies:
         return None
     held = sum(
-        grains * stay[take, give] * model.strands[take].many for take, give, grains in tokens
+        grains * residence[take, give] * relaxed.classes[take].size
+        for take, give, grains in residencies
     )
     return -(-held // limit)

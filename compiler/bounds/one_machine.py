@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-Job = tuple[int, int, int]
+JacksonJob = tuple[int, int, int]
 """Head, ticks, tail."""
 
 
-class Set(NamedTuple):
+class JobSet(NamedTuple):
     """The S of a bound: which jobs (by their place in the list), and its three terms."""
 
     jobs: list[int]
@@ -33,11 +33,11 @@ class Set(NamedTuple):
         return self.head + self.ticks + self.tail
 
 
-def jackson(jobs: Sequence[Job]) -> tuple[int, int]:
+def jackson(jobs: Sequence[JacksonJob]) -> tuple[int, int]:
     """The value of Jackson's preemptive schedule, and the tail of the operation that makes it; 0
     where there are no jobs."""
     queue: list[tuple[int, int]] = []  # -tail, ticks left
-    time = value = critical = 0
+    time = value = critical_set = 0
     order = sorted(jobs)
     at, many = 0, len(order)
     while at < many or queue:
@@ -53,17 +53,17 @@ def jackson(jobs: Sequence[Job]) -> tuple[int, int]:
         else:
             time += left
             if time - tail > value:
-                value, critical = time - tail, -tail
-    return value, critical
+                value, critical_set = time - tail, -tail
+    return value, critical_set
 
 
-def everything(jobs: Sequence[Job]) -> Set:
+def all_jobs(jobs: Sequence[JacksonJob]) -> JobSet:
     """The set of all jobs."""
     head, ticks, tail = zip(*jobs, strict=True)
-    return Set(list(range(len(jobs))), min(head), sum(ticks), min(tail))
+    return JobSet(list(range(len(jobs))), min(head), sum(ticks), min(tail))
 
 
-def critical(jobs: Sequence[Job]) -> Set:
+def critical_set(jobs: Sequence[JacksonJob]) -> JobSet:
     """The set S whose bound is Jackson's value: of the jobs with at least the critical tail, those
     that run without idle time until the last of them ends."""
     value, tail = jackson(jobs)
@@ -77,5 +77,5 @@ def critical(jobs: Sequence[Job]) -> Set:
         chosen.append(k)
         end += jobs[k][1]
         if end + tail == value:
-            return Set(chosen, head, end - head, tail)
-    return Set([], 0, 0, 0)
+            return JobSet(chosen, head, end - head, tail)
+    return JobSet([], 0, 0, 0)

@@ -20,10 +20,10 @@ F + B − E; `window` uses this.
 
 from typing import NamedTuple
 
-from stretto.compiler.bounds.relaxation import Model
+from stretto.compiler.bounds.relaxation import Relaxation
 
 
-class Pair(NamedTuple):
+class OverlapPair(NamedTuple):
     """The least ticks that two strands take as one unit: `forward`, and `backward` (an I or B),
     with its `weight` strand where that is in the unit."""
 
@@ -33,53 +33,55 @@ class Pair(NamedTuple):
     ticks: int
 
 
-def pairs(model: Model) -> list[Pair]:
+def overlap_pairs(relaxed: Relaxation) -> list[OverlapPair]:
     """All units that are quicker than their operations one after the other."""
     table: dict[tuple[str, int, int], list[int]] = {}
-    for c, strand in enumerate(model.strands):
-        table.setdefault((strand.kind, strand.pipeline, strand.stage), []).append(c)
+    for c, op_class in enumerate(relaxed.classes):
+        table.setdefault((op_class.kind, op_class.pipeline, op_class.stage), []).append(c)
     weights = {
-        (s.pipeline, s.stage, s.slice): c for c, s in enumerate(model.strands) if s.kind == "W"
+        (s.pipeline, s.stage, s.slice): c for c, s in enumerate(relaxed.classes) if s.kind == "W"
     }
-    listed = [(p.forward, p.kind, p.backward, p.ticks) for p in model.spec.pairs]
+    listed = [(p.forward, p.kind, p.backward, p.ticks) for p in relaxed.spec.pairs]
     listed += [
         ((f.pipeline, f.stage), b.kind, (b.pipeline, b.stage), ticks)
-        for f, b, ticks in model.spec.exceptional_pairs
+        for f, b, ticks in relaxed.spec.exceptional_pairs
     ]
     found: dict[tuple[int, int, int | None], int] = {}
     for (p, s), kind, (q, t), ticks in listed:
         for f in table.get(("F", p, s), ()):
             for b in table.get(("B", q, t), table.get(("I", q, t), ())):
-                strand = model.strands[b]
-                weight = weights.get(strand[1:4]) if kind == "B" else None
-                alone = max(model.work[f]) + max(model.work[b])
-                alone += max(model.work[weight]) if weight is not None else 0
+                op_class = relaxed.classes[b]
+                weight = weights.get(op_class[1:4]) if kind == "B" else None
+                alone = max(relaxed.work[f]) + max(relaxed.work[b])
+                alone += max(relaxed.work[weight]) if weight is not None else 0
                 if ticks < alone:
                     key = (f, b, weight)
                     found[key] = min(ticks, found.get(key, ticks))
-    return [Pair(*key, ticks) for key, ticks in found.items()]
+    return [OverlapPair(*key, ticks) for key, ticks in found.items()]
 
 
-def paths(model: Model, found: list[Pair]) -> list[list[int]]:
+def least_paths(relaxed: Relaxation, found: list[OverlapPair]) -> list[list[int]]:
     """For every operation the least ticks from its (virtual) start to its result."""
-    path = list(model.work)
-    for strand in sorted({c for pair in found for c in (pair.forward, pair.backward)}):
-        ticks = min(p.ticks for p in found if strand in (p.forward, p.backward))
-        path[strand] = [min(one, ticks) for one in path[strand]]
-    for strand in sorted({p.weight for p in found if p.weight is not None}):
-        whole = [p for p in found if p.weight == strand]
+    path = list(relaxed.work)
+    for op_class in sorted({c for pair in found for c in (pair.forward, pair.backward)}):
+        ticks = min(p.ticks for p in found if op_class in (p.forward, p.backward))
+        path[op_class] = [min(one, ticks) for one in path[op_class]]
+    for op_class in sorted({p.weight for p in found if p.weight is not None}):
+        whole = [p for p in found if p.weight == op_class]
         ticks = min(p.ticks for p in whole)
         rest = [max(0, ticks - first) for first in path[whole[0].backward]]
-        path[strand] = [min(one, r) for one, r in zip(path[strand], rest, strict=True)]
+        path[op_class] = [min(one, r) for one, r in zip(path[op_class], rest, strict=True)]
     return path
 
 
-def shares(model: Model, found: list[Pair], path: list[list[int]]) -> list[dict[int, list[int]]]:
+def share_choices(
+    relaxed: Relaxation, found: list[OverlapPair], path: list[list[int]]
+) -> list[dict[int, list[int]]]:
     """The choices of shares: for the strands that differ from `Model.work`, their ticks."""
     if not found:
         return [{}]
     least = {
-        c: min(model.work[c])
+        c: min(relaxed.work[c])
         for pair in found
         for c in (pair.forward, pair.backward, pair.weight)
         if c is not None
@@ -102,12 +104,16 @@ def shares(model: Model, found: list[Pair], path: list[list[int]]) -> list[dict[
                 b[p.backward] = min(b[p.backward], p.ticks - f[p.forward])
             else:
                 f[p.forward] = min(f[p.forward], p.ticks - b[p.backward])
-        choices.append(_choice(model, found, path, f, b))
+        choices.append(_choice(relaxed, found, path, f, b))
     return choices
 
 
 def _choice(
-    model: Model, found: list[Pair], path: list[list[int]], f: dict[int, int], b: dict[int, int]
+    relaxed: Relaxation,
+    found: list[OverlapPair],
+    path: list[list[int]],
+    f: dict[int, int],
+    b: dict[int, int],
 ) -> dict[int, list[int]]:
     """The shares as ticks of strands: a backward's is split over its I and W."""
     ticks = dict(f)
@@ -115,8 +121,8 @@ def _choice(
         first = min(b[pair.backward], min(path[pair.backward]))
         ticks[pair.backward] = first
         if pair.weight is not None:
-            rest = min(b[pair.backward] - first, min(model.work[pair.weight]))
+            rest = min(b[pair.backward] - first, min(relaxed.work[pair.weight]))
             ticks[pair.weight] = min(
                 rest, pair.ticks - max(path[pair.backward]), ticks.get(pair.weight, rest)
             )
-    return {c: [t] * model.strands[c].many for c, t in ticks.items()}
+    return {c: [t] * relaxed.classes[c].size for c, t in ticks.items()}

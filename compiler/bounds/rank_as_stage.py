@@ -23,22 +23,28 @@ F₍ₚ₎: its head is no less, which may raise heads and tails elsewhere.
 
 from typing import NamedTuple
 
-from stretto.compiler.bounds.longest_paths import Net, Times, heads, net, tails
-from stretto.compiler.bounds.one_machine import Job
-from stretto.compiler.bounds.relaxation import Edge, Model, Strand, Trio
+from stretto.compiler.bounds.longest_paths import (
+    PrecedenceGraph,
+    TickTable,
+    heads,
+    precedence_graph,
+    tails,
+)
+from stretto.compiler.bounds.one_machine import JacksonJob
+from stretto.compiler.bounds.relaxation import ClassEdge, OpClass, Relaxation, StageOps
 
 
-class Merged(NamedTuple):
+class RankAsStage(NamedTuple):
     """The rank as one stage: `roles` are its strands by kind (forwards, backwards, weight
     gradients), `head` and `tail` of the m-th of each kind, `ticks` how long each keeps the rank
     busy."""
 
     roles: list[list[int]]
-    head: Times
-    tail: Times
+    head: TickTable
+    tail: TickTable
     ticks: list[int]
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[JacksonJob]:
         """For Jackson's schedule."""
         return [
             (h, ticks, t)
@@ -47,37 +53,39 @@ class Merged(NamedTuple):
         ]
 
 
-def merged(base: Net, rank: int, head: Times, tail: Times, ticks: Times) -> Merged | None:
+def as_one_stage(
+    graph: PrecedenceGraph, rank: int, head: TickTable, tail: TickTable, ticks: TickTable
+) -> RankAsStage | None:
     """The rank as one stage; None where it has no limit, or where one stage without partial release
     is all there is."""
-    model = base.model
-    trios = [
-        trio
-        for trio in model.trios
-        if model.strands[trio.forward].rank == rank and model.strands[trio.forward].many
+    relaxed = graph.relaxed
+    stages = [
+        stage
+        for stage in relaxed.stages
+        if relaxed.classes[stage.forward].rank == rank and relaxed.classes[stage.forward].size
     ]
-    roles = [[c for trio in trios if (c := trio[k]) is not None] for k in range(3)]
+    roles = [[c for stage in stages if (c := stage[k]) is not None] for k in range(3)]
     roles = [role for role in roles if role]
-    limit = model.limits[rank]
-    releases = any(trio.kept < trio.activation for trio in trios)
-    if not trios or (len(trios) < 2 and not releases) or limit is None:
+    limit = relaxed.limits[rank]
+    releases = any(stage.kept < stage.activation for stage in stages)
+    if not stages or (len(stages) < 2 and not releases) or limit is None:
         return None
-    one = _one(base, rank, trios, limit, roles, ticks)
+    one = _one(graph, rank, stages, limit, roles, ticks)
     if one is None:
         return None
     first = [sorted(h for c in role for h in head[c]) for role in roles]
     last = [sorted((t for c in role for t in tail[c]), reverse=True) for role in roles]
     head = heads(one, least=first)
     if releases and len(roles) == 3:
-        a, kept = min(t.activation for t in trios), min(t.kept for t in trios)
+        a, kept = min(t.activation for t in stages), min(t.kept for t in stages)
         for _ in range(20_000 // max(1, len(head[0]) * (limit // max(a, 1)))):
             if not _released(head, one.path, limit, a, kept):
                 break
             head = heads(one, least=head)
-    return Merged(roles, head, tails(one, least=last), [row[0] for row in one.ticks])
+    return RankAsStage(roles, head, tails(one, least=last), [row[0] for row in one.ticks])
 
 
-def _released(head: Times, path: Times, limit: int, a: int, kept: int) -> bool:
+def _released(head: TickTable, path: TickTable, limit: int, a: int, kept: int) -> bool:
     """Raise the heads of forwards, in place, to what partial release leaves: when F₍ₘ₎ starts, j
     backwards have ended for some j, and with so many as many weight gradients as make room."""
     changed = False
@@ -95,68 +103,76 @@ def _released(head: Times, path: Times, limit: int, a: int, kept: int) -> bool:
 
 
 def _one(
-    base: Net, rank: int, trios: list[Trio], limit: int, roles: list[list[int]], ticks: Times
-) -> Net | None:
+    graph: PrecedenceGraph,
+    rank: int,
+    stages: list[StageOps],
+    limit: int,
+    roles: list[list[int]],
+    ticks: TickTable,
+) -> PrecedenceGraph | None:
     """The net of the rank as one stage with its memory."""
-    model = base.model
-    many = sum(model.strands[trio.forward].many for trio in trios)
-    a, kept = min(t.activation for t in trios), min(t.kept for t in trios)
-    strands = [Strand(model.strands[role[0]].kind, 0, 0, -1, rank, many) for role in roles]
-    edges = [Edge(c, c, 0, 1) for c in range(len(roles))]
-    edges += [Edge(c, c + 1) for c in range(len(roles) - 1)]
+    relaxed = graph.relaxed
+    many = sum(relaxed.classes[stage.forward].size for stage in stages)
+    a, kept = min(t.activation for t in stages), min(t.kept for t in stages)
+    classes = [OpClass(relaxed.classes[role[0]].kind, 0, 0, -1, rank, many) for role in roles]
+    edges = [ClassEdge(c, c, 0, 1) for c in range(len(roles))]
+    edges += [ClassEdge(c, c + 1) for c in range(len(roles) - 1)]
     if a and limit >= a:
-        edges.append(Edge(1, 0, 0, limit // a))
+        edges.append(ClassEdge(1, 0, 0, limit // a))
         if len(roles) == 3 and kept:
-            edges.append(Edge(2, 0, 0, (limit - a) // kept + 1))
-    small = Model(
-        model.spec,
-        strands,
-        [[_least(model.work, role)] * many for role in roles],
+            edges.append(ClassEdge(2, 0, 0, (limit - a) // kept + 1))
+    small = Relaxation(
+        relaxed.spec,
+        classes,
+        [[_least(relaxed.work, role)] * many for role in roles],
         edges,
         [],
         [],
         [],
-        model.limits,
+        relaxed.limits,
     )
-    path = [[_least(base.path, role)] * many for role in roles]
-    return net(small, path, [[_least(ticks, role)] * many for role in roles], [])
+    path = [[_least(graph.path, role)] * many for role in roles]
+    return precedence_graph(small, path, [[_least(ticks, role)] * many for role in roles], [])
 
 
-def _least(ticks: Times, role: list[int]) -> int:
+def _least(ticks: TickTable, role: list[int]) -> int:
     return min(t for c in role for t in ticks[c])
 
 
-def sharpen(base: Net, shares: list[Times], rounds: int) -> tuple[Times, Times]:
+def sharpen(
+    graph: PrecedenceGraph, shares: list[TickTable], rounds: int
+) -> tuple[TickTable, TickTable]:
     """Heads and tails of the net, raised by what every rank says as one stage, so many times or
     until nothing changes. `shares`: choices of ticks (see `pairs`)."""
-    head, tail = heads(base), tails(base)
+    head, tail = heads(graph), tails(graph)
     for _ in range(rounds):
         changed = False
-        for rank in range(base.model.spec.ranks):
+        for rank in range(graph.relaxed.spec.ranks):
             for ticks in shares:
-                found = merged(base, rank, head, tail, ticks)
-                if found is not None and _raise(base, found, head, tail):
+                found = as_one_stage(graph, rank, head, tail, ticks)
+                if found is not None and _raise(graph, found, head, tail):
                     changed = True
         if not changed:
             break
-        head, tail = heads(base, least=head), tails(base, least=tail)
+        head, tail = heads(graph, least=head), tails(graph, least=tail)
     return head, tail
 
 
-def _raise(base: Net, found: Merged, head: Times, tail: Times) -> bool:
+def _raise(graph: PrecedenceGraph, found: RankAsStage, head: TickTable, tail: TickTable) -> bool:
     """Raise heads and tails of the rank's operations, in place, to what their place among the
     others of their kind gives. Whether any was raised."""
     changed = False
     in_turn = [
-        any(tail == c and shift == 1 for tail, shift, _ in into) for c, into in enumerate(base.into)
+        any(tail == c and shift == 1 for tail, shift, _ in into)
+        for c, into in enumerate(graph.into)
     ]
     for role, row, back in zip(found.roles, found.head, found.tail, strict=True):
         for c in role:
-            before = [(shift, in_turn[a]) for a, shift in base.near_before[c] if a in role]
-            after = [(shift, in_turn[a]) for a, shift in base.near_after[c] if a in role]
+            before = [(shift, in_turn[a]) for a, shift in graph.near_before[c] if a in role]
+            after = [(shift, in_turn[a]) for a, shift in graph.near_after[c] if a in role]
             if in_turn[c]:
                 before, after = before or [(1, True)], after or [(1, True)]
-            many = base.model.strands[c].many
+            many = graph.relaxed.classes[c].size
             for i in range(many):
                 place = _others(before, i)
                 if row[place] > head[c][i]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from stretto.compiler.problem.spec import NONE, Costs, Kind, Operation, Spec
 
 
-class Strand(NamedTuple):
+class OpClass(NamedTuple):
     """The operations of one kind on one stage and slice; `many` micro-batches of them. Kind `B`
     stands for a backward that is never split."""
 
@@ -27,10 +27,10 @@ class Strand(NamedTuple):
     stage: int
     slice: int
     rank: int
-    many: int
+    size: int
 
 
-class Edge(NamedTuple):
+class ClassEdge(NamedTuple):
     """Micro-batch i + shift of strand `head` starts no earlier than `lag` ticks after micro-batch
     i of strand `tail` has ended, for every i. `shift` >= 0."""
 
@@ -40,18 +40,18 @@ class Edge(NamedTuple):
     shift: int = 0
 
 
-Place = tuple[int, int]
+OpKey = tuple[int, int]
 """One operation: a strand and a micro-batch."""
 
 
-class Single(NamedTuple):
+class OpEdge(NamedTuple):
     """The same between two operations, without lag."""
 
-    tail: Place
-    head: Place
+    tail: OpKey
+    head: OpKey
 
 
-class Trio(NamedTuple):
+class StageOps(NamedTuple):
     """The strands of one stage (and slice) that is trained: its forward, its backward, and its
     weight gradient where that may run apart. A forward takes `activation` grains when it starts;
     all but `kept` come back when the backward has ended, `kept` when the weight gradient has."""
@@ -63,7 +63,7 @@ class Trio(NamedTuple):
     kept: int
 
 
-class Token(NamedTuple):
+class Residency(NamedTuple):
     """Memory that strand `take` takes when it starts and `give` gives back when it ends."""
 
     take: int
@@ -72,36 +72,36 @@ class Token(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class Relaxation:
     """`work[c][m]`: ticks that micro-batch m of strand c occupies its rank when it runs alone.
     `edges` are data edges and rules that hold for all micro-batches, `rules` the other rules,
     `turns` what the author fixed: for each rank groups of operations, one group after another."""
 
     spec: Spec
-    strands: list[Strand]
+    classes: list[OpClass]
     work: list[list[int]]
-    edges: list[Edge]
-    rules: list[Single]
-    turns: list[list[list[Place]]]
-    trios: list[Trio]
+    edges: list[ClassEdge]
+    rules: list[OpEdge]
+    turns: list[list[list[OpKey]]]
+    stages: list[StageOps]
     limits: list[int | None]
 
-    def tokens(self, rank: int) -> list[Token]:
+    def residencies(self, rank: int) -> list[Residency]:
         """What the forwards of a rank leave in memory, in pieces that are given back at once."""
         found = []
-        for forward, backward, weight, activation, kept in self.trios:
-            if self.strands[forward].rank != rank:
+        for forward, backward, weight, activation, kept in self.stages:
+            if self.classes[forward].rank != rank:
                 continue
             if activation > kept:
-                found.append(Token(forward, backward, activation - kept))
+                found.append(Residency(forward, backward, activation - kept))
             if kept and weight is not None:
-                found.append(Token(forward, weight, kept))
+                found.append(Residency(forward, weight, kept))
         return found
 
-    def singles(self) -> list[Single]:
+    def op_edges(self) -> list[OpEdge]:
         """The edges that are not alike for all micro-batches."""
         return self.rules + [
-            Single(one, other)
+            OpEdge(one, other)
             for groups in self.turns
             for before, after in pairwise(groups)
             for one in before
@@ -110,37 +110,39 @@ class Model:
 
     def on(self, rank: int) -> list[int]:
         """The strands of a rank."""
-        return [c for c, strand in enumerate(self.strands) if strand.rank == rank]
+        return [c for c, op_class in enumerate(self.classes) if op_class.rank == rank]
 
 
-def relax(spec: Spec) -> Model:
+def relax(spec: Spec) -> Relaxation:
     """The Model of the Spec."""
     table: dict[tuple[Kind, int, int, int], int] = {}
-    model = Model(spec, [], [], [], [], [], [], [limit and limit.grains for limit in spec.limits])
-    if not model.limits:
-        model.limits.extend([None] * spec.ranks)
-    _strands(model, table)
-    _whole(model)
-    _data(model, table)
-    _rules(model, table)
-    _fixed(model, table)
-    return model
+    relaxed = Relaxation(
+        spec, [], [], [], [], [], [], [limit and limit.grains for limit in spec.limits]
+    )
+    if not relaxed.limits:
+        relaxed.limits.extend([None] * spec.ranks)
+    _strands(relaxed, table)
+    _whole(relaxed)
+    _data(relaxed, table)
+    _rules(relaxed, table)
+    _fixed(relaxed, table)
+    return relaxed
 
 
 def _slices(spec: Spec) -> range | tuple[int]:
     return range(spec.slices) if spec.slices else (NONE,)
 
 
-def _strands(model: Model, table: dict[tuple[Kind, int, int, int], int]) -> None:
+def _strands(relaxed: Relaxation, table: dict[tuple[Kind, int, int, int], int]) -> None:
     """The strands, their work, and what memory they take and give."""
-    spec, costs = model.spec, _Least(model.spec)
+    spec, costs = relaxed.spec, _Least(relaxed.spec)
     split = spec.split_backward or any(op.kind in "IW" for op in _written(spec))
 
     def add(kind: Kind, p: int, s: int, k: int, work: list[int]) -> int:
-        table[kind, p, s, k] = len(model.strands)
+        table[kind, p, s, k] = len(relaxed.classes)
         line = spec.pipelines[p]
-        model.strands.append(Strand(kind, p, s, k, line.stages[s].rank, line.microbatches))
-        model.work.append(work)
+        relaxed.classes.append(OpClass(kind, p, s, k, line.stages[s].rank, line.microbatches))
+        relaxed.work.append(work)
         return table[kind, p, s, k]
 
     for p, pipeline in enumerate(spec.pipelines):
@@ -152,7 +154,7 @@ def _strands(model: Model, table: dict[tuple[Kind, int, int, int], int]) -> None
                 whole = costs.ticks("B", p, s, k)
                 if not split:
                     backward = add("B", p, s, k, whole)
-                    model.trios.append(Trio(forward, backward, None, stage.activation, 0))
+                    relaxed.stages.append(StageOps(forward, backward, None, stage.activation, 0))
                     continue
                 first = [min(b, i) for b, i in zip(whole, costs.ticks("I", p, s, k), strict=True)]
                 second = [
@@ -160,16 +162,18 @@ def _strands(model: Model, table: dict[tuple[Kind, int, int, int], int]) -> None
                     for b, i, w in zip(whole, first, costs.ticks("W", p, s, k), strict=True)
                 ]
                 backward, weight = add("I", p, s, k, first), add("W", p, s, k, second)
-                model.edges.append(Edge(backward, weight))
-                model.trios.append(Trio(forward, backward, weight, stage.activation, stage.kept))
+                relaxed.edges.append(ClassEdge(backward, weight))
+                relaxed.stages.append(
+                    StageOps(forward, backward, weight, stage.activation, stage.kept)
+                )
 
 
-def _whole(model: Model) -> None:
+def _whole(relaxed: Relaxation) -> None:
     """Take from the limits what no sum of the rank's activations can use."""
-    for rank, limit in enumerate(model.limits):
-        sizes = [token.grains for token in model.tokens(rank)]
+    for rank, limit in enumerate(relaxed.limits):
+        sizes = [residency.grains for residency in relaxed.residencies(rank)]
         if limit is not None and sizes:
-            model.limits[rank] = limit - limit % gcd(*sizes)
+            relaxed.limits[rank] = limit - limit % gcd(*sizes)
 
 
 class _Least:
@@ -194,14 +198,14 @@ def _backward(
     return table["W" if last else "I", p, s, k] if whole is None else whole
 
 
-def _data(model: Model, table: dict[tuple[Kind, int, int, int], int]) -> None:
+def _data(relaxed: Relaxation, table: dict[tuple[Kind, int, int, int], int]) -> None:
     """The edges along which activations and gradients flow, and those between slices."""
-    spec = model.spec
+    spec = relaxed.spec
     transfer = {(t.source, t.target): t.ticks for t in spec.transfers}
 
     def edge(tail: int, head: int) -> None:
-        a, b = model.strands[tail].rank, model.strands[head].rank
-        model.edges.append(Edge(tail, head, transfer.get((a, b), 0) if a != b else 0))
+        a, b = relaxed.classes[tail].rank, relaxed.classes[head].rank
+        relaxed.edges.append(ClassEdge(tail, head, transfer.get((a, b), 0) if a != b else 0))
 
     def flow(source: tuple[int, int], target: tuple[int, int], gradients: bool) -> None:
         for k in _slices(spec):
@@ -227,22 +231,22 @@ def _data(model: Model, table: dict[tuple[Kind, int, int, int], int]) -> None:
             flow((p, len(pipeline.stages) - 1), (q, stage), both)
 
 
-def _rules(model: Model, table: dict[tuple[Kind, int, int, int], int]) -> None:
+def _rules(relaxed: Relaxation, table: dict[tuple[Kind, int, int, int], int]) -> None:
     """Rules: those between two strands that hold at one distance for all micro-batches are one
     Edge, the others Singles."""
     families: dict[tuple[int, int, int], set[int]] = {}
-    for later, earlier, _ in model.spec.rules:
+    for later, earlier, _ in relaxed.spec.rules:
         tail = _strand(table, earlier, last=True)
         head = _strand(table, later, last=False)
         shift = later.microbatch - earlier.microbatch
         families.setdefault((tail, head, shift), set()).add(earlier.microbatch)
     for (tail, head, shift), bound in families.items():
-        many = min(model.strands[tail].many, model.strands[head].many - shift)
-        same = model.strands[tail].many == model.strands[head].many
+        many = min(relaxed.classes[tail].size, relaxed.classes[head].size - shift)
+        same = relaxed.classes[tail].size == relaxed.classes[head].size
         if same and shift >= 0 and bound == set(range(many)):
-            model.edges.append(Edge(tail, head, 0, shift))
+            relaxed.edges.append(ClassEdge(tail, head, 0, shift))
         else:
-            model.rules.extend(Single((tail, m), (head, m + shift)) for m in sorted(bound))
+            relaxed.rules.extend(OpEdge((tail, m), (head, m + shift)) for m in sorted(bound))
 
 
 def _strand(table: dict[tuple[Kind, int, int, int], int], operation: Operation, last: bool) -> int:
@@ -251,11 +255,11 @@ def _strand(table: dict[tuple[Kind, int, int, int], int], operation: Operation, 
     return _backward(table, last, p, s, k) if kind == "B" else table[kind, p, s, k]
 
 
-def _fixed(model: Model, table: dict[tuple[Kind, int, int, int], int]) -> None:
+def _fixed(relaxed: Relaxation, table: dict[tuple[Kind, int, int, int], int]) -> None:
     """The part of an order that was written where it does not fix everything."""
-    if complete(model.spec):
+    if complete(relaxed.spec):
         return
-    for units in model.spec.written:
+    for units in relaxed.spec.written:
         groups = []
         for operations, _ in units:
             group = []
@@ -265,7 +269,7 @@ def _fixed(model: Model, table: dict[tuple[Kind, int, int, int], int]) -> None:
                 if last != first:
                     group.append((last, op[3]))
             groups.append(group)
-        model.turns.append(groups)
+        relaxed.turns.append(groups)
 
 
 def complete(spec: Spec) -> bool:

@@ -12,37 +12,41 @@ least over these. Else heads are 0.
 
 from collections.abc import Iterator
 
-from stretto.compiler.bounds.longest_paths import FAR, Net, Times, heads
-from stretto.compiler.bounds.memory import below
-from stretto.compiler.bounds.relaxation import Model, Place
+from stretto.compiler.bounds.longest_paths import UNREACHED, PrecedenceGraph, TickTable, heads
+from stretto.compiler.bounds.memory import ancestors
+from stretto.compiler.bounds.relaxation import OpKey, Relaxation
 
 
-def firsts(model: Model, rank: int, holds: list[bool]) -> list[Place] | None:
+def first_candidates(relaxed: Relaxation, rank: int, fifo: list[bool]) -> list[OpKey] | None:
     """The operations that may be the first of `rank`; None where they are too many to tell."""
-    lower = below(model)
-    own = [c for c in model.on(rank) if model.strands[c].many]
-    if not all(holds[model.strands[c].pipeline] for c in own):
+    lower = ancestors(relaxed)
+    own = [c for c in relaxed.on(rank) if relaxed.classes[c].size]
+    if not all(fifo[relaxed.classes[c].pipeline] for c in own):
         return None
     mine = sum(1 << c for c in own)
     return [(c, 0) for c in own if not lower[c] & mine & ~(1 << c)]
 
 
-def bracketed(net: Net, rank: int, first: Place | None, tail: Times) -> tuple[Times, Times]:
+def bracketed(
+    graph: PrecedenceGraph, rank: int, first: OpKey | None, tail: TickTable
+) -> tuple[TickTable, TickTable]:
     """Heads from `first` (0 for what it does not reach on the rank), and the same for tails; what
     is not connected keeps a negative number."""
-    strands = net.model.strands
+    classes = graph.relaxed.classes
     if first is None:
-        head = [[0 if strand.rank == rank else FAR] * strand.many for strand in strands]
+        head = [[0 if op_class.rank == rank else UNREACHED] * op_class.size for op_class in classes]
     else:
-        head = heads(net, first)
-        for c in net.model.on(rank):
+        head = heads(graph, first)
+        for c in graph.relaxed.on(rank):
             head[c] = [max(0, ticks) for ticks in head[c]]
     return head, tail
 
 
-def connected(model: Model, rank: int, head: Times, tail: Times) -> Iterator[tuple[int, int]]:
+def connected(
+    relaxed: Relaxation, rank: int, head: TickTable, tail: TickTable
+) -> Iterator[tuple[int, int]]:
     """The operations of `rank` that lie between."""
-    for c in model.on(rank):
-        for i in range(model.strands[c].many):
+    for c in relaxed.on(rank):
+        for i in range(relaxed.classes[c].size):
             if head[c][i] >= 0 and tail[c][i] >= 0:
                 yield c, i

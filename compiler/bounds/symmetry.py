@@ -13,44 +13,48 @@ taken. (A W that runs inside an overlapped unit, or a full B, has ended when its
 virtual intervals inside the unit the same order holds, see `pairs`.)
 """
 
-from stretto.compiler.bounds.relaxation import Edge, Model
+from stretto.compiler.bounds.relaxation import ClassEdge, Relaxation
 
 
-def alike(model: Model) -> list[bool]:
+def fifo_pipelines(relaxed: Relaxation) -> list[bool]:
     """For every pipeline whether B0 holds for it; pipelines between which data flows stand or
     fall together."""
-    group = list(range(len(model.spec.pipelines)))
+    group = list(range(len(relaxed.spec.pipelines)))
 
     def find(p: int) -> int:
         while group[p] != p:
             p = group[p]
         return p
 
-    def pipeline(strand: int) -> int:
-        return model.strands[strand].pipeline
+    def pipeline(op_class: int) -> int:
+        return relaxed.classes[op_class].pipeline
 
-    for edge in model.edges:
+    for edge in relaxed.edges:
         group[find(pipeline(edge.tail))] = find(pipeline(edge.head))
     unlike = {
-        find(strand.pipeline)
-        for strand, work in zip(model.strands, model.work, strict=True)
+        find(op_class.pipeline)
+        for op_class, work in zip(relaxed.classes, relaxed.work, strict=True)
         if len(set(work)) > 1
     }
-    unlike |= {find(pipeline(strand)) for rule in model.rules for strand, _ in rule}
-    unlike |= {find(pipeline(strand)) for strand in _out_of_turn(model)}
+    unlike |= {find(pipeline(op_class)) for rule in relaxed.rules for op_class, _ in rule}
+    unlike |= {find(pipeline(op_class)) for op_class in _out_of_turn(relaxed)}
     return [find(p) not in unlike for p in range(len(group))]
 
 
-def _out_of_turn(model: Model) -> set[int]:
+def _out_of_turn(relaxed: Relaxation) -> set[int]:
     """The strands of which the author fixed a part, or fixed them in another order."""
     turn: dict[int, list[int]] = {}
-    for groups in model.turns:
+    for groups in relaxed.turns:
         for group in groups:
-            for strand, microbatch in group:
-                turn.setdefault(strand, []).append(microbatch)
-    return {s for s, order in turn.items() if order != list(range(model.strands[s].many))}
+            for op_class, microbatch in group:
+                turn.setdefault(op_class, []).append(microbatch)
+    return {s for s, order in turn.items() if order != list(range(relaxed.classes[s].size))}
 
 
-def fifo(model: Model, holds: list[bool]) -> list[Edge]:
+def fifo_edges(relaxed: Relaxation, fifo: list[bool]) -> list[ClassEdge]:
     """The edges of B2, for the pipelines of which B0 `holds`."""
-    return [Edge(c, c, 0, 1) for c, strand in enumerate(model.strands) if holds[strand.pipeline]]
+    return [
+        ClassEdge(c, c, 0, 1)
+        for c, op_class in enumerate(relaxed.classes)
+        if fifo[op_class.pipeline]
+    ]

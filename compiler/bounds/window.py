@@ -29,9 +29,9 @@ first backward, and none is left when the last forward has ended.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from stretto.compiler.bounds.longest_paths import Times
-from stretto.compiler.bounds.overlap import Pair
-from stretto.compiler.bounds.relaxation import Model, Trio
+from stretto.compiler.bounds.longest_paths import TickTable
+from stretto.compiler.bounds.overlap import OverlapPair
+from stretto.compiler.bounds.relaxation import Relaxation, StageOps
 
 Item = tuple[int, int, int]
 """Grains, ticks, how many there are."""
@@ -63,28 +63,28 @@ class Ends(NamedTuple):
 
 
 def window(
-    model: Model,
+    relaxed: Relaxation,
     rank: int,
-    found: list[Pair],
-    head: Times,
-    tail: Times,
-    alone: tuple[Times, Times] | None = None,
+    found: list[OverlapPair],
+    head: TickTable,
+    tail: TickTable,
+    alone: tuple[TickTable, TickTable] | None = None,
 ) -> Window | None:
     """The largest of the three bounds; None where the rank trains nothing. `alone` has heads and
     tails for which no operation of the rank is in a unit, where they differ."""
-    own = [c for c in model.on(rank) if model.strands[c].many]
-    trios = [trio for trio in model.trios if trio.forward in own]
-    if not trios:
+    own = [c for c in relaxed.on(rank) if relaxed.classes[c].size]
+    stages = [stage for stage in relaxed.stages if stage.forward in own]
+    if not stages:
         return None
-    total = {c: sum(model.work[c]) for c in own}
-    trained = {c for trio in trios for c in trio[:3]}
+    total = {c: sum(relaxed.work[c]) for c in own}
+    trained = {c for stage in stages for c in stage[:3]}
     free = sum(ticks for c, ticks in total.items() if c not in trained)
-    first, last = _windows(trios, *(alone or (head, tail)))
-    limit = model.limits[rank]
-    forwards = sum(total[trio.forward] for trio in trios)
+    first, last = _windows(stages, *(alone or (head, tail)))
+    limit = relaxed.limits[rank]
+    forwards = sum(total[stage.forward] for stage in stages)
     backwards = sum(total.values()) - free - forwards
-    before = free + min(forwards, most(starts(model, trios), limit))
-    after = free + min(backwards, most(rests(model, trios), limit))
+    before = free + min(forwards, most(starts(relaxed, stages), limit))
+    after = free + min(backwards, most(rests(relaxed, stages), limit))
     ends = Ends(
         first,
         last,
@@ -93,16 +93,16 @@ def window(
         sum(total.values()),
         free,
     )
-    saving = max((_saving(model, pair) for pair in found if pair.forward in own), default=0)
+    saving = max((_saving(relaxed, pair) for pair in found if pair.forward in own), default=0)
     if not saving:
         return _best(ends, lambda first, last: (ends.before * first, ends.after * last, 0))
-    return _best(ends, _with_units(model, trios, ends, saving, _whole(model, rank, found)))
+    return _best(ends, _with_units(relaxed, stages, ends, saving, _whole(relaxed, rank, found)))
 
 
-def _windows(trios: list[Trio], head: Times, tail: Times) -> tuple[int, int]:
+def _windows(stages: list[StageOps], head: TickTable, tail: TickTable) -> tuple[int, int]:
     """t1 and t2."""
-    first = min(min(head[trio.backward]) for trio in trios)
-    return first, min(min(tail[trio.forward]) for trio in trios)
+    first = min(min(head[stage.backward]) for stage in stages)
+    return first, min(min(tail[stage.forward]) for stage in stages)
 
 
 def _best(ends: Ends, spent: Callable[[bool, bool], tuple[int, int, int]]) -> Window:
@@ -120,28 +120,30 @@ def _best(ends: Ends, spent: Callable[[bool, bool], tuple[int, int, int]]) -> Wi
     return max(found)
 
 
-def _whole(model: Model, rank: int, found: list[Pair]) -> bool:
+def _whole(relaxed: Relaxation, rank: int, found: list[OverlapPair]) -> bool:
     """Whether every unit of the rank takes the weight gradient with it, where there is one."""
     return all(
-        pair.weight is not None or model.strands[pair.backward].kind == "B"
+        pair.weight is not None or relaxed.classes[pair.backward].kind == "B"
         for pair in found
-        if model.strands[pair.forward].rank == rank
+        if relaxed.classes[pair.forward].rank == rank
     )
 
 
 def _with_units(
-    model: Model, trios: list[Trio], ends: Ends, saving: int, wholly: bool
+    relaxed: Relaxation, stages: list[StageOps], ends: Ends, saving: int, wholly: bool
 ) -> Callable[[bool, bool], tuple[int, int, int]]:
     """The least favourable A, B and savings where units may overlap; `wholly`: see `_whole`."""
-    rank = model.strands[trios[0].forward].rank
-    limit = model.limits[rank]
-    own = [c for c in model.on(rank) if model.strands[c].kind == "F" and model.strands[c].many]
-    forwards = sum(model.strands[c].many for c in own)
-    backwards = sum(model.strands[trio.backward].many for trio in trios)
-    longest = max(max(model.work[c]) for c in own)
-    whole, halves = rests(model, trios)[: len(trios)], rests(model, trios)[len(trios) :]
-    fit = most([(grains, 1, many) for grains, _, many in starts(model, trios)], limit)
-    fit += forwards - sum(many for _, _, many in starts(model, trios))
+    rank = relaxed.classes[stages[0].forward].rank
+    limit = relaxed.limits[rank]
+    own = [
+        c for c in relaxed.on(rank) if relaxed.classes[c].kind == "F" and relaxed.classes[c].size
+    ]
+    forwards = sum(relaxed.classes[c].size for c in own)
+    backwards = sum(relaxed.classes[stage.backward].size for stage in stages)
+    longest = max(max(relaxed.work[c]) for c in own)
+    whole, halves = rests(relaxed, stages)[: len(stages)], rests(relaxed, stages)[len(stages) :]
+    fit = most([(grains, 1, many) for grains, _, many in starts(relaxed, stages)], limit)
+    fit += forwards - sum(many for _, _, many in starts(relaxed, stages))
     counted = halves if wholly and halves else whole
     held = most([(grains, 1, many) for grains, _, many in counted], limit)
 
@@ -163,31 +165,31 @@ def _with_units(
     return spent
 
 
-def _saving(model: Model, pair: Pair) -> int:
+def _saving(relaxed: Relaxation, pair: OverlapPair) -> int:
     """The most that a unit of the two strands saves."""
-    strands = (pair.forward, pair.backward, pair.weight)
-    return max(0, sum(max(model.work[c]) for c in strands if c is not None) - pair.ticks)
+    classes = (pair.forward, pair.backward, pair.weight)
+    return max(0, sum(max(relaxed.work[c]) for c in classes if c is not None) - pair.ticks)
 
 
-def starts(model: Model, trios: list[Trio]) -> list[Item]:
+def starts(relaxed: Relaxation, stages: list[StageOps]) -> list[Item]:
     """Forwards as items: the grains each leaves in memory, its ticks, how many there are."""
     return [
-        (trio.activation, max(model.work[trio.forward]), model.strands[trio.forward].many)
-        for trio in trios
+        (stage.activation, max(relaxed.work[stage.forward]), relaxed.classes[stage.forward].size)
+        for stage in stages
     ]
 
 
-def rests(model: Model, trios: list[Trio]) -> list[Item]:
+def rests(relaxed: Relaxation, stages: list[StageOps]) -> list[Item]:
     """What is held as items: for each stage whole activations with all that is left to do of
     them, then for each that is split those past their I, with their W."""
     whole, half = [], []
-    for trio in trios:
-        ticks = max(model.work[trio.backward])
-        if trio.weight is not None:
-            rest = max(model.work[trio.weight])
+    for stage in stages:
+        ticks = max(relaxed.work[stage.backward])
+        if stage.weight is not None:
+            rest = max(relaxed.work[stage.weight])
             ticks += rest
-            half.append((trio.kept, rest, model.strands[trio.weight].many))
-        whole.append((trio.activation, ticks, model.strands[trio.backward].many))
+            half.append((stage.kept, rest, relaxed.classes[stage.weight].size))
+        whole.append((stage.activation, ticks, relaxed.classes[stage.backward].size))
     return whole + half
 
 

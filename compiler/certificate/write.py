@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from stretto.compiler.bounds.best import EFFORT, ROUNDS, Ground, best, ground
+from stretto.compiler.bounds.best import EFFORT, ROUNDS, BoundContext, best, bound_context
 from stretto.compiler.bounds.bound import Bound as Stated
-from stretto.compiler.bounds.one_machine import critical
+from stretto.compiler.bounds.one_machine import critical_set
 from stretto.compiler.bounds.relaxation import complete
 from stretto.compiler.certificate.checker.bound import Bound
 from stretto.compiler.certificate.checker.instance import Instance, Refuted
@@ -131,12 +131,12 @@ def _units(row: tuple[Timed, ...]) -> Iterator[list[Any]]:
 def evidence(spec: Spec, of: Instance) -> dict[str, Any]:
     """Of the best bound that the checker can follow, with what it works out of the instance."""
     split = spec.split_backward or _halves(spec)
-    base = ground(msgspec.structs.replace(spec, split_backward=split))
-    size = sum(strand.many for strand in base.model.strands)
+    context = bound_context(msgspec.structs.replace(spec, split_backward=split))
+    size = sum(c.size for c in context.relaxed.classes)
     draft: dict[str, Any] = {
         "rank": 0,
         "rounds": min(ROUNDS, EFFORT // (32 * max(size, 1))),
-        "shares": [_shares(base, share) for share in base.shares],
+        "shares": [_shares(context, share) for share in context.shares],
         "cases": [],
     }
     if not size:
@@ -145,7 +145,7 @@ def evidence(spec: Spec, of: Instance) -> dict[str, Any]:
     if spec.minimize == "makespan":
         heads, tails = checker.sharpened(draft["rounds"])
         return {**draft, "cases": [_best(checker, range(spec.ranks), heads, tails)]}
-    rank = best(base).rank
+    rank = best(context).rank
     checker.evidence = {**draft, "rank": rank}
     cases = []
     for first in sorted(checker.firsts(rank), key=str):
@@ -155,8 +155,10 @@ def evidence(spec: Spec, of: Instance) -> dict[str, Any]:
     return {**checker.evidence, "cases": cases}
 
 
-def _shares(base: Ground, shares: dict[int, list[int]]) -> list[Any]:
-    return [[list(base.model.strands[c][:4]), ticks[0]] for c, ticks in shares.items() if ticks]
+def _shares(context: BoundContext, shares: dict[int, list[int]]) -> list[Any]:
+    return [
+        [list(context.relaxed.classes[c][:4]), ticks[0]] for c, ticks in shares.items() if ticks
+    ]
 
 
 def _place(place: Place) -> list[Any]:
@@ -202,5 +204,5 @@ def _packed(jobs: list[tuple[int, int, int]]) -> dict[str, Any] | None:
     connected = [job for job in jobs if job[0] >= 0 and job[2] >= 0]
     if not connected:
         return None
-    group = critical(connected)
+    group = critical_set(connected)
     return {"head": group.head, "tail": group.tail}

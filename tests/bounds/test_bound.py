@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stretto.compiler.bounds.best import best, ground
+from stretto.compiler.bounds.best import best, bound_context
 from stretto.compiler.bounds.bound import bound
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Exceptional, Limit, Operation, Rule, Spec
@@ -30,7 +30,7 @@ SOLVED = {
 
 
 def ticks(spec: Spec) -> int:
-    return best(ground(spec)).ticks
+    return best(bound_context(spec)).ticks
 
 
 def limited(spec: Spec, grains: int) -> Spec:

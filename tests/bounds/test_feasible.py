@@ -5,7 +5,7 @@ from random import Random
 import msgspec
 import pytest
 
-from stretto.compiler.bounds.feasible import feasible, needs
+from stretto.compiler.bounds.feasible import feasible, memory_needs
 from stretto.compiler.bounds.relaxation import relax
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.problem.expand import expand
@@ -14,7 +14,7 @@ from tests.support import bound_instances, bound_oracle, specs
 
 
 def least(spec: Spec) -> list[int]:
-    return [need.grains for need in needs(relax(spec))]
+    return [need.grains for need in memory_needs(relax(spec))]
 
 
 def limited(spec: Spec, *grains: int) -> Spec:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stretto.compiler.bounds.best import best, ground
+from stretto.compiler.bounds.best import best, bound_context
 from stretto.compiler.bounds.feasible import feasible
 from stretto.compiler.certificate.checker.bound import Bound
 from stretto.compiler.certificate.checker.check import certify
@@ -62,7 +62,7 @@ def test_what_is_so_is_confirmed() -> None:
     for spec in samples():
         data = made(spec)
         found = proves(data)
-        assert found["bound"] <= best(ground(spec)).ticks
+        assert found["bound"] <= best(bound_context(spec)).ticks
         assert found["peaks"] == data["claims"]["peaks"]
 
 
@@ -74,7 +74,7 @@ def test_what_is_so_is_confirmed() -> None:
 def test_evidence_proves_what_others_proved(row: dict[str, Any]) -> None:
     """All that the plan's own bound says, here with B8, partial orders and overlapped units."""
     spec = targets.target(row)
-    assert proven(spec) == best(ground(spec)).ticks
+    assert proven(spec) == best(bound_context(spec)).ticks
 
 
 def proven(spec: Spec) -> int:
@@ -96,10 +96,10 @@ def test_evidence_proves_what_the_plan_says(shape: str) -> None:
                 feasible(expand(spec))
                 tried += 1
                 if not spec.exceptions and not spec.rules and not spec.pairs:
-                    assert proven(spec) >= best(ground(spec)).ticks
+                    assert proven(spec) >= best(bound_context(spec)).ticks
         else:
             tried += 1
-            assert proven(spec) >= best(ground(spec)).ticks
+            assert proven(spec) >= best(bound_context(spec)).ticks
 
 
 @pytest.mark.parametrize("shape", ["linear", "vee", "both ways", "pairs"])

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from stretto.compiler.bounds.bound import bound
-from stretto.compiler.bounds.feasible import needs
+from stretto.compiler.bounds.feasible import memory_needs
 from stretto.compiler.bounds.relaxation import relax
 from stretto.compiler.order import Lane, Order
 from stretto.compiler.order.arrange import arrange
@@ -181,7 +181,7 @@ def fed() -> Spec:
 )
 def test_no_list_rule_gets_stuck_that_reserves(spec: Spec) -> None:
     """At any limit that can be met: the largest sum of one pipeline's stages on a rank."""
-    least = max(need.grains for need in needs(relax(spec)))
+    least = max(need.grains for need in memory_needs(relax(spec)))
     for grains in range(least, least + 9):
         made = model_of(expand(limited(spec, grains)))
         maker = Lists(made, tables(made))
