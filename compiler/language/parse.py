@@ -17,8 +17,9 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.diagnostics.source import Source, Span
 from stretto.compiler.language import recover
+from stretto.compiler.language.build import builders
+from stretto.compiler.language.refusals import Refusal
 from stretto.compiler.language.syntax import CostFile, Schedule
-from stretto.compiler.language.transform import Build, Fault
 from stretto.grammar import parser
 
 MOST_CHARACTERS = 2**20
@@ -57,14 +58,14 @@ def _read(source: Source, start: str) -> Any:
         try:
             for token in lexer.lex(state):
                 if len(state.state_stack) > DEEPEST:
-                    raise Fault(_too_deep(source.name, token))
+                    raise Refusal((_too_deep(source.name, token),))
                 state.feed_token(token)
                 before = token
             token = _end(text)
             result = state.feed_token(token, True)
             break
-        except Fault as fault:
-            at, mistakes = token.start_pos or 0, list(fault.diagnostics)
+        except Refusal as refusal:
+            at, mistakes = token.start_pos or 0, list(refusal.diagnostics)
         except (UnexpectedToken, UnexpectedCharacters) as error:
             token = recover.culprit(error)
             at = token.start_pos or 0
@@ -80,7 +81,7 @@ def _read(source: Source, start: str) -> Any:
 
 @lru_cache(maxsize=16)
 def _parser(file: str) -> Lark:
-    return parser(Build(file))
+    return parser(builders(file))
 
 
 def _bearable(source: Source) -> str:

@@ -52,7 +52,7 @@ class Call(Struct, frozen=True):
     span: Span
 
 
-class ListOf(Struct, frozen=True):
+class List(Struct, frozen=True):
     items: "tuple[Expression, ...]"
     span: Span
 
@@ -117,7 +117,7 @@ Expression = (
     | Name
     | Member
     | Call
-    | ListOf
+    | List
     | Subscript
     | Negative
     | Not

@@ -49,7 +49,7 @@ def expression(e: s.Expression) -> str:
             return f"{of.text}.{member.text}"
         case s.Call(function, arguments):
             return f"{function.text}({listed(arguments)})"
-        case s.ListOf(items):
+        case s.List(items):
             return f"[{listed(items)}]"
         case s.Subscript(of, indices):
             return at_least(of, 8) + "".join(f"[{expression(i)}]" for i in indices)
@@ -223,7 +223,7 @@ def larger(of: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     signs = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
     return st.one_of(
         node(s.Call, functions.map(lambda f: s.Word(f, NOWHERE)), some_of(of)),
-        node(s.ListOf, some_of(of)),
+        node(s.List, some_of(of)),
         node(s.Subscript, of.filter(lambda e: not isinstance(e, s.Subscript)), some_of(of, 1)),
         node(s.Negative, of),
         node(s.Not, of),

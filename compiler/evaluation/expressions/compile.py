@@ -41,7 +41,7 @@ def compile_expression(e: s.Expression, scope: Scope) -> Code:
             return _member(e, scope)
         case s.Call():
             return _call(e, scope)
-        case s.ListOf(items):
+        case s.List(items):
             codes = [compile_expression(item, scope) for item in items]
             return lambda env: tuple([code(env) for code in codes])
         case s.Subscript():

@@ -51,7 +51,7 @@ def names_in(e: s.Expression) -> list[str]:
                 rest += reversed(node)
             case s.Call(_, arguments):
                 rest += reversed(arguments)
-            case s.ListOf(items):
+            case s.List(items):
                 rest += reversed(items)
             case s.Subscript(of, indices):
                 rest += [*reversed(indices), of]

@@ -1,0 +1,229 @@
+"""What the grammar lets through and the language does not mean, each with what to type instead:
+`REFUSALS` has for a rule of the grammar a check of the rule's children, made before their node is.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from typing import Any
+
+from lark import Token
+from msgspec import Struct
+
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
+from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.language import syntax as s
+
+MOST_DIGITS = 300
+
+Children = list[Any]
+Check = Callable[[Children, Span], Iterable[Diagnostic]]
+"""From a rule's children and the span of them all to what is wrong with them."""
+
+
+class Refusal(Exception):
+    """A construct that cannot become a node; parsing goes on behind its statement."""
+
+    def __init__(self, diagnostics: tuple[Diagnostic, ...]):
+        self.diagnostics = diagnostics
+        super().__init__()
+
+
+class SliceIndex(Struct, frozen=True):
+    """`slice E` inside an index; no node of the syntax has it."""
+
+    of: s.Expression
+    span: Span
+
+
+class Index(Struct, frozen=True):
+    """`[stage, microbatch, slice k]`, in whatever shape it was written; no node of the syntax has
+    it."""
+
+    places: tuple[s.Expression, ...]
+    slice: s.Expression | None
+    span: Span
+
+
+def _syntax(span: Span, message: str, help_: str) -> Diagnostic:
+    return Diagnostic("syntax", message, (Label(span),), help=help_)
+
+
+def _span(token: Token, file: str) -> Span:
+    place: Any = (token.line, token.column, token.end_line, token.end_column)
+    return Span(file, *place)
+
+
+# ---- Declarations
+
+
+def _split_backward(children: Children, span: Span) -> Iterator[Diagnostic]:
+    _, whole, _, first, _, second = children
+    if [whole, first, second] != ["B", "I", "W"]:
+        yield _syntax(span, "a backward splits into `I`, then `W`", "split B into I, W")
+
+
+def _split_forward(children: Children, span: Span) -> Iterator[Diagnostic]:
+    kind = children[1]
+    if kind != "F":
+        yield _syntax(
+            _span(kind, span.file),
+            f"only the forward is cut into named parts, not `{kind}`",
+            "split F into …: `I` and `W` follow",
+        )
+
+
+def _overlap(children: Children, span: Span) -> Iterator[Diagnostic]:
+    _, first, _, second = children
+    if first != "F" or second not in ("B", "I"):
+        yield _syntax(
+            Span(span.file, first.line, first.column, *span[3:]),
+            f"`{first} | {second}` cannot overlap: a unit is an `F` with a `B` or an `I`",
+            "overlap F | B",
+        )
+
+
+def _cost(children: Children, span: Span) -> Iterator[Diagnostic]:
+    mentions = [child for child in children if type(child) is s.Mention]
+    for mention in mentions:
+        if mention.optional:
+            yield _syntax(mention.span, "`?` has a meaning in order blocks only", "leave it out")
+            return
+    if len(mentions) == 1:
+        return
+    first, second = mentions
+    if first.kind != "F" or second.kind not in ("B", "I"):
+        yield _syntax(
+            Span(span.file, *first.span[1:3], *second.span[3:]),
+            f"`{first.kind} | {second.kind}` cannot overlap: a unit is an `F` with a `B` or an `I`",
+            "cost F | B = …",
+        )
+        return
+    for mention in mentions:
+        if mention.microbatch or mention.slice or mention.part:
+            yield _syntax(
+                mention.span,
+                "the cost of an overlapped unit may name pipelines and stages only",
+                "the costs of `F` and `B` may differ by micro-batch; `F` and `B` in the unit's "
+                "cost stand for them",
+            )
+            return
+
+
+def _activation(children: Children, span: Span) -> Iterator[Diagnostic]:
+    for child in children:
+        if type(child) is Index and (len(child.places) != 1 or child.slice):
+            yield _syntax(child.span, "an activation belongs to one stage", "activation[stage] = …")
+
+
+def _kept(children: Children, span: Span) -> Iterator[Diagnostic]:
+    kind = children[2]
+    if kind != "I":
+        yield _syntax(
+            _span(kind, span.file),
+            f"only `I` may free a part of an activation, not `{kind}`",
+            "activation after I = …",
+        )
+    else:
+        yield from _activation(children, span)
+
+
+# ---- Order blocks
+
+
+def _block(children: Children, span: Span) -> Iterator[Diagnostic]:
+    for before, step in pairwise(children):
+        if (
+            not isinstance(before, Token | s.Repeat | s.Loop | s.If | s.QueueBlock)
+            and type(step) is not Token
+            and before.span.end_line == step.span.line
+        ):
+            yield Diagnostic(
+                "missing-separator",
+                "two steps of an order on one line need a `;` between them",
+                (Label(step.span, "a new step begins here"),),
+                help="put `;` or a line break before it",
+            )
+    yield from _parts(children)
+
+
+def _pair(children: Children, span: Span) -> Iterator[Diagnostic]:
+    first, _, second = children
+    for half in (first, second):
+        if half.optional:
+            yield _syntax(
+                half.span,
+                "a half of an overlapped pair cannot be optional",
+                "leave out the `?`, or ask with `if` whether one is left",
+            )
+            return
+        named = list(_parts([half]))
+        if named:
+            yield from named
+            return
+    kinds = [half.kind if type(half) is s.Mention else None for half in (first, second)]
+    if kinds[0] not in ("F", None) or kinds[1] not in ("B", "I", None):
+        yield _syntax(
+            span,
+            "an overlapped pair is an `F`, then the `B` or `I` that runs beside it",
+            "write the `F` first" if kinds[1] == "F" else "F … | B …",
+        )
+
+
+def _queue(children: Children, span: Span) -> Iterator[Diagnostic]:
+    return _parts(children)
+
+
+def _parts(children: Children) -> Iterator[Diagnostic]:
+    """An order names a part of a stage."""
+    for child in children:
+        if type(child) is s.Mention and child.part:
+            yield _syntax(
+                child.part.span,
+                f"an order runs whole operations; `{child.kind}` stands for all of its parts",
+                f"leave out `.{child.part.text}`",
+            )
+
+
+# ---- Operations and expressions
+
+
+def _mention(children: Children, span: Span) -> Iterable[Diagnostic]:
+    index = children[-1]
+    if type(index) is not Index or len(index.places) <= 2:
+        return ()
+    message = "an operation has a stage, a micro-batch and at most a `slice`"
+    help_ = f"{children[0]} main[stage, microbatch, slice k]"
+    return (_syntax(index.places[2].span, message, help_),)
+
+
+def _index(children: Children, span: Span) -> Iterator[Diagnostic]:
+    *before, _, _ = children  # what stands last, and `]`
+    for child in before:
+        if type(child) is SliceIndex:
+            yield _syntax(child.span, "`slice` stands last inside `[ ]`", "F[stage, slice k]")
+            return
+
+
+def _number(children: Children, span: Span) -> Iterable[Diagnostic]:
+    digits = children[0]
+    if len(digits) <= MOST_DIGITS:
+        return ()
+    message = f"this number has {len(digits):,} digits"
+    return (_syntax(_span(digits, span.file), message, f"{MOST_DIGITS} are the most"),)
+
+
+REFUSALS: dict[str, Check] = {
+    "split_backward": _split_backward,
+    "split_forward": _split_forward,
+    "overlap": _overlap,
+    "cost": _cost,
+    "activation": _activation,
+    "kept": _kept,
+    "block": _block,
+    "pair": _pair,
+    "queue": _queue,
+    "mention": _mention,
+    "exact": _mention,
+    "index": _index,
+    "number": _number,
+}
