@@ -25,7 +25,7 @@ from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order import Order
 from stretto.compiler.order.arrange import Budget, arrange
 from stretto.compiler.problem.expand import expand
-from stretto.compiler.problem.spec import Costs, Exceptional
+from stretto.compiler.problem.spec import CostOverride, Costs
 from stretto.compiler.program import messages
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate
@@ -112,7 +112,7 @@ def disturbed(program: Program, jitter: Fraction, seed: int) -> Program:
     random, costs = Random(seed), Costs(program.spec)
     operations = [one.operation for row in program.ranks for one in row if isinstance(one, Compute)]
     exceptions = tuple(
-        Exceptional(o, round(costs.of(o) * (1 + jitter * (2 * random.random() - 1))))
+        CostOverride(o, round(costs.of(o) * (1 + jitter * (2 * random.random() - 1))))
         for o in operations
     )
     return msgspec.structs.replace(

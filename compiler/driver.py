@@ -24,7 +24,7 @@ from stretto.compiler.plan.plan import Plan, assemble
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
-from stretto.compiler.program.program import Name, Program
+from stretto.compiler.program.program import Program, ProgramName
 from stretto.compiler.proof.prove import prove_all
 
 
@@ -54,7 +54,7 @@ def _line(
     spec = evaluate(schedule, settings)
     problem = expand(spec)
     order = arrange(problem, budget)
-    programs: dict[Name, Program] = {
+    programs: dict[ProgramName, Program] = {
         "train": communicate(order, slots),
         "eval": forwards(order, slots),
     }

@@ -12,7 +12,7 @@ from stretto.compiler.driver import compile_text
 from stretto.compiler.evaluation import Settings, evaluate
 from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.plan.plan import Plan
-from stretto.compiler.program.program import Name
+from stretto.compiler.program.program import ProgramName
 from stretto.compiler.show.summary import Summary, largest, percent, summarize
 from stretto.compiler.show.svg import draw
 from stretto.compiler.show.view import view
@@ -58,7 +58,7 @@ def compiled(name: str, size: Size, costs: str = "") -> Plan:
     )
 
 
-def main(plan: Plan) -> Name:
+def main(plan: Plan) -> ProgramName:
     return "train" if "train" in plan.programs else "eval"
 
 

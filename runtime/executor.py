@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from stretto.compiler.plan.plan import Plan, read_plan
-from stretto.compiler.program.program import NONE, Name
+from stretto.compiler.program.program import NONE, ProgramName
 from stretto.runtime.agreement import Agreement
 from stretto.runtime.batch import merged
 from stretto.runtime.errors import Stopped
@@ -133,7 +133,7 @@ class Executor:
         """Ends the thread that watches."""
         self.watchdog.stop()
 
-    def _go(self, name: Name, x: Any, target: Any, losses: Any, return_outputs: bool) -> Any:
+    def _go(self, name: ProgramName, x: Any, target: Any, losses: Any, return_outputs: bool) -> Any:
         if self.broken:
             raise Stopped(f"this executor has stopped before: {self.broken}")
         self.steps, self.busy = self.steps + 1, True
@@ -156,7 +156,7 @@ class Executor:
             self.run, self.doing, self.busy = None, "is between steps", False
         return self._results(run, losses)
 
-    def _prepare(self, name: Name, x: Any, target: Any, outputs: bool) -> Run:
+    def _prepare(self, name: ProgramName, x: Any, target: Any, outputs: bool) -> Run:
         script = self.part.scripts.get(name)
         if script is None:
             raise Stopped(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from stretto.compiler.program.program import Name, Spec
+from stretto.compiler.program.program import ProgramName, Spec
 from stretto.runtime.batch import pieces
 from stretto.runtime.errors import Stopped
 from stretto.runtime.rank_program import Part
@@ -22,7 +22,7 @@ NOTHING = Share()
 
 
 def shares(
-    part: Part, stages: Mapping[Place, Stage], name: Name, x: Any, target: Any
+    part: Part, stages: Mapping[Place, Stage], name: ProgramName, x: Any, target: Any
 ) -> dict[int, Share]:
     """Every pipeline's share. Raises `Stopped` where this rank needs what it was not given, or a
     batch does not divide."""

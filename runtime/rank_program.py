@@ -14,9 +14,9 @@ from stretto.compiler.program.program import (
     Compute,
     Free,
     Instruction,
-    Name,
     Operation,
     Program,
+    ProgramName,
     Receive,
     Reduce,
     Reduction,
@@ -42,7 +42,7 @@ class Script(NamedTuple):
     each with the operation whose result it holds; `errands`, for a wait, what it is for;
     `partner`, for the forward of an overlapped unit, the index of the other computation."""
 
-    name: Name
+    name: ProgramName
     instructions: tuple[Instruction, ...]
     reads: dict[int, tuple[tuple[int, Operation], ...]]
     errands: dict[int, tuple[Errand, ...]]
@@ -56,7 +56,7 @@ class Part(NamedTuple):
     spec: Spec
     channels: tuple[Channel, ...]
     reductions: tuple[Reduction, ...]
-    scripts: dict[Name, Script]
+    scripts: dict[ProgramName, Script]
     hash: str
 
     @property
@@ -92,7 +92,7 @@ def part_of(plan: Plan | str | os.PathLike[str], rank: int) -> Part:
 
 
 def _script(
-    name: Name, instructions: tuple[Instruction, ...], channels: Sequence[Channel]
+    name: ProgramName, instructions: tuple[Instruction, ...], channels: Sequence[Channel]
 ) -> Script:
     held: dict[int, Operation] = {}
     begun: dict[int, list[Errand]] = {}
@@ -134,7 +134,7 @@ def line(spec: Spec, instruction: Compute) -> str:
     return f" ({span.file}:{span.line})"
 
 
-def in_words(part: Part, name: Name, at: int) -> str:
+def in_words(part: Part, name: ProgramName, at: int) -> str:
     """What the rank is doing at this instruction, to follow `rank 2 `."""
     script, spec = part.scripts[name], part.spec
     if at >= len(script.instructions):
@@ -155,7 +155,7 @@ def in_words(part: Part, name: Name, at: int) -> str:
             return "hands on a result"
 
 
-def peers(part: Part, name: Name, at: int) -> list[int]:
+def peers(part: Part, name: ProgramName, at: int) -> list[int]:
     """The ranks that the instruction waits for."""
     script = part.scripts[name]
     if at >= len(script.instructions):

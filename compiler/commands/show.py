@@ -8,7 +8,7 @@ from shutil import get_terminal_size
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import Refused, load
 from stretto.compiler.diagnostics.diagnostic import Rejected
-from stretto.compiler.program.program import Name
+from stretto.compiler.program.program import ProgramName
 from stretto.compiler.show import FORMATS, Look, draw, format_of
 from stretto.compiler.show.summary import step_of
 
@@ -18,7 +18,7 @@ UNKNOWN_WIDTH = 120  # columns, where the output is no terminal
 def run(chosen: Namespace) -> int:
     format = chosen.format or named(chosen.output or "")
     plan = load(chosen.file, chosen)
-    name: Name = "eval" if chosen.eval else step_of(plan)
+    name: ProgramName = "eval" if chosen.eval else step_of(plan)
     try:
         picture = draw(plan, format, name, look(chosen))
     except Rejected as error:

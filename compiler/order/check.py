@@ -31,10 +31,10 @@ def check(order: Order) -> Outcome:
                 seen[i] += 1
                 if problem.rank[i] != lane.rank:
                     raise ValueError(f"operation {i} is not on its own rank")
-                held += problem.take[i]
+                held += problem.alloc[i]
                 peaks[lane.rank] = max(peaks[lane.rank], held)
             for i in unit:
-                held -= problem.give[i]
+                held -= problem.free[i]
     if any(many != 1 for many in seen):
         raise ValueError("some operation is not there exactly once")
     limits = [one.grains if one else NO_LIMIT for one in spec.limits] or [NO_LIMIT] * spec.ranks

@@ -4,7 +4,7 @@ results are made; and all units in one sequence."""
 from dataclasses import dataclass
 
 from stretto.compiler.order import Order
-from stretto.compiler.problem.problem import Why
+from stretto.compiler.problem.problem import EdgeKind
 from stretto.compiler.problem.spec import NONE, Costs
 
 
@@ -43,7 +43,7 @@ def earliest(order: Order) -> Earliest:
         if units[number - 1][0] == units[number][0]:
             after[number - 1].append((number, 0))
             waits[number] = 1
-    ordered = Why.ORDER
+    ordered = EdgeKind.ORDER
     for a, b, lag, why in zip(problem.tail, problem.head, problem.lag, problem.why, strict=True):
         if why >= ordered:
             continue  # the lanes have them

@@ -3,7 +3,7 @@ whole backward decides so for single micro-batches."""
 
 from collections.abc import Mapping
 
-from stretto.compiler.problem.problem import Problem, Why
+from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import Costs
 
 
@@ -26,11 +26,11 @@ def merged(problem: Problem, together: Mapping[int, int]) -> tuple[Problem, list
         problem.operations[i]._replace(kind="B") if i in together else problem.operations[i]
         for i in kept
     ]
-    give = [problem.give[i] + (problem.give[together[i]] if i in together else 0) for i in kept]
+    give = [problem.free[i] + (problem.free[together[i]] if i in together else 0) for i in kept]
     edges = [
         (new[a], new[b], lag, why)
         for a, b, lag, why in zip(problem.tail, problem.head, problem.lag, problem.why, strict=True)
-        if not (why is Why.OWN and new[a] == new[b])
+        if not (why is EdgeKind.LOCAL and new[a] == new[b])
     ]
     return (
         Problem(
@@ -39,9 +39,9 @@ def merged(problem: Problem, together: Mapping[int, int]) -> tuple[Problem, list
             rank=[problem.rank[i] for i in kept],
             stream=[problem.stream[i] for i in kept],
             duration=[costs.of(operation) for operation in operations],
-            take=[problem.take[i] for i in kept],
-            give=give,
-            partner=[problem.partner[i] for i in kept],
+            alloc=[problem.alloc[i] for i in kept],
+            free=give,
+            overlaps_with=[problem.overlaps_with[i] for i in kept],
             at=[problem.at[i] for i in kept],
             tail=[a for a, _, _, _ in edges],
             head=[b for _, b, _, _ in edges],

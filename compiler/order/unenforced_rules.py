@@ -7,7 +7,7 @@ from itertools import product
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.order import Order
 from stretto.compiler.order.earliest_start import Earliest
-from stretto.compiler.problem.problem import Why
+from stretto.compiler.problem.problem import EdgeKind
 from stretto.compiler.problem.spec import NONE, Kind, Operation, show
 
 
@@ -18,7 +18,11 @@ def unenforced(order: Order, times: Earliest) -> list[Diagnostic]:
     if not problem.spec.rules:
         return []
     for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
-        if why is Why.RULE and rank[a] != rank[b] and NONE not in (times.index[a], times.index[b]):
+        if (
+            why is EdgeKind.RULE
+            and rank[a] != rank[b]
+            and NONE not in (times.index[a], times.index[b])
+        ):
             by_rank.setdefault(rank[a], []).append((a, b))
     broken = {}
     for source, rules in by_rank.items():
@@ -69,7 +73,7 @@ def _heard(order: Order, times: Earliest, source: int) -> list[int]:
     problem = order.problem
     inputs: list[list[int]] = [[] for _ in problem.operations]
     for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
-        if (why is Why.ACTIVATION or why is Why.GRADIENT) and times.index[a] != NONE:
+        if (why is EdgeKind.ACTIVATION or why is EdgeKind.GRADIENT) and times.index[a] != NONE:
             inputs[b].append(a)
     sequence = sorted(
         (place, lane, k) for lane, row in enumerate(times.place) for k, place in enumerate(row)

@@ -27,7 +27,14 @@ from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.plan.lines import Lines, write_lines
 from stretto.compiler.plan.references import check_header, check_list, check_spec, operations_of
 from stretto.compiler.problem.spec import Spec
-from stretto.compiler.program.program import Channel, Claims, Instruction, Name, Program, Reduction
+from stretto.compiler.program.program import (
+    Channel,
+    Claims,
+    Instruction,
+    Program,
+    ProgramName,
+    Reduction,
+)
 
 FORMAT, VERSION = "stretto-plan", 1
 MAX_HEADER = 64 << 20  # bytes of the header line
@@ -36,7 +43,7 @@ MAX_FILE = 2 << 30  # bytes of all lines together
 PER_OPERATION = 2048  # bytes that a line may have for each operation of its rank, and once more
 FEW = 10  # findings told of one line
 
-Lists = dict[Name, tuple[Instruction, ...]]
+RankLists = dict[ProgramName, tuple[Instruction, ...]]
 """One rank's instructions, by the name of the Program."""
 
 
@@ -45,8 +52,8 @@ class Plan(Struct, frozen=True):
     bound of what the Spec minimizes, who made the order, the texts it was compiled from, and the
     SHA-256 of the file's header line."""
 
-    programs: dict[Name, Program]
-    claims: dict[Name, Claims]
+    programs: dict[ProgramName, Program]
+    claims: dict[ProgramName, Claims]
     bound: Bound
     engine: str
     sources: tuple[Source, ...]
@@ -68,7 +75,7 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     spec: Spec
     channels: tuple[Channel, ...]
     reductions: tuple[Reduction, ...]
-    claims: dict[Name, Claims]
+    claims: dict[ProgramName, Claims]
     bound: Bound
     engine: str
     sources: tuple[Source, ...]
@@ -80,23 +87,23 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return sha256(_encode(self)).hexdigest()
 
 
-class Named(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class RankPrograms(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One rank's instructions, by the name of the Program; None where the plan has no such one."""
 
     train: tuple[Instruction, ...] | None = None
     eval: tuple[Instruction, ...] | None = None
 
 
-class Part(Struct, frozen=True, forbid_unknown_fields=True):
+class RankLine(Struct, frozen=True, forbid_unknown_fields=True):
     """The line of one rank."""
 
     rank: int
-    programs: Named
+    programs: RankPrograms
 
 
 def assemble(
-    programs: Mapping[Name, Program],
-    claims: Mapping[Name, Claims],
+    programs: Mapping[ProgramName, Program],
+    claims: Mapping[ProgramName, Claims],
     bound: Bound,
     engine: str,
     sources: Iterable[Source] = (),
@@ -122,7 +129,7 @@ def read_plan(path: str | PathLike[str]) -> Plan:
     `OSError`."""
     with Lines(path) as lines:
         header = _header(lines)
-        lists = [_part(lines, header, rank) for rank in range(len(header.ranks))]
+        lists = [_rank_line(lines, header, rank) for rank in range(len(header.ranks))]
         lines.end()
     programs = {}
     for name in header.claims:
@@ -132,7 +139,7 @@ def read_plan(path: str | PathLike[str]) -> Plan:
     return Plan(programs, header.claims, header.bound, header.engine, header.sources, header.hash)
 
 
-def read_rank(path: str | PathLike[str], rank: int) -> tuple[Header, Lists]:
+def read_rank(path: str | PathLike[str], rank: int) -> tuple[Header, RankLists]:
     """Read the header and the line of one rank. Raises as `read_plan`; `ValueError` where the plan
     has no such rank."""
     with Lines(path) as lines:
@@ -140,7 +147,7 @@ def read_rank(path: str | PathLike[str], rank: int) -> tuple[Header, Lists]:
         if not 0 <= rank < len(header.ranks):
             raise ValueError(f"the plan has ranks 0 to {len(header.ranks) - 1}, not {rank}")
         lines.skip(line.bytes for line in header.ranks[:rank])
-        return header, _part(lines, header, rank)
+        return header, _rank_line(lines, header, rank)
 
 
 # ---------------------------------------------------------------------------- writing
@@ -152,7 +159,7 @@ def _lines(plan: Plan) -> Iterator[tuple[bytes, str]]:
     parts = []
     for rank in range(first.spec.ranks):
         lists = {name: program.ranks[rank] for name, program in plan.programs.items()}
-        parts.append(_canonical(Part(rank, Named(**lists))))
+        parts.append(_canonical(RankLine(rank, RankPrograms(**lists))))
     digests = [sha256(part).hexdigest() for part in parts]
     header = Header(
         spec=first.spec,
@@ -185,19 +192,19 @@ def _encode(header: Header) -> bytes:
 def _header(lines: Lines) -> Header:
     """The first line."""
     raw = lines.next(MAX_HEADER)
-    _kind(lines, raw)
+    _preamble(lines, raw)
     header: Header = _decode(lines, raw, _HEADER)
     _check(lines, _sane(header))
     _same(lines, raw, _encode(header))
     return header
 
 
-def _kind(lines: Lines, raw: bytes) -> None:
+def _preamble(lines: Lines, raw: bytes) -> None:
     """Whether this is a plan at all, and of this version: said before anything else is."""
     try:
-        kind = msgspec.json.decode(raw, type=_Kind)
+        kind = msgspec.json.decode(raw, type=_Preamble)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        kind = _Kind()
+        kind = _Preamble()
     if kind.format != FORMAT:
         lines.refuse("not-a-plan", f"it is no JSON object with `format` {FORMAT!r}")
     if kind.version != VERSION:
@@ -205,7 +212,7 @@ def _kind(lines: Lines, raw: bytes) -> None:
         lines.refuse("other-version", text)
 
 
-def _part(lines: Lines, header: Header, rank: int) -> Lists:
+def _rank_line(lines: Lines, header: Header, rank: int) -> RankLists:
     """The next line, which is that of `rank`."""
     expected = header.ranks[rank]
     raw = lines.next(expected.bytes)
@@ -214,9 +221,9 @@ def _part(lines: Lines, header: Header, rank: int) -> Lists:
         lines.refuse("damaged-plan", text)
     if sha256(raw).hexdigest() != expected.sha256:
         lines.refuse("damaged-plan", "its SHA-256 is not the one in the header")
-    part: Part = _decode(lines, raw, _PART)
+    part: RankLine = _decode(lines, raw, _RANK_LINE)
     _same(lines, raw, _canonical(part))
-    names: tuple[Name, ...] = ("train", "eval")
+    names: tuple[ProgramName, ...] = ("train", "eval")
     lists = {name: own for name in names if (own := getattr(part.programs, name)) is not None}
     if part.rank != rank or lists.keys() != header.claims.keys():
         there = " and ".join(f"`{name}`" for name in header.claims)
@@ -266,13 +273,13 @@ def _check(lines: Lines, wrong: Iterator[tuple[str, str]]) -> None:
         raise Rejected(found)
 
 
-class _Kind(Struct):
+class _Preamble(Struct):
     format: str = ""
     version: Any = None
 
 
 _HEADER = msgspec.json.Decoder(Header)
-_PART = msgspec.json.Decoder(Part)
+_RANK_LINE = msgspec.json.Decoder(RankLine)
 
 
 def _sane(header: Header) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Span
-from stretto.compiler.problem.problem import Problem, Why
+from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import Operation, Rule, show
 
 if TYPE_CHECKING:
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 HELPS = 3  # a longer circle has more places to mend it than anybody wants to read
 
 
-class Wait(NamedTuple):
+class Blocked(NamedTuple):
     """The operation `waiting` cannot run before `needed`, for the reason `why`."""
 
     waiting: int
-    why: Why
+    why: EdgeKind
     needed: int
 
 
@@ -31,7 +31,7 @@ def explain(problem: Problem) -> Diagnostic:
     something, and so on round. Operations without an order each wait for themselves.
     """
     stuck = _Stuck(problem)
-    words = _Words(stuck, stuck.circle())
+    words = _Explanation(stuck, stuck.circle())
     return Diagnostic(
         code="deadlock",
         message=words.message(),
@@ -59,16 +59,16 @@ class _Stuck:
                 self.ordered.update(numbers)
                 if rank not in self.first and self.blocked[numbers[0]]:
                     self.first[rank] = numbers
-        self.needs: dict[int, list[tuple[int, Why]]] = {}
+        self.needs: dict[int, list[tuple[int, EdgeKind]]] = {}
         for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
-            if self.blocked[a] and why is not Why.ORDER and why is not Why.PAIR:
+            if self.blocked[a] and why is not EdgeKind.ORDER and why is not EdgeKind.PAIR:
                 self.needs.setdefault(b, []).append((a, why))
 
     def place(self, i: int) -> tuple[int, ...]:
         """The unit at which i is held up: the first of its rank, or itself."""
         return self.first[self.problem.rank[i]] if i in self.ordered else (i,)
 
-    def circle(self) -> list[Wait]:
+    def circle(self) -> list[Blocked]:
         """A shortest circle of waits, from the lowest rank on; each is for something that is held
         up at the next."""
         import networkx as nx
@@ -81,7 +81,7 @@ class _Stuck:
                 for j, why in self.needs.get(i, ()):
                     target = self.place(j)
                     if not graph.has_edge(place, target):
-                        graph.add_edge(place, target, wait=Wait(i, why, j))
+                        graph.add_edge(place, target, wait=Blocked(i, why, j))
         rings = [c for c in nx.strongly_connected_components(graph) if _turns(graph, c)]
         smallest = min(rings, key=lambda c: (len(c), min(c)))
         path = _shortest(graph.subgraph(smallest))
@@ -116,11 +116,11 @@ def _shortest(graph: "nx.DiGraph[tuple[int, ...]]", tries: int = 100) -> list[tu
 # ---------------------------------------------------------------------------- words
 
 
-class _Words:
+class _Explanation:
     """The sentences about one circle. Each of its waits is for something that is held up at the
     next: `holders[k]` is what waits there."""
 
-    def __init__(self, stuck: _Stuck, circle: list[Wait]):
+    def __init__(self, stuck: _Stuck, circle: list[Blocked]):
         self.stuck, self.spec, self.circle = stuck, stuck.spec, circle
         self.rank = stuck.problem.rank
         self.holders = [wait.waiting for wait in circle[1:] + circle[:1]]
@@ -134,11 +134,11 @@ class _Words:
 
     def pairs(self, i: int, j: int) -> bool:
         """Whether the two are one overlapped unit."""
-        return self.stuck.problem.partner[i] == j
+        return self.stuck.problem.overlaps_with[i] == j
 
     def message(self) -> str:
         if not self.help():
-            cause = "rules" if any(w.why is Why.RULE for w in self.circle) else "feeds"
+            cause = "rules" if any(w.why is EdgeKind.RULE for w in self.circle) else "feeds"
             name = self.name(self.circle[0].waiting)
             return f"these {cause} can never be met: `{name}` would have to run after itself"
         if len(self.ranks) == 1:
@@ -154,12 +154,12 @@ class _Words:
                 words = f"rank {self.rank[i]} waits here, at `{self.name(i)}`"
                 found.append(Label(self.span(i), words))
         for wait in self.circle:
-            if wait.why is Why.RULE:
+            if wait.why is EdgeKind.RULE:
                 words = f"`{self.name(wait.waiting)}` after `{self.name(wait.needed)}`"
                 found.append(Label(self.spec.spans[self.rule(wait).at], words))
         return tuple(found) or (Label(self.span(self.circle[0].waiting)),)
 
-    def rule(self, wait: Wait) -> Rule:
+    def rule(self, wait: Blocked) -> Rule:
         """The rule that the wait comes from; its `B` may mean an I or W."""
         later, earlier = (self.stuck.problem.operations[i] for i in (wait.waiting, wait.needed))
         return next(
@@ -202,20 +202,20 @@ class _Words:
         return "run " + ",\nor ".join(ways[:HELPS]) if ways else None
 
 
-def _needs(why: Why, waiting: Operation) -> str:
+def _needs(why: EdgeKind, waiting: Operation) -> str:
     """The words between an operation and what it needs."""
     match why:
-        case Why.ACTIVATION:
+        case EdgeKind.ACTIVATION:
             return "needs the activation of"
-        case Why.GRADIENT:
+        case EdgeKind.GRADIENT:
             return "needs the gradient of"
-        case Why.OWN:
+        case EdgeKind.LOCAL:
             return "needs its own" if waiting.kind == "W" else "is the backward of"
-        case Why.SLICE:
+        case EdgeKind.SLICE:
             return "needs the slice next to it,"
-        case Why.RULE:
+        case EdgeKind.RULE:
             return "by a rule runs after"
-        case Why.ORDER | Why.PAIR:
+        case EdgeKind.ORDER | EdgeKind.PAIR:
             return "is ordered after"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
-from stretto.compiler.problem.problem import Problem, Why
+from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import NONE, Costs, Kind, Operation, Spec, show
 
 
@@ -55,7 +55,7 @@ class _Edges:
             problem.why,
         )
 
-    def add(self, tail: Iterable[int], head: Sequence[int], why: Why, lag: int = 0) -> None:
+    def add(self, tail: Iterable[int], head: Sequence[int], why: EdgeKind, lag: int = 0) -> None:
         """One edge from each of `tail` to its counterpart in `head`."""
         self.tail.extend(tail)
         self.head.extend(head)
@@ -139,9 +139,9 @@ def _add(
     problem.rank.extend([rank] * many)
     problem.stream.extend([0] * many)
     problem.duration.extend(map(costs.of, operations))
-    problem.take.extend([take for _, take, _ in kinds])
-    problem.give.extend([give for _, _, give in kinds])
-    problem.partner.extend([NONE] * many)
+    problem.alloc.extend([take for _, take, _ in kinds])
+    problem.free.extend([give for _, _, give in kinds])
+    problem.overlaps_with.extend([NONE] * many)
     problem.at.extend([at] * many)
     return range(first, first + many)
 
@@ -158,10 +158,10 @@ def _data(spec: Spec, table: _Table, edges: _Edges) -> None:
         (p, s), (q, t) = source, target
         a, b = spec.pipelines[p].stages[s].rank, spec.pipelines[q].stages[t].rank
         lag = transfer.get((a, b), 0) if a != b else 0
-        edges.add(table.forward[p][s], table.forward[q][t], Why.ACTIVATION, lag)
+        edges.add(table.forward[p][s], table.forward[q][t], EdgeKind.ACTIVATION, lag)
         if gradients:
             lag = transfer.get((b, a), 0) if a != b else 0
-            edges.add(table.backward[q][t], table.backward[p][s], Why.GRADIENT, lag)
+            edges.add(table.backward[q][t], table.backward[p][s], EdgeKind.GRADIENT, lag)
 
     for p, pipeline in enumerate(spec.pipelines):
         last = len(pipeline.stages) - 1
@@ -177,13 +177,15 @@ def _data(spec: Spec, table: _Table, edges: _Edges) -> None:
 def _inside(slices: int, table: _Table, p: int, s: int, edges: _Edges) -> None:
     """The edges between the operations of one stage."""
     forward, backward = table.forward[p][s], table.backward[p][s]
-    edges.add(forward if backward else (), backward, Why.OWN)
-    edges.add([i for i, _ in table.weight[p][s]], [w for _, w in table.weight[p][s]], Why.OWN)
+    edges.add(forward if backward else (), backward, EdgeKind.LOCAL)
+    edges.add(
+        [i for i, _ in table.weight[p][s]], [w for _, w in table.weight[p][s]], EdgeKind.LOCAL
+    )
     if slices > 1:
         later = [i for i in forward if (i - forward.start) % slices]
-        edges.add([i - 1 for i in later], later, Why.SLICE)
+        edges.add([i - 1 for i in later], later, EdgeKind.SLICE)
         later = [i for i in backward if (i - backward.start) % slices]
-        edges.add(later, [i - 1 for i in later], Why.SLICE)
+        edges.add(later, [i - 1 for i in later], EdgeKind.SLICE)
 
 
 def _rules(spec: Spec, index: dict[Operation, int], edges: _Edges) -> None:
@@ -196,7 +198,7 @@ def _rules(spec: Spec, index: dict[Operation, int], edges: _Edges) -> None:
         if earlier is None or later is None:
             wrong.setdefault(rule.at, []).append(rule.earlier if earlier is None else rule.later)
         else:
-            edges.add((earlier,), (later,), Why.RULE)
+            edges.add((earlier,), (later,), EdgeKind.RULE)
     if wrong:
         raise Rejected([_missing(spec, at, operations) for at, operations in wrong.items()])
 
@@ -235,19 +237,19 @@ def _orders(spec: Spec, index: dict[Operation, int], problem: Problem, edges: _E
                     tail.append(j)
                     head.append(i)
             if len(unit) == 2:
-                problem.partner[unit[0]], problem.partner[unit[1]] = unit[1], unit[0]
+                problem.overlaps_with[unit[0]], problem.overlaps_with[unit[1]] = unit[1], unit[0]
             before = unit
-    edges.add(tail, head, Why.ORDER)
+    edges.add(tail, head, EdgeKind.ORDER)
 
 
 def _share(problem: Problem) -> None:
     """Give both operations of a pair the edges of either, since they start and end together.
     (Order edges have them already.)"""
-    partner, tail, head = problem.partner, problem.tail, problem.head
+    partner, tail, head = problem.overlaps_with, problem.tail, problem.head
     if not any(unit.operations[1:] for units in problem.spec.written for unit in units):
         return
     edges = list(zip(tail, head, problem.lag, problem.why, strict=True))
-    ordered, pair = Why.ORDER, Why.PAIR
+    ordered, pair = EdgeKind.ORDER, EdgeKind.PAIR
     for a, b, lag, why in edges:
         if why is ordered or partner[a] == partner[b] == NONE:
             continue

@@ -3,8 +3,8 @@
 Operation i is `operations[i]`; its figures stand at place i of the other lists. Edge k says that
 `head[k]` starts no earlier than `lag[k]` ticks after the end of `tail[k]`. Where orders were
 written, each operation has edges from the unit before it, and two operations that overlap as one
-unit share all their edges, so that they can start together (the copies are `Why.PAIR`). What no
-order can change are the edges that are neither `Why.ORDER` nor `Why.PAIR`.
+unit share all their edges, so that they can start together (the copies are `EdgeKind.PAIR`). No
+order can change the edges that are neither `EdgeKind.ORDER` nor `EdgeKind.PAIR`.
 
 Hot loops read the lists. Everything else goes through `graph()`.
 """
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     import networkx as nx
 
 
-class Why(IntEnum):
+class EdgeKind(IntEnum):
     """The reason of an edge; the words of an explanation are chosen by it."""
 
     ACTIVATION = 0  # the output of a forward is the next stage's input
     GRADIENT = 1  # the input gradient of a stage is the output gradient of the one before
-    OWN = 2  # a backward needs its own forward, a weight gradient its own input gradient
+    LOCAL = 2  # a backward needs its own forward, a weight gradient its own input gradient
     SLICE = 3  # the slices of a micro-batch go in order, forwards up, backwards down
     RULE = 4  # the author's `rule`
     ORDER = 5  # the author's order on one rank
@@ -34,23 +34,23 @@ class Why(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Problem:
     """See the module. `duration` in ticks and alone (a pair's joint duration is `Costs.pair`);
-    `take` and `give` in grains: memory taken when the operation starts, given back when it ends;
-    `stream` 0 is compute; `partner[i]` is the operation that i was written to overlap with, or
-    -1; `at[i]` the index in `spec.spans` of the text that asks for operation i."""
+    `alloc` and `free` in grains: memory taken when the operation starts, given back when it ends;
+    `stream` 0 is compute; `overlaps_with[i]` is the operation that the author wrote i to overlap
+    with, or -1; `at[i]` the index in `spec.spans` of the text that asks for operation i."""
 
     spec: Spec
     operations: list[Operation]
     rank: list[int]
     stream: list[int]
     duration: list[int]
-    take: list[int]
-    give: list[int]
-    partner: list[int]
+    alloc: list[int]
+    free: list[int]
+    overlaps_with: list[int]
     at: list[int]
     tail: list[int]
     head: list[int]
     lag: list[int]
-    why: list[Why]
+    why: list[EdgeKind]
 
     def graph(self) -> "nx.DiGraph[int]":
         """The same DAG as a `networkx.DiGraph`: nodes are the integers above with the attributes

@@ -77,7 +77,7 @@ class Pipeline(Struct, frozen=True, forbid_unknown_fields=True):
     forward_only: bool = False
 
 
-class Exceptional(NamedTuple):
+class CostOverride(NamedTuple):
     """One operation whose duration differs from its stage's (it names a micro-batch or slice)."""
 
     operation: Operation
@@ -95,7 +95,7 @@ class Pair(NamedTuple):
     ticks: int
 
 
-class ExceptionalPair(NamedTuple):
+class PairCostOverride(NamedTuple):
     """One overlapped unit whose duration differs from its stages' `Pair`."""
 
     forward: Operation
@@ -153,9 +153,9 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     slices: int = 0  # per micro-batch; 0 where it is not cut
     split_backward: bool = False
     overlap: tuple[Kind, ...] = ()  # what an F may overlap with: B, I
-    exceptions: tuple[Exceptional, ...] = ()
+    exceptions: tuple[CostOverride, ...] = ()
     pairs: tuple[Pair, ...] = ()
-    exceptional_pairs: tuple[ExceptionalPair, ...] = ()
+    exceptional_pairs: tuple[PairCostOverride, ...] = ()
     transfers: tuple[Transfer, ...] = ()  # those that are not 0, between ranks that talk
     limits: tuple[Limit | None, ...] = ()  # per rank; empty where there is none
     rules: tuple[Rule, ...] = ()

@@ -15,7 +15,7 @@ from stretto.compiler.order.earliest_start import Earliest, earliest
 from stretto.compiler.order.unenforced_rules import unenforced
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import NONE, Spec
-from stretto.compiler.program.messages import Edge, Message, Output, channels, flow, outputs
+from stretto.compiler.program.messages import DataEdge, Message, Output, channels, flow, outputs
 from stretto.compiler.program.program import (
     Channel,
     Compute,
@@ -85,7 +85,9 @@ class _Lane:
         many = len(lane.units) + 1  # the last is for what stands behind all of them
         self.units = lane.units
         self.posts: list[list[Message]] = [[] for _ in range(many)]  # before the unit
-        self.settles: list[list[Output]] = [[] for _ in range(many)]  # waited for before the unit
+        self.send_waits: list[list[Output]] = [
+            [] for _ in range(many)
+        ]  # waited for before the unit
         self.released: list[list[Output]] = [[] for _ in range(many)]  # last used in the unit
         self.received: dict[int, Message] = {}  # these three by the operation that made it
         self.made: dict[int, Output] = {}
@@ -95,7 +97,7 @@ class _Lane:
 def _lists(
     order: Order,
     times: Earliest,
-    edges: list[Edge],
+    edges: list[DataEdge],
     table: tuple[Channel, ...],
     slots: int | None,
 ) -> list[list[Instruction]]:
@@ -109,8 +111,8 @@ def _lists(
         for output in row:
             own.made[output.result] = output
             if output.messages:
-                own.settles[output.settled].append(output)
-            if output.last >= max(output.settled, 0):
+                own.send_waits[output.send_wait].append(output)
+            if output.last >= max(output.send_wait, 0):
                 own.released[output.last].append(output)
             for message in output.messages:
                 lanes[message.target].posts[message.posted].append(message)
@@ -125,7 +127,7 @@ def _lists(
     return lists
 
 
-def _reads(problem: Problem, edges: list[Edge]) -> list[tuple[int, ...]]:
+def _reads(problem: Problem, edges: list[DataEdge]) -> list[tuple[int, ...]]:
     """For every operation those whose results it uses: its own pipeline's first, then the others
     by their place in the file."""
     found: list[list[int]] = [[] for _ in problem.operations]
@@ -153,7 +155,7 @@ def _number(own: _Lane) -> None:
     for output in own.made.values():
         results.append(output.result)
         born = 5 * output.made + 2 + own.units[output.made].index(output.result)
-        lifetimes.append((born, max(5 * output.settled + 1, 5 * output.last + 4)))
+        lifetimes.append((born, max(5 * output.send_wait + 1, 5 * output.last + 4)))
     numbers = assign(lifetimes)
     own.slot.update((i, many + n) for i, n in zip(results, numbers, strict=True))
 
@@ -166,7 +168,7 @@ def _list(problem: Problem, own: _Lane, reads: list[tuple[int, ...]]) -> list[In
         for message in own.posts[k]:
             result = message.result
             found.append(Receive(slot[result], message.channel, operations[result]))
-        for output in own.settles[k]:
+        for output in own.send_waits[k]:
             found.append(Wait(slot[output.result]))
             if output.last < k:
                 found.append(Free(slot[output.result]))

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 from stretto.compiler.order import Order
 from stretto.compiler.order.earliest_start import Earliest
-from stretto.compiler.problem.problem import Problem, Why
+from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import NONE
 from stretto.compiler.program.program import Channel, Traffic
 
 EARLY = 1  # how many units before the one that runs when its message is made a receive is posted
 LATE = 1  # how many units after the first one that starts when it has arrived a send is waited for
 
-Edge = tuple[int, int, int, Why]  # who makes it, who uses it, ticks between, reason
+DataEdge = tuple[int, int, int, EdgeKind]  # who makes it, who uses it, ticks between, reason
 
 
 @dataclass(slots=True)
@@ -34,28 +34,28 @@ class Message:
 @dataclass(slots=True)
 class Output:
     """A result in a slot of the rank that makes it, in the unit `made`. It is sent as `messages`,
-    which are waited for before the unit `settled` (-1: there are none), and used on its own rank,
+    which are waited for before the unit `send_wait` (-1: there are none), and used on its own rank,
     up to the unit `last` (-1: it is not)."""
 
     result: int
     made: int
     messages: list[Message] = field(default_factory=list)
-    settled: int = NONE
+    send_wait: int = NONE
     last: int = NONE
 
 
-def flow(problem: Problem) -> list[Edge]:
+def flow(problem: Problem) -> list[DataEdge]:
     """The edges along which a result is used."""
-    activation, gradient = Why.ACTIVATION, Why.GRADIENT  # an enum's attributes are slow
+    activation, gradient = EdgeKind.ACTIVATION, EdgeKind.GRADIENT  # an enum's attributes are slow
     edges = zip(problem.tail, problem.head, problem.lag, problem.why, strict=True)
     return [edge for edge in edges if edge[3] is activation or edge[3] is gradient]
 
 
-def traffic(why: Why) -> Traffic:
-    return "activation" if why is Why.ACTIVATION else "gradient"
+def traffic(why: EdgeKind) -> Traffic:
+    return "activation" if why is EdgeKind.ACTIVATION else "gradient"
 
 
-def channels(problem: Problem, edges: list[Edge]) -> tuple[Channel, ...]:
+def channels(problem: Problem, edges: list[DataEdge]) -> tuple[Channel, ...]:
     """Every directed pair of ranks between which results travel, by kind of traffic."""
     rank = problem.rank
     found = {(rank[a], rank[b], why) for a, b, _, why in edges if rank[a] != rank[b]}
@@ -65,13 +65,13 @@ def channels(problem: Problem, edges: list[Edge]) -> tuple[Channel, ...]:
 def outputs(
     order: Order,
     times: Earliest,
-    edges: list[Edge],
+    edges: list[DataEdge],
     number: dict[Channel, int],
     slots: int | None = None,
 ) -> list[list[Output]]:
     """For every rank its results that somebody uses, in the order in which it makes them; `number`
     has the channels, `slots` is the advice to every rank on its receives."""
-    users: list[list[tuple[int, int, Why]]] = [[] for _ in order.problem.operations]
+    users: list[list[tuple[int, int, EdgeKind]]] = [[] for _ in order.problem.operations]
     for a, b, lag, why in edges:
         if times.index[a] != NONE and times.index[b] != NONE:
             users[a].append((b, lag, why))
@@ -95,8 +95,8 @@ def outputs(
     for rank, row in enumerate(made):
         for output in row:
             if output.messages:
-                output.settled = max(
-                    [_settled(message, rank, output.made, times) for message in output.messages]
+                output.send_wait = max(
+                    [_send_wait(message, rank, output.made, times) for message in output.messages]
                 )
     return made
 
@@ -106,7 +106,7 @@ def _uses(
     times: Earliest,
     number: dict[Channel, int],
     output: Output,
-    users: list[tuple[int, int, Why]],
+    users: list[tuple[int, int, EdgeKind]],
 ) -> list[Message]:
     """Note in `output` who uses it: one message to each other rank. Returns the messages."""
     source = problem.rank[output.result]
@@ -163,7 +163,7 @@ def _hold_back(arriving: list[list[Message]], units: int, slots: int) -> None:
         message.posted = posted  # not before its channel's last one: where that stopped, this does
 
 
-def _settled(message: Message, rank: int, made: int, times: Earliest) -> int:
+def _send_wait(message: Message, rank: int, made: int, times: Earliest) -> int:
     """The unit of the sender before which the message is waited for: `LATE` units after the first
     that starts when it has arrived, and after the one that its receive follows."""
     starts, places = times.start[rank], times.place[rank]

@@ -94,7 +94,7 @@ class Reduce(Struct, frozen=True, array_like=True, tag="reduce", gc=False):
 
 Instruction = Compute | Receive | Send | Wait | Free | Reduce
 
-Name = Literal["train", "eval"]
+ProgramName = Literal["train", "eval"]
 """`train`: every operation of the step. `eval`: its forwards alone, in the same order."""
 
 
@@ -103,7 +103,7 @@ class Program(Struct, frozen=True):
     list of every rank."""
 
     spec: Spec
-    name: Name
+    name: ProgramName
     channels: tuple[Channel, ...]
     reductions: tuple[Reduction, ...]
     ranks: tuple[tuple[Instruction, ...], ...]

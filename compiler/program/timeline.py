@@ -28,7 +28,7 @@ class Timed(NamedTuple):
     instruction: int
 
 
-class Message(NamedTuple):
+class Delivery(NamedTuple):
     """A result on its way: `sent`, when it was made and its send had begun; `arrived`, when it can
     be used."""
 
@@ -43,7 +43,7 @@ class Timeline:
     """For every rank its operations in the order they run; all messages, channel by channel."""
 
     ranks: tuple[tuple[Timed, ...], ...]
-    messages: tuple[Message, ...]
+    messages: tuple[Delivery, ...]
 
     @property
     def makespan(self) -> int:
@@ -83,7 +83,7 @@ def time(program: Program) -> Timeline:
     if not all(ended):
         raise Rejected([_stuck(clock, ended)])
     messages = [
-        Message(channel, operation, sent, arrived)
+        Delivery(channel, operation, sent, arrived)
         for channel, queue in enumerate(clock.queues)
         for (operation, sent), arrived in zip(queue.sends, queue.arrived, strict=False)
     ]
@@ -91,7 +91,7 @@ def time(program: Program) -> Timeline:
 
 
 @dataclass(slots=True)
-class _Queue:
+class _ChannelState:
     """One channel: what is sent and what is posted meet, first with first, second with second."""
 
     transfer: int
@@ -110,7 +110,8 @@ class _Clock:
         self.program = program
         self.costs = Costs(spec)
         self.queues = [
-            _Queue(transfer.get((c.source, c.target), 0), [], [], [], []) for c in program.channels
+            _ChannelState(transfer.get((c.source, c.target), 0), [], [], [], [])
+            for c in program.channels
         ]
         self.members = [{c.rank for c in r.copies} for r in program.reductions]
         self.there: list[dict[int, int]] = [{} for _ in program.reductions]  # rank: since when
@@ -122,7 +123,7 @@ class _Clock:
         """Run the rank's list; yield False wherever it must wait for another rank."""
         now, pair_end = 0, NONE
         held: dict[int, tuple[Operation, int]] = {}  # by slot: what is in it, and since when
-        begun: dict[int, list[tuple[_Queue, int]]] = {}  # by slot: messages not waited for
+        begun: dict[int, list[tuple[_ChannelState, int]]] = {}  # by slot: messages not waited for
         for at, one in enumerate(self.program.ranks[rank]):
             self.at[rank] = at
             if type(one) is Compute:
@@ -177,7 +178,7 @@ class _Clock:
                     return one.operation if one.unit == first.unit else None
         return None
 
-    def _meet(self, queue: _Queue) -> None:
+    def _meet(self, queue: _ChannelState) -> None:
         """If the next message has both its sides, note its arrival and let go who waits for it."""
         k = len(queue.arrived)
         if k < len(queue.sends) and k < len(queue.posts):

@@ -1,5 +1,5 @@
-"""What following one rank's list leaves for the rest of the proof: `Walked`, that rank's own, and
-`Book`, into which all ranks write.
+"""What following one rank's list leaves for the rest of the proof: a `RankTrace` of its own, and
+entries in the `Ledger`, which all ranks share.
 """
 
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.problem.spec import Operation
 from stretto.compiler.program.program import Program
-from stretto.compiler.proof.obligations import Duties
+from stretto.compiler.proof.obligations import Obligations
 
 # An event is `value << SHIFT | tag`: a computation of so many ticks; one side of a message begun,
 # by the sender or the receiver; a wait for a message; a meeting of the ranks of a reduction.
@@ -18,9 +18,9 @@ TAG = (1 << SHIFT) - 1
 
 
 @dataclass(slots=True)
-class Book:
+class Ledger:
     """What all ranks write into: by channel the results sent and the results that receives claim,
-    with the places in the rank's list; by operation what was done (see `prove_duties`)."""
+    with the places in the rank's list; by operation what was done (see `obligations`)."""
 
     channels: int
     done: bytearray
@@ -31,11 +31,11 @@ class Book:
     findings: list[Diagnostic] = field(default_factory=list)
 
     @staticmethod
-    def of(program: Program, duties: Duties) -> "Book":
+    def of(program: Program, obligations: Obligations) -> "Ledger":
         many = len(program.channels)
-        return Book(
+        return Ledger(
             many,
-            bytearray(duties.entries),
+            bytearray(obligations.entries),
             sent=[[] for _ in range(many)],
             sent_at=[[] for _ in range(many)],
             posted=[[] for _ in range(many)],
@@ -43,7 +43,7 @@ class Book:
         )
 
 
-class Walked(NamedTuple):
+class RankTrace(NamedTuple):
     """One rank's list: its events with the instruction each stems from, the units in sequence,
     and the peaks. `over_at` is the instruction that first takes more activations than the limit
     allows, -1 where none does, and `over` what the rank holds then. `marks`: for rules across

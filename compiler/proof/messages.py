@@ -23,7 +23,7 @@ from stretto.compiler.program.program import (
     Wait,
 )
 
-Place = tuple[int, int]  # rank, index of the instruction
+Location = tuple[int, int]  # rank, index of the instruction
 BYTES = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20))
 
 
@@ -31,16 +31,16 @@ class Excess(NamedTuple):
     """A rank that holds more activations than it may: where it first does, the grains that it
     holds then and at its peak, its limit and its units."""
 
-    place: Place
+    place: Location
     holds: int
     peak: int
     limit: Limit
     units: Sequence[tuple[Operation, ...]]
 
 
-class Words:
+class Wording:
     """Names the places of one Program. `sent` and `sent_at` have, by channel, the results found to
-    be sent on it and where the sends stand in the sender's list; they grow as ranks are walked."""
+    be sent on it and where the sends stand in the sender's list; they grow as lists are followed."""
 
     def __init__(
         self, program: Program, sent: list[list[Operation]], sent_at: list[list[int]]
@@ -50,9 +50,9 @@ class Words:
     def finding(
         self,
         code: str,
-        place: Place,
+        place: Location,
         message: str,
-        *others: tuple[Place, str],
+        *others: tuple[Location, str],
         notes: Iterable[str] = (),
     ) -> Diagnostic:
         """A diagnostic about the instruction at `place`, and the other places that explain it."""
@@ -62,13 +62,13 @@ class Words:
             code, f"{self.at(place)}: {message}", tuple(labels), tuple(told) + tuple(notes)
         )
 
-    def at(self, place: Place) -> str:
+    def at(self, place: Location) -> str:
         rank, i = place
         instruction = self.program.ranks[rank][i]
         of = " of the evaluation" if self.program.name == "eval" else ""
         return f"rank {rank}, instruction {i}{of}: {self.instruction(instruction, place)}"
 
-    def instruction(self, instruction: Instruction, place: Place) -> str:
+    def instruction(self, instruction: Instruction, place: Location) -> str:
         match instruction:
             case Compute():
                 return self.operation(instruction.operation)
@@ -88,7 +88,7 @@ class Words:
                     return f"sum number {instruction.reduction}"
                 return self.reduction(self.program.reductions[instruction.reduction])
 
-    def _sent(self, send: Send, place: Place) -> str:
+    def _sent(self, send: Send, place: Location) -> str:
         """What was found to be sent there; where nothing was, the slot."""
         rank, i = place
         channels = self.program.channels
@@ -121,7 +121,7 @@ class Words:
         )
         return ", ".join(named)
 
-    def label(self, place: Place, words: str) -> list[Label]:
+    def label(self, place: Location, words: str) -> list[Label]:
         """The line that asks for the instruction: a compute's own; for what stands around it the
         line of the compute that it serves, the one before a send or free, else the one after."""
         rank, i = place
@@ -145,7 +145,7 @@ def name(spec: Spec, operation: Operation) -> str:
     return text if operation.part == NONE else f"{text} part {operation.part}"
 
 
-def over_limit(words: Words, group: Sequence[Excess]) -> Diagnostic:
+def over_limit(words: Wording, group: Sequence[Excess]) -> Diagnostic:
     """Ranks that break one limit at one place of the text: the first of them in full."""
     spec = words.program.spec
     first, others = group[0], [excess.place[0] for excess in group[1:]]

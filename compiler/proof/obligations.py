@@ -1,5 +1,5 @@
-"""From the Spec to what must happen: `Duties`. For every operation where it runs, how long, what
-it needs, what it leaves; which gradients are summed; what has to come after what.
+"""Spec → `Obligations`: what must happen. For every operation where it runs, how long it takes, what it
+reads, whether its result is needed; which gradients are summed; what has to come after what.
 
 This is derived here a second time, from the Spec alone, and shares nothing with the modules that
 made the Program: the proof must not trust them.
@@ -8,7 +8,7 @@ made the Program: the proof must not trust them.
 from typing import NamedTuple
 
 from stretto.compiler.problem.spec import NONE, Costs, Operation, Pipeline, Spec
-from stretto.compiler.program.program import Copy, Name, Reduction
+from stretto.compiler.program.program import Copy, ProgramName, Reduction
 
 # What was done of one stage for one micro-batch (and slice): a bit each.
 FORWARD, BACKWARD, INPUT, WEIGHT = 1, 2, 4, 8
@@ -21,7 +21,7 @@ STARTS = {"F": "F", "B": "BI", "I": "IB", "W": "WB"}
 ENDS = {"F": "F", "B": "BW", "I": "IB", "W": "WB"}
 
 
-class Need(NamedTuple):
+class RequiredInput(NamedTuple):
     """A result that an operation reads: of one of `kinds`, on this stage, for its own micro-batch
     and slice."""
 
@@ -30,7 +30,7 @@ class Need(NamedTuple):
     stage: int
 
 
-class Duty(NamedTuple):
+class Obligation(NamedTuple):
     """What one kind of operation is on one stage. `take` and `give` are grains at its start and
     end; `base` is the place of micro-batch 0 in the table of what was done; `bit` marks the
     operation there, `bars` what must not have been done before it, `after` what must."""
@@ -39,7 +39,7 @@ class Duty(NamedTuple):
     ticks: int
     take: int
     give: int
-    needs: tuple[Need, ...]
+    needs: tuple[RequiredInput, ...]
     wanted: bool  # somebody needs the result
     base: int
     microbatches: int
@@ -48,17 +48,17 @@ class Duty(NamedTuple):
     after: int
 
 
-class Duties:
-    """Every duty of a Program; see the module."""
+class Obligations:
+    """Every obligation of a Program; see the module."""
 
-    def __init__(self, spec: Spec, name: Name):
+    def __init__(self, spec: Spec, name: ProgramName):
         self.spec = spec
         self.train = name == "train"
         self.width = spec.slices or 1  # entries of the table per micro-batch
         self.costs = Costs(spec)
         self.exceptional = bool(spec.exceptions)
         self.bases: dict[tuple[int, int], int] = {}
-        self.of: dict[tuple[str, int, int], Duty] = {}
+        self.of: dict[tuple[str, int, int], Obligation] = {}
         self.entries = 0
         feeders = _feeders(spec)
         for p, pipeline in enumerate(spec.pipelines):
@@ -87,37 +87,39 @@ def _feeders(spec: Spec) -> dict[tuple[int, int], tuple[int, ...]]:
 
 
 def _stage(
-    duties: Duties, p: int, s: int, feeders: tuple[int, ...]
-) -> dict[tuple[str, int, int], Duty]:
-    """The duties of one stage, by kind."""
-    pipelines = duties.spec.pipelines
+    obligations: Obligations, p: int, s: int, feeders: tuple[int, ...]
+) -> dict[tuple[str, int, int], Obligation]:
+    """The obligations of one stage, by kind."""
+    pipelines = obligations.spec.pipelines
     pipeline = pipelines[p]
     stage, last = pipeline.stages[s], s == len(pipeline.stages) - 1
-    trains = duties.backward(p)
+    trains = obligations.backward(p)
 
-    inputs = [Need("F", p, s - 1)] if s else []
-    inputs += [Need("F", q, len(pipelines[q].stages) - 1) for q in feeders]
+    inputs = [RequiredInput("F", p, s - 1)] if s else []
+    inputs += [RequiredInput("F", q, len(pipelines[q].stages) - 1) for q in feeders]
     if last:
-        gradients = [Need("BI", q, k) for q, k in sorted(pipeline.feeds) if duties.backward(q)]
+        gradients = [
+            RequiredInput("BI", q, k) for q, k in sorted(pipeline.feeds) if obligations.backward(q)
+        ]
     else:
-        gradients = [Need("BI", p, s + 1)]
+        gradients = [RequiredInput("BI", p, s + 1)]
     forward_wanted = not last or bool(pipeline.feeds)
-    backward_wanted = s > 0 or any(duties.backward(q) for q in feeders)
+    backward_wanted = s > 0 or any(obligations.backward(q) for q in feeders)
 
-    def duty(kind: str, take: int, give: int, bars: int, after: int) -> Duty:
+    def obligation(kind: str, take: int, give: int, bars: int, after: int) -> Obligation:
         needs = inputs if kind == "F" else gradients if kind in "BI" else []
         wanted = forward_wanted if kind == "F" else kind in "BI" and backward_wanted
-        where = stage.rank, duties.costs.of(Operation(kind, p, s, NONE))  # type: ignore[arg-type]
-        place = duties.bases[p, s], pipeline.microbatches
-        return Duty(*where, take, give, tuple(needs), wanted, *place, BITS[kind], bars, after)
+        where = stage.rank, obligations.costs.of(Operation(kind, p, s, NONE))  # type: ignore[arg-type]
+        place = obligations.bases[p, s], pipeline.microbatches
+        return Obligation(*where, take, give, tuple(needs), wanted, *place, BITS[kind], bars, after)
 
     size, kept = stage.activation, stage.kept
-    found = {("F", p, s): duty("F", size, 0 if trains else size, FORWARD, 0)}
+    found = {("F", p, s): obligation("F", size, 0 if trains else size, FORWARD, 0)}
     if trains:
-        found["B", p, s] = duty("B", 0, size, BACKWARD | INPUT | WEIGHT, FORWARD)
+        found["B", p, s] = obligation("B", 0, size, BACKWARD | INPUT | WEIGHT, FORWARD)
     if trains:
-        found["I", p, s] = duty("I", 0, size - kept, BACKWARD | INPUT, FORWARD)
-        found["W", p, s] = duty("W", 0, kept, BACKWARD | WEIGHT, FORWARD | INPUT)
+        found["I", p, s] = obligation("I", 0, size - kept, BACKWARD | INPUT, FORWARD)
+        found["W", p, s] = obligation("W", 0, kept, BACKWARD | WEIGHT, FORWARD | INPUT)
     return found
 
 
@@ -147,18 +149,18 @@ def _copies(spec: Spec, group: list[int], s: int) -> list[Copy]:
 Rules = dict[Operation, list[Operation]]
 
 
-def _rules(duties: Duties) -> tuple[Rules, Rules]:
+def _rules(obligations: Obligations) -> tuple[Rules, Rules]:
     """For every operation those that a rule puts before it: on its own rank, and elsewhere."""
     near: Rules = {}
     far: Rules = {}
-    for later, earlier, _ in duties.spec.rules:
+    for later, earlier, _ in obligations.spec.rules:
         for kind in STARTS[later.kind]:
             start = later._replace(kind=kind)  # type: ignore[arg-type]
-            if duties.happens(start) and any(
-                duties.happens(earlier._replace(kind=end))  # type: ignore[arg-type]
+            if obligations.happens(start) and any(
+                obligations.happens(earlier._replace(kind=end))  # type: ignore[arg-type]
                 for end in ENDS[earlier.kind]
             ):
-                same = _rank(duties.spec, later) == _rank(duties.spec, earlier)
+                same = _rank(obligations.spec, later) == _rank(obligations.spec, earlier)
                 (near if same else far).setdefault(start, []).append(earlier)
     return near, far
 

@@ -1,8 +1,8 @@
 """Program → Proof. Shows, from the Program and its Spec alone, that the step does what the Spec
 says, whatever the timing; or says what is wrong. How the Program was made does not matter.
 
-Four steps, each linear. What must happen is derived from the Spec anew (`prove_duties`). Each
-rank's list is followed by itself (`prove_rank`). Channel by channel, the results sent are compared
+Four steps, each linear. What must happen is derived from the Spec anew (`obligations`). Each
+rank's list is followed by itself (`rank`). Channel by channel, the results sent are compared
 with those that the receives claim. Then all lists run together, once, under the hardest transport:
 either they finish, and then they do under every timing (the argument is in `docs/proof.md`), or
 the circle in which ranks wait for each other is the explanation. The clock runs along, and every
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.spec import Operation, Spec, digest
-from stretto.compiler.program.program import Claims, Compute, Name, Program
-from stretto.compiler.proof.ledger import Book, Walked
-from stretto.compiler.proof.messages import Excess, Words, over_limit
-from stretto.compiler.proof.obligations import COMPLETE, Duties, original
+from stretto.compiler.program.program import Claims, Compute, Program, ProgramName
+from stretto.compiler.proof.ledger import Ledger, RankTrace
+from stretto.compiler.proof.messages import Excess, Wording, over_limit
+from stretto.compiler.proof.obligations import COMPLETE, Obligations, original
 from stretto.compiler.proof.rank import walk
-from stretto.compiler.proof.simulate import Clock, run_together
+from stretto.compiler.proof.simulate import RankTimes, run_together
 
 ASSUMPTIONS = (
     "Each rank runs its list from top to bottom, one instruction after another.",
@@ -44,7 +44,7 @@ class Proof:
     """What was shown of a Program: that all of `docs/proof.md` holds, and these figures, computed
     anew."""
 
-    name: Name
+    name: ProgramName
     claims: Claims
     operations: int
     messages: int
@@ -59,23 +59,29 @@ def prove(program: Program, claims: Claims | None = None) -> Proof:
     wrong between them, else with the figures.
     """
     spec = program.spec
-    duties = Duties(spec, program.name)
-    book = Book.of(program, duties)
-    words = Words(program, book.sent, book.sent_at)
-    _reject([*_sizes(spec), *_tables(program, duties, words), *_shares(spec)])
-    ranks = [walk(program, duties, rank, book, words) for rank in range(spec.ranks)]
-    _reject([*book.findings, *_missing(duties, book, words), *_messages(program, book, words)])
-    found = _figures(run_together(program, duties, ranks, book, words), ranks)
+    obligations = Obligations(spec, program.name)
+    ledger = Ledger.of(program, obligations)
+    words = Wording(program, ledger.sent, ledger.sent_at)
+    _reject([*_sizes(spec), *_tables(program, obligations, words), *_shares(spec)])
+    ranks = [walk(program, obligations, rank, ledger, words) for rank in range(spec.ranks)]
+    _reject(
+        [
+            *ledger.findings,
+            *_missing(obligations, ledger, words),
+            *_messages(program, ledger, words),
+        ]
+    )
+    found = _figures(run_together(program, obligations, ranks, ledger, words), ranks)
     _reject(
         [*_limits(program, ranks, words), *_orders(program, ranks, words), *_claims(found, claims)]
     )
-    many = sum(len(results) for results in book.sent)
+    many = sum(len(results) for results in ledger.sent)
     return Proof(program.name, found, sum(len(u) for r in ranks for u in r.units), many)
 
 
 def prove_all(
-    programs: Mapping[Name, Program], claims: Mapping[Name, Claims] | None = None
-) -> dict[Name, Proof]:
+    programs: Mapping[ProgramName, Program], claims: Mapping[ProgramName, Claims] | None = None
+) -> dict[ProgramName, Proof]:
     """Prove the Programs of one plan, each with what is claimed of it, and that an evaluation runs
     the forwards of the step in the step's order. Raises `Rejected`."""
     proofs = {n: prove(program, claims[n] if claims else None) for n, program in programs.items()}
@@ -126,27 +132,27 @@ def _sizes(spec: Spec) -> Iterator[Diagnostic]:
         yield Diagnostic("wrong-size", "a limit of activations is below 0")
 
 
-def _tables(program: Program, duties: Duties, words: Words) -> Iterator[Diagnostic]:
+def _tables(program: Program, obligations: Obligations, words: Wording) -> Iterator[Diagnostic]:
     """Channels join two ranks, once for each kind of traffic; the sums are those of the Spec's
     replicated stages."""
-    if len(program.ranks) != duties.spec.ranks:
+    if len(program.ranks) != obligations.spec.ranks:
         yield Diagnostic(
             "wrong-rank",
-            f"the schedule has {duties.spec.ranks} ranks, the program {len(program.ranks)}",
+            f"the schedule has {obligations.spec.ranks} ranks, the program {len(program.ranks)}",
         )
     seen = set()
     for c, channel in enumerate(program.channels):
         source, target, traffic = channel
-        known = 0 <= source < duties.spec.ranks and 0 <= target < duties.spec.ranks
+        known = 0 <= source < obligations.spec.ranks and 0 <= target < obligations.spec.ranks
         if not known or source == target or channel in seen:
             why = "exists twice" if channel in seen else "joins no two ranks of the schedule"
             text = f"channel {c}, {traffic}s from rank {source} to rank {target}, {why}"
             yield Diagnostic("wrong-channel", text)
         seen.add(channel)
-    needed = set(duties.reductions)
+    needed = set(obligations.reductions)
     for k, reduction in enumerate(program.reductions):
         if reduction not in needed:
-            again = reduction in duties.reductions
+            again = reduction in obligations.reductions
             why = (
                 "it is there already" if again else "the schedule has no such copies, in this order"
             )
@@ -154,7 +160,7 @@ def _tables(program: Program, duties: Duties, words: Words) -> Iterator[Diagnost
                 "wrong-sum", f"sum number {k}, the {words.reduction(reduction)}: {why}"
             )
         needed.discard(reduction)
-    if duties.train:
+    if obligations.train:
         for reduction in sorted(needed):
             yield Diagnostic("wrong-sum", f"the {words.reduction(reduction)} is missing")
 
@@ -177,58 +183,58 @@ def _shares(spec: Spec) -> Iterator[Diagnostic]:
 # ---------------------------------------------------------------------------- all of it, once
 
 
-def _missing(duties: Duties, book: Book, words: Words) -> Iterator[Diagnostic]:
+def _missing(obligations: Obligations, ledger: Ledger, words: Wording) -> Iterator[Diagnostic]:
     """Every operation was done: F, and where the pipeline trains either B or I and W."""
-    width = duties.width
-    for (p, s), base in duties.bases.items():
-        pipeline = duties.spec.pipelines[p]
-        states = book.done[base : base + pipeline.microbatches * width]
-        complete = COMPLETE if duties.backward(p) else {1}
+    width = obligations.width
+    for (p, s), base in obligations.bases.items():
+        pipeline = obligations.spec.pipelines[p]
+        states = ledger.done[base : base + pipeline.microbatches * width]
+        complete = COMPLETE if obligations.backward(p) else {1}
         many = len(states) - sum(states.count(state) for state in complete)
         if many == 0:
             continue
         entry = next(e for e, state in enumerate(states) if state not in complete)
         state = states[entry]
         kind = "F" if not state & 1 else "W" if state & 4 else "B"
-        at = entry // width, entry % width if duties.spec.slices else -1
+        at = entry // width, entry % width if obligations.spec.slices else -1
         operation = Operation(kind, p, s, *at)  # type: ignore[arg-type]
         rank = pipeline.stages[s].rank
         rest = f", nor {many - 1} other micro-batches of this stage whole" if many > 1 else ""
         yield Diagnostic(
             "missing-operation",
             f"rank {rank} never runs {words.operation(operation)}{rest}",
-            (Label(duties.spec.spans[pipeline.at], "this pipeline"),),
+            (Label(obligations.spec.spans[pipeline.at], "this pipeline"),),
         )
 
 
-def _messages(program: Program, book: Book, words: Words) -> Iterator[Diagnostic]:
+def _messages(program: Program, ledger: Ledger, words: Wording) -> Iterator[Diagnostic]:
     """The n-th message of a channel is what the n-th receive claims. Of each channel the first
     difference is told."""
     for c, (source, target, _) in enumerate(program.channels):
-        sent, posted = book.sent[c], book.posted[c]
+        sent, posted = ledger.sent[c], ledger.posted[c]
         if sent == posted:
             continue
         pairs = zip(sent, posted, strict=False)
         n = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(sent), len(posted)))
         if n == len(posted):
-            place = source, book.sent_at[c][n]
+            place = source, ledger.sent_at[c][n]
             yield words.finding("unmatched-message", place, f"rank {target} never receives it")
         elif n == len(sent):
-            place = target, book.posted_at[c][n]
+            place = target, ledger.posted_at[c][n]
             yield words.finding("unmatched-message", place, f"rank {source} never sends it")
         else:
             yield words.finding(
                 "wrong-message",
-                (target, book.posted_at[c][n]),
+                (target, ledger.posted_at[c][n]),
                 f"message {n} of this channel brings {words.operation(sent[n])} instead",
-                ((source, book.sent_at[c][n]), "sent here"),
+                ((source, ledger.sent_at[c][n]), "sent here"),
             )
 
 
 # ---------------------------------------------------------------------------- figures
 
 
-def _figures(clock: Clock, ranks: Sequence[Walked]) -> Claims:
+def _figures(clock: RankTimes, ranks: Sequence[RankTrace]) -> Claims:
     spans = [b - a for a, b in zip(clock.first, clock.last, strict=True)]
     return Claims(
         makespan=max(clock.last, default=0),
@@ -240,46 +246,46 @@ def _figures(clock: Clock, ranks: Sequence[Walked]) -> Claims:
     )
 
 
-def _limits(program: Program, ranks: Sequence[Walked], words: Words) -> Iterator[Diagnostic]:
+def _limits(program: Program, ranks: Sequence[RankTrace], words: Wording) -> Iterator[Diagnostic]:
     """Where a rank first holds more than its limit. Ranks that break the same limit at the same
     place of the text are told as one."""
     spec = program.spec
     groups: dict[tuple[int, int], list[Excess]] = {}
-    for rank, (walked, limit) in enumerate(zip(ranks, spec.limits, strict=False)):
-        if limit is not None and walked.activations > limit.grains:
-            compute = program.ranks[rank][walked.over_at]
+    for rank, (trace, limit) in enumerate(zip(ranks, spec.limits, strict=False)):
+        if limit is not None and trace.activations > limit.grains:
+            compute = program.ranks[rank][trace.over_at]
             assert isinstance(compute, Compute)
             excess = Excess(
-                (rank, walked.over_at), walked.over, walked.activations, limit, walked.units
+                (rank, trace.over_at), trace.over, trace.activations, limit, trace.units
             )
             groups.setdefault((compute.at, limit.at), []).append(excess)
     for group in groups.values():
         yield over_limit(words, group)
 
 
-def _orders(program: Program, ranks: Sequence[Walked], words: Words) -> Iterator[Diagnostic]:
+def _orders(program: Program, ranks: Sequence[RankTrace], words: Wording) -> Iterator[Diagnostic]:
     """Where the author wrote the order, each rank follows it. The digest stands for all of it;
     only while the Spec still has the orders themselves can an evaluation's, or a partial one, be
     compared."""
     spec = program.spec
-    for rank, walked in enumerate(ranks):
+    for rank, trace in enumerate(ranks):
         whole = bool(spec.order) and spec.order[rank] != ""
-        if program.name == "train" and whole and digest(walked.units) != spec.order[rank]:
-            yield _other_order(spec, rank, walked, words)
+        if program.name == "train" and whole and digest(trace.units) != spec.order[rank]:
+            yield _other_order(spec, rank, trace, words)
         elif spec.written and (program.name == "eval" or not whole):
             units = [unit.operations for unit in spec.written[rank]]
             if program.name == "eval":
                 units = [(f,) for unit in units for f in unit if f.kind == "F"]
-            run = iter(walked.units)
+            run = iter(trace.units)
             if not all(unit in run for unit in units):
-                yield _other_order(spec, rank, walked, words)
+                yield _other_order(spec, rank, trace, words)
 
 
-def _other_order(spec: Spec, rank: int, walked: Walked, words: Words) -> Diagnostic:
+def _other_order(spec: Spec, rank: int, trace: RankTrace, words: Wording) -> Diagnostic:
     text = f"rank {rank} does not run its operations in the order that was written for it"
     if not spec.written:
         return Diagnostic("other-order", text)
-    for k, (unit, found) in enumerate(zip(spec.written[rank], walked.units, strict=False)):
+    for k, (unit, found) in enumerate(zip(spec.written[rank], trace.units, strict=False)):
         if unit.operations != found:
             wanted, runs = (
                 " | ".join(words.operation(o) for o in operations)

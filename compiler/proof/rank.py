@@ -1,11 +1,11 @@
 """One rank's list by itself: `walk` follows it from top to bottom, supposing that every receive
 brings the result it names (whether it does is for `prove` to compare, channel by channel).
 
-Shown here: each operation is one of this rank's duties, comes once and after what it needs on
+Shown here: each operation is one of this rank's obligations, comes once and after what it needs on
 this rank, reads exactly the results that it needs and leaves its own where somebody needs it; a
 slot is written while empty, read while it holds something, freed once, and none is left; overlapped
 units are legal; gradients are summed after the last of them. Counted on the way: the peaks. What
-the rank has in common with others comes out as a list of events and in the `Book`.
+the rank has in common with others comes out as a list of events and in the `Ledger`.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ from stretto.compiler.program.program import (
     Send,
     Wait,
 )
-from stretto.compiler.proof.ledger import MEET, POSTED, RUN, SENT, SHIFT, WAIT, Book, Walked
-from stretto.compiler.proof.messages import Place, Words
-from stretto.compiler.proof.obligations import BITS, ENDS, INPUT, Duties, Duty
+from stretto.compiler.proof.ledger import MEET, POSTED, RUN, SENT, SHIFT, WAIT, Ledger, RankTrace
+from stretto.compiler.proof.messages import Location, Wording
+from stretto.compiler.proof.obligations import BITS, ENDS, INPUT, Obligation, Obligations
 
 FEW = 4  # findings of one kind on one rank that are told one by one
 
@@ -52,34 +52,38 @@ class _Open(NamedTuple):
     event: int
 
 
-def walk(program: Program, duties: Duties, rank: int, book: Book, words: Words) -> Walked:
-    """Follow the list of `rank`. What is wrong goes into the book's findings; the Walked is then
-    good for counting only."""
-    return _Walk(program, duties, rank, book, words).run()
+def walk(
+    program: Program, obligations: Obligations, rank: int, ledger: Ledger, words: Wording
+) -> RankTrace:
+    """Follow the list of `rank`. What is wrong goes into the ledger's findings; the trace is
+    then good for counting only."""
+    return _Walk(program, obligations, rank, ledger, words).run()
 
 
 class _Walk:
-    def __init__(self, program: Program, duties: Duties, rank: int, book: Book, words: Words):
-        self.program, self.duties, self.rank = program, duties, rank
-        self.book, self.words = book, words
+    def __init__(
+        self, program: Program, obligations: Obligations, rank: int, ledger: Ledger, words: Wording
+    ):
+        self.program, self.obligations, self.rank = program, obligations, rank
+        self.ledger, self.words = ledger, words
         self.slots: dict[int, _Content] = {}
         self.begun: dict[int, list[int]] = {}  # messages begun on a slot and not waited for
         self.open: _Open | None = None
         self.overlapped: set[int] = set()  # units that are over
         self.reduced: set[int] = set()
-        self.left = _gradients(duties, rank)
+        self.left = _gradients(obligations, rank)
         self.events: list[int] = []
         self.places: list[int] = []
         self.units: list[tuple[Operation, ...]] = []
         self.marks: dict[int, list[Operation]] = {}
-        limit = duties.spec.limits[rank] if duties.spec.limits else None
+        limit = obligations.spec.limits[rank] if obligations.spec.limits else None
         self.limit = None if limit is None else limit.grains
         self.activations = self.peak = 0
         self.over, self.over_at = 0, NONE
         self.receives = self.most_receives = self.outputs = self.most_outputs = 0
         self.told: dict[str, int] = {}
 
-    def run(self) -> Walked:
+    def run(self) -> RankTrace:
         steps: dict[type, Callable[[int, Any], None]] = {
             Compute: self.compute,
             Receive: self.receive,
@@ -94,7 +98,7 @@ class _Walk:
                 self.between(i, instruction, self.open)
             steps[kind](i, instruction)
         self.finish()
-        return Walked(
+        return RankTrace(
             self.events,
             self.places,
             self.units,
@@ -110,55 +114,55 @@ class _Walk:
 
     def compute(self, i: int, compute: Compute) -> None:
         operation = compute.operation
-        duty = self.duties.of.get(operation[:3])
-        if duty is None or not self.exists(operation, duty):
+        obligation = self.obligations.of.get(operation[:3])
+        if obligation is None or not self.exists(operation, obligation):
             self.fault("no-such-duty", i, "this is not an operation of the schedule")
             return
-        if duty.rank != self.rank:
-            self.fault("wrong-rank", i, f"its stage is on rank {duty.rank}")
+        if obligation.rank != self.rank:
+            self.fault("wrong-rank", i, f"its stage is on rank {obligation.rank}")
             return
         if compute.stream != 0:
             self.fault("unknown-stream", i, f"stream {compute.stream} is not known to this version")
-        self.mark_done(i, operation, duty)
-        self.read(i, compute, duty)
-        self.time(i, compute, duty)
+        self.mark_done(i, operation, obligation)
+        self.read(i, compute, obligation)
+        self.time(i, compute, obligation)
         if compute.writes != NONE:
             self.fill(i, compute.writes, _Content(operation, i, False))
             self.outputs += 1
             if self.outputs > self.most_outputs:
                 self.most_outputs = self.outputs
-        if (compute.writes != NONE) != duty.wanted:
+        if (compute.writes != NONE) != obligation.wanted:
             self.fault(
                 "wrong-result",
                 i,
                 "its result is needed, but is not kept"
-                if duty.wanted
+                if obligation.wanted
                 else "nothing needs a result",
             )
-        if duty.take:
-            self.activations += duty.take
+        if obligation.take:
+            self.activations += obligation.take
             if self.activations > self.peak:
                 self.peak = self.activations
                 if self.limit is not None and self.over_at == NONE and self.peak > self.limit:
                     self.over, self.over_at = self.peak, i
-        self.activations -= duty.give
+        self.activations -= obligation.give
 
-    def exists(self, operation: Operation, duty: Duty) -> bool:
+    def exists(self, operation: Operation, obligation: Obligation) -> bool:
         _, _, _, microbatch, slice_, part = operation
-        slices = self.duties.spec.slices
+        slices = self.obligations.spec.slices
         known = 0 <= slice_ < slices if slices else slice_ == NONE
-        return known and part == NONE and 0 <= microbatch < duty.microbatches
+        return known and part == NONE and 0 <= microbatch < obligation.microbatches
 
-    def mark_done(self, i: int, operation: Operation, duty: Duty) -> None:
+    def mark_done(self, i: int, operation: Operation, obligation: Obligation) -> None:
         """Note that the operation was done; complain if it was before, or if something on this
         rank should have been done first: its forward, its input gradient, the slice before it."""
-        done, width, slice_ = self.book.done, self.duties.width, operation.slice
-        entry = duty.base + operation.microbatch * width + (slice_ if slice_ > 0 else 0)
+        done, width, slice_ = self.ledger.done, self.obligations.width, operation.slice
+        entry = obligation.base + operation.microbatch * width + (slice_ if slice_ > 0 else 0)
         state = done[entry]
-        if state & duty.bars:
+        if state & obligation.bars:
             self.fault("repeated-operation", i, "this was done before, or is part of what was")
             return
-        if state & duty.after != duty.after:
+        if state & obligation.after != obligation.after:
             first = "input gradient" if state & 1 else "forward"
             self.fault("too-early", i, f"its {first} has not been computed yet")
         kind = operation.kind
@@ -167,30 +171,32 @@ class _Walk:
             state_before = done[entry + before - slice_] if 0 <= before < width else 255
             if not state_before & (BITS["F"] if kind == "F" else BITS["B"] | INPUT):
                 self.fault("too-early", i, f"slice {before} comes first")
-        done[entry] = state | duty.bit
+        done[entry] = state | obligation.bit
         if kind in "BW":
             self.left[operation[1:3]] -= 1
-        if self.duties.before:
+        if self.obligations.before:
             self.follow_rules(i, operation)
-        if self.duties.across:
+        if self.obligations.across:
             event = len(self.events) if self.open is None else self.open.event
             self.marks.setdefault(event, []).append(operation)
 
     def follow_rules(self, i: int, operation: Operation) -> None:
         """What a rule puts before the operation on this rank must have been done, and not as the
         other half of the same overlapped unit, which ends no earlier than this begins."""
-        for earlier in self.duties.before.get(operation, ()):
+        for earlier in self.obligations.before.get(operation, ()):
             _, p, s, microbatch, slice_, _ = earlier
-            entry = self.duties.bases[p, s] + microbatch * self.duties.width + max(slice_, 0)
+            entry = (
+                self.obligations.bases[p, s] + microbatch * self.obligations.width + max(slice_, 0)
+            )
             bits = sum(BITS[kind] for kind in ENDS[earlier.kind])
             beside = self.open is not None and self.open.first.operation == earlier
-            if not self.book.done[entry] & bits or beside:
+            if not self.ledger.done[entry] & bits or beside:
                 self.fault("too-early", i, f"a rule puts it after {self.words.operation(earlier)}")
 
-    def read(self, i: int, compute: Compute, duty: Duty) -> None:
+    def read(self, i: int, compute: Compute, obligation: Obligation) -> None:
         """The slots read hold what the operation needs, in this order: the result of the stage
         before it (of a gradient: after it), then those of the pipelines that feed it."""
-        needs = duty.needs
+        needs = obligation.needs
         if len(compute.reads) != len(needs):
             self.fault(
                 "wrong-input", i, f"it needs {len(needs)} results, and reads {len(compute.reads)}"
@@ -219,13 +225,13 @@ class _Walk:
                     ((self.rank, content.at), f"slot {slot} was filled here"),
                 )
 
-    def time(self, i: int, compute: Compute, duty: Duty) -> None:
+    def time(self, i: int, compute: Compute, obligation: Obligation) -> None:
         """The event of the computation; of an overlapped unit there is one, and its second half
         says how long."""
         operation, unit = compute.operation, compute.unit
         if unit == NONE and self.open is None:
-            costs = self.duties.costs
-            ticks = costs.of(operation) if self.duties.exceptional else duty.ticks
+            costs = self.obligations.costs
+            ticks = costs.of(operation) if self.obligations.exceptional else obligation.ticks
             self.event(i, RUN, ticks)
             self.units.append((operation,))
         elif self.open is None:
@@ -247,14 +253,14 @@ class _Walk:
         self.units.append((first, second))
         if compute.unit != opened.unit:
             self.fault("wrong-overlap", i, f"overlapped unit {opened.unit} is not complete", where)
-        elif second.kind not in self.duties.spec.overlap:
+        elif second.kind not in self.obligations.spec.overlap:
             self.fault(
                 "wrong-overlap", i, f"the schedule does not let {second.kind} overlap F", where
             )
         elif (first.pipeline, first.microbatch) == (second.pipeline, second.microbatch):
             self.fault("wrong-overlap", i, "both halves are of the same micro-batch", where)
         else:
-            self.events[opened.event] = self.duties.costs.pair(first, second) << SHIFT | RUN
+            self.events[opened.event] = self.obligations.costs.pair(first, second) << SHIFT | RUN
 
     def between(self, i: int, instruction: Instruction, opened: _Open) -> None:
         """Between the halves of an overlapped unit the first one's result leaves, and what it
@@ -286,10 +292,10 @@ class _Walk:
         self.receives += 1
         if self.receives > self.most_receives:
             self.most_receives = self.receives
-        posted = self.book.posted[channel]
-        message = len(posted) * self.book.channels + channel
+        posted = self.ledger.posted[channel]
+        message = len(posted) * self.ledger.channels + channel
         posted.append(result)
-        self.book.posted_at[channel].append(i)
+        self.ledger.posted_at[channel].append(i)
         self.begun[slot] = [message]
         self.event(i, POSTED, message)
 
@@ -306,16 +312,16 @@ class _Walk:
         if not self.usable(i, channel, sending=True, result=content.operation):
             return
         content.used = True
-        sent = self.book.sent[channel]
-        message = len(sent) * self.book.channels + channel
+        sent = self.ledger.sent[channel]
+        message = len(sent) * self.ledger.channels + channel
         sent.append(content.operation)
-        self.book.sent_at[channel].append(i)
+        self.ledger.sent_at[channel].append(i)
         self.begun.setdefault(slot, []).append(message)
         self.event(i, SENT, message)
 
     def usable(self, i: int, channel: int, sending: bool, result: Operation) -> bool:
         """Whether the message may travel on this channel."""
-        if not 0 <= channel < self.book.channels:
+        if not 0 <= channel < self.ledger.channels:
             self.fault("wrong-channel", i, f"the plan has no channel {channel}")
             return False
         source, target, traffic = self.program.channels[channel]
@@ -361,7 +367,7 @@ class _Walk:
             self.fault("wrong-sum", i, f"the plan has no sum number {number}")
             return
         copies = self.program.reductions[number].copies
-        if not self.duties.train:
+        if not self.obligations.train:
             self.fault("wrong-sum", i, "an evaluation computes no gradients")
         elif number in self.reduced:
             self.fault("wrong-sum", i, "this was summed before")
@@ -386,31 +392,31 @@ class _Walk:
             )
         for number, reduction in enumerate(self.program.reductions):
             mine = self.rank in [copy.rank for copy in reduction.copies]
-            if self.duties.train and mine and number not in self.reduced:
+            if self.obligations.train and mine and number not in self.reduced:
                 what = self.words.reduction(reduction)
-                self.book.findings.append(
+                self.ledger.findings.append(
                     Diagnostic("wrong-sum", f"rank {self.rank} never runs the {what}")
                 )
         for code, many in self.told.items():
             if many > FEW:
                 message = f"rank {self.rank}: {many - FEW} more findings of this kind"
-                self.book.findings.append(Diagnostic(code, message))
+                self.ledger.findings.append(Diagnostic(code, message))
 
     def event(self, i: int, tag: int, value: int) -> None:
         self.events.append(value << SHIFT | tag)
         self.places.append(i)
 
-    def fault(self, code: str, i: int, message: str, *others: tuple[Place, str]) -> None:
+    def fault(self, code: str, i: int, message: str, *others: tuple[Location, str]) -> None:
         told = self.told[code] = self.told.get(code, 0) + 1
         if told <= FEW:
-            self.book.findings.append(self.words.finding(code, (self.rank, i), message, *others))
+            self.ledger.findings.append(self.words.finding(code, (self.rank, i), message, *others))
 
 
-def _gradients(duties: Duties, rank: int) -> dict[tuple[int, int], int]:
+def _gradients(obligations: Obligations, rank: int) -> dict[tuple[int, int], int]:
     """How many weight gradients each stage of the rank will have."""
     found: dict[tuple[int, int], int] = {}
-    for p, pipeline in enumerate(duties.spec.pipelines):
+    for p, pipeline in enumerate(obligations.spec.pipelines):
         for s, stage in enumerate(pipeline.stages):
-            if stage.rank == rank and duties.backward(p):
-                found[p, s] = pipeline.microbatches * duties.width
+            if stage.rank == rank and obligations.backward(p):
+                found[p, s] = pipeline.microbatches * obligations.width
     return found

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.program.program import Program, Reduce
-from stretto.compiler.proof.ledger import MEET, RUN, SENT, SHIFT, TAG, WAIT, Book, Walked
-from stretto.compiler.proof.messages import Place, Words, listed
-from stretto.compiler.proof.obligations import ENDS, Duties
+from stretto.compiler.proof.ledger import MEET, RUN, SENT, SHIFT, TAG, WAIT, Ledger, RankTrace
+from stretto.compiler.proof.messages import Location, Wording, listed
+from stretto.compiler.proof.obligations import ENDS, Obligations
 
 
 @dataclass(slots=True)
-class Clock:
+class RankTimes:
     """Times in ticks: per rank of its first start and last end, and how long it computed."""
 
     first: list[int]
@@ -27,29 +27,33 @@ class Clock:
 
 
 def run_together(
-    program: Program, duties: Duties, ranks: Sequence[Walked], book: Book, words: Words
-) -> Clock:
+    program: Program,
+    obligations: Obligations,
+    ranks: Sequence[RankTrace],
+    ledger: Ledger,
+    words: Wording,
+) -> RankTimes:
     """Run all lists. Raises `Rejected`: the circle where the step cannot finish, or the rules that
     are not kept between ranks."""
     many = len(ranks)
-    state = _State([0] * many, [0] * many)
-    clock = Clock([-1] * many, [0] * many, [0] * many)
+    state = _Simulation([0] * many, [0] * many)
+    clock = RankTimes([-1] * many, [0] * many, [0] * many)
     lag = _lags(program)
     sizes = [len({copy.rank for copy in r.copies}) for r in program.reductions]
     ready = list(range(many))
     while ready:
         rank = ready.pop()
         ready += _advance(rank, ranks[rank].events, state, clock, lag, sizes)
-    if any(at < len(walked.events) for at, walked in zip(state.at, ranks, strict=True)):
-        raise Rejected([_circle(program, ranks, state, book, words)])
-    if broken := [*_across(program, duties, ranks, state, words)]:
+    if any(at < len(trace.events) for at, trace in zip(state.at, ranks, strict=True)):
+        raise Rejected([_circle(program, ranks, state, ledger, words)])
+    if broken := [*_across(program, obligations, ranks, state, words)]:
         raise Rejected(broken)
     clock.first = [max(first, 0) for first in clock.first]
     return clock
 
 
 @dataclass(slots=True)
-class _State:
+class _Simulation:
     """Where the run stands. By message: when its first side began, when it was over, which rank
     waits for it; by reduction the ranks that have come."""
 
@@ -65,8 +69,8 @@ class _State:
 def _advance(
     rank: int,
     events: list[int],
-    state: _State,
-    clock: Clock,
+    state: _Simulation,
+    clock: RankTimes,
     lag: list[int],
     sizes: list[int],
 ) -> list[int]:
@@ -121,22 +125,26 @@ def _lags(program: Program) -> list[int]:
 
 
 def _across(
-    program: Program, duties: Duties, ranks: Sequence[Walked], state: _State, words: Words
+    program: Program,
+    obligations: Obligations,
+    ranks: Sequence[RankTrace],
+    state: _Simulation,
+    words: Wording,
 ) -> Iterator[Diagnostic]:
     """A rule between two ranks holds only where messages carry it: the later operation's rank has
     heard, directly or not, from the earlier one's after it ended. Follow the run once more, with
     the set of ended operations (one bit each) that every rank has heard of."""
     ends = [
         earlier._replace(kind=kind)  # type: ignore[arg-type]
-        for earlier in sorted({e for many in duties.across.values() for e in many})
+        for earlier in sorted({e for many in obligations.across.values() for e in many})
         for kind in ENDS[earlier.kind]
     ]
     bit = {operation: 1 << k for k, operation in enumerate(ends)}
     heard, told, channels = [0] * len(ranks), dict[int, int](), len(program.channels)
-    for rank, start, stop in state.steps if duties.across else ():
-        walked = ranks[rank]
+    for rank, start, stop in state.steps if obligations.across else ():
+        trace = ranks[rank]
         for e in range(start, stop):
-            tag, value = walked.events[e] & TAG, walked.events[e] >> SHIFT
+            tag, value = trace.events[e] & TAG, trace.events[e] >> SHIFT
             if tag == SENT:
                 told[value] = heard[rank]
             elif tag == WAIT and program.channels[value % channels].target == rank:
@@ -146,16 +154,16 @@ def _across(
                 every = _union(heard[other] for other in met)
                 for other in met:
                     heard[other] = every
-            for operation in walked.marks.get(e, ()):
-                for earlier in duties.across.get(operation, ()):
+            for operation in trace.marks.get(e, ()):
+                for earlier in obligations.across.get(operation, ()):
                     bits = _union(bit[earlier._replace(kind=k)] for k in ENDS[earlier.kind])  # type: ignore[arg-type]
                     if not heard[rank] & bits:
-                        place = rank, walked.places[e]
+                        place = rank, trace.places[e]
                         text = (
                             f"nothing makes it wait for {words.operation(earlier)}, as a rule asks"
                         )
                         yield words.finding("rule-between-ranks", place, text)
-            heard[rank] |= _union(bit.get(o, 0) for o in walked.marks.get(e, ()))
+            heard[rank] |= _union(bit.get(o, 0) for o in trace.marks.get(e, ()))
 
 
 def _union(masks: Iterable[int]) -> int:
@@ -169,13 +177,13 @@ def _union(masks: Iterable[int]) -> int:
 
 
 def _circle(
-    program: Program, ranks: Sequence[Walked], state: _State, book: Book, words: Words
+    program: Program, ranks: Sequence[RankTrace], state: _Simulation, ledger: Ledger, words: Wording
 ) -> Diagnostic:
     """The shortest circle of ranks each of which waits for an instruction that stands behind the
     one at which the next rank waits. There is one: every message has both its sides in the lists,
     so whoever waits, waits for a rank that waits."""
     stuck = {
-        rank: _awaited(program, rank, ranks[rank].events[at], state, book)
+        rank: _awaited(program, rank, ranks[rank].events[at], state, ledger)
         for rank, at in enumerate(state.at)
         if at < len(ranks[rank].events)
     }
@@ -184,7 +192,7 @@ def _circle(
     for rank, other in zip(circle, [*circle[1:], circle[0]], strict=True):
         here = rank, ranks[rank].places[state.at[rank]]
         there = next(place for place in stuck[rank] if place[0] == other)
-        own = _own_side(program, rank, ranks[rank].events[state.at[rank]], book)
+        own = _own_side(program, rank, ranks[rank].events[state.at[rank]], ledger)
         what = "" if own is None else f" ({words.at(own)})"
         notes.append(f"{words.at(here)}{what} waits for {words.at(there)}")
         labels += words.label(here, f"rank {rank} waits here, at instruction {here[1]}")
@@ -198,7 +206,9 @@ def _circle(
     return Diagnostic("deadlock", text, tuple(labels), tuple(notes))
 
 
-def _awaited(program: Program, rank: int, event: int, state: _State, book: Book) -> list[Place]:
+def _awaited(
+    program: Program, rank: int, event: int, state: _Simulation, ledger: Ledger
+) -> list[Location]:
     """The instructions of other ranks that a rank that stands at `event` waits for."""
     tag, value = event & TAG, event >> SHIFT
     if tag == MEET:
@@ -206,15 +216,17 @@ def _awaited(program: Program, rank: int, event: int, state: _State, book: Book)
         return [(other, _meeting(program, other, value)) for other in sorted(missing)]
     n, c = divmod(value, len(program.channels))
     source, target, _ = program.channels[c]
-    return [(target, book.posted_at[c][n])] if rank == source else [(source, book.sent_at[c][n])]
+    return (
+        [(target, ledger.posted_at[c][n])] if rank == source else [(source, ledger.sent_at[c][n])]
+    )
 
 
-def _own_side(program: Program, rank: int, event: int, book: Book) -> Place | None:
+def _own_side(program: Program, rank: int, event: int, ledger: Ledger) -> Location | None:
     """The send or receive of its own that a rank waits for."""
     if event & TAG == MEET:
         return None
     n, c = divmod(event >> SHIFT, len(program.channels))
-    places = book.sent_at if rank == program.channels[c].source else book.posted_at
+    places = ledger.sent_at if rank == program.channels[c].source else ledger.posted_at
     return rank, places[c][n]
 
 

@@ -7,7 +7,7 @@ are loaded when they are asked for.
 from importlib import import_module
 
 from stretto.compiler.plan.plan import Plan
-from stretto.compiler.program.program import Name
+from stretto.compiler.program.program import ProgramName
 from stretto.compiler.show.look import Look
 from stretto.compiler.show.view import view
 
@@ -25,7 +25,7 @@ FORMATS = {
 }
 
 
-def draw(plan: Plan, format: str, name: Name = "train", look: Look | None = None) -> str:
+def draw(plan: Plan, format: str, name: ProgramName = "train", look: Look | None = None) -> str:
     """The Program `name` of the plan in a format of the table. Raises `Rejected` where the format
     cannot hold it."""
     module = import_module(f"{__name__}.{FORMATS[format][0]}")

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.problem.expand import expand
-from stretto.compiler.problem.problem import Why
+from stretto.compiler.problem.problem import EdgeKind
 from stretto.compiler.problem.spec import NONE, Operation, Unit, show
 from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.palette import colour
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     import networkx as nx
 
 EDGES = {
-    Why.ACTIVATION: "",
-    Why.GRADIENT: "",
-    Why.OWN: "style=dashed",
-    Why.SLICE: "style=dashed",
-    Why.RULE: "style=dotted label=rule",
-    Why.ORDER: 'color="#9aa4b2" constraint=false',
-    Why.PAIR: 'color="#9aa4b2" constraint=false',
+    EdgeKind.ACTIVATION: "",
+    EdgeKind.GRADIENT: "",
+    EdgeKind.LOCAL: "style=dashed",
+    EdgeKind.SLICE: "style=dashed",
+    EdgeKind.RULE: "style=dotted label=rule",
+    EdgeKind.ORDER: 'color="#9aa4b2" constraint=false',
+    EdgeKind.PAIR: 'color="#9aa4b2" constraint=false',
 }
 
 

@@ -10,7 +10,7 @@ from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.spec import NONE, Spec, number
-from stretto.compiler.program.program import Claims, Compute, Name, Program
+from stretto.compiler.program.program import Claims, Compute, Program, ProgramName
 
 
 class Summary(Struct, frozen=True):
@@ -63,7 +63,7 @@ def of_plan(plan: Plan) -> Summary:
     return summarize(plan.programs[name], plan.claims[name], plan.bound, plan.engine, plan.hash)
 
 
-def step_of(plan: Plan) -> Name:
+def step_of(plan: Plan) -> ProgramName:
     """Which of its Programs a plan is about: the training step, or where there is none the
     forwards."""
     return "train" if "train" in plan.programs else "eval"

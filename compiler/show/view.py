@@ -18,7 +18,14 @@ from stretto.compiler.bounds.eval_bound import forwards_bound
 from stretto.compiler.diagnostics.source import Source, Span
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.spec import NONE, Spec, number
-from stretto.compiler.program.program import Claims, Compute, Instruction, Name, Program, Receive
+from stretto.compiler.program.program import (
+    Claims,
+    Compute,
+    Instruction,
+    Program,
+    ProgramName,
+    Receive,
+)
 from stretto.compiler.program.timeline import Timed, Timeline, time
 from stretto.compiler.show.summary import Summary, step_of, summarize
 
@@ -109,7 +116,7 @@ class View:
         return places
 
 
-def view(plan: Plan, name: Name) -> View:
+def view(plan: Plan, name: ProgramName) -> View:
     """Times the Program `name` of the plan and lays it out."""
     program = plan.programs[name]
     return View(

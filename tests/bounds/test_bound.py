@@ -12,7 +12,7 @@ import pytest
 from stretto.compiler.bounds.best import best, bound_context
 from stretto.compiler.bounds.bound import bound
 from stretto.compiler.problem.expand import expand
-from stretto.compiler.problem.spec import Exceptional, Limit, Operation, Rule, Spec
+from stretto.compiler.problem.spec import CostOverride, Limit, Operation, Rule, Spec
 from tests.support import bound_instances, bound_oracle, specs, targets
 from tests.support.paths import DATA
 
@@ -220,7 +220,7 @@ def test_a_whole_backward_may_be_quicker_than_its_halves() -> None:
 def test_micro_batches_that_differ_are_not_put_in_turn() -> None:
     """A long micro-batch 0 may run last on a rank whose memory takes one at a time."""
     spec = limited(specs.linear(2, 3, (1, 1, 1), transfer=2), 2)
-    slow = Exceptional(Operation("F", 0, 1, 0), 9)
+    slow = CostOverride(Operation("F", 0, 1, 0), 9)
     spec = msgspec.structs.replace(spec, exceptions=(slow,))
     assert ticks(spec) <= bound_oracle.brute(spec)
     # each micro-batch alone: F, way, F, B, way, B

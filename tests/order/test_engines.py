@@ -73,14 +73,14 @@ def best_of_all(spec: Spec) -> int:
             if end[i] >= 0 or any(end[a] < 0 for a, _ in before[i]):
                 continue
             r = problem.rank[i]
-            if held[r] + problem.take[i] > limits[r]:
+            if held[r] + problem.alloc[i] > limits[r]:
                 continue
             start = max([free[r], *(end[a] + lag for a, lag in before[i])])
             stop = start + problem.duration[i]
             go(
                 (*end[:i], stop, *end[i + 1 :]),
                 (*free[:r], stop, *free[r + 1 :]),
-                (*held[:r], held[r] + problem.take[i] - problem.give[i], *held[r + 1 :]),
+                (*held[:r], held[r] + problem.alloc[i] - problem.free[i], *held[r + 1 :]),
             )
 
     go((-1,) * n, (0,) * spec.ranks, (0,) * spec.ranks)

@@ -9,7 +9,7 @@ import pytest
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.problem.deadlock import _Stuck
 from stretto.compiler.problem.expand import expand
-from stretto.compiler.problem.problem import Problem, Why
+from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import NONE, Feed, Operation, Rule, Spec, Unit
 from tests.support import specs
 
@@ -21,7 +21,7 @@ def random_spec(seed: int) -> Spec:
     return specs.random_order(specs.random_model(random), random, pairs=0.4)
 
 
-def edges(problem: Problem, *reasons: Why) -> set[tuple[Operation, Operation]]:
+def edges(problem: Problem, *reasons: EdgeKind) -> set[tuple[Operation, Operation]]:
     """The edges for these reasons, as (earlier, later)."""
     names = problem.operations
     lists = zip(problem.tail, problem.head, problem.why, strict=True)
@@ -35,7 +35,7 @@ def refused(spec: Spec) -> Diagnostic:
     return diagnostic
 
 
-DATA = (Why.ACTIVATION, Why.GRADIENT, Why.OWN, Why.SLICE)
+DATA = (EdgeKind.ACTIVATION, EdgeKind.GRADIENT, EdgeKind.LOCAL, EdgeKind.SLICE)
 
 
 def test_every_operation_has_exactly_the_edges_of_the_language() -> None:
@@ -59,7 +59,7 @@ def test_memory_is_given_back_as_it_was_taken() -> None:
         problem = expand(random_spec(seed))
         balance: Counter[tuple[int, ...]] = Counter()
         for operation, take, give in zip(
-            problem.operations, problem.take, problem.give, strict=True
+            problem.operations, problem.alloc, problem.free, strict=True
         ):
             balance[operation[1:]] += take - give
             assert operation.kind == "F" or not take
@@ -71,9 +71,9 @@ def test_a_pair_starts_together_and_ends_together() -> None:
     for seed in range(100):
         problem = expand(random_spec(seed))
         lists = list(zip(problem.tail, problem.head, problem.lag, strict=True))
-        for i, j in enumerate(problem.partner):
+        for i, j in enumerate(problem.overlaps_with):
             if j != NONE:
-                assert problem.partner[j] == i and problem.rank[i] == problem.rank[j]
+                assert problem.overlaps_with[j] == i and problem.rank[i] == problem.rank[j]
                 assert {(a, lag) for a, b, lag in lists if b == i} == {
                     (a, lag) for a, b, lag in lists if b == j
                 }
@@ -103,8 +103,8 @@ def test_gradients_of_a_fed_pipeline_return_unless_forward_only() -> None:
     def gradients(forward_only: bool) -> set[tuple[Operation, Operation]]:
         side = specs.pipeline("side", [1, 0], 1, feeds=(Feed(0, 1),), forward_only=forward_only)
         problem = expand(specs.model(2, specs.pipeline("main", [0, 1], 1), side))
-        assert (Operation(F, 1, 1, 0), Operation(F, 0, 1, 0)) in edges(problem, Why.ACTIVATION)
-        return edges(problem, Why.GRADIENT)
+        assert (Operation(F, 1, 1, 0), Operation(F, 0, 1, 0)) in edges(problem, EdgeKind.ACTIVATION)
+        return edges(problem, EdgeKind.GRADIENT)
 
     back = (Operation(B, 0, 1, 0), Operation(B, 1, 1, 0))
     assert back in gradients(False)
@@ -117,12 +117,12 @@ def test_a_rule_on_a_backward_means_its_halves() -> None:
         Rule(Operation(B, 0, 0, 2), Operation(B, 0, 0, 1), 0),
     )
     spec = specs.linear(1, 3, split=True, rules=rules)
-    assert edges(expand(spec), Why.RULE) == {
+    assert edges(expand(spec), EdgeKind.RULE) == {
         (Operation(W, 0, 0, 0), Operation(F, 0, 0, 2)),
         (Operation(W, 0, 0, 1), Operation(I, 0, 0, 2)),
     }
     whole = msgspec.structs.replace(spec, split_backward=False)
-    assert edges(expand(whole), Why.RULE) == {(rule.earlier, rule.later) for rule in rules}
+    assert edges(expand(whole), EdgeKind.RULE) == {(rule.earlier, rule.later) for rule in rules}
 
 
 def test_a_rule_on_a_half_that_does_not_exist_is_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order.written import written
 from stretto.compiler.problem.expand import expand
-from stretto.compiler.problem.spec import Costs, Exceptional, ExceptionalPair, Operation, Spec
+from stretto.compiler.problem.spec import CostOverride, Costs, Operation, PairCostOverride, Spec
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
 from stretto.compiler.program.program import Channel, Compute, Program, Receive, Send, Wait
@@ -27,8 +27,8 @@ def random_spec(seed: int) -> Spec:
     pairs = [unit for unit in units if len(unit) == 2 and random.random() < 0.3]
     return msgspec.structs.replace(
         spec,
-        exceptions=tuple(Exceptional(o, random.randint(0, 9)) for o in singles),
-        exceptional_pairs=tuple(ExceptionalPair(f, b, random.randint(0, 9)) for f, b in pairs),
+        exceptions=tuple(CostOverride(o, random.randint(0, 9)) for o in singles),
+        exceptional_pairs=tuple(PairCostOverride(f, b, random.randint(0, 9)) for f, b in pairs),
     )
 
 

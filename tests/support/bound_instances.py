@@ -4,7 +4,7 @@ from random import Random
 
 import msgspec
 
-from stretto.compiler.problem.spec import Exceptional, Feed, Limit, Operation, Rule, Spec, Stage
+from stretto.compiler.problem.spec import CostOverride, Feed, Limit, Operation, Rule, Spec, Stage
 from tests.support import specs
 
 SHAPES = (
@@ -98,7 +98,7 @@ def bent(spec: Spec, random: Random) -> Spec:
     listed = [unit.operations[0] for units in order.written for unit in units]
     if way == "exceptions":
         some = random.sample(listed, 3)
-        odd = tuple(Exceptional(op, random.randint(1, 9)) for op in dict.fromkeys(some))
+        odd = tuple(CostOverride(op, random.randint(1, 9)) for op in dict.fromkeys(some))
         return msgspec.structs.replace(spec, exceptions=odd)
     if way == "rules":
         rules = []

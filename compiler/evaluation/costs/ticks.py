@@ -11,11 +11,11 @@ from stretto.compiler.evaluation.placement import Placed
 from stretto.compiler.evaluation.reports import Reports, diagnosis
 from stretto.compiler.problem.spec import (
     NONE,
-    Exceptional,
-    ExceptionalPair,
+    CostOverride,
     Kind,
     Operation,
     Pair,
+    PairCostOverride,
     Stage,
     Unit,
 )
@@ -93,9 +93,9 @@ class Priced:
                         help=f"round the {what}",
                     )
                 )
-        self.exceptions = tuple(Exceptional(o, self.time(t)) for o, t in cells)
+        self.exceptions = tuple(CostOverride(o, self.time(t)) for o, t in cells)
         self.pairs = tuple(Pair(r, f, k, b, self.time(t)) for r, f, k, b, t in pairs)
-        self.exceptional_pairs = tuple(ExceptionalPair(f, b, self.time(t)) for f, b, t in special)
+        self.exceptional_pairs = tuple(PairCostOverride(f, b, self.time(t)) for f, b, t in special)
 
     def stage(self, p: Placed, index: int) -> Stage:
         ticks = {k: self.time(self.costs.of_stage(k, p.index, index)) for k in "FBIW"}

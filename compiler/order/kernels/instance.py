@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
-from stretto.compiler.problem.problem import Problem, Why
+from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import NONE, Costs, Operation
 
 F, BACK, W = 0, 1, 2
@@ -92,8 +92,8 @@ def model(problem: Problem) -> Model:
         needs=needs,
         operation=operation,
         duration=[problem.duration[i] for i in operation],
-        take=[problem.take[i] for i in operation],
-        give=[problem.give[i] for i in operation],
+        take=[problem.alloc[i] for i in operation],
+        give=[problem.free[i] for i in operation],
         whole=[int(problem.operations[i].kind == "B") for i in operation],
         own=_own(problem, sequences, max(1, spec.slices)),
         extra=extra,
@@ -188,12 +188,12 @@ def _extra(
     extra: dict[int, list[tuple[int, int]]] = {}
     if not problem.spec.rules and not problem.spec.written:
         return extra, partner
-    for i, j in enumerate(problem.partner):
+    for i, j in enumerate(problem.overlaps_with):
         if j != NONE:
             partner[place[i]] = place[j]
-    said = {Why.OWN, Why.SLICE} if problem.spec.slices else {Why.OWN}
+    said = {EdgeKind.LOCAL, EdgeKind.SLICE} if problem.spec.slices else {EdgeKind.LOCAL}
     if all(list(sequence) == sorted(sequence) for sequence in sequences):
-        said |= {Why.ACTIVATION, Why.GRADIENT}
+        said |= {EdgeKind.ACTIVATION, EdgeKind.GRADIENT}
     edges = zip(problem.tail, problem.head, problem.lag, problem.why, strict=True)
     for a, b, lag, why in edges:
         if why not in said:
