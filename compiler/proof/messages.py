@@ -40,7 +40,7 @@ class Excess(NamedTuple):
 
 class Wording:
     """Names the places of one Program. `sent` and `sent_at` have, by channel, the results found to
-    be sent on it and where the sends stand in the sender's list; they grow as lists are followed."""
+    be sent on it and the sends' places in the sender's list, as far as lists were followed."""
 
     def __init__(
         self, program: Program, sent: list[list[Operation]], sent_at: list[list[int]]

@@ -1,4 +1,4 @@
-"""Spec → `Obligations`: what must happen. For every operation where it runs, how long it takes, what it
+"""Spec → `Obligations`: what must happen. For every operation where it runs, how long, what it
 reads, whether its result is needed; which gradients are summed; what has to come after what.
 
 This is derived here a second time, from the Spec alone, and shares nothing with the modules that
