@@ -1,10 +1,13 @@
 # `make demo` and `make test` do everything on a fresh machine; `make` alone lists the rest.
-PYTHON ?= python3
-VENV   ?= .venv
-RUN     = $(VENV)/bin
-STAMP   = $(VENV)/.installed
+# PYTHON, VENV and CONSTRAINTS choose another interpreter, environment or set of versions.
+PYTHON      ?= python3
+VENV        ?= .venv
+CONSTRAINTS ?= constraints.txt
+RUN          = $(VENV)/bin
+STAMP        = $(VENV)/.installed
+EXTRAS       = run,solve,test,lint,docs
 
-.PHONY: help install demo test test-full lint docs docs-current clean
+.PHONY: help install demo test test-full fuzz lint docs docs-current lock clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -13,9 +16,9 @@ install: $(STAMP)  ## a virtual environment in .venv with everything in it
 
 # `build/types` holds the folders under their import names, so that type checkers and editors find
 # `stretto.compiler` where the folder is `compiler`.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[run,solve,test,lint]'
+	$(RUN)/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
 	mkdir -p build/types/stretto
 	for d in compiler grammar runtime schedules; do ln -sfn ../../../$$d build/types/stretto/$$d; done
 	@touch $@
@@ -44,6 +47,9 @@ docs: $(STAMP)  ## pictures and tables of the documents, made anew
 
 docs-current: $(STAMP)  ## whether they are as they would be made now
 	$(RUN)/python docs/make.py --check
+
+lock:  ## constraints.txt made anew with today's releases; torch stays as it says
+	.ci/lock $(PYTHON) '$(EXTRAS)'
 
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist *.egg-info

@@ -12,6 +12,7 @@ def names() -> list[str]:
 
 
 def has(name: str) -> bool:
+    """Whether a schedule of this name ships."""
     return name.isidentifier() and files("stretto.schedules").joinpath(f"{name}.pipe").is_file()
 
 

@@ -133,8 +133,8 @@ def random_mutant(program: Program, random: Random) -> Mutant:
 
 
 def harmless(good: Program, other: Program, most: int = 200_000) -> str:
-    """ "" if every interleaving of `other` finishes and does what `good` does, with the same peaks
-    and slots; else what differs. The oracle here is the explorer alone."""
+    """Nothing ("") if every interleaving of `other` finishes and does what `good` does, with the
+    same peaks and slots; else what differs. The oracle here is the explorer alone."""
     old, new = alone(good), alone(other)
     for key in ("flow", "sums", "activations", "receives", "outputs", "wrong"):
         if getattr(old, key) != getattr(new, key):
@@ -159,8 +159,8 @@ def _finishes(key: "_Key", most: int) -> str:
 
 
 def finishes(program: Program, most: int = 200_000) -> str:
-    """ "" if every interleaving finishes; where there are too many, some extreme and random ones.
-    Remembered, since forged headers leave most lists as they are."""
+    """Nothing ("") if every interleaving finishes; where there are too many, some extreme and random
+    ones. Remembered, since forged headers leave most lists as they are."""
     return _finishes(_Key(program), most)
 
 
