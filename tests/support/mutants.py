@@ -159,8 +159,8 @@ def _finishes(key: "_Key", most: int) -> str:
 
 
 def finishes(program: Program, most: int = 200_000) -> str:
-    """Nothing ("") if every interleaving finishes; where there are too many, some extreme and random
-    ones. Remembered, since forged headers leave most lists as they are."""
+    """Nothing ("") if every interleaving finishes; where there are too many, some extreme and
+    random ones. Remembered, since forged headers leave most lists as they are."""
     return _finishes(_Key(program), most)
 
 
