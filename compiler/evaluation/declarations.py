@@ -11,32 +11,32 @@ from typing import Any, assert_never
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.diagnostics.suggest import nearest
-from stretto.compiler.evaluation.declared import Declared, Later
+from stretto.compiler.evaluation.declared import Declarations, Deferred
 from stretto.compiler.evaluation.expressions.compile import compile_expression
 from stretto.compiler.evaluation.expressions.names import (
-    bound_inside,
     definitions,
+    local_names,
     names_in,
     text_of,
 )
-from stretto.compiler.evaluation.expressions.scope import Broken, Constant, Scope
+from stretto.compiler.evaluation.expressions.scope import Constant, ErrorBinding, Scope
 from stretto.compiler.evaluation.expressions.values import (
     PipelineValue,
-    counted,
+    describe,
     exact,
     is_number,
-    kind,
+    positive_count,
     show,
 )
-from stretto.compiler.evaluation.pipelines import draft
-from stretto.compiler.evaluation.reports import Reports, Stop, diagnosis
+from stretto.compiler.evaluation.pipelines import declare_pipeline
+from stretto.compiler.evaluation.reports import EvalError, Reports, diagnosis
 from stretto.compiler.evaluation.settings import Settings
 from stretto.compiler.language import syntax as s
 
 MOST_RANKS = 65_536
 
 
-def declare(schedule: s.Schedule, settings: Settings, reports: Reports) -> Declared:
+def declare(schedule: s.Schedule, settings: Settings, reports: Reports) -> Declarations:
     """Everything that the statements declare; mistakes go to the reports."""
     return _Declarations(schedule, settings, reports).run()
 
@@ -47,16 +47,16 @@ class _Declarations:
         self.settings = settings
         self.reports = reports
         self.scope = Scope(reports)
-        self.scope.ahead = definitions(schedule)
-        self.scope.elsewhere = bound_inside(schedule)
-        self.out = Declared()
+        self.scope.defined_later = definitions(schedule)
+        self.scope.local_names = local_names(schedule)
+        self.out = Declarations()
         self.unset = dict(settings.values)
 
-    def run(self) -> Declared:
+    def run(self) -> Declarations:
         statements = self.schedule.statements
         for i, statement in enumerate(statements):
             self.statement(statement, first=i == 0)
-        self.scope.ahead = {}
+        self.scope.defined_later = {}
         if self.settings.costs is not None:
             self.cost_file(self.settings.costs)
         self.complete()
@@ -95,25 +95,25 @@ class _Declarations:
                 if self.once(f"overlap F | {kind_}", statement.span):
                     self.out.overlap[kind_] = statement.span
             case s.Cost() | s.Activation() | s.Kept():
-                self.out.costs.append(Later(statement, self.scope.here()))
+                self.out.costs.append(Deferred(statement, self.scope.snapshot()))
             case s.Transfer():
                 if self.once("transfer", statement.span):
-                    self.out.transfer = Later(statement, self.scope.here())
+                    self.out.transfer = Deferred(statement, self.scope.snapshot())
             case s.Limit():
-                self.out.limits.append(Later(statement, self.scope.here()))
+                self.out.limits.append(Deferred(statement, self.scope.snapshot()))
             case s.Minimize(_, jitter):
                 if self.once("minimize", statement.span):
                     self.out.minimize = statement
                     if jitter is not None:
                         self.jitter(jitter)
             case s.Rule():
-                self.out.rules.append(Later(statement, self.scope.here()))
+                self.out.rules.append(Deferred(statement, self.scope.snapshot()))
             case s.OrderRank():
                 if self.once("order rank", statement.span):
-                    self.out.order = Later(statement, self.scope.here())
+                    self.out.order = Deferred(statement, self.scope.snapshot())
             case s.OrderAuto():
                 if self.once("order auto", statement.span):
-                    self.out.auto = statement
+                    self.out.order_auto = statement
             case _:
                 assert_never(statement)
 
@@ -131,7 +131,7 @@ class _Declarations:
     def parameter(self, name: s.Word, value: s.Expression) -> None:
         found = self.setting(name, value)
         if found is not None and not is_number(found):
-            message = f"a parameter is a number, and `{name.text}` would be {kind(found)}"
+            message = f"a parameter is a number, and `{name.text}` would be {describe(found)}"
             self.reports.add(
                 diagnosis("wrong-kind", message, value.span, help="name other values with `let`")
             )
@@ -143,11 +143,17 @@ class _Declarations:
     def size(self, word: s.Word, value: s.Expression, most: int, what: str) -> int | None:
         """The value of `ranks` or `microbatches`: a whole number from 1 on."""
         found = self.setting(word, value)
-        notes = (f"`{word.text}` was set to {show(found)}",) if word.text in self.out.given else ()
-        size: int | None = self.attempt(lambda: counted(found, value.span, what, most, notes))
+        notes = (
+            (f"`{word.text}` was set to {show(found)}",) if word.text in self.out.overridden else ()
+        )
+        size: int | None = self.attempt(
+            lambda: positive_count(found, value.span, what, most, notes)
+        )
         if size is not None:
             self.out.parameters[word.text] = str(size)
-        self.scope.define(word, Broken(word.span) if size is None else Constant(size, word.span))
+        self.scope.define(
+            word, ErrorBinding(word.span) if size is None else Constant(size, word.span)
+        )
         return size
 
     def setting(self, name: s.Word, value: s.Expression) -> Any:
@@ -155,12 +161,14 @@ class _Declarations:
         given = self.unset.pop(name.text, None)
         if given is None:
             return self.compute(value)
-        self.out.given.add(name.text)
+        self.out.overridden.add(name.text)
         compile_expression(value, self.scope)  # a mistake in the default is one nevertheless
         return exact(Fraction(given))
 
     def define(self, name: s.Word, value: Any, span: Span) -> None:
-        self.scope.define(name, Broken(name.span) if value is None else Constant(value, name.span))
+        self.scope.define(
+            name, ErrorBinding(name.span) if value is None else Constant(value, name.span)
+        )
 
     def compute(self, e: s.Expression) -> Any:
         """The expression's value, or None where it has none, which is then reported."""
@@ -172,7 +180,7 @@ class _Declarations:
 
     def once(self, what: str, span: Span) -> bool:
         """Whether this is the first statement that says it; another is reported."""
-        before = self.out.stated.setdefault(what, span)
+        before = self.out.stated_at.setdefault(what, span)
         if before is span:
             return True
         self.reports.add(
@@ -199,7 +207,7 @@ class _Declarations:
         message = f"`{text}` does not hold" + (f" for {', '.join(values)}" if values else "")
         if statement.why:
             message += f": {statement.why}"
-        self.out.failed.append(diagnosis("requirement", message, condition.span))
+        self.out.failed_requirements.append(diagnosis("requirement", message, condition.span))
 
     def values_in(self, e: s.Expression) -> list[str]:
         """`ranks = 3` for every name in an expression, in the order of the text."""
@@ -215,7 +223,9 @@ class _Declarations:
         return [f"{name} = {value}" for name, value in found.items()]
 
     def pipeline(self, statement: s.Pipeline) -> None:
-        new = draft(statement, self.out.pipelines, self.scope.here(), self.out, self.settings)
+        new = declare_pipeline(
+            statement, self.out.pipelines, self.scope.snapshot(), self.out, self.settings
+        )
         self.out.pipelines.append(new)
         self.scope.define(statement.name, Constant(new.value, statement.name.span))
 
@@ -244,15 +254,15 @@ class _Declarations:
     def slices(self, e: s.Expression) -> None:
         found = self.compute(e)
         most = self.settings.max_ops
-        self.out.slices = self.attempt(lambda: counted(found, e.span, "slices", most))
+        self.out.slices = self.attempt(lambda: positive_count(found, e.span, "slices", most))
 
     def jitter(self, e: s.Expression) -> None:
         found = self.compute(e)
         if found is None:
             return
         if not is_number(found) or not 0 <= found <= 1:
-            message = f"jitter is a fraction from 0 to 1, and this is {kind(found)}"
-            self.reports.value(diagnosis("out-of-range", message, e.span))
+            message = f"jitter is a fraction from 0 to 1, and this is {describe(found)}"
+            self.reports.add_for_values(diagnosis("out-of-range", message, e.span))
             return
         self.out.jitter = Fraction(found)
 
@@ -260,12 +270,12 @@ class _Declarations:
         transfer: s.Transfer | None = None
         for statement in costs.statements:
             if not isinstance(statement, s.Transfer):
-                self.out.costs.append(Later(statement, self.scope.here()))
+                self.out.costs.append(Deferred(statement, self.scope.snapshot()))
             elif transfer is None:
                 transfer = statement
-                self.out.transfer = Later(statement, self.scope.here())
+                self.out.transfer = Deferred(statement, self.scope.snapshot())
             else:
-                self.out.stated["transfer"] = transfer.span
+                self.out.stated_at["transfer"] = transfer.span
                 self.once("transfer", statement.span)
 
     # ---- What is missing
@@ -276,8 +286,8 @@ class _Declarations:
             help_ = "`stretto new NAME` writes a file to begin with"
             self.reports.add(diagnosis("missing", "the file says nothing", top, help=help_))
             return
-        title = self.out.stated.get("schedule", top)
-        if "schedule" not in self.out.stated:
+        title = self.out.stated_at.get("schedule", top)
+        if "schedule" not in self.out.stated_at:
             self.reports.add(
                 diagnosis(
                     "missing",
@@ -287,7 +297,7 @@ class _Declarations:
                 )
             )
         for what in ("ranks", "microbatches"):
-            if what not in self.out.stated:
+            if what not in self.out.stated_at:
                 self.reports.add(
                     diagnosis("missing", f"`{what}` is missing", title, help=f"{what} 8")
                 )
@@ -299,7 +309,7 @@ class _Declarations:
             self.unknown_setting(name)
 
     def unknown_setting(self, name: str) -> None:
-        known = [n for n in self.out.stated if n in ("ranks", "microbatches")]
+        known = [n for n in self.out.stated_at if n in ("ranks", "microbatches")]
         known += [x.name.text for x in self.schedule.statements if isinstance(x, s.Param)]
         near = nearest(name, known)
         listed = ", ".join(f"`{n}`" for n in known)
@@ -315,6 +325,8 @@ class _Declarations:
 def _judge(value: Any, span: Span) -> bool:
     if type(value) is bool:
         return value
-    raise Stop(
-        diagnosis("wrong-kind", f"a requirement is true or false, and this is {kind(value)}", span)
+    raise EvalError(
+        diagnosis(
+            "wrong-kind", f"a requirement is true or false, and this is {describe(value)}", span
+        )
     )

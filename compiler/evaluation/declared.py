@@ -17,7 +17,7 @@ from stretto.compiler.evaluation.expressions.values import (
 from stretto.compiler.language import syntax as s
 
 
-class Placing(NamedTuple):
+class CompiledPlace(NamedTuple):
     """A compiled `place`: the values at hand are the number of stages and the stage."""
 
     code: Callable[[list[Any]], int]
@@ -29,14 +29,14 @@ class Placing(NamedTuple):
     plain: str | None  # the rank, where it is but a name
 
 
-class Draft(Struct):
+class PipelineDecl(Struct):
     """A pipeline as it was declared."""
 
     value: PipelineValue
     statement: s.Pipeline
-    said: dict[str, Span] = {}
-    place: Placing | None = None
-    original: "Draft | None" = None
+    stated_at: dict[str, Span] = {}
+    place: CompiledPlace | None = None
+    original: "PipelineDecl | None" = None
     model: s.ModelName | None = None
     forward_only: bool = False
     feeds: list[tuple[s.Feeds, Code]] = []
@@ -46,35 +46,35 @@ class Draft(Struct):
         return self.statement.name
 
 
-class Later(NamedTuple):
+class Deferred(NamedTuple):
     """A statement to be evaluated later, with the names that are known at its place."""
 
     statement: Any
     scope: Scope
 
 
-class Declared(Struct):
+class Declarations(Struct):
     """What the declarations said; None where something is missing or wrong."""
 
     name: str = ""
     ranks: int | None = None
     microbatches: int | None = None
     parameters: dict[str, str] = {}
-    given: set[str] = set()
+    overridden: set[str] = set()
     """Parameters whose values came from outside."""
-    pipelines: list[Draft] = []
+    pipelines: list[PipelineDecl] = []
     slices: int | None = 0
     split: s.SplitBackward | None = None
     overlap: dict[str, Span] = {}
-    costs: list[Later] = []
-    transfer: Later | None = None
-    limits: list[Later] = []
-    rules: list[Later] = []
+    costs: list[Deferred] = []
+    transfer: Deferred | None = None
+    limits: list[Deferred] = []
+    rules: list[Deferred] = []
     minimize: s.Minimize | None = None
     jitter: Fraction = Fraction(0)
-    order: Later | None = None
-    auto: s.OrderAuto | None = None
-    failed: list[Diagnostic] = []
+    order: Deferred | None = None
+    order_auto: s.OrderAuto | None = None
+    failed_requirements: list[Diagnostic] = []
     """Requirements that do not hold."""
-    stated: dict[str, Span] = {}
+    stated_at: dict[str, Span] = {}
     """Where each statement that stands once was seen."""

@@ -5,30 +5,34 @@ from typing import TYPE_CHECKING
 
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.source import Span
-from stretto.compiler.evaluation.declared import Draft, Placing
+from stretto.compiler.evaluation.declared import CompiledPlace, PipelineDecl
 from stretto.compiler.evaluation.expressions.compile import compile_expression, compile_whole
 from stretto.compiler.evaluation.expressions.scope import Scope
-from stretto.compiler.evaluation.expressions.values import PipelineValue, counted
+from stretto.compiler.evaluation.expressions.values import PipelineValue, positive_count
 from stretto.compiler.evaluation.reports import Reports, diagnosis
 from stretto.compiler.evaluation.settings import Settings
 from stretto.compiler.language import syntax as s
 
 if TYPE_CHECKING:
-    from stretto.compiler.evaluation.declared import Declared
+    from stretto.compiler.evaluation.declared import Declarations
 
 
-def draft(
-    statement: s.Pipeline, before: list[Draft], scope: Scope, said: "Declared", settings: Settings
-) -> Draft:
+def declare_pipeline(
+    statement: s.Pipeline,
+    before: list[PipelineDecl],
+    scope: Scope,
+    declared: "Declarations",
+    settings: Settings,
+) -> PipelineDecl:
     """The pipeline that a statement declares. Mistakes go to the scope's reports; where one leaves
     a number unknown, it is None."""
     reports = scope.reports
-    new = Draft(PipelineValue(len(before), statement.name.text, None, None), statement)
+    new = PipelineDecl(PipelineValue(len(before), statement.name.text, None, None), statement)
     found: dict[str, int | None] = {}
     for property_ in statement.properties:
         what = _WORDS[type(property_)]
         if what != "feeds":
-            first = new.said.setdefault(what, property_.span)
+            first = new.stated_at.setdefault(what, property_.span)
             if first is not property_.span:
                 _twice(reports, what, property_.span, first)
                 continue
@@ -36,7 +40,7 @@ def draft(
             case s.Stages(value) | s.Microbatches(value):
                 found[what] = _count(value, scope, what, settings.max_ops)
             case s.Place():
-                new.place = _placing(property_, scope)
+                new.place = _compile_place(property_, scope)
             case s.Replicates(original):
                 new.original = _original(original, before, scope)
                 found.setdefault("copied", None)
@@ -46,11 +50,11 @@ def draft(
                 new.feeds.append((property_, compile_expression(stage, scope)))
             case s.ForwardOnly():
                 new.forward_only = True
-    stages = found["stages"] if "stages" in found else _default_stages(new, said, scope)
+    stages = found["stages"] if "stages" in found else _default_stages(new, declared, scope)
     if "microbatches" in found:
         microbatches = found["microbatches"]
     else:
-        microbatches = _default("microbatches", new, said, scope)
+        microbatches = _default("microbatches", new, declared, scope)
     new.value = PipelineValue(new.value.index, new.value.name, stages, microbatches)
     return new
 
@@ -82,45 +86,45 @@ def _count(e: s.Expression, scope: Scope, what: str, most: int) -> int | None:
     code = compile_expression(e, scope)
     name = "micro-batches" if what == "microbatches" else what
 
-    found: int | None = scope.reports.attempt(lambda: counted(code([]), e.span, name, most))
+    found: int | None = scope.reports.attempt(lambda: positive_count(code([]), e.span, name, most))
     return found
 
 
-def _default_stages(new: Draft, said: "Declared", scope: Scope) -> int | None:
-    if "replicates" in new.said:
+def _default_stages(new: PipelineDecl, declared: "Declarations", scope: Scope) -> int | None:
+    if "replicates" in new.stated_at:
         return new.original.value.stages if new.original else None
-    return _default("ranks", new, said, scope)
+    return _default("ranks", new, declared, scope)
 
 
-def _default(which: str, new: Draft, said: "Declared", scope: Scope) -> int | None:
+def _default(which: str, new: PipelineDecl, declared: "Declarations", scope: Scope) -> int | None:
     """`ranks` or `microbatches`, which has to stand above where a pipeline does not say its own."""
-    if which not in said.stated:
-        if which in scope.ahead:
+    if which not in declared.stated_at:
+        if which in scope.defined_later:
             what = "stages" if which == "ranks" else "microbatches"
             scope.reports.add(
                 diagnosis(
                     "unknown-name",
                     f"`{which}` is not known yet, and `{new.name.text}` does not say its `{what}`",
                     Label(new.name.span),
-                    Label(scope.ahead[which], "it is defined only here"),
+                    Label(scope.defined_later[which], "it is defined only here"),
                     help=f"move `{which}` above the pipeline",
                 )
             )
         return None
-    return said.ranks if which == "ranks" else said.microbatches
+    return declared.ranks if which == "ranks" else declared.microbatches
 
 
-def _placing(statement: s.Place, scope: Scope) -> Placing:
+def _compile_place(statement: s.Place, scope: Scope) -> CompiledPlace:
     inside = scope.frame()
     stages = inside.bind("stages", statement.span)
     stage = inside.slot(statement.stage, varies=True)
     code = compile_whole(statement.rank, inside, "a rank")
     rank = statement.rank
     plain = rank.text if isinstance(rank, s.Name) else None
-    return Placing(code, inside.size, stages, stage, rank.span, statement.stage.text, plain)
+    return CompiledPlace(code, inside.size, stages, stage, rank.span, statement.stage.text, plain)
 
 
-def _original(word: s.Word, before: list[Draft], scope: Scope) -> Draft | None:
+def _original(word: s.Word, before: list[PipelineDecl], scope: Scope) -> PipelineDecl | None:
     for other in before:
         if other.name.text == word.text:
             return other.original or other
@@ -135,5 +139,5 @@ def _original(word: s.Word, before: list[Draft], scope: Scope) -> Draft | None:
             )
         )
     else:
-        scope.unknown(word, "no pipeline above has this name")
+        scope.report_unknown(word, "no pipeline above has this name")
     return None

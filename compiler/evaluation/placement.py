@@ -8,20 +8,26 @@ from msgspec import Struct
 
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.suggest import nearest
-from stretto.compiler.evaluation.declared import Draft
+from stretto.compiler.evaluation.declared import PipelineDecl
 from stretto.compiler.evaluation.expressions.values import show, whole
-from stretto.compiler.evaluation.reports import Reports, Silent, Stop, diagnosis, stop
+from stretto.compiler.evaluation.reports import (
+    AlreadyReported,
+    EvalError,
+    Reports,
+    diagnosis,
+    eval_error,
+)
 from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import NONE, Feed
 
 if TYPE_CHECKING:
-    from stretto.compiler.evaluation.declared import Declared
+    from stretto.compiler.evaluation.declared import Declarations
 
 
-class Placed(Struct, frozen=True):
+class ResolvedPipeline(Struct, frozen=True):
     """A pipeline with everything known but its costs."""
 
-    draft: Draft
+    declaration: PipelineDecl
     ranks: tuple[int, ...]  # of each stage
     microbatches: int
     first: int
@@ -31,43 +37,45 @@ class Placed(Struct, frozen=True):
 
     @property
     def index(self) -> int:
-        return self.draft.value.index
+        return self.declaration.value.index
 
     @property
     def name(self) -> str:
-        return self.draft.value.name
+        return self.declaration.value.name
 
     @property
     def forward_only(self) -> bool:
-        return self.draft.forward_only
+        return self.declaration.forward_only
 
 
-def assemble(said: "Declared", reports: Reports) -> tuple[Placed, ...] | None:
+def resolve_pipelines(
+    declared: "Declarations", reports: Reports
+) -> tuple[ResolvedPipeline, ...] | None:
     """All pipelines with their stages placed, or None where something is wrong with one."""
     before = reports.count
-    total, ranks = said.microbatches, said.ranks
-    firsts = _shares(said, reports)
-    placed = []
-    for new in said.pipelines:
+    total, ranks = declared.microbatches, declared.ranks
+    firsts = _shares(declared, reports)
+    pipelines = []
+    for new in declared.pipelines:
         alike = _against_original(new, reports)
         where = _place(new, ranks, reports) if alike else None
-        feeds = _feeds(new, said.pipelines, reports)
+        feeds = _feeds(new, declared.pipelines, reports)
         model = (new.original or new).model
         microbatches = new.value.microbatches
         if where is None or microbatches is None:
             continue
         if total is not None and microbatches > total:
-            reports.value(
+            reports.add_for_values(
                 diagnosis(
                     "out-of-range",
                     f"`{new.name.text}` has {microbatches} micro-batches, and the step only "
                     f"{total}",
-                    Label(new.said.get("microbatches", new.name.span)),
-                    Label(said.stated["microbatches"], "the step's"),
+                    Label(new.stated_at.get("microbatches", new.name.span)),
+                    Label(declared.stated_at["microbatches"], "the step's"),
                 )
             )
-        placed.append(
-            Placed(
+        pipelines.append(
+            ResolvedPipeline(
                 new,
                 where,
                 microbatches,
@@ -77,16 +85,16 @@ def assemble(said: "Declared", reports: Reports) -> tuple[Placed, ...] | None:
                 feeds,
             )
         )
-    _no_ring(placed, reports)
-    complete = len(placed) == len(said.pipelines) and ranks is not None and total is not None
-    return tuple(placed) if complete and reports.count == before else None
+    _no_ring(pipelines, reports)
+    complete = len(pipelines) == len(declared.pipelines) and ranks is not None and total is not None
+    return tuple(pipelines) if complete and reports.count == before else None
 
 
-def _shares(said: "Declared", reports: Reports) -> list[int]:
+def _shares(declared: "Declarations", reports: Reports) -> list[int]:
     """The first micro-batch of each pipeline among all of its model; the copies' must add up."""
-    firsts = [0] * len(said.pipelines)
-    for original in said.pipelines:
-        copies = [d for d in said.pipelines if d.original is original]
+    firsts = [0] * len(declared.pipelines)
+    for original in declared.pipelines:
+        copies = [d for d in declared.pipelines if d.original is original]
         if original.original is not None or not copies:
             continue
         group = [original, *copies]
@@ -95,36 +103,36 @@ def _shares(said: "Declared", reports: Reports) -> list[int]:
             firsts[new.value.index] = first
             first += new.value.microbatches or 0
         known = all(d.value.microbatches is not None for d in group)
-        if known and said.microbatches is not None and first != said.microbatches:
+        if known and declared.microbatches is not None and first != declared.microbatches:
             parts = " + ".join(str(d.value.microbatches) for d in group)
             last = group[-1]
-            reports.value(
+            reports.add_for_values(
                 diagnosis(
                     "uneven-copies",
                     f"the copies of `{original.name.text}` have {parts} = {first} micro-batches "
-                    f"together, and the step has {said.microbatches}",
-                    Label(last.said.get("microbatches", last.name.span)),
-                    Label(said.stated["microbatches"], "the step's"),
+                    f"together, and the step has {declared.microbatches}",
+                    Label(last.stated_at.get("microbatches", last.name.span)),
+                    Label(declared.stated_at["microbatches"], "the step's"),
                     help=f"every copy takes a share: `microbatches microbatches / {len(group)}`",
                 )
             )
     return firsts
 
 
-def _against_original(new: Draft, reports: Reports) -> bool:
+def _against_original(new: PipelineDecl, reports: Reports) -> bool:
     """A copy has its original's stages, model and direction of flow; whether the stages are."""
     if new.original is None:
         return True
     old = new.original
     stages = (new.value.stages, old.value.stages)
     if None not in stages and stages[0] != stages[1]:
-        reports.value(
+        reports.add_for_values(
             diagnosis(
                 "unlike-copies",
                 f"`{new.name.text}` has {stages[0]} stages, and `{old.name.text}`, which it "
                 f"replicates, has {stages[1]}",
-                Label(new.said["stages"]),
-                Label(old.said.get("stages", old.name.span), "the original"),
+                Label(new.stated_at["stages"]),
+                Label(old.stated_at.get("stages", old.name.span), "the original"),
                 help="leave `stages` out: a copy has the stages of its original",
             )
         )
@@ -144,14 +152,14 @@ def _against_original(new: Draft, reports: Reports) -> bool:
                 "unlike-copies",
                 f"of `{new.name.text}` and its original `{old.name.text}` only one is "
                 "`forward only`",
-                Label(new.said.get("forward only", new.name.span)),
-                Label(old.said.get("forward only", old.name.span), "the original"),
+                Label(new.stated_at.get("forward only", new.name.span)),
+                Label(old.stated_at.get("forward only", old.name.span), "the original"),
             )
         )
     return None in stages or stages[0] == stages[1]
 
 
-def _place(new: Draft, ranks: int | None, reports: Reports) -> tuple[int, ...] | None:
+def _place(new: PipelineDecl, ranks: int | None, reports: Reports) -> tuple[int, ...] | None:
     """The rank of every stage."""
     stages = new.value.stages
     if stages is None or ranks is None:
@@ -169,7 +177,7 @@ def _place(new: Draft, ranks: int | None, reports: Reports) -> tuple[int, ...] |
             if not 0 <= rank < ranks:
                 message = f"stage {stage} of `{new.name.text}` would stand on rank {show(rank)}"
                 round_ = f"`place {place.name} -> {place.plain or '(…)'} % ranks`"
-                raise stop(
+                raise eval_error(
                     "out-of-range",
                     message,
                     place.span,
@@ -177,23 +185,23 @@ def _place(new: Draft, ranks: int | None, reports: Reports) -> tuple[int, ...] |
                     help=f"{round_} goes round the ranks",
                 )
             where.append(rank)
-        except Stop as stopped:
-            reports.happened(stopped.diagnostic, f"{place.name} = {stage}")
+        except EvalError as error:
+            reports.add_repeated(error.diagnostic, f"{place.name} = {stage}")
             if len(where) < stage - 100:
                 break
-        except Silent:
+        except AlreadyReported:
             return None
     return tuple(where) if len(where) == stages else None
 
 
-def _feeds(new: Draft, all_: list[Draft], reports: Reports) -> tuple[Feed, ...]:
+def _feeds(new: PipelineDecl, all_: list[PipelineDecl], reports: Reports) -> tuple[Feed, ...]:
     found = []
     for statement, code in new.feeds:
         name = statement.pipeline
         other = next((d for d in all_ if d.name.text == name.text), None)
         if other is None:
             near = nearest(name.text, [d.name.text for d in all_])
-            reports.once(
+            reports.add_once(
                 name.text,
                 diagnosis(
                     "unknown-name",
@@ -211,7 +219,9 @@ def _feeds(new: Draft, all_: list[Draft], reports: Reports) -> tuple[Feed, ...]:
     return tuple(found)
 
 
-def _may_feed(new: Draft, other: Draft, stage: int, statement: s.Feeds, reports: Reports) -> bool:
+def _may_feed(
+    new: PipelineDecl, other: PipelineDecl, stage: int, statement: s.Feeds, reports: Reports
+) -> bool:
     mine, theirs = new.value, other.value
     if theirs.stages is None or theirs.microbatches is None or mine.microbatches is None:
         return False
@@ -219,20 +229,20 @@ def _may_feed(new: Draft, other: Draft, stage: int, statement: s.Feeds, reports:
         message = (
             f"`{theirs.name}` has no stage {show(stage)}: it has stages 0 to {theirs.stages - 1}"
         )
-        reports.value(diagnosis("out-of-range", message, statement.stage.span))
+        reports.add_for_values(diagnosis("out-of-range", message, statement.stage.span))
         return False
     if mine.microbatches != theirs.microbatches:
         message = (
             f"`{mine.name}` has {mine.microbatches} micro-batches and feeds `{theirs.name}`, "
             f"which has {theirs.microbatches}"
         )
-        reports.value(
+        reports.add_for_values(
             diagnosis(
                 "uneven-feed",
                 message,
                 Label(statement.span),
                 Label(
-                    other.said.get("microbatches", other.name.span),
+                    other.stated_at.get("microbatches", other.name.span),
                     "both need as many",
                 ),
             )
@@ -244,7 +254,7 @@ def _may_feed(new: Draft, other: Draft, stage: int, statement: s.Feeds, reports:
                 "uneven-feed",
                 f"`{theirs.name}` is `forward only`, so `{mine.name}` would get no gradients back",
                 Label(statement.span),
-                Label(other.said["forward only"], "no backward from here on"),
+                Label(other.stated_at["forward only"], "no backward from here on"),
                 help=f"say `forward only` in `{mine.name}` too",
             )
         )
@@ -252,12 +262,12 @@ def _may_feed(new: Draft, other: Draft, stage: int, statement: s.Feeds, reports:
     return True
 
 
-def _no_ring(placed: list[Placed], reports: Reports) -> None:
+def _no_ring(pipelines: list[ResolvedPipeline], reports: Reports) -> None:
     """Pipelines that feed each other in a ring wait forever."""
-    by_index = {p.index: p for p in placed}
-    feeds = {p.index: [f.pipeline for f in p.feeds] for p in placed}
+    by_index = {p.index: p for p in pipelines}
+    feeds = {p.index: [f.pipeline for f in p.feeds] for p in pipelines}
     done: set[int] = set()
-    for p in placed:
+    for p in pipelines:
         path: list[int] = []
         rest = [iter([p.index])]
         while rest:
@@ -272,7 +282,7 @@ def _no_ring(placed: list[Placed], reports: Reports) -> None:
                 spans = [
                     next(
                         x.span
-                        for x, _ in by_index[a].draft.feeds
+                        for x, _ in by_index[a].declaration.feeds
                         if x.pipeline.text == by_index[b].name
                     )
                     for a, b in pairwise(ring)

@@ -1,8 +1,8 @@
 """What is found to be wrong while a schedule is evaluated.
 
 Mistakes that stand in the text are `add`ed once. Those that happen while something runs (a loop,
-the order of a rank) are raised as `Stop`, caught where the statement is known, and recorded by
-`happened`, which keeps the first of each kind and place and counts the rest.
+the order of a rank) are raised as `EvalError`, caught where the statement is known, and recorded by
+`add_repeated`, which keeps the first of each kind and place and counts the rest.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,11 +12,11 @@ from typing import Any
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.diagnostics.source import Span
 
-MOST_TOLD = 100  # mistakes of one kind that are told
-MOST_PER_RUN = 100  # mistakes after which a rank's order is given up
+MOST_SHOWN = 100  # mistakes of one kind that are told
+MOST_PER_RANK = 100  # mistakes after which a rank's order is given up
 
 
-class Stop(Exception):
+class EvalError(Exception):
     """A value cannot be computed or a step cannot be taken. `bindings` says what the loops around
     had given their names, where that is known."""
 
@@ -26,28 +26,28 @@ class Stop(Exception):
         super().__init__(diagnostic.message)
 
 
-class TooMuch(Stop):
+class TooManyRounds(EvalError):
     """There is more to do than the settings allow; nothing else is tried."""
 
 
-class Consequence(Stop):
+class SecondaryError(EvalError):
     """A step cannot be taken for want of something that an earlier mistake of the same rank may
     have kept from it: told only where there was none."""
 
 
-class Silent(Exception):
+class AlreadyReported(Exception):
     """A value cannot be computed for a reason that has been reported already."""
 
 
-def stop(
+def eval_error(
     code: str,
     message: str,
     *labels: Span | Label,
     help: str | None = None,
     notes: Sequence[str] = (),
-) -> Stop:
-    """A `Stop` that points at these places, the first being the culprit."""
-    return Stop(diagnosis(code, message, *labels, help=help, notes=notes))
+) -> EvalError:
+    """A `EvalError` that points at these places, the first being the culprit."""
+    return EvalError(diagnosis(code, message, *labels, help=help, notes=notes))
 
 
 def diagnosis(
@@ -61,12 +61,12 @@ def diagnosis(
     return Diagnostic(code, message, places, tuple(notes), help)
 
 
-def no_split(kind: str, span: Span) -> Diagnostic:
+def backward_not_split(kind: str, span: Span) -> Diagnostic:
     message = f"there is no `{kind}`: backwards are not split"
     return diagnosis("no-such-operation", message, span, help="split B into I, W")
 
 
-class Happening:
+class Repeated:
     """A mistake that happened while running: where first, and how often."""
 
     def __init__(self, diagnostic: Diagnostic, bindings: str, rank: int | None):
@@ -76,7 +76,7 @@ class Happening:
         self.count = 0
         self.ranks: dict[int, None] = {}
 
-    def told(self) -> Diagnostic:
+    def summary(self) -> Diagnostic:
         """The first one, with a note on where and how often the others happen."""
         others = [rank for rank in self.ranks if rank != self.rank]
         more = self.count - 1
@@ -86,7 +86,7 @@ class Happening:
         note = ""
         if more and more > len(others):
             first = f" first{where}, and" if where else ""
-            note = f"this happens{first} {times(more)} more"
+            note = f"this happens{first} {times_in_words(more)} more"
         elif where:
             note = f"this happens{where}"
         if others:
@@ -103,53 +103,55 @@ class Reports:
         self._file = file
         self._static: list[Diagnostic] = []
         self._values: list[Diagnostic] = []
-        self._happened: dict[tuple[str, Span | None], Happening] = {}
+        self._repeated: dict[tuple[str, Span | None], Repeated] = {}
         self._told: set[str] = set()
 
     def add(self, diagnostic: Diagnostic) -> None:
         """A mistake that stands in the text, whatever the parameters are. Raises `Rejected` when
         there are so many that more would not help."""
         self._static.append(diagnostic)
-        if len(self._static) >= MOST_TOLD:
+        if len(self._static) >= MOST_SHOWN:
             self.reject()
 
-    def value(self, diagnostic: Diagnostic) -> None:
+    def add_for_values(self, diagnostic: Diagnostic) -> None:
         """A mistake that these parameters make; a `require` that failed explains it better."""
-        if len(self._values) < MOST_TOLD:
+        if len(self._values) < MOST_SHOWN:
             self._values.append(diagnostic)
 
-    def once(self, what: str, diagnostic: Diagnostic) -> None:
+    def add_once(self, what: str, diagnostic: Diagnostic) -> None:
         """A mistake of the text that shows in many places (a name that nothing defines, a statement
         that is missing): told where it shows first."""
         if what not in self._told:
             self._told.add(what)
             self.add(diagnostic)
 
-    def happened(self, diagnostic: Diagnostic, bindings: str = "", rank: int | None = None) -> None:
+    def add_repeated(
+        self, diagnostic: Diagnostic, bindings: str = "", rank: int | None = None
+    ) -> None:
         key = (diagnostic.code, diagnostic.labels[0].span if diagnostic.labels else None)
-        happening = self._happened.get(key)
-        if happening is None:
-            if len(self._happened) >= MOST_TOLD:
+        repeated = self._repeated.get(key)
+        if repeated is None:
+            if len(self._repeated) >= MOST_SHOWN:
                 return
-            happening = self._happened[key] = Happening(diagnostic, bindings, rank)
-        happening.count += 1
+            repeated = self._repeated[key] = Repeated(diagnostic, bindings, rank)
+        repeated.count += 1
         if rank is not None:
-            happening.ranks[rank] = None
+            repeated.ranks[rank] = None
 
     def attempt(self, action: Callable[[], Any]) -> Any:
-        """The action's value, or None where it stopped, which is then reported."""
+        """The action's value, or None where it error, which is then reported."""
         try:
             return action()
-        except Stop as stopped:
-            self.value(stopped.diagnostic)
-        except Silent:
+        except EvalError as error:
+            self.add_for_values(error.diagnostic)
+        except AlreadyReported:
             pass
         return None
 
     @property
     def count(self) -> int:
         """How many different mistakes were found so far."""
-        return len(self._static) + len(self._values) + len(self._happened)
+        return len(self._static) + len(self._values) + len(self._repeated)
 
     def reject(self, failed: Iterable[Diagnostic] = ()) -> None:
         """Raises `Rejected` if anything was found. Where requirements `failed`, mistakes that
@@ -158,7 +160,7 @@ class Reports:
         found = [*self._static, *failed]
         if not failed:
             found += self._values
-            found += [h.told() for h in self._happened.values()]
+            found += [h.summary() for h in self._repeated.values()]
         if found:
             raise Rejected(sorted(dict.fromkeys(found), key=self._place))
 
@@ -170,7 +172,7 @@ class Reports:
         return file != self._file, line, column
 
 
-def times(count: int) -> str:
+def times_in_words(count: int) -> str:
     """`once`, `twice`, `3 times`."""
     return "once" if count == 1 else "twice" if count == 2 else f"{count:,} times"
 

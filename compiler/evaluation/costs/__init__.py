@@ -1,1 +1,1 @@
-"""Costs, sizes, limits and transfers: statements to tables of whole ticks and grains."""
+"""CostTable, sizes, limits and transfers: statements to tables of whole ticks and grains."""

@@ -1,35 +1,39 @@
 """The statements `activation`, `activation after I` and `limit`, and `transfer` between ranks."""
 
-from stretto.compiler.evaluation.costs.table import Costs, duration, size
-from stretto.compiler.evaluation.costs.targets import Places, no_target, targets
-from stretto.compiler.evaluation.declared import Declared, Later
+from stretto.compiler.evaluation.costs.table import CostTable, duration, size
+from stretto.compiler.evaluation.costs.targets import (
+    CompiledIndex,
+    matching_pipelines,
+    no_such_target,
+)
+from stretto.compiler.evaluation.declared import Declarations, Deferred
 from stretto.compiler.evaluation.expressions.compile import compile_expression
 from stretto.compiler.evaluation.expressions.ranges import (
-    Budget,
+    LoopBudget,
     bindings,
     compile_ranges,
     for_each,
 )
 from stretto.compiler.evaluation.expressions.scope import Scope
 from stretto.compiler.evaluation.expressions.values import Env, show
-from stretto.compiler.evaluation.placement import Placed
-from stretto.compiler.evaluation.reports import Reports, Silent, Stop, diagnosis
+from stretto.compiler.evaluation.placement import ResolvedPipeline
+from stretto.compiler.evaluation.reports import AlreadyReported, EvalError, Reports, diagnosis
 from stretto.compiler.language import syntax as s
 
 
-def sized(
+def apply_memory(
     statement: s.Activation | s.Kept,
     scope: Scope,
-    placed: tuple[Placed, ...],
-    budget: Budget,
-    out: Costs,
+    pipelines: tuple[ResolvedPipeline, ...],
+    budget: LoopBudget,
+    out: CostTable,
 ) -> None:
     """What one statement says of memory, into `out`. The scope is the statement's own frame."""
-    scope.binds = "for {} in a .. b"
+    scope.binding_hint = "for {} in a .. b"
     ranges = compile_ranges(statement.ranges, scope)
-    places = Places(statement, scope)
+    places = CompiledIndex(statement, scope)
     value = compile_expression(statement.value, scope)
-    among = targets(statement.pipeline, scope, placed)
+    among = matching_pipelines(statement.pipeline, scope, pipelines)
 
     def apply(env: Env) -> None:
         amount = size(value(env), statement.value.span)
@@ -45,48 +49,48 @@ def sized(
                 else:
                     out.activation[p.index, at] = amount
         if not hit:
-            raise no_target(statement, places, env, among, 0)
+            raise no_such_target(statement, places, env, among, 0)
 
     if among:
         for_each(ranges, scope, budget, scope.reports, apply)
 
 
-def check_kept(costs: Costs, placed: tuple[Placed, ...], reports: Reports) -> None:
+def check_kept(costs: CostTable, pipelines: tuple[ResolvedPipeline, ...], reports: Reports) -> None:
     """No more can be left of an activation than there was."""
     for (p, stage), (kept, span) in sorted(costs.kept.items()):
         whole = costs.activation.get((p, stage), 1)
         if kept > whole:
-            after = f"after `I {placed[p].name}[{stage}]`"
+            after = f"after `I {pipelines[p].name}[{stage}]`"
             message = f"{after} {show(kept)} would be left of an activation of {show(whole)}"
-            reports.happened(diagnosis("out-of-range", message, span))
+            reports.add_repeated(diagnosis("out-of-range", message, span))
 
 
-def transfer(later: Later, placed: tuple[Placed, ...], out: Costs) -> None:
+def transfer(deferred: Deferred, pipelines: tuple[ResolvedPipeline, ...], out: CostTable) -> None:
     """The transfer time of every pair of ranks that exchange data."""
-    statement: s.Transfer = later.statement
-    scope = later.scope.frame()
-    scope.binds = "for rank a -> b"
+    statement: s.Transfer = deferred.statement
+    scope = deferred.scope.frame()
+    scope.binding_hint = "for rank a -> b"
     names = [w for w in (statement.source, statement.target) if w is not None]
     slots = [scope.slot(word, varies=True) for word in names]
     value = compile_expression(statement.value, scope)
     env: Env = [None] * scope.size
-    for link in links(placed):
+    for link in links(pipelines):
         for slot, rank in zip(slots, link, strict=False):
             env[slot] = rank
         try:
             out.transfers[link] = duration(value(env), statement.value.span)
-        except Stop as stopped:
-            scope.reports.happened(stopped.diagnostic, bindings(scope, env))
-        except Silent:
+        except EvalError as error:
+            scope.reports.add_repeated(error.diagnostic, bindings(scope, env))
+        except AlreadyReported:
             return
 
 
-def links(placed: tuple[Placed, ...]) -> list[tuple[int, int]]:
+def links(pipelines: tuple[ResolvedPipeline, ...]) -> list[tuple[int, int]]:
     """The directed pairs of ranks between which something travels, in order."""
     found: set[tuple[int, int]] = set()
-    for p in placed:
+    for p in pipelines:
         hops = [(p.ranks[i], p.ranks[i + 1]) for i in range(len(p.ranks) - 1)]
-        hops += [(p.ranks[-1], placed[f.pipeline].ranks[f.stage]) for f in p.feeds]
+        hops += [(p.ranks[-1], pipelines[f.pipeline].ranks[f.stage]) for f in p.feeds]
         for a, b in hops:
             if a != b:
                 found.add((a, b))
@@ -95,23 +99,23 @@ def links(placed: tuple[Placed, ...]) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-def limit(later: Later, said: Declared, out: Costs) -> None:
+def limit(deferred: Deferred, declared: Declarations, out: CostTable) -> None:
     """A limit on every rank; the tightest of several counts."""
-    statement: s.Limit = later.statement
-    scope = later.scope.frame()
-    scope.binds = "for rank {}"
+    statement: s.Limit = deferred.statement
+    scope = deferred.scope.frame()
+    scope.binding_hint = "for rank {}"
     slot = scope.slot(statement.rank, varies=True) if statement.rank else None
     value = compile_expression(statement.value, scope)
     env: Env = [None] * scope.size
-    for rank in range(said.ranks or 0):
+    for rank in range(declared.ranks or 0):
         if slot is not None:
             env[slot] = rank
         try:
             most = size(value(env), statement.value.span)
-        except Stop as stopped:
-            scope.reports.happened(stopped.diagnostic, bindings(scope, env))
+        except EvalError as error:
+            scope.reports.add_repeated(error.diagnostic, bindings(scope, env))
             continue
-        except Silent:
+        except AlreadyReported:
             return
         before = out.limits.get(rank)
         if before is None or most < before[0]:

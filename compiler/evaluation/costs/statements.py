@@ -1,66 +1,87 @@
 """The statements `cost`, applied in the order of the text, the last one that fits winning."""
 
-from stretto.compiler.evaluation.costs.memory import sized
-from stretto.compiler.evaluation.costs.table import Costs, Exact, PairCost, StageSet, duration
-from stretto.compiler.evaluation.costs.targets import Places, no_target, targets
-from stretto.compiler.evaluation.declared import Declared
+from stretto.compiler.evaluation.costs.memory import apply_memory
+from stretto.compiler.evaluation.costs.table import (
+    CostTable,
+    Exact,
+    PairCost,
+    StagePattern,
+    duration,
+)
+from stretto.compiler.evaluation.costs.targets import (
+    CompiledIndex,
+    matching_pipelines,
+    no_such_target,
+)
+from stretto.compiler.evaluation.declared import Declarations
 from stretto.compiler.evaluation.expressions.compile import compile_expression
-from stretto.compiler.evaluation.expressions.ranges import Budget, compile_ranges, for_each
+from stretto.compiler.evaluation.expressions.ranges import LoopBudget, compile_ranges, for_each
 from stretto.compiler.evaluation.expressions.scope import Scope
 from stretto.compiler.evaluation.expressions.values import Env
-from stretto.compiler.evaluation.placement import Placed
+from stretto.compiler.evaluation.placement import ResolvedPipeline
 from stretto.compiler.evaluation.reports import Reports, diagnosis
 from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import NONE
 
 
-def price(said: Declared, placed: tuple[Placed, ...], budget: Budget, reports: Reports) -> Costs:
+def cost_table(
+    declared: Declarations,
+    pipelines: tuple[ResolvedPipeline, ...],
+    budget: LoopBudget,
+    reports: Reports,
+) -> CostTable:
     """What all `cost` and `activation` statements say. Mistakes go to the reports."""
-    pricing = _Pricing(said, placed, budget, reports)
-    for later in said.costs:
-        statement = later.statement
+    statements = _CostStatements(declared, pipelines, budget, reports)
+    for deferred in declared.costs:
+        statement = deferred.statement
         if not isinstance(statement, s.Cost):
-            sized(statement, later.scope.frame(), placed, budget, pricing.out)
+            apply_memory(statement, deferred.scope.frame(), pipelines, budget, statements.out)
         elif statement.other is None:
-            pricing.operation(statement, later.scope.frame())
+            statements.operation(statement, deferred.scope.frame())
         else:
-            pricing.pair(statement, statement.other, later.scope.frame())
-    return pricing.out
+            statements.pair(statement, statement.other, deferred.scope.frame())
+    return statements.out
 
 
-class _Pricing:
+class _CostStatements:
     def __init__(
-        self, said: Declared, placed: tuple[Placed, ...], budget: Budget, reports: Reports
+        self,
+        declared: Declarations,
+        pipelines: tuple[ResolvedPipeline, ...],
+        budget: LoopBudget,
+        reports: Reports,
     ):
-        self.said = said
-        self.placed = placed
+        self.declared = declared
+        self.pipelines = pipelines
         self.budget = budget
         self.reports = reports
-        self.out = Costs()
+        self.out = CostTable()
         self.turn = 0
 
     def operation(self, statement: s.Cost, scope: Scope) -> None:
         mention = statement.operation
-        if mention.part is not None and "split F" not in self.said.stated:
+        if mention.part is not None and "split F" not in self.declared.stated_at:
             self.no_part(mention, mention.part)
-        scope.binds = "for {} in a .. b"
+        scope.binding_hint = "for {} in a .. b"
         ranges = compile_ranges(statement.ranges, scope)
-        places = Places(mention, scope)
+        places = CompiledIndex(mention, scope)
         value = compile_expression(statement.value, scope)
-        among = targets(mention.pipeline, scope, self.placed)
+        among = matching_pipelines(mention.pipeline, scope, self.pipelines)
 
         def apply(env: Env) -> None:
             ticks = duration(value(env), statement.value.span)
             hits = [self.assign(mention, p, places, env, ticks) for p in among]
             if not any(hits):
-                raise no_target(mention, places, env, among, self.said.slices or 0)
+                raise no_such_target(mention, places, env, among, self.declared.slices or 0)
 
         if among:
             for_each(ranges, scope, self.budget, self.reports, apply)
 
-    def assign(self, mention: s.Mention, p: Placed, places: Places, env: Env, ticks: Exact) -> bool:
+    def assign(
+        self, mention: s.Mention, p: ResolvedPipeline, places: CompiledIndex, env: Env, ticks: Exact
+    ) -> bool:
         """Sets the cost in one pipeline; False where it has no such operation."""
-        stages, slices = len(p.ranks), self.said.slices or 0
+        stages, slices = len(p.ranks), self.declared.slices or 0
         stage, microbatch, slice_ = places.at(env, stages)
         for index, count in ((stage, stages), (microbatch, p.microbatches), (slice_, slices)):
             if index is not None and not 0 <= index < count:
@@ -93,23 +114,25 @@ class _Pricing:
 
     def pair(self, statement: s.Cost, other: s.Mention, scope: Scope) -> None:
         first, kind = statement.operation, other.kind
-        if kind not in self.said.overlap:
+        if kind not in self.declared.overlap:
             message = f"nothing says that an `F` may overlap with a `{kind}`"
             help_ = f"overlap F | {kind}"
-            self.reports.once(help_, diagnosis("no-overlap", message, statement.span, help=help_))
+            self.reports.add_once(
+                help_, diagnosis("no-overlap", message, statement.span, help=help_)
+            )
             return
-        scope.binds = "for {} in a .. b"
+        scope.binding_hint = "for {} in a .. b"
         ranges = compile_ranges(statement.ranges, scope)
-        halves = (Places(first, scope), Places(other, scope))
+        halves = (CompiledIndex(first, scope), CompiledIndex(other, scope))
         inside = scope.inner()
         slots = (inside.bind("F", first.span), inside.bind(kind, other.span))
         code = compile_expression(statement.value, inside)
-        among = [targets(m.pipeline, scope, self.placed) for m in (first, other)]
+        among = [matching_pipelines(m.pipeline, scope, self.pipelines) for m in (first, other)]
         varying = [index for _, index in scope.varying()]
 
         def apply(env: Env) -> None:
             forwards, backwards = [
-                self.stage_set(mention, places, env, some)
+                self.stage_patterns(mention, places, env, some)
                 for mention, places, some in zip((first, other), halves, among, strict=True)
             ]
             here = tuple((slot, env[slot]) for slot in varying)
@@ -120,9 +143,9 @@ class _Pricing:
         if all(among):
             for_each(ranges, scope, self.budget, self.reports, apply)
 
-    def stage_set(
-        self, mention: s.Mention, places: Places, env: Env, among: list[Placed]
-    ) -> list[StageSet]:
+    def stage_patterns(
+        self, mention: s.Mention, places: CompiledIndex, env: Env, among: list[ResolvedPipeline]
+    ) -> list[StagePattern]:
         """The stages that a half of a pair speaks of."""
         if mention.stage is None:
             return [(NONE if mention.pipeline is None else among[0].index, NONE)]
@@ -132,5 +155,5 @@ class _Pricing:
             if stage is not None and 0 <= stage < len(p.ranks):
                 found.append((p.index, stage))
         if not found:
-            raise no_target(mention, places, env, among, 0)
+            raise no_such_target(mention, places, env, among, 0)
         return found

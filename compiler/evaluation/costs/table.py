@@ -1,4 +1,4 @@
-"""`Costs`: what operations cost and leave in memory, exact and in the units of the file."""
+"""`CostTable`: what operations cost and leave in memory, exact and in the units of the file."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.expressions.values import Code, number, show
-from stretto.compiler.evaluation.reports import stop
+from stretto.compiler.evaluation.reports import eval_error
 
 Exact = int | Fraction
 
@@ -16,8 +16,8 @@ MOST = 2**53
 """The most ticks or grains of one thing: every reader of JSON holds whole numbers up to here."""
 
 StageKey = tuple[str, int, int]  # kind, pipeline, stage
-Cell = tuple[int, int]  # micro-batch, slice
-StageSet = tuple[int, int]  # pipeline, stage; -1 for any
+CellKey = tuple[int, int]  # micro-batch, slice
+StagePattern = tuple[int, int]  # pipeline, stage; -1 for any
 
 
 class PairCost(NamedTuple):
@@ -38,12 +38,12 @@ class PairCost(NamedTuple):
         return duration(self.code(env), self.span)
 
 
-class Costs(Struct):
+class CostTable(Struct):
     """Everything that has a price. A stage without an entry takes the default."""
 
     stages: dict[StageKey, Exact] = {}
-    cells: dict[StageKey, dict[Cell, Exact]] = {}
-    pairs: dict[tuple[str, StageSet, StageSet], PairCost] = {}
+    cells: dict[StageKey, dict[CellKey, Exact]] = {}
+    pairs: dict[tuple[str, StagePattern, StagePattern], PairCost] = {}
     activation: dict[tuple[int, int], Exact] = {}
     kept: dict[tuple[int, int], tuple[Exact, Span]] = {}
     transfers: dict[tuple[int, int], Exact] = {}
@@ -58,7 +58,7 @@ class Costs(Struct):
             return self.of_stage("I", pipeline, stage) + self.of_stage("W", pipeline, stage)
         return 1
 
-    def of_cell(self, kind: str, pipeline: int, stage: int, cell: Cell) -> Exact:
+    def of_cell(self, kind: str, pipeline: int, stage: int, cell: CellKey) -> Exact:
         """What the operation on this micro-batch and slice takes."""
         stated = self.cells.get((kind, pipeline, stage), {}).get(cell)
         if stated is not None:
@@ -69,7 +69,7 @@ class Costs(Struct):
             )
         return self.of_stage(kind, pipeline, stage)
 
-    def special(self, kind: str, pipeline: int, stage: int) -> Iterator[Cell]:
+    def varying_cells(self, kind: str, pipeline: int, stage: int) -> Iterator[CellKey]:
         """Micro-batches and slices where the stage's operation may cost something else."""
         cells = dict.fromkeys(self.cells.get((kind, pipeline, stage), {}))
         if kind == "B" and ("B", pipeline, stage) not in self.stages:
@@ -79,18 +79,18 @@ class Costs(Struct):
 
 
 def duration(value: Any, span: Span) -> Exact:
-    """A value that is a duration. Raises `Stop`."""
+    """A value that is a duration. Raises `EvalError`."""
     ticks = number(value, span, "a duration")
     if ticks < 0:
-        raise stop("out-of-range", f"a duration cannot be {show(ticks)}", span)
+        raise eval_error("out-of-range", f"a duration cannot be {show(ticks)}", span)
     return _bearable(ticks, span, "a duration")
 
 
 def size(value: Any, span: Span) -> Exact:
-    """A value that is an amount of memory. Raises `Stop`."""
+    """A value that is an amount of memory. Raises `EvalError`."""
     amount = number(value, span, "an amount of memory")
     if amount < 0:
-        raise stop("out-of-range", f"an amount of memory cannot be {show(amount)}", span)
+        raise eval_error("out-of-range", f"an amount of memory cannot be {show(amount)}", span)
     return _bearable(amount, span, "an amount of memory")
 
 
@@ -98,8 +98,8 @@ def _bearable(value: Exact, span: Span, what: str) -> Exact:
     """The value, unless no common unit could hold it, whatever the others are."""
     if value > MOST:
         message = f"{what} is 2^53 at most, and this is {show(value)}"
-        raise stop("too-large", message, span, help="count in a larger unit")
+        raise eval_error("too-large", message, span, help="count in a larger unit")
     if value.denominator > MOST:
         message = f"the denominator of {what} is 2^53 at most, and this is {show(value)}"
-        raise stop("too-large", message, span, help="round it")
+        raise eval_error("too-large", message, span, help="round it")
     return value

@@ -2,14 +2,14 @@
 
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.evaluation.expressions.compile import compile_whole
-from stretto.compiler.evaluation.expressions.scope import Broken, Constant, Scope
+from stretto.compiler.evaluation.expressions.scope import Constant, ErrorBinding, Scope
 from stretto.compiler.evaluation.expressions.values import Env, PipelineValue, show
-from stretto.compiler.evaluation.placement import Placed
-from stretto.compiler.evaluation.reports import Stop, diagnosis, stop
+from stretto.compiler.evaluation.placement import ResolvedPipeline
+from stretto.compiler.evaluation.reports import EvalError, diagnosis, eval_error
 from stretto.compiler.language import syntax as s
 
 
-class Places:
+class CompiledIndex:
     """The compiled `[stage, microbatch, slice]` of a statement, in which `stages` is a pipeline's
     number of stages."""
 
@@ -31,15 +31,17 @@ class Places:
         return stage, microbatch, slice_
 
 
-def named(word: s.Word, scope: Scope, placed: tuple[Placed, ...]) -> Placed | None:
+def find_pipeline(
+    word: s.Word, scope: Scope, pipelines: tuple[ResolvedPipeline, ...]
+) -> ResolvedPipeline | None:
     """The pipeline of this name; None where there is none, which is then reported, or where no
     pipeline could be placed."""
     found = scope.find(word.text)
     if isinstance(found, Constant) and isinstance(found.value, PipelineValue):
-        return placed[found.value.index] if placed else None
+        return pipelines[found.value.index] if pipelines else None
     if found is None:
-        scope.unknown(word, "no pipeline has this name")
-    elif not isinstance(found, Broken):
+        scope.report_unknown(word, "no pipeline has this name")
+    elif not isinstance(found, ErrorBinding):
         scope.reports.add(
             diagnosis(
                 "wrong-kind",
@@ -51,39 +53,41 @@ def named(word: s.Word, scope: Scope, placed: tuple[Placed, ...]) -> Placed | No
     return None
 
 
-def targets(word: s.Word | None, scope: Scope, placed: tuple[Placed, ...]) -> list[Placed]:
+def matching_pipelines(
+    word: s.Word | None, scope: Scope, pipelines: tuple[ResolvedPipeline, ...]
+) -> list[ResolvedPipeline]:
     """The named pipeline, or all where none is named."""
     if word is None:
-        return list(placed)
-    p = named(word, scope, placed)
+        return list(pipelines)
+    p = find_pipeline(word, scope, pipelines)
     return [] if p is None else [p]
 
 
-def no_target(
+def no_such_target(
     mention: s.Mention | s.Activation | s.Kept,
-    places: Places,
+    places: CompiledIndex,
     env: Env,
-    among: list[Placed],
+    among: list[ResolvedPipeline],
     slices: int,
-) -> Stop:
+) -> EvalError:
     """Which of the places that a statement names does not exist in any of the pipelines."""
     p = max(among, key=lambda p: len(p.ranks))
     who = f"`{p.name}`" if len(among) == 1 else ""
     stage, microbatch, slice_ = places.at(env, len(p.ranks))
     if stage is not None and not 0 <= stage < len(p.ranks):
-        return missing(who, "stage", stage, len(p.ranks), mention.stage)
+        return no_such_index(who, "stage", stage, len(p.ranks), mention.stage)
     assert isinstance(mention, s.Mention)
     if microbatch is not None and not 0 <= microbatch < p.microbatches:
-        return missing(who, "micro-batch", microbatch, p.microbatches, mention.microbatch)
+        return no_such_index(who, "micro-batch", microbatch, p.microbatches, mention.microbatch)
     assert mention.slice is not None
-    return missing("", "slice", slice_ or 0, slices, mention.slice)
+    return no_such_index("", "slice", slice_ or 0, slices, mention.slice)
 
 
-def missing(who: str, what: str, index: int, count: int, e: s.Expression | None) -> Stop:
+def no_such_index(who: str, what: str, index: int, count: int, e: s.Expression | None) -> EvalError:
     """`who`, or if it is empty nobody, has such a stage, micro-batch or slice."""
     assert e is not None
     if not count:
-        return stop(
+        return eval_error(
             "no-such-operation",
             "micro-batches are not cut into slices here",
             e.span,
@@ -92,4 +96,4 @@ def missing(who: str, what: str, index: int, count: int, e: s.Expression | None)
     plural = {"stage": "stages", "micro-batch": "micro-batches", "slice": "slices"}[what]
     message = f"{who} has no {what} {show(index)}" if who else f"there is no {what} {show(index)}"
     there = f"there are {plural} 0 to {count - 1}" if count > 1 else f"there is only {what} 0"
-    return stop("no-such-operation", message, Label(e.span, there))
+    return eval_error("no-such-operation", message, Label(e.span, there))

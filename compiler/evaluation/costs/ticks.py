@@ -4,10 +4,10 @@ after it rounds."""
 from collections.abc import Iterable
 from math import lcm
 
-from stretto.compiler.evaluation.costs.table import MOST, Costs, Exact
-from stretto.compiler.evaluation.declared import Declared
-from stretto.compiler.evaluation.expressions.ranges import Budget
-from stretto.compiler.evaluation.placement import Placed
+from stretto.compiler.evaluation.costs.table import MOST, CostTable, Exact
+from stretto.compiler.evaluation.declared import Declarations
+from stretto.compiler.evaluation.expressions.ranges import LoopBudget
+from stretto.compiler.evaluation.placement import ResolvedPipeline
 from stretto.compiler.evaluation.reports import Reports, diagnosis
 from stretto.compiler.problem.spec import (
     NONE,
@@ -21,7 +21,7 @@ from stretto.compiler.problem.spec import (
 )
 
 
-class Scale:
+class UnitScale:
     """How many whole units there are to one unit of the file."""
 
     def __init__(self, values: Iterable[Exact]):
@@ -50,20 +50,20 @@ class Scale:
 
 
 class Priced:
-    """Costs in ticks, sizes in grains; computed once the orders are known, since a pair's
+    """CostTable in ticks, sizes in grains; computed once the orders are known, since a pair's
     exceptional cost matters only where the pair is run."""
 
     def __init__(
         self,
-        said: Declared,
-        placed: tuple[Placed, ...],
-        costs: Costs,
+        declared: Declarations,
+        pipelines: tuple[ResolvedPipeline, ...],
+        costs: CostTable,
         written: list[tuple[Unit, ...]],
-        budget: Budget,
+        budget: LoopBudget,
         reports: Reports,
     ):
-        self.said = said
-        self.placed = placed
+        self.declared = declared
+        self.pipelines = pipelines
         self.costs = costs
         self.budget = budget
         cells = list(self._exceptions())
@@ -71,7 +71,7 @@ class Priced:
         special = list(self._special_pairs(cells, pairs, written)) if costs.pairs else []
         durations = [
             costs.of_stage(k, p.index, i)
-            for p in placed
+            for p in pipelines
             for i in range(len(p.ranks))
             for k in "FBIW"
         ]
@@ -79,17 +79,19 @@ class Priced:
         durations += [t for *_, t in pairs]
         durations += [t for *_, t in special]
         durations += list(costs.transfers.values())
-        sizes = [costs.activation.get((p.index, i), 1) for p in placed for i in range(len(p.ranks))]
+        sizes = [
+            costs.activation.get((p.index, i), 1) for p in pipelines for i in range(len(p.ranks))
+        ]
         sizes += [kept for kept, _ in costs.kept.values()]
         sizes += [most for most, _ in costs.limits.values()]
-        self.time, self.size = Scale(durations), Scale(sizes)
+        self.time, self.size = UnitScale(durations), UnitScale(sizes)
         for scale, what in ((self.time, "times"), (self.size, "sizes")):
             if not scale.fits:
-                reports.value(
+                reports.add_for_values(
                     diagnosis(
                         "too-large",
                         f"the {what} of this file {scale.trouble}",
-                        said.stated["schedule"],
+                        declared.stated_at["schedule"],
                         help=f"round the {what}",
                     )
                 )
@@ -97,7 +99,7 @@ class Priced:
         self.pairs = tuple(Pair(r, f, k, b, self.time(t)) for r, f, k, b, t in pairs)
         self.exceptional_pairs = tuple(PairCostOverride(f, b, self.time(t)) for f, b, t in special)
 
-    def stage(self, p: Placed, index: int) -> Stage:
+    def stage(self, p: ResolvedPipeline, index: int) -> Stage:
         ticks = {k: self.time(self.costs.of_stage(k, p.index, index)) for k in "FBIW"}
         activation = self.costs.activation.get((p.index, index), 1)
         kept = self.costs.kept.get((p.index, index))
@@ -112,12 +114,12 @@ class Priced:
 
     def _exceptions(self) -> Iterable[tuple[Operation, Exact]]:
         """Operations whose duration is not their stage's."""
-        kinds: tuple[Kind, ...] = ("F", "B", "I", "W") if self.said.split else ("F", "B")
-        for p in self.placed:
+        kinds: tuple[Kind, ...] = ("F", "B", "I", "W") if self.declared.split else ("F", "B")
+        for p in self.pipelines:
             for stage in range(len(p.ranks)):
                 for kind in kinds[:1] if p.forward_only else kinds:
                     usual = self.costs.of_stage(kind, p.index, stage)
-                    for m, k in self.costs.special(kind, p.index, stage):
+                    for m, k in self.costs.varying_cells(kind, p.index, stage):
                         ticks = self.costs.of_cell(kind, p.index, stage, (m, k))
                         if ticks != usual:
                             yield Operation(kind, p.index, stage, m, k), ticks
@@ -127,17 +129,17 @@ class Priced:
     ) -> Iterable[tuple[int, tuple[int, int], Kind, tuple[int, int], Exact]]:
         """Overlapped units that do not take the sum of their halves."""
         held: dict[int, list[tuple[int, int]]] = {}
-        for p in self.placed:
+        for p in self.pipelines:
             for stage, rank in enumerate(p.ranks):
                 held.setdefault(rank, []).append((p.index, stage))
-        kinds: list[Kind] = [k for k in ("B", "I") if k in self.said.overlap]
+        kinds: list[Kind] = [k for k in ("B", "I") if k in self.declared.overlap]
         for rank, stages in sorted(held.items()):
             for forward in stages:
                 for kind in kinds:
                     for backward in stages:
-                        if self.placed[backward[0]].forward_only:
+                        if self.pipelines[backward[0]].forward_only:
                             continue
-                        self.budget.spend(1, self.said.overlap[kind])
+                        self.budget.spend(1, self.declared.overlap[kind])
                         f = self.costs.of_stage("F", *forward)
                         b = self.costs.of_stage(kind, *backward)
                         ticks = self.of_pair(forward, kind, backward, f, b)
@@ -189,20 +191,20 @@ class Priced:
                     forward, backward = unit.operations
                     if forward in exceptional or backward in exceptional:
                         yield forward, backward
-        if self.said.auto is not None or self.said.order is None:
+        if self.declared.order_auto is not None or self.declared.order is None:
             yield from self._all_couples(exceptional)
 
     def _all_couples(
         self, exceptional: dict[Operation, Exact]
     ) -> Iterable[tuple[Operation, Operation]]:
-        kinds: list[Kind] = [k for k in ("B", "I") if k in self.said.overlap]
+        kinds: list[Kind] = [k for k in ("B", "I") if k in self.declared.overlap]
         for o in exceptional:
             if o.kind != "F" and o.kind not in kinds:
                 continue
-            rank = self.placed[o.pipeline].ranks[o.stage]
+            rank = self.pipelines[o.pipeline].ranks[o.stage]
             for kind in kinds if o.kind == "F" else ["F"]:
                 for other in self._on(rank, kind):  # type: ignore[arg-type]
-                    self.budget.spend(1, next(iter(self.said.overlap.values())))
+                    self.budget.spend(1, next(iter(self.declared.overlap.values())))
                     if (other.pipeline, other.microbatch) == (o.pipeline, o.microbatch):
                         continue
                     if o.kind == "F":
@@ -212,11 +214,11 @@ class Priced:
 
     def _on(self, rank: int, kind: Kind) -> Iterable[Operation]:
         """All operations of a kind on a rank."""
-        for p in self.placed:
+        for p in self.pipelines:
             if kind != "F" and p.forward_only:
                 continue
             for stage, where in enumerate(p.ranks):
                 if where == rank:
                     for m in range(p.microbatches):
-                        for k in range(self.said.slices) if self.said.slices else (NONE,):
+                        for k in range(self.declared.slices) if self.declared.slices else (NONE,):
                             yield Operation(kind, p.index, stage, m, k)

@@ -11,27 +11,33 @@ from typing import Any, assert_never
 
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.source import Span
-from stretto.compiler.evaluation.expressions.scope import Broken, Constant, QueueSlot, Scope, Slot
+from stretto.compiler.evaluation.expressions.scope import (
+    Constant,
+    ErrorBinding,
+    QueueSlot,
+    Scope,
+    Slot,
+)
 from stretto.compiler.evaluation.expressions.values import (
     Code,
     Env,
     PipelineValue,
     bounded,
+    computed,
+    describe,
     exact,
     is_number,
-    kind,
-    known,
     number,
     truth,
     whole,
 )
-from stretto.compiler.evaluation.reports import Silent, diagnosis, stop
+from stretto.compiler.evaluation.reports import AlreadyReported, diagnosis, eval_error
 from stretto.compiler.language import syntax as s
 
 
 def compile_expression(e: s.Expression, scope: Scope) -> Code:
     """The expression as a closure. Unknown names are reported to the scope's reports; the code of
-    an expression that has one raises `Silent`."""
+    an expression that has one raises `AlreadyReported`."""
     match e:
         case s.Number(value):
             return lambda env: value
@@ -77,8 +83,8 @@ def compile_whole(e: s.Expression, scope: Scope, what: str) -> Callable[[Env], i
     return run
 
 
-def silent(env: Env) -> Any:
-    raise Silent
+def already_reported(env: Env) -> Any:
+    raise AlreadyReported
 
 
 # ---- Names
@@ -91,8 +97,8 @@ def _name(e: s.Name, scope: Scope) -> Code:
             return lambda env: value
         case Slot(index):
             return operator.itemgetter(index)
-        case Broken():
-            return silent
+        case ErrorBinding():
+            return already_reported
         case QueueSlot():
             scope.reports.add(
                 diagnosis(
@@ -103,10 +109,10 @@ def _name(e: s.Name, scope: Scope) -> Code:
                     help=f"take from it with `next {e.text}`; `len({e.text})` is its length",
                 )
             )
-            return silent
+            return already_reported
         case None:
             _unknown(e, scope)
-            return silent
+            return already_reported
         case _:
             assert_never(found)
 
@@ -131,7 +137,7 @@ def _unknown(e: s.Name, scope: Scope) -> None:
             )
         )
     else:
-        scope.unknown(s.Word(e.text, e.span))
+        scope.report_unknown(s.Word(e.text, e.span))
 
 
 def _member(e: s.Member, scope: Scope) -> Code:
@@ -146,13 +152,15 @@ def _member(e: s.Member, scope: Scope) -> Code:
                 help="it has `stages` and `microbatches`",
             )
         )
-        return silent
+        return already_reported
 
     def run(env: Env) -> Any:
         value = of(env)
         if type(value) is not PipelineValue:
-            raise stop("wrong-kind", f"`.{which}` needs a pipeline, not {kind(value)}", e.of.span)
-        return known(value.stages if which == "stages" else value.microbatches)
+            raise eval_error(
+                "wrong-kind", f"`.{which}` needs a pipeline, not {describe(value)}", e.of.span
+            )
+        return computed(value.stages if which == "stages" else value.microbatches)
 
     return run
 
@@ -219,12 +227,12 @@ def _modulo(x: Any, y: Any, a: Span, b: Span) -> Any:
 def _number(value: Any, span: Span, sign: str) -> Any:
     if type(value) is int or type(value) is Fraction:
         return value
-    raise stop("wrong-kind", f"`{sign}` needs numbers, and this is {kind(value)}", span)
+    raise eval_error("wrong-kind", f"`{sign}` needs numbers, and this is {describe(value)}", span)
 
 
 def _divisor(value: Any, span: Span, sign: str) -> Any:
     if _number(value, span, sign) == 0:
-        raise stop("division-by-zero", "this divides by zero", span)
+        raise eval_error("division-by-zero", "this divides by zero", span)
     return value
 
 
@@ -260,9 +268,9 @@ def _comparison(e: s.Comparison, scope: Scope) -> Code:
             return compare(x, y)
         if type(x) is PipelineValue and type(y) is PipelineValue and sign in ("==", "!="):
             return compare(x, y)
-        raise stop(
+        raise eval_error(
             "wrong-kind",
-            f"`{sign}` cannot compare {kind(x)} with {kind(y)}",
+            f"`{sign}` cannot compare {describe(x)} with {describe(y)}",
             e.span,
             help="numbers compare with numbers; pipelines with pipelines, by `==` and `!=`",
         )
@@ -311,11 +319,15 @@ def _subscript(e: s.Subscript, scope: Scope) -> Code:
         value = of(env)
         for index, span in indices:
             if type(value) is not tuple:
-                raise stop("wrong-kind", f"`[ ]` needs a list, not {kind(value)}", e.of.span)
+                raise eval_error(
+                    "wrong-kind", f"`[ ]` needs a list, not {describe(value)}", e.of.span
+                )
             at = index(env)
             if not 0 <= at < len(value):
                 size = f"{len(value)} items, from 0" if value else "no items"
-                raise stop("out-of-range", f"there is no item {at}: this list has {size}", span)
+                raise eval_error(
+                    "out-of-range", f"there is no item {at}: this list has {size}", span
+                )
             value = value[at]
         return value
 
@@ -333,7 +345,7 @@ def _call(e: s.Call, scope: Scope) -> Code:
     if not arguments or (name not in ("min", "max") and len(arguments) != 1):
         needs = "values or a list" if name in ("min", "max") else "one value"
         scope.reports.add(diagnosis("wrong-kind", f"`{name}` needs {needs}", e.span))
-        return silent
+        return already_reported
     if name in ("min", "max"):
         pick = min if name == "min" else max
         if len(codes) == 1:
@@ -372,14 +384,14 @@ def _items(value: Any, span: Span, name: str) -> list[Any]:
         return [value]
     items = _list(value, span)
     if not items:
-        raise stop("out-of-range", f"`{name}` of an empty list has no value", span)
+        raise eval_error("out-of-range", f"`{name}` of an empty list has no value", span)
     return [number(item, span, f"every item for `{name}`") for item in items]
 
 
 def _list(value: Any, span: Span) -> tuple[Any, ...]:
     if type(value) is tuple:
         return value
-    raise stop("wrong-kind", f"this must be a list, and it is {kind(value)}", span)
+    raise eval_error("wrong-kind", f"this must be a list, and it is {describe(value)}", span)
 
 
 def _length(e: s.Call, scope: Scope) -> Code | None:

@@ -20,7 +20,7 @@ def definitions(schedule: s.Schedule) -> dict[str, Span]:
     return found
 
 
-def bound_inside(schedule: s.Schedule) -> dict[str, tuple[Span, str]]:
+def local_names(schedule: s.Schedule) -> dict[str, tuple[Span, str]]:
     """Names that one statement gives a value and no other knows: where, and in what."""
     found: dict[str, tuple[Span, str]] = {}
     for statement in schedule.statements:

@@ -8,17 +8,17 @@ from stretto.compiler.evaluation.expressions.compile import compile_whole
 from stretto.compiler.evaluation.expressions.scope import Scope
 from stretto.compiler.evaluation.expressions.values import Code, Env, show
 from stretto.compiler.evaluation.reports import (
-    MOST_PER_RUN,
+    MOST_PER_RANK,
+    AlreadyReported,
+    EvalError,
     Reports,
-    Silent,
-    Stop,
-    TooMuch,
+    TooManyRounds,
     diagnosis,
 )
 from stretto.compiler.language import syntax as s
 
 
-class Budget:
+class LoopBudget:
     """How many rounds loops may still make. One budget serves a whole file."""
 
     def __init__(self, rounds: int):
@@ -26,9 +26,9 @@ class Budget:
         self.rounds = rounds
 
     def spend(self, rounds: int, span: Span) -> None:
-        """Raises `TooMuch` before the rounds are made, if there are too many."""
+        """Raises `TooManyRounds` before the rounds are made, if there are too many."""
         if rounds > self.rounds:
-            raise TooMuch(
+            raise TooManyRounds(
                 diagnosis(
                     "too-large",
                     f"the loops of this file make more than {self.most:,} rounds",
@@ -40,24 +40,24 @@ class Budget:
         self.rounds -= rounds
 
 
-class RangeCode(NamedTuple):
+class CompiledRange(NamedTuple):
     slot: int
     first: Code
     last: Code
     span: Span
 
 
-def compile_ranges(ranges: tuple[s.Range, ...], scope: Scope) -> list[RangeCode]:
+def compile_ranges(ranges: tuple[s.Range, ...], scope: Scope) -> list[CompiledRange]:
     """Defines the ranges' names in the scope; later ranges may use earlier names."""
     codes = []
     for r in ranges:
         first = compile_whole(r.first, scope, "the start of a range")
         last = compile_whole(r.last, scope, "the end of a range")
-        codes.append(RangeCode(scope.slot(r.name, varies=True), first, last, r.span))
+        codes.append(CompiledRange(scope.slot(r.name, varies=True), first, last, r.span))
     return codes
 
 
-def walk(codes: list[RangeCode], env: Env, budget: Budget) -> Iterator[None]:
+def iterate(codes: list[CompiledRange], env: Env, budget: LoopBudget) -> Iterator[None]:
     """Gives the names their values at hand, the last name fastest; one round each."""
     if not codes:
         yield
@@ -70,15 +70,15 @@ def walk(codes: list[RangeCode], env: Env, budget: Budget) -> Iterator[None]:
     for value in range(first, last):
         env[slot] = value
         if rest:
-            yield from walk(rest, env, budget)
+            yield from iterate(rest, env, budget)
         else:
             yield
 
 
 def for_each(
-    codes: list[RangeCode],
+    codes: list[CompiledRange],
     scope: Scope,
-    budget: Budget,
+    budget: LoopBudget,
     reports: Reports,
     action: Callable[[Env], None],
 ) -> None:
@@ -87,19 +87,19 @@ def for_each(
     env: Env = [None] * scope.size
     failures = 0
     try:
-        for _ in walk(codes, env, budget):
+        for _ in iterate(codes, env, budget):
             try:
                 action(env)
-            except TooMuch:
+            except TooManyRounds:
                 raise
-            except Stop as stopped:
-                reports.happened(stopped.diagnostic, bindings(scope, env))
+            except EvalError as error:
+                reports.add_repeated(error.diagnostic, bindings(scope, env))
                 failures += 1
-                if failures >= MOST_PER_RUN:
+                if failures >= MOST_PER_RANK:
                     return
-    except Stop as stopped:
-        reports.happened(stopped.diagnostic, bindings(scope, env))
-    except Silent:
+    except EvalError as error:
+        reports.add_repeated(error.diagnostic, bindings(scope, env))
+    except AlreadyReported:
         pass
 
 

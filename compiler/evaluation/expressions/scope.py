@@ -29,13 +29,13 @@ class QueueSlot(NamedTuple):
     span: Span
 
 
-class Broken(NamedTuple):
+class ErrorBinding(NamedTuple):
     """A name whose value could not be computed; that was reported where it stands."""
 
     span: Span
 
 
-Binding = Constant | Slot | QueueSlot | Broken
+Binding = Constant | Slot | QueueSlot | ErrorBinding
 
 
 class Scope:
@@ -45,9 +45,9 @@ class Scope:
         self.reports = reports
         self.outer = outer
         self.names: dict[str, Binding] = {}
-        self.ahead: dict[str, Span] = outer.ahead if outer else {}
-        self.elsewhere: dict[str, tuple[Span, str]] = outer.elsewhere if outer else {}
-        self.binds: str | None = outer.binds if outer else None
+        self.defined_later: dict[str, Span] = outer.defined_later if outer else {}
+        self.local_names: dict[str, tuple[Span, str]] = outer.local_names if outer else {}
+        self.binding_hint: str | None = outer.binding_hint if outer else None
         """How the statement could give a name its values, `{}` being the name."""
         self._slots: list[int] = outer._slots if outer else [0]
         self._until: int | None = None  # of the names, how many are seen here
@@ -56,11 +56,11 @@ class Scope:
     def inner(self) -> "Scope":
         return Scope(self.reports, self)
 
-    def here(self) -> "Scope":
+    def snapshot(self) -> "Scope":
         """This scope as it is now: names that are defined later are not seen in it."""
         scope = Scope(self.reports)
-        scope.names, scope.ahead, scope._place = self.names, self.ahead, self._place
-        scope.elsewhere = self.elsewhere
+        scope.names, scope.defined_later, scope._place = self.names, self.defined_later, self._place
+        scope.local_names = self.local_names
         scope._until = len(self.names)
         return scope
 
@@ -137,22 +137,24 @@ class Scope:
         names.update({n: b for n, b in self.names.items() if self._sees(n)})
         return names
 
-    def unknown(self, word: Word, what: str = "no parameter, `let` or loop has this name") -> None:
+    def report_unknown(
+        self, word: Word, what: str = "no parameter, `let` or loop has this name"
+    ) -> None:
         """Reports a name that nothing defines."""
         name = word.text
-        if name in ("ranks", "microbatches") and name not in self.ahead:
+        if name in ("ranks", "microbatches") and name not in self.defined_later:
             return  # that the statement is missing is said once, elsewhere
-        if name in self.ahead:
+        if name in self.defined_later:
             found = diagnosis(
                 "unknown-name",
                 f"`{name}` is not known yet",
                 Label(word.span),
-                Label(self.ahead[name], "it is defined only here"),
+                Label(self.defined_later[name], "it is defined only here"),
                 help="move its definition above",
             )
         else:
             found = self._undefined(word, what)
-        self.reports.once(name, found)
+        self.reports.add_once(name, found)
 
     def _undefined(self, word: Word, what: str) -> Diagnostic:
         message = f"`{word.text}` is not defined"
@@ -160,13 +162,16 @@ class Scope:
             help_ = "write a comparison, such as `1 == 1`"
             return diagnosis("unknown-name", message, Label(word.span), help=help_)
         known = self.all_names()
-        near = None if word.text in self.elsewhere else nearest(word.text, known)
+        near = None if word.text in self.local_names else nearest(word.text, known)
         if near is None:
             labels = [Label(word.span, what)]
-            if word.text in self.elsewhere:
-                span, where = self.elsewhere[word.text]
+            if word.text in self.local_names:
+                span, where = self.local_names[word.text]
                 labels.append(Label(span, f"`{word.text}` is known only in this `{where}`"))
-            binds = self.binds and f"end the statement with `{self.binds.format(word.text)}`"
+            binds = (
+                self.binding_hint
+                and f"end the statement with `{self.binding_hint.format(word.text)}`"
+            )
             return diagnosis("unknown-name", message, *labels, help=binds)
         return diagnosis(
             "unknown-name",

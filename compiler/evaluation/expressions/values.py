@@ -8,11 +8,12 @@ from typing import Any
 from msgspec import Struct
 
 from stretto.compiler.diagnostics.source import Span
-from stretto.compiler.evaluation.reports import Silent, stop
+from stretto.compiler.evaluation.reports import AlreadyReported, eval_error
 
 Env = list[Any]
+"""The environment: the values of the names in scope, by the index of their slot."""
 Code = Callable[[Env], Any]
-"""A compiled expression: from the values of the names around it to its value. Raises `Stop`."""
+"""A compiled expression: from the environment to its value. Raises `EvalError`."""
 
 LARGEST = 2**1024
 
@@ -41,7 +42,7 @@ def bounded(value: Any, span: Span) -> Any:
             return value
     elif -LARGEST < value.numerator < LARGEST and value.denominator < LARGEST:
         return value
-    raise stop("too-large", "this number has more than 300 digits", span)
+    raise eval_error("too-large", "this number has more than 300 digits", span)
 
 
 def is_number(value: Any) -> bool:
@@ -52,7 +53,7 @@ def number(value: Any, span: Span, what: str) -> int | Fraction:
     """The value, which has to be a number; `what` says what it is for."""
     if type(value) is int or type(value) is Fraction:
         return value
-    raise stop("wrong-kind", f"{what} must be a number, not {kind(value)}", span)
+    raise eval_error("wrong-kind", f"{what} must be a number, not {describe(value)}", span)
 
 
 def whole(value: Any, span: Span, what: str) -> int:
@@ -60,35 +61,37 @@ def whole(value: Any, span: Span, what: str) -> int:
     if type(value) is int:
         return value
     if type(value) is Fraction:
-        raise stop(
+        raise eval_error(
             "not-whole",
             f"{what} must be a whole number, and this is {show(value)}",
             span,
             help="`//` divides and rounds down",
         )
-    raise stop("wrong-kind", f"{what} must be a whole number, not {kind(value)}", span)
+    raise eval_error("wrong-kind", f"{what} must be a whole number, not {describe(value)}", span)
 
 
-def counted(value: Any, span: Span, what: str, most: int, notes: tuple[str, ...] = ()) -> int:
-    """A number of things, of which there must be one at least. Raises `Stop`."""
+def positive_count(
+    value: Any, span: Span, what: str, most: int, notes: tuple[str, ...] = ()
+) -> int:
+    """A number of things, of which there must be one at least. Raises `EvalError`."""
     if value is None:
-        raise Silent
+        raise AlreadyReported
     count = whole(value, span, f"the number of {what}")
     if count < 1:
         message = f"the number of {what} must be at least 1, and this is {show(count)}"
-        raise stop("out-of-range", message, span, notes=notes)
+        raise eval_error("out-of-range", message, span, notes=notes)
     if count > most:
         message = f"{show(count)} {what} are too many: {most:,} are the most"
-        raise stop("too-large", message, span, notes=notes)
+        raise eval_error("too-large", message, span, notes=notes)
     return count
 
 
 def truth(value: Any, span: Span) -> bool:
     if value is True or value is False:
         return bool(value)
-    raise stop(
+    raise eval_error(
         "wrong-kind",
-        f"a condition must be true or false, and this is {kind(value)}",
+        f"a condition must be true or false, and this is {describe(value)}",
         span,
         help="compare it: `… != 0`" if is_number(value) else None,
     )
@@ -97,17 +100,17 @@ def truth(value: Any, span: Span) -> bool:
 def pipeline(value: Any, span: Span) -> PipelineValue:
     if type(value) is PipelineValue:
         return value
-    raise stop("wrong-kind", f"this must be a pipeline, and it is {kind(value)}", span)
+    raise eval_error("wrong-kind", f"this must be a pipeline, and it is {describe(value)}", span)
 
 
-def known(value: int | None) -> int:
+def computed(value: int | None) -> int:
     """A pipeline's figure, unless it could not be computed."""
     if value is None:
-        raise Silent
+        raise AlreadyReported
     return value
 
 
-def kind(value: Any) -> str:
+def describe(value: Any) -> str:
     """The value with its kind, for messages."""
     if type(value) is bool:
         return f"the truth value {show(value)}"

@@ -1,5 +1,5 @@
-"""Order blocks, compiled once to closures. Running them for a rank makes its `Taker` take operation
-after operation. At hand (`env`) are the Taker first, the rank second, then whatever has a name.
+"""Order blocks, compiled once to closures. Running them for a rank schedules one operation after
+the other. The environment holds the rank's `Resolver` first, the rank second, then what has a name.
 """
 
 from collections.abc import Callable
@@ -10,57 +10,63 @@ from msgspec import Struct
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.expressions.compile import (
+    already_reported,
     compile_expression,
     compile_whole,
-    silent,
 )
-from stretto.compiler.evaluation.expressions.ranges import bindings, compile_ranges, walk
-from stretto.compiler.evaluation.expressions.scope import Broken, QueueSlot, Scope
+from stretto.compiler.evaluation.expressions.ranges import bindings, compile_ranges, iterate
+from stretto.compiler.evaluation.expressions.scope import ErrorBinding, QueueSlot, Scope
 from stretto.compiler.evaluation.expressions.values import Env, show, truth
-from stretto.compiler.evaluation.orders.references import Ask, Facts, compile_mention
-from stretto.compiler.evaluation.orders.resolve import Asked, Taker
+from stretto.compiler.evaluation.orders.references import (
+    OrderContext,
+    RequestCode,
+    compile_reference,
+)
+from stretto.compiler.evaluation.orders.resolve import Request, Resolver
 from stretto.compiler.evaluation.reports import (
-    MOST_PER_RUN,
-    Consequence,
+    MOST_PER_RANK,
+    EvalError,
     Reports,
-    Stop,
-    TooMuch,
+    SecondaryError,
+    TooManyRounds,
     diagnosis,
-    stop,
+    eval_error,
 )
 from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import Unit
 
-Run = Callable[[Env], None]
-TAKER, RANK = 0, 1
+StepCode = Callable[[Env], None]
+RESOLVER, RANK = 0, 1
 
 
-class Abandon(Exception):
+class TooManyErrors(Exception):
     """So much went wrong on this rank that going on tells nothing new."""
 
 
 class QueueValue(Struct):
     """A queue, and how many of its operations were taken."""
 
-    items: list[tuple[Asked, ...]]
+    items: list[tuple[Request, ...]]
     made: Span
     taken: int = 0
 
 
-def compile_order(statement: s.OrderRank, outer: Scope, facts: Facts) -> tuple[Run, Scope]:
+def compile_order(
+    statement: s.OrderRank, outer: Scope, context: OrderContext
+) -> tuple[StepCode, Scope]:
     """The order of any rank, and the scope whose size is that of the values at hand."""
     scope = outer.frame()
-    assert scope.reserve() == TAKER
+    assert scope.reserve() == RESOLVER
     assert scope.slot(statement.rank, varies=True) == RANK
-    return _Blocks(facts).block(statement.body, scope, None), scope
+    return _Blocks(context).block(statement.body, scope, None), scope
 
 
 class _Blocks:
-    def __init__(self, facts: Facts):
-        self.facts = facts
-        self.reports = facts.reports
+    def __init__(self, context: OrderContext):
+        self.context = context
+        self.reports = context.reports
 
-    def block(self, block: s.Block, scope: Scope, into: int | None) -> Run:
+    def block(self, block: s.Block, scope: Scope, into: int | None) -> StepCode:
         """The steps of a block. `into` is the place of the queue that lists them, or None where
         they are taken."""
         inside = scope.inner()
@@ -74,11 +80,13 @@ class _Blocks:
 
         return run
 
-    def step(self, step: s.Step, scope: Scope, into: int | None) -> Run:
+    def step(self, step: s.Step, scope: Scope, into: int | None) -> StepCode:
         match step:
             case s.Mention():
-                ask = compile_mention(step, scope, self.facts)
-                return self.listed(into, ask) if into is not None else self.single(step, ask, scope)
+                code = compile_reference(step, scope, self.context)
+                return (
+                    self.listed(into, code) if into is not None else self.single(step, code, scope)
+                )
             case s.Pair():
                 return self.pair(step, scope, into)
             case s.Next():
@@ -100,21 +108,21 @@ class _Blocks:
 
     # ---- Operations
 
-    def single(self, mention: s.Mention, ask: Ask, scope: Scope) -> Run:
-        at = self.facts.intern(mention.span)
+    def single(self, mention: s.Mention, code: RequestCode, scope: Scope) -> StepCode:
+        at = self.context.intern(mention.span)
 
         def run(env: Env) -> None:
-            taker: Taker = env[TAKER]
+            resolver: Resolver = env[RESOLVER]
             try:
-                operation = taker.take(ask(env), at)
+                operation = resolver.resolve(code(env), at)
                 if operation is not None:
-                    taker.units.append(Unit((operation,), at))
-            except Stop as stopped:
-                self.failed(stopped, scope, env)
+                    resolver.units.append(Unit((operation,), at))
+            except EvalError as error:
+                self.failed(error, scope, env)
 
         return run
 
-    def pair(self, step: s.Pair, scope: Scope, into: int | None) -> Run:
+    def pair(self, step: s.Pair, scope: Scope, into: int | None) -> StepCode:
         halves = [self.half(half, scope, into) for half in (step.first, step.second)]
         if isinstance(step.second, s.Mention):
             self.overlaps(step.second.kind, step.span)
@@ -125,92 +133,94 @@ class _Blocks:
                 env[into].items.append((first, second))
 
             return listed
-        at = self.facts.intern(step.span)
+        at = self.context.intern(step.span)
 
         def run(env: Env) -> None:
             try:
-                asked = [*halves[0](env), *halves[1](env)]
-                self.unit(env[TAKER], asked, at, step.span)
-            except Stop as stopped:
-                self.failed(stopped, scope, env)
+                request = [*halves[0](env), *halves[1](env)]
+                self.unit(env[RESOLVER], request, at, step.span)
+            except EvalError as error:
+                self.failed(error, scope, env)
 
         return run
 
     def half(
         self, half: s.Mention | s.Next, scope: Scope, into: int | None
-    ) -> Callable[[Env], tuple[Asked, ...]]:
+    ) -> Callable[[Env], tuple[Request, ...]]:
         """What a half of a pair asks for."""
         if isinstance(half, s.Mention):
-            ask = compile_mention(half, scope, self.facts)
-            return lambda env: (ask(env),)
+            code = compile_reference(half, scope, self.context)
+            return lambda env: (code(env),)
         if into is not None:
             self.no_next(half)
         draw = self.draw(half, scope)
 
-        def run(env: Env) -> tuple[Asked, ...]:
+        def run(env: Env) -> tuple[Request, ...]:
             item = draw(env)
             assert item is not None
             if len(item) > 1:
                 message = f"the next of `{half.queue.text}` is a pair already"
-                raise stop("wrong-pair", message, half.span, Label(item[0].place, "listed here"))
+                raise eval_error(
+                    "wrong-pair", message, half.span, Label(item[0].place, "listed here")
+                )
             return item
 
         return run
 
-    def unit(self, taker: Taker, asked: list[Asked], at: int, span: Span) -> None:
+    def unit(self, resolver: Resolver, request: list[Request], at: int, span: Span) -> None:
         """Takes one operation, or two that overlap."""
-        if len(asked) == 1:
-            operation = taker.take(asked[0], at)
+        if len(request) == 1:
+            operation = resolver.resolve(request[0], at)
             if operation is not None:
-                taker.units.append(Unit((operation,), at))
+                resolver.units.append(Unit((operation,), at))
             return
-        first, second = asked
-        if first.kind != "F" or second.kind not in self.facts.overlap:
+        first, second = request
+        if first.kind != "F" or second.kind not in self.context.overlap:
             message = f"`{first.kind} | {second.kind}` cannot overlap as one unit here"
-            raise stop("wrong-pair", message, span, help="overlap F | B")
-        forward, backward = taker.take(first, at), taker.take(second, at)
+            raise eval_error("wrong-pair", message, span, help="overlap F | B")
+        forward, backward = resolver.resolve(first, at), resolver.resolve(second, at)
         assert forward is not None and backward is not None
         if (forward.pipeline, forward.microbatch) == (backward.pipeline, backward.microbatch):
-            name = taker.pipelines[forward.pipeline].name
-            raise stop(
+            name = resolver.pipelines[forward.pipeline].name
+            raise eval_error(
                 "wrong-pair",
                 f"both halves are of micro-batch {forward.microbatch} of `{name}`: its backward "
                 "needs its forward",
                 span,
                 help="overlap two different micro-batches",
             )
-        taker.units.append(Unit((forward, backward), at))
+        resolver.units.append(Unit((forward, backward), at))
 
     def overlaps(self, kind: str, span: Span) -> None:
-        if kind not in self.facts.overlap:
+        if kind not in self.context.overlap:
             message = f"nothing says that an `F` may overlap with a `{kind}`"
             help_ = f"overlap F | {kind}"
-            self.reports.once(help_, diagnosis("no-overlap", message, span, help=help_))
+            self.reports.add_once(help_, diagnosis("no-overlap", message, span, help=help_))
 
     # ---- Queues
 
-    def listed(self, into: int, ask: Ask) -> Run:
+    def listed(self, into: int, code: RequestCode) -> StepCode:
         def run(env: Env) -> None:
-            env[into].items.append((ask(env),))
+            env[into].items.append((code(env),))
 
         return run
 
-    def queue(self, step: s.Queue, scope: Scope) -> Run:
+    def queue(self, step: s.Queue, scope: Scope) -> StepCode:
         inside = scope.inner()
         ranges = compile_ranges(step.ranges, inside)
-        ask = compile_mention(step.mention, inside, self.facts)
+        code = compile_reference(step.mention, inside, self.context)
         index = self.new_queue(step.name, scope)
-        budget, made = self.facts.budget, step.name.span
+        budget, made = self.context.budget, step.name.span
 
         def run(env: Env) -> None:
             try:
-                env[index] = QueueValue([(ask(env),) for _ in walk(ranges, env, budget)], made)
-            except Stop as stopped:
-                raise located(stopped, inside, env) from None
+                env[index] = QueueValue([(code(env),) for _ in iterate(ranges, env, budget)], made)
+            except EvalError as error:
+                raise located(error, inside, env) from None
 
         return run
 
-    def queue_block(self, step: s.QueueBlock, scope: Scope) -> Run:
+    def queue_block(self, step: s.QueueBlock, scope: Scope) -> StepCode:
         hidden = scope.reserve()
         fill = self.block(step.body, scope, hidden)
         index = self.new_queue(step.name, scope)
@@ -227,31 +237,31 @@ class _Blocks:
         scope.define(name, QueueSlot(index, name.span))
         return index
 
-    def next(self, step: s.Next, scope: Scope, into: int | None) -> Run:
+    def next(self, step: s.Next, scope: Scope, into: int | None) -> StepCode:
         if into is not None:
             self.no_next(step)
         draw = self.draw(step, scope)
-        at = self.facts.intern(step.span)
+        at = self.context.intern(step.span)
 
         def run(env: Env) -> None:
             try:
                 item = draw(env)
                 if item is not None:
-                    self.unit(env[TAKER], list(item), at, step.span)
-            except Stop as stopped:
-                self.failed(stopped, scope, env)
+                    self.unit(env[RESOLVER], list(item), at, step.span)
+            except EvalError as error:
+                self.failed(error, scope, env)
 
         return run
 
-    def draw(self, step: s.Next, scope: Scope) -> Callable[[Env], tuple[Asked, ...] | None]:
+    def draw(self, step: s.Next, scope: Scope) -> Callable[[Env], tuple[Request, ...] | None]:
         """The next item of a queue, spoken of as standing where it is taken; None if the queue is
         empty and the step optional."""
         found = scope.find(step.queue.text)
         name, span = step.queue.text, step.span
         if not isinstance(found, QueueSlot):
             if found is None:
-                scope.unknown(step.queue, "no queue has this name")
-            elif not isinstance(found, Broken):
+                scope.report_unknown(step.queue, "no queue has this name")
+            elif not isinstance(found, ErrorBinding):
                 self.reports.add(
                     diagnosis(
                         "wrong-kind",
@@ -261,15 +271,15 @@ class _Blocks:
                         help=f"queue {name} = F[…] for …",
                     )
                 )
-            return silent
+            return already_reported
         place = found.place
 
-        def run(env: Env) -> tuple[Asked, ...] | None:
+        def run(env: Env) -> tuple[Request, ...] | None:
             queue: QueueValue = env[place]
             if queue.taken == len(queue.items):
                 if step.optional:
                     return None
-                raise stop(
+                raise eval_error(
                     "no-such-operation",
                     f"the queue `{name}` is empty: it was made with {len(queue.items)} operations",
                     Label(span),
@@ -292,12 +302,12 @@ class _Blocks:
 
     # ---- Control
 
-    def repeat(self, step: s.Repeat, scope: Scope, into: int | None) -> Run:
+    def repeat(self, step: s.Repeat, scope: Scope, into: int | None) -> StepCode:
         count = compile_whole(step.count, scope, "a number of repetitions")
         inside = scope.inner()
         slot = inside.slot(step.name, varies=True) if step.name else inside.reserve()
         body = self.block(step.body, inside, into)
-        budget, span = self.facts.budget, step.count.span
+        budget, span = self.context.budget, step.count.span
 
         def run(env: Env) -> None:
             try:
@@ -305,36 +315,36 @@ class _Blocks:
                 if times < 0:
                     message = f"this would repeat {show(times)} times"
                     help_ = "write `max(0, …)` where nothing is to be repeated then"
-                    raise Consequence(diagnosis("negative-repeat", message, span, help=help_))
+                    raise SecondaryError(diagnosis("negative-repeat", message, span, help=help_))
                 budget.spend(times, span)
-            except Stop as stopped:
-                raise located(stopped, scope, env) from None
+            except EvalError as error:
+                raise located(error, scope, env) from None
             for k in range(times):
                 env[slot] = k
                 body(env)
 
         return run
 
-    def loop(self, step: s.Loop, scope: Scope, into: int | None) -> Run:
+    def loop(self, step: s.Loop, scope: Scope, into: int | None) -> StepCode:
         inside = scope.inner()
         ranges = compile_ranges(step.ranges, inside)
         body = self.block(step.body, inside, into)
-        budget = self.facts.budget
+        budget = self.context.budget
 
         def run(env: Env) -> None:
-            rounds = walk(ranges, env, budget)
+            rounds = iterate(ranges, env, budget)
             while True:
                 try:
                     next(rounds)
                 except StopIteration:
                     return
-                except Stop as stopped:
-                    raise located(stopped, inside, env) from None
+                except EvalError as error:
+                    raise located(error, inside, env) from None
                 body(env)
 
         return run
 
-    def if_(self, step: s.If, scope: Scope, into: int | None) -> Run:
+    def if_(self, step: s.If, scope: Scope, into: int | None) -> StepCode:
         cases = [
             (compile_expression(condition, scope), self.block(body, scope, into), condition.span)
             for condition, body in step.cases
@@ -347,8 +357,8 @@ class _Blocks:
                     holds = condition(env)
                     if type(holds) is not bool:
                         truth(holds, span)
-                except Stop as stopped:
-                    raise located(stopped, scope, env) from None
+                except EvalError as error:
+                    raise located(error, scope, env) from None
                 if holds:
                     body(env)
                     return
@@ -357,39 +367,39 @@ class _Blocks:
 
         return run
 
-    def let(self, step: s.Let, scope: Scope) -> Run:
+    def let(self, step: s.Let, scope: Scope) -> StepCode:
         value = compile_expression(step.value, scope)
         index = scope.slot(step.name)
 
         def run(env: Env) -> None:
             try:
                 env[index] = value(env)
-            except Stop as stopped:
-                raise located(stopped, scope, env) from None
+            except EvalError as error:
+                raise located(error, scope, env) from None
 
         return run
 
     # ---- What goes wrong
 
-    def failed(self, stopped: Stop, scope: Scope, env: Env) -> None:
+    def failed(self, error: EvalError, scope: Scope, env: Env) -> None:
         """Records a step that could not be taken; the rank goes on with the next one."""
-        if isinstance(stopped, TooMuch):
-            raise stopped
-        taker: Taker = env[TAKER]
-        record(located(stopped, scope, env), taker, self.reports)
-        if taker.failures >= MOST_PER_RUN:
-            raise Abandon
+        if isinstance(error, TooManyRounds):
+            raise error
+        resolver: Resolver = env[RESOLVER]
+        record(located(error, scope, env), resolver, self.reports)
+        if resolver.failures >= MOST_PER_RANK:
+            raise TooManyErrors
 
 
-def record(stopped: Stop, taker: Taker, reports: Reports) -> None:
+def record(error: EvalError, resolver: Resolver, reports: Reports) -> None:
     """A mistake in the order of a rank, told unless another one explains it."""
-    if not (taker.failures and isinstance(stopped, Consequence)):
-        reports.happened(stopped.diagnostic, stopped.bindings or "", taker.rank)
-    taker.failures += 1
+    if not (resolver.failures and isinstance(error, SecondaryError)):
+        reports.add_repeated(error.diagnostic, error.bindings or "", resolver.rank)
+    resolver.failures += 1
 
 
-def located(stopped: Stop, scope: Scope, env: Env) -> Stop:
+def located(error: EvalError, scope: Scope, env: Env) -> EvalError:
     """The same, with what the innermost loops around it had given their names."""
-    if stopped.bindings is None:
-        stopped.bindings = bindings(scope, env)
-    return stopped
+    if error.bindings is None:
+        error.bindings = bindings(scope, env)
+    return error

@@ -5,19 +5,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from stretto.compiler.diagnostics.source import Span
-from stretto.compiler.evaluation.orders.cursor import FREE, Track
-from stretto.compiler.evaluation.reports import times
+from stretto.compiler.evaluation.orders.cursor import UNSCHEDULED, Cursor
+from stretto.compiler.evaluation.reports import times_in_words
 
 MOST_LINES = 8
 
 
-def given(track: Track, kind: str) -> list[int]:
+def scheduled_at(cursor: Cursor, kind: str) -> list[int]:
     """The texts that gave a stage's operations of a kind. `I` stands for a `B` as well, since they
     share one count; a `B` is no `W`."""
     if kind == "F":
-        return [at for at in track.forward if at != FREE]
-    texts = track.weight if kind == "W" else track.backward
-    return [at for n, at in enumerate(texts) if at != FREE and not (kind == "W" and track.full[n])]
+        return [at for at in cursor.forward if at != UNSCHEDULED]
+    texts = cursor.weight if kind == "W" else cursor.backward
+    return [
+        at
+        for n, at in enumerate(texts)
+        if at != UNSCHEDULED and not (kind == "W" and cursor.full[n])
+    ]
 
 
 def by_line(texts: Iterable[int], span: Callable[[int], Span], lines: Iterable[int] = ()) -> str:
@@ -25,5 +29,5 @@ def by_line(texts: Iterable[int], span: Callable[[int], Span], lines: Iterable[i
     told though none of them stands there."""
     counts = Counter(span(at).line for at in texts)
     told = sorted({*counts, *lines})
-    parts = [f"{times(counts[n]) if counts[n] else 'never'} (line {n})" for n in told]
+    parts = [f"{times_in_words(counts[n]) if counts[n] else 'never'} (line {n})" for n in told]
     return ", ".join(parts[:MOST_LINES]) + (", …" if len(parts) > MOST_LINES else "")

@@ -1,30 +1,30 @@
-"""`Track`: one stage on one rank while the rank's order is made."""
+"""`Cursor`: one stage on one rank while the rank's order is made."""
 
 from collections import deque
 
-from stretto.compiler.evaluation.placement import Placed
+from stretto.compiler.evaluation.placement import ResolvedPipeline
 
-FREE = -1
+UNSCHEDULED = -1
 
 
-class Track:
-    """One stage on this rank: which of its operations were given, and by which text (index of a
-    span, or FREE). Forwards are numbered in the order in which they are filled in, micro-batch by
-    micro-batch and slice by slice; backwards with the slices reversed."""
+class Cursor:
+    """One stage on this rank: which of its operations are scheduled, and by which text (index of a
+    span, or UNSCHEDULED). Forwards are numbered in the order in which they are filled in,
+    micro-batch by micro-batch and slice by slice; backwards with the slices reversed."""
 
     __slots__ = (
         "backward", "forward", "full", "microbatches", "next_backward", "next_forward", "pipeline",
         "slices", "stage", "total", "waiting", "weight",
     )  # fmt: skip
 
-    def __init__(self, pipeline: Placed, stage: int, slices: int):
+    def __init__(self, pipeline: ResolvedPipeline, stage: int, slices: int):
         self.pipeline = pipeline
         self.stage = stage
         self.microbatches = pipeline.microbatches
         self.slices = slices or 1
         self.total = pipeline.microbatches * self.slices
-        self.forward = [FREE] * self.total
-        self.backward = [FREE] * (0 if pipeline.forward_only else self.total)
+        self.forward = [UNSCHEDULED] * self.total
+        self.backward = [UNSCHEDULED] * (0 if pipeline.forward_only else self.total)
         self.weight = list(self.backward)  # numbered like backwards
         self.full = bytearray(len(self.backward))  # 1 where the backward is a B
         self.next_forward = 0
@@ -42,6 +42,6 @@ class Track:
     def oldest(self) -> tuple[int, int] | None:
         """Turn and number of the weight gradient that has waited longest."""
         waiting, weight = self.waiting, self.weight
-        while waiting and weight[waiting[0][1]] != FREE:
+        while waiting and weight[waiting[0][1]] != UNSCHEDULED:
             waiting.popleft()
         return waiting[0] if waiting else None

@@ -6,69 +6,71 @@ from typing import Any, NamedTuple
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.diagnostics.source import Span
-from stretto.compiler.evaluation.orders.counts import by_line, given
-from stretto.compiler.evaluation.orders.cursor import Track
-from stretto.compiler.evaluation.orders.resolve import Taker
+from stretto.compiler.evaluation.orders.counts import by_line, scheduled_at
+from stretto.compiler.evaluation.orders.cursor import Cursor
+from stretto.compiler.evaluation.orders.resolve import Resolver
 from stretto.compiler.evaluation.reports import diagnosis, ranks_in_words
 from stretto.compiler.language import syntax as s
 
 MOST_LISTED = 6
 
 
-class Missing(NamedTuple):
+class MissingOperations(NamedTuple):
     """Operations of one stage that one rank never runs; `B` is a backward of which nothing runs,
     `FB` a micro-batch of which nothing does."""
 
-    taker: Taker
+    resolver: Resolver
     kinds: str
-    track: Track
+    cursor: Cursor
     numbers: list[int]
 
 
-def left_out(statement: s.OrderRank, takers: Sequence[Taker]) -> Diagnostic | None:
+def left_out(statement: s.OrderRank, resolvers: Sequence[Resolver]) -> Diagnostic | None:
     """The mistake of an order that, without `order auto`, has not every operation of its ranks."""
-    missing = [group for taker in takers for group in _groups(taker)]
+    missing = [group for resolver in resolvers for group in _groups(resolver)]
     if not missing:
         return None
     mentions = list(_mentions(statement.body))
     lines = [_never(group, mentions) for group in missing]
     notes = _tallies(missing[0], mentions) + lines[1:MOST_LISTED]
     if len(lines) > MOST_LISTED:
-        notes.append(f"{ranks_in_words(sorted({m.taker.rank for m in missing}))} leave some out")
+        notes.append(f"{ranks_in_words(sorted({m.resolver.rank for m in missing}))} leave some out")
     span = Span(*statement.span[:3], *statement.rank.span[3:])
     help_ = "run each operation once: check how often these lines run"
     return diagnosis("left-out", lines[0], span, notes=notes, help=help_)
 
 
-def _groups(taker: Taker) -> Iterator[Missing]:
+def _groups(resolver: Resolver) -> Iterator[MissingOperations]:
     """A forward and its backward that are missing both are one group."""
-    found = list(taker.left_out())
+    found = list(resolver.left_out())
     cells: dict[tuple[str, int, int], list[tuple[int, int]]]
-    cells = {(kind, track.stage, track.pipeline.index): _cells(kind, track, numbers)
-             for kind, track, numbers in found}  # fmt: skip
-    for kind, track, numbers in found:
-        forward, backward = (cells.get((k, track.stage, track.pipeline.index)) for k in "FB")
+    cells = {(kind, cursor.stage, cursor.pipeline.index): _cells(kind, cursor, numbers)
+             for kind, cursor, numbers in found}  # fmt: skip
+    for kind, cursor, numbers in found:
+        forward, backward = (cells.get((k, cursor.stage, cursor.pipeline.index)) for k in "FB")
         if kind not in "FB" or forward != backward:
-            yield Missing(taker, kind, track, numbers)
+            yield MissingOperations(resolver, kind, cursor, numbers)
         elif kind == "F":
-            yield Missing(taker, "FB", track, numbers)
+            yield MissingOperations(resolver, "FB", cursor, numbers)
 
 
-def _cells(kind: str, track: Track, numbers: list[int]) -> list[tuple[int, int]]:
+def _cells(kind: str, cursor: Cursor, numbers: list[int]) -> list[tuple[int, int]]:
     """Micro-batches and slices, in their order."""
-    return sorted(track.place(number, kind[0] != "F") for number in numbers)
+    return sorted(cursor.place(number, kind[0] != "F") for number in numbers)
 
 
 # ---- In words
 
 
-def _never(missing: Missing, mentions: list[s.Mention]) -> str:
-    taker, kinds, track, numbers = missing
-    cells = _cells(kinds, track, numbers)
-    texts = [f"{m}, slice {k}" for m, k in cells] if taker.cut else _runs_of([m for m, _ in cells])
+def _never(missing: MissingOperations, mentions: list[s.Mention]) -> str:
+    resolver, kinds, cursor, numbers = missing
+    cells = _cells(kinds, cursor, numbers)
+    texts = (
+        [f"{m}, slice {k}" for m, k in cells] if resolver.cut else _runs_of([m for m, _ in cells])
+    )
     shown = ", ".join(texts[:4]) + (", …" if len(texts) > 4 else "")
-    which = f"{track.pipeline.name}[{track.stage}, {shown}]"
-    where = f"on rank {taker.rank}"
+    which = f"{cursor.pipeline.name}[{cursor.stage}, {shown}]"
+    where = f"on rank {resolver.rank}"
     if kinds == "FB":
         return f"`F {which}` and {'its' if len(cells) == 1 else 'their'} backward never run {where}"
     if kinds == "B" and not {"I", "W"}.isdisjoint(m.kind for m in mentions):
@@ -87,26 +89,26 @@ def _runs_of(numbers: list[int]) -> list[str]:
     return [str(a) if a == b else f"{a}..{b}" for a, b in runs]
 
 
-def _tallies(missing: Missing, mentions: list[s.Mention]) -> list[str]:
+def _tallies(missing: MissingOperations, mentions: list[s.Mention]) -> list[str]:
     """How often each line ran what is missing: `F` of `main[0]`: once (line 9), …"""
-    taker, kinds, track, _ = missing
+    resolver, kinds, cursor, _ = missing
     notes = []
     for kind in kinds:
         alike = "BI" if kind in "BI" else kind
-        standing = [m for m in mentions if m.kind in alike and _may_mean(m, track)]
-        runs = given(track, kind)
+        standing = [m for m in mentions if m.kind in alike and _may_mean(m, cursor)]
+        runs = scheduled_at(cursor, kind)
         if not runs and not standing:
             continue
         letters = " or ".join(f"`{k}`" for k in alike if any(m.kind == k for m in standing))
-        name = f"{letters or f'`{kind}`'} of `{track.pipeline.name}[{track.stage}]`"
-        lines = by_line(runs, taker.span, [m.span.line for m in standing])
-        total = len(given(track, "I")) - sum(track.full) if kind == "W" else track.total
-        notes.append(f"on rank {taker.rank} {name}: {lines}; {len(runs)} of {total} in all")
+        name = f"{letters or f'`{kind}`'} of `{cursor.pipeline.name}[{cursor.stage}]`"
+        lines = by_line(runs, resolver.span, [m.span.line for m in standing])
+        total = len(scheduled_at(cursor, "I")) - sum(cursor.full) if kind == "W" else cursor.total
+        notes.append(f"on rank {resolver.rank} {name}: {lines}; {len(runs)} of {total} in all")
     return notes
 
 
-def _may_mean(mention: s.Mention, track: Track) -> bool:
-    return mention.pipeline is None or mention.pipeline.text == track.pipeline.name
+def _may_mean(mention: s.Mention, cursor: Cursor) -> bool:
+    return mention.pipeline is None or mention.pipeline.text == cursor.pipeline.name
 
 
 def _mentions(block: s.Block) -> Iterator[s.Mention]:

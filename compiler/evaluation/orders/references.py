@@ -8,34 +8,40 @@ from msgspec import Struct
 
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.source import Span
-from stretto.compiler.evaluation.expressions.compile import compile_whole, silent
-from stretto.compiler.evaluation.expressions.ranges import Budget
-from stretto.compiler.evaluation.expressions.scope import Broken, Constant, QueueSlot, Scope, Slot
+from stretto.compiler.evaluation.expressions.compile import already_reported, compile_whole
+from stretto.compiler.evaluation.expressions.ranges import LoopBudget
+from stretto.compiler.evaluation.expressions.scope import (
+    Constant,
+    ErrorBinding,
+    QueueSlot,
+    Scope,
+    Slot,
+)
 from stretto.compiler.evaluation.expressions.values import Env, PipelineValue, pipeline
-from stretto.compiler.evaluation.orders.resolve import Asked
-from stretto.compiler.evaluation.reports import Reports, diagnosis, no_split
+from stretto.compiler.evaluation.orders.resolve import Request
+from stretto.compiler.evaluation.reports import Reports, backward_not_split, diagnosis
 from stretto.compiler.language import syntax as s
 
-Ask = Callable[[Env], Asked]
+RequestCode = Callable[[Env], Request]
 
 
-class Facts(Struct, frozen=True):
+class OrderContext(Struct, frozen=True):
     """What compiling an order needs to know of the rest of the file."""
 
     split: bool
     overlap: frozenset[str]
     forward_only: frozenset[int]
-    budget: Budget
+    budget: LoopBudget
     reports: Reports
     intern: Callable[[Span], int]
 
 
-def compile_mention(mention: s.Mention, scope: Scope, facts: Facts) -> Ask:
+def compile_reference(mention: s.Mention, scope: Scope, context: OrderContext) -> RequestCode:
     """Computes the expressions of a mention."""
     kind, optional, place = mention.kind, mention.optional, mention.span
-    which = _which(mention, scope, facts)
-    if kind in "IW" and not facts.split:
-        facts.reports.once("split B", no_split(kind, place))
+    which = _which(mention, scope, context)
+    if kind in "IW" and not context.split:
+        context.reports.add_once("split B", backward_not_split(kind, place))
     indices = [
         None if e is None else compile_whole(e, scope, what)
         for e, what in (
@@ -47,11 +53,11 @@ def compile_mention(mention: s.Mention, scope: Scope, facts: Facts) -> Ask:
     stage, microbatch, slice_ = indices
     if stage is microbatch is slice_ is None:
         if not callable(which):
-            fixed = Asked(kind, which, None, None, None, optional, place)
+            fixed = Request(kind, which, None, None, None, optional, place)
             return lambda env: fixed
-        return lambda env: Asked(kind, which(env), None, None, None, optional, place)
+        return lambda env: Request(kind, which(env), None, None, None, optional, place)
     find = which if callable(which) else lambda env: which
-    return lambda env: Asked(
+    return lambda env: Request(
         kind,
         find(env),
         stage and stage(env),
@@ -62,7 +68,7 @@ def compile_mention(mention: s.Mention, scope: Scope, facts: Facts) -> Ask:
     )
 
 
-def _which(mention: s.Mention, scope: Scope, facts: Facts) -> Any:
+def _which(mention: s.Mention, scope: Scope, context: OrderContext) -> Any:
     """The pipeline's index, None, or code that computes it."""
     word = mention.pipeline
     if word is None:
@@ -70,18 +76,18 @@ def _which(mention: s.Mention, scope: Scope, facts: Facts) -> Any:
     found = scope.find(word.text)
     match found:
         case Constant(value) if type(value) is PipelineValue:
-            if mention.kind != "F" and value.index in facts.forward_only:
+            if mention.kind != "F" and value.index in context.forward_only:
                 message = f"`{value.name}` is `forward only` and has no `{mention.kind}`"
-                facts.reports.add(diagnosis("no-such-operation", message, mention.span))
+                context.reports.add(diagnosis("no-such-operation", message, mention.span))
             return value.index
         case Slot(index):
             return lambda env: pipeline(env[index], word.span).index
-        case Broken():
-            return silent
+        case ErrorBinding():
+            return already_reported
         case None:
-            scope.unknown(word, "no pipeline has this name")
+            scope.report_unknown(word, "no pipeline has this name")
         case _:
-            facts.reports.add(
+            context.reports.add(
                 diagnosis(
                     "wrong-kind",
                     f"`{word.text}` is not a pipeline",
@@ -90,4 +96,4 @@ def _which(mention: s.Mention, scope: Scope, facts: Facts) -> Any:
                     help=f"next {word.text}" if isinstance(found, QueueSlot) else None,
                 )
             )
-    return silent
+    return already_reported
