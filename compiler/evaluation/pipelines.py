@@ -1,11 +1,9 @@
 """Pipelines as they are declared: their numbers of stages and micro-batches, which other statements
 may read. Where their stages stand is evaluated by `placement`, when all of the file is known."""
 
-from typing import TYPE_CHECKING
-
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.source import Span
-from stretto.compiler.evaluation.declared import CompiledPlace, PipelineDecl
+from stretto.compiler.evaluation.declared import CompiledPlace, Declarations, PipelineDecl
 from stretto.compiler.evaluation.expressions.compile import compile_expression, compile_whole
 from stretto.compiler.evaluation.expressions.scope import Scope
 from stretto.compiler.evaluation.expressions.values import PipelineValue, positive_count
@@ -13,20 +11,13 @@ from stretto.compiler.evaluation.reports import Reports, diagnosis
 from stretto.compiler.evaluation.settings import Settings
 from stretto.compiler.language import syntax as s
 
-if TYPE_CHECKING:
-    from stretto.compiler.evaluation.declared import Declarations
-
 
 def declare_pipeline(
-    statement: s.Pipeline,
-    before: list[PipelineDecl],
-    scope: Scope,
-    declared: "Declarations",
-    settings: Settings,
+    statement: s.Pipeline, scope: Scope, declared: Declarations, settings: Settings
 ) -> PipelineDecl:
-    """The pipeline that a statement declares. Mistakes go to the scope's reports; where one leaves
-    a number unknown, it is None."""
-    reports = scope.reports
+    """The pipeline that a statement declares, below those that are declared already. Mistakes go to
+    the scope's reports; where one leaves a number unknown, it is None."""
+    reports, before = scope.reports, declared.pipelines
     new = PipelineDecl(PipelineValue(len(before), statement.name.text, None, None), statement)
     found: dict[str, int | None] = {}
     for property_ in statement.properties:
@@ -90,13 +81,13 @@ def _count(e: s.Expression, scope: Scope, what: str, most: int) -> int | None:
     return found
 
 
-def _default_stages(new: PipelineDecl, declared: "Declarations", scope: Scope) -> int | None:
+def _default_stages(new: PipelineDecl, declared: Declarations, scope: Scope) -> int | None:
     if "replicates" in new.stated_at:
         return new.original.value.stages if new.original else None
     return _default("ranks", new, declared, scope)
 
 
-def _default(which: str, new: PipelineDecl, declared: "Declarations", scope: Scope) -> int | None:
+def _default(which: str, new: PipelineDecl, declared: Declarations, scope: Scope) -> int | None:
     """`ranks` or `microbatches`, which has to stand above where a pipeline does not say its own."""
     if which not in declared.stated_at:
         if which in scope.defined_later:

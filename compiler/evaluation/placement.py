@@ -2,13 +2,13 @@
 takes, what they feed."""
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct
 
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.suggest import nearest
-from stretto.compiler.evaluation.declared import PipelineDecl
+from stretto.compiler.evaluation.declared import Declarations, PipelineDecl
 from stretto.compiler.evaluation.expressions.values import show, whole
 from stretto.compiler.evaluation.reports import (
     AlreadyReported,
@@ -19,9 +19,6 @@ from stretto.compiler.evaluation.reports import (
 )
 from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import NONE, Feed
-
-if TYPE_CHECKING:
-    from stretto.compiler.evaluation.declared import Declarations
 
 
 class ResolvedPipeline(Struct, frozen=True):
@@ -49,7 +46,7 @@ class ResolvedPipeline(Struct, frozen=True):
 
 
 def resolve_pipelines(
-    declared: "Declarations", reports: Reports
+    declared: Declarations, reports: Reports
 ) -> tuple[ResolvedPipeline, ...] | None:
     """All pipelines with their stages placed, or None where something is wrong with one."""
     before = reports.count
@@ -90,7 +87,7 @@ def resolve_pipelines(
     return tuple(pipelines) if complete and reports.count == before else None
 
 
-def _shares(declared: "Declarations", reports: Reports) -> list[int]:
+def _shares(declared: Declarations, reports: Reports) -> list[int]:
     """The first micro-batch of each pipeline among all of its model; the copies' must add up."""
     firsts = [0] * len(declared.pipelines)
     for original in declared.pipelines:

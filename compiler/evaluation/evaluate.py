@@ -1,0 +1,123 @@
+"""From syntax to a `Spec`: what the author wrote, with every expression evaluated.
+
+Declarations first, from top to bottom (`declarations`, `pipelines`); then all requirements are
+judged; then stages are pipelines, costs (`costs`, `units`) and rules (`rules`) evaluated, and the
+order block is run for every rank (`orders`, `blocks`, `taking`). All that is found wrong on the way
+is raised together.
+"""
+
+from stretto.compiler.evaluation.costs.memory import check_kept, limit, transfer
+from stretto.compiler.evaluation.costs.statements import cost_table
+from stretto.compiler.evaluation.costs.ticks import Priced
+from stretto.compiler.evaluation.declarations import declare
+from stretto.compiler.evaluation.declared import Declarations
+from stretto.compiler.evaluation.expressions.ranges import LoopBudget
+from stretto.compiler.evaluation.orders.run import Spans, orders
+from stretto.compiler.evaluation.placement import ResolvedPipeline, resolve_pipelines
+from stretto.compiler.evaluation.reports import EvalError, Reports, diagnosis
+from stretto.compiler.evaluation.rules import rules
+from stretto.compiler.evaluation.settings import Settings
+from stretto.compiler.language import syntax as s
+from stretto.compiler.problem.spec import Kind, Limit, Pipeline, Spec, Transfer, digest
+
+
+def evaluate(schedule: s.Schedule, settings: Settings | None = None) -> Spec:
+    """What is to be done. Raises `Rejected` with everything that is wrong, in the order of the
+    text; whatever the file says, it does so before it has spent much time or memory."""
+    settings = settings or Settings()
+    reports = Reports(schedule.source.name)
+    declared = declare(schedule, settings, reports)
+    try:
+        spec = _spec(declared, settings, reports)
+    except EvalError as error:
+        reports.add_repeated(error.diagnostic, error.bindings or "")
+        spec = None
+    reports.reject(declared.failed_requirements)
+    assert spec is not None
+    return spec
+
+
+def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec | None:
+    spans, budget = Spans(), LoopBudget(settings.max_ops)
+    sensible = not declared.failed_requirements and _few_enough(declared, settings, reports)
+    pipelines = resolve_pipelines(declared, reports) if sensible else None
+    written = orders(declared, pipelines, spans, budget, reports)
+    known = pipelines or ()  # where that failed, names are checked nevertheless
+    costs = cost_table(declared, known, budget, reports)
+    check_kept(costs, known, reports)
+    if declared.transfer is not None:
+        transfer(declared.transfer, known, costs)
+    for deferred in declared.limits:
+        limit(deferred, declared, costs)
+    ruled = rules(declared, known, spans.intern, budget, reports)
+    if reports.count or pipelines is None:
+        return None
+    priced = Priced(declared, pipelines, costs, [units for units, _ in written], budget, reports)
+    limits = [
+        None if (found := costs.limits.get(rank)) is None
+        else Limit(priced.size(found[0]), spans.intern(found[1]))
+        for rank in range(declared.ranks or 0)
+    ]  # fmt: skip
+    transfers = ((a, b, priced.time(t)) for (a, b), t in sorted(costs.transfers.items()) if t)
+    overlap: tuple[Kind, ...] = tuple(k for k in ("B", "I") if k in declared.overlap)
+    return Spec(
+        name=declared.name,
+        ranks=declared.ranks or 0,
+        microbatches=declared.microbatches or 0,
+        pipelines=tuple(_pipeline(p, priced, spans) for p in pipelines),
+        time_unit=priced.time.unit,
+        size_unit=priced.size.unit,
+        parameters=declared.parameters,
+        slices=declared.slices or 0,
+        split_backward=declared.split is not None,
+        overlap=overlap,
+        exceptions=priced.exceptions,
+        pairs=priced.pairs,
+        exceptional_pairs=priced.exceptional_pairs,
+        transfers=tuple(Transfer(*t) for t in transfers),
+        limits=tuple(limits) if any(limits) else (),
+        rules=ruled,
+        minimize=declared.minimize.aim if declared.minimize else "makespan",
+        jitter=(declared.jitter.numerator, declared.jitter.denominator),
+        order=tuple(
+            digest(unit.operations for unit in units) if complete else ""
+            for units, complete in written
+        )
+        or ("",) * (declared.ranks or 0),
+        written=tuple(units for units, _ in written),
+        spans=tuple(spans.table),
+    )
+
+
+def _pipeline(p: ResolvedPipeline, priced: Priced, spans: Spans) -> Pipeline:
+    return Pipeline(
+        name=p.name,
+        stages=tuple(priced.stage(p, i) for i in range(len(p.ranks))),
+        microbatches=p.microbatches,
+        first=p.first,
+        at=spans.intern(p.declaration.statement.span),
+        replicates=p.replicates,
+        model=p.model,
+        feeds=p.feeds,
+        forward_only=p.forward_only,
+    )
+
+
+def _few_enough(declared: Declarations, settings: Settings, reports: Reports) -> bool:
+    """Whether the step has no more operations than the settings allow."""
+    total = 0
+    for pipeline in declared.pipelines:
+        kinds = 1 if pipeline.forward_only else 3 if declared.split else 2
+        cells = (pipeline.value.microbatches or 0) * (declared.slices or 1)
+        total += (pipeline.value.stages or 0) * cells * kinds
+    if total <= settings.max_ops:
+        return True
+    reports.add_for_values(
+        diagnosis(
+            "too-large",
+            f"this step may have {total:,} operations, and {settings.max_ops:,} are the most",
+            declared.stated_at.get("microbatches", declared.pipelines[0].name.span),
+            help="`--max-ops` allows more",
+        )
+    )
+    return False
