@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from generate_glossary import glossary
 from generate_language import language
 from generate_schedules import compiled, pictures, schedules
 from generate_tutorial import tutorial
@@ -45,6 +46,7 @@ def made() -> Iterator[tuple[Path, str]]:
     for name, picture in pictures().items():
         yield ROOT / "docs" / name, picture
     yield ROOT / "docs/pictures/readme.svg", draw(compiled("dualpipe", {}), "svg")
+    yield ROOT / "docs/glossary.md", glossary()
     for name, make in PAGES.items():
         yield ROOT / name, make(current(ROOT / name))
 
