@@ -1,4 +1,4 @@
-"""Pictures and tables that stand in the documents, made from the code: `make docs` writes them,
+"""Pictures, tables and pages of the documents, made from the code: `make docs` writes them,
 `python docs/make.py --check` fails where one is not current.
 
 A document marks the place of such a part by `<!-- begin NAME -->` and `<!-- end NAME -->`; `PAGES`
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from generate_api import api
 from generate_glossary import glossary
 from generate_language import language
 from generate_schedules import compiled, pictures, schedules
@@ -27,11 +28,14 @@ def main() -> int:
     check = "--check" in sys.argv[1:]
     wanted = dict(made())
     stale = [path for path, text in wanted.items() if current(path) != text]
+    stale += [path for path in (ROOT / "docs/api").glob("*.md") if path not in wanted]
     for path in stale:
         print(f"{'not current' if check else 'made'}: {path.relative_to(ROOT)}", file=sys.stderr)
-        if not check:
+        if not check and path in wanted:
             path.parent.mkdir(exist_ok=True)
             path.write_text(wanted[path], "utf-8")
+        elif not check:
+            path.unlink()  # of a room that is no more
     if check and stale:
         print("`make docs` makes them anew", file=sys.stderr)
     return 1 if check and stale else 0
@@ -47,6 +51,8 @@ def made() -> Iterator[tuple[Path, str]]:
         yield ROOT / "docs" / name, picture
     yield ROOT / "docs/pictures/readme.svg", draw(compiled("dualpipe", {}), "svg")
     yield ROOT / "docs/glossary.md", glossary()
+    for name, page in api():
+        yield ROOT / "docs" / name, page
     for name, make in PAGES.items():
         yield ROOT / name, make(current(ROOT / name))
 
