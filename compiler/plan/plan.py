@@ -183,6 +183,10 @@ def _encode(header: Header) -> bytes:
     """The header's line. The written orders stay out: the lists are the order."""
     value = msgspec.to_builtins(header)
     del value["spec"]["written"]
+    for pipeline in value["spec"]["pipelines"]:
+        for stage in pipeline["stages"]:
+            if not stage["further"]:
+                del stage["further"]
     return _canonical(value)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import Operation, Rule, show
 
@@ -221,9 +222,8 @@ def _needs(why: EdgeKind, waiting: Operation) -> str:
 
 def _means(written: Operation, operation: Operation) -> bool:
     """Whether the operation of a rule is this one."""
-    return written == operation or (
-        written.kind == "B" and operation.kind in "IW" and written[1:] == operation[1:]
-    )
+    stands_for = (written.kind, *KINDS[written.kind].halves)
+    return operation.kind in stands_for and written[1:] == operation[1:]
 
 
 def _listed(ranks: list[int]) -> str:

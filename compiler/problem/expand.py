@@ -10,15 +10,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
+from stretto.compiler.problem.kinds import KINDS, half
 from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import NONE, Costs, Kind, Operation, Spec, show
+from stretto.compiler.problem.topology import Topology
 
 
 def expand(spec: Spec) -> Problem:
     """The Problem of the Spec. Raises `Rejected`: `deadlock`, `no-such-operation` (a rule)."""
     problem, table = _operations(spec)
     edges = _Edges(problem)
-    _data(spec, table, edges)
+    _data(Topology(spec), table, edges)
     index = (
         {operation: i for i, operation in enumerate(problem.operations)}
         if spec.rules or spec.written
@@ -69,39 +71,56 @@ class _Edges:
 def _operations(spec: Spec) -> tuple[Problem, _Table]:
     """All operations with their figures, and where they stand; no edges yet."""
     whole, split = _written_backwards(spec)
-    costs = Costs(spec)
-    problem = Problem(spec, [], [], [], [], [], [], [], [], [], [], [], [])
-    table = _Table()
+    operations, table = _Operations(spec), _Table()
     slices = range(spec.slices) if spec.slices else (NONE,)
     for p, pipeline in enumerate(spec.pipelines):
         table.forward.append([])
         table.backward.append([])
         table.weight.append([])
-        for s, stage in enumerate(pipeline.stages):
+        for s in range(len(pipeline.stages)):
             places = [(p, s, m, k) for m in range(pipeline.microbatches) for k in slices]
-            forward_gives = stage.activation if pipeline.forward_only else 0
-            forwards: list[tuple[Kind, int, int]] = [("F", stage.activation, forward_gives)]
-            table.forward[p].append(
-                _add(problem, stage.rank, pipeline.at, costs, forwards * len(places), places)
-            )
+            table.forward[p].append(operations.add(p, s, ["F"] * len(places), places))
             if pipeline.forward_only:
                 places = []
             cut = [
                 place in split if place in split or place in whole else spec.split_backward
                 for place in places
             ]
-            full: tuple[Kind, int, int] = ("B", 0, stage.activation)
-            half: tuple[Kind, int, int] = ("I", 0, stage.activation - stage.kept)
-            backward = _add(
-                problem, stage.rank, pipeline.at, costs, [half if c else full for c in cut], places
-            )
+            backward = operations.add(p, s, ["I" if c else "B" for c in cut], places)
             places = [place for place, c in zip(places, cut, strict=True) if c]
-            rest: list[tuple[Kind, int, int]] = [("W", 0, stage.kept)]
-            weight = _add(problem, stage.rank, pipeline.at, costs, rest * len(places), places)
+            weight = operations.add(p, s, ["W"] * len(places), places)
             inputs = [i for i, c in zip(backward, cut, strict=True) if c]
             table.backward[p].append(backward)
             table.weight[p].append(list(zip(inputs, weight, strict=True)))
-    return problem, table
+    return operations.problem, table
+
+
+class _Operations:
+    """The operation lists of a Problem under construction."""
+
+    def __init__(self, spec: Spec):
+        self.problem = Problem(spec, [], [], [], [], [], [], [], [], [], [], [], [])
+        self.costs = Costs(spec)
+
+    def add(
+        self, p: int, s: int, kinds: Sequence[Kind], places: Sequence[tuple[int, int, int, int]]
+    ) -> range:
+        """Add one operation of stage s of pipeline p for each of `places`, of the kind that stands
+        beside it in `kinds`. Returns the numbers that they got."""
+        problem, pipeline = self.problem, self.problem.spec.pipelines[p]
+        stage, trained = pipeline.stages[s], not pipeline.forward_only
+        first, many = len(problem.operations), len(places)
+        operations = [Operation(kind, *place) for kind, place in zip(kinds, places, strict=True)]
+        effects = {kind: KINDS[kind].memory(stage, trained) for kind in set(kinds)}
+        problem.operations.extend(operations)
+        problem.rank.extend([stage.rank] * many)
+        problem.stream.extend([0] * many)
+        problem.duration.extend(map(self.costs.of, operations))
+        problem.alloc.extend([effects[kind].alloc for kind in kinds])
+        problem.free.extend([effects[kind].free for kind in kinds])
+        problem.overlaps_with.extend([NONE] * many)
+        problem.at.extend([pipeline.at] * many)
+        return range(first, first + many)
 
 
 def _written_backwards(
@@ -120,58 +139,20 @@ def _written_backwards(
     return whole, split
 
 
-def _add(
-    problem: Problem,
-    rank: int,
-    at: int,
-    costs: Costs,
-    kinds: Sequence[tuple[Kind, int, int]],
-    places: Sequence[tuple[int, int, int, int]],
-) -> range:
-    """Add one operation for each of `places`, of the kind and with the memory (take, give) that
-    stand beside it in `kinds`. The numbers they got."""
-    first, many = len(problem.operations), len(places)
-    operations = [
-        Operation(kind, p, s, m, k)
-        for (kind, _, _), (p, s, m, k) in zip(kinds, places, strict=True)
-    ]
-    problem.operations.extend(operations)
-    problem.rank.extend([rank] * many)
-    problem.stream.extend([0] * many)
-    problem.duration.extend(map(costs.of, operations))
-    problem.alloc.extend([take for _, take, _ in kinds])
-    problem.free.extend([give for _, _, give in kinds])
-    problem.overlaps_with.extend([NONE] * many)
-    problem.at.extend([at] * many)
-    return range(first, first + many)
-
-
 # ---------------------------------------------------------------------------- edges
 
 
-def _data(spec: Spec, table: _Table, edges: _Edges) -> None:
-    """The edges along which activations and gradients flow."""
-    transfer = {(t.source, t.target): t.ticks for t in spec.transfers}
-
-    def flow(source: tuple[int, int], target: tuple[int, int], gradients: bool) -> None:
-        """Forwards from stage `source` to stage `target`, and their gradients back."""
-        (p, s), (q, t) = source, target
-        a, b = spec.pipelines[p].stages[s].rank, spec.pipelines[q].stages[t].rank
-        lag = transfer.get((a, b), 0) if a != b else 0
-        edges.add(table.forward[p][s], table.forward[q][t], EdgeKind.ACTIVATION, lag)
-        if gradients:
-            lag = transfer.get((b, a), 0) if a != b else 0
-            edges.add(table.backward[q][t], table.backward[p][s], EdgeKind.GRADIENT, lag)
-
-    for p, pipeline in enumerate(spec.pipelines):
-        last = len(pipeline.stages) - 1
+def _data(topology: Topology, table: _Table, edges: _Edges) -> None:
+    """The edges along which activations and gradients flow, and those between the operations of a
+    stage."""
+    for p, pipeline in enumerate(topology.spec.pipelines):
         for s in range(len(pipeline.stages)):
-            _inside(spec.slices, table, p, s, edges)
-            if s < last:
-                flow((p, s), (p, s + 1), not pipeline.forward_only)
-        for q, stage in pipeline.feeds:
-            learns = not pipeline.forward_only and not spec.pipelines[q].forward_only
-            flow((p, last), (q, stage), learns)
+            _inside(topology.spec.slices, table, p, s, edges)
+            for _, (q, t), ticks, ticks_back, trains in topology.leaving[p, s]:
+                forward, backward = table.forward, table.backward
+                edges.add(forward[p][s], forward[q][t], EdgeKind.ACTIVATION, ticks)
+                if trains:
+                    edges.add(backward[q][t], backward[p][s], EdgeKind.GRADIENT, ticks_back)
 
 
 def _inside(slices: int, table: _Table, p: int, s: int, edges: _Edges) -> None:
@@ -193,22 +174,14 @@ def _rules(spec: Spec, index: dict[Operation, int], edges: _Edges) -> None:
     after both comes after W, and what both come after, I comes after."""
     wrong: dict[int, list[Operation]] = {}  # by the rule's text
     for rule in spec.rules:
-        earlier = _stands_for(rule.earlier, "W", index)
-        later = _stands_for(rule.later, "I", index)
+        earlier = index.get(rule.earlier, index.get(half(rule.earlier, "last")))
+        later = index.get(rule.later, index.get(half(rule.later, "first")))
         if earlier is None or later is None:
             wrong.setdefault(rule.at, []).append(rule.earlier if earlier is None else rule.later)
         else:
             edges.add((earlier,), (later,), EdgeKind.RULE)
     if wrong:
         raise Rejected([_missing(spec, at, operations) for at, operations in wrong.items()])
-
-
-def _stands_for(operation: Operation, half: Kind, index: dict[Operation, int]) -> int | None:
-    """The operation's number; for a B that was split, that of its `half`."""
-    found = index.get(operation)
-    if found is None and operation.kind == "B":
-        found = index.get(operation._replace(kind=half))
-    return found
 
 
 def _missing(spec: Spec, at: int, operations: list[Operation]) -> Diagnostic:
@@ -245,16 +218,16 @@ def _orders(spec: Spec, index: dict[Operation, int], problem: Problem, edges: _E
 def _share(problem: Problem) -> None:
     """Give both operations of a pair the edges of either, since they start and end together.
     (Order edges have them already.)"""
-    partner, tail, head = problem.overlaps_with, problem.tail, problem.head
+    other, tail, head = problem.overlaps_with, problem.tail, problem.head
     if not any(unit.operations[1:] for units in problem.spec.written for unit in units):
         return
     edges = list(zip(tail, head, problem.lag, problem.why, strict=True))
     ordered, pair = EdgeKind.ORDER, EdgeKind.PAIR
     for a, b, lag, why in edges:
-        if why is ordered or partner[a] == partner[b] == NONE:
+        if why is ordered or other[a] == other[b] == NONE:
             continue
-        tails = (a,) if partner[a] == NONE else (a, partner[a])
-        heads = (b,) if partner[b] == NONE else (b, partner[b])
+        tails = (a,) if other[a] == NONE else (a, other[a])
+        heads = (b,) if other[b] == NONE else (b, other[b])
         for c, d in [(c, d) for c in tails for d in heads][1:]:
             tail.append(c)
             head.append(d)

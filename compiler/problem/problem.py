@@ -14,6 +14,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from stretto.compiler.problem.spec import Operation, Spec
+from stretto.compiler.problem.topological import topological
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -74,10 +75,4 @@ class Problem:
         for a, b in zip(self.tail, self.head, strict=True):
             after[a].append(b)
             waits[b] += 1
-        listed = [i for i, many in enumerate(waits) if not many]
-        for i in listed:  # grows while it is read
-            for j in after[i]:
-                waits[j] -= 1
-                if not waits[j]:
-                    listed.append(j)
-        return listed
+        return topological(after, waits)

@@ -15,8 +15,12 @@ from msgspec import Struct
 
 from stretto.compiler.diagnostics.source import Span
 
-Kind = Literal["F", "B", "I", "W"]
-"""Forward, full backward, input gradient, weight gradient."""
+Kind = str
+"""The letter of a kind of operation, a row of `kinds.KINDS`: `F` forward, `B` full backward, `I`
+input gradient, `W` weight gradient."""
+
+MAIN_KINDS = ("F", "B", "I", "W")
+"""The kinds whose costs every stage has."""
 
 NONE = -1
 
@@ -39,7 +43,7 @@ class Operation(NamedTuple):
 class Stage(Struct, frozen=True, forbid_unknown_fields=True):
     """One stage of a pipeline: where it runs, what it costs (ticks), what a forward leaves in
     memory (grains) from its start until its B or W has ended, and what is `kept` of that from the
-    end of I on."""
+    end of I on. `further`: the costs of other kinds of operations, by letter."""
 
     rank: int
     F: int
@@ -48,6 +52,11 @@ class Stage(Struct, frozen=True, forbid_unknown_fields=True):
     W: int
     activation: int
     kept: int
+    further: dict[Kind, int] = {}
+
+    def ticks(self, kind: Kind) -> int:
+        """What an operation of this kind costs here, in ticks."""
+        return int(getattr(self, kind)) if kind in MAIN_KINDS else self.further.get(kind, 0)
 
 
 class Feed(NamedTuple):
@@ -199,10 +208,10 @@ class Costs:
 
     def __init__(self, spec: Spec):
         self._stages: dict[tuple[str, int, int], int] = {
-            (kind, p, s): getattr(stage, kind)
+            (kind, p, s): stage.ticks(kind)
             for p, pipeline in enumerate(spec.pipelines)
             for s, stage in enumerate(pipeline.stages)
-            for kind in "FBIW"
+            for kind in (*MAIN_KINDS, *stage.further)
         }
         self._exceptions = dict(spec.exceptions)
         self._pairs = {(p.forward, p.kind, p.backward): p.ticks for p in spec.pairs}

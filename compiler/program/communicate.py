@@ -13,8 +13,11 @@ from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order import Lane, Order
 from stretto.compiler.order.earliest_start import Earliest, earliest
 from stretto.compiler.order.unenforced_rules import unenforced
+from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import NONE, Spec
+from stretto.compiler.problem.topology import Topology
+from stretto.compiler.program.inserted import inserted
 from stretto.compiler.program.messages import DataEdge, Message, Output, channels, flow, outputs
 from stretto.compiler.program.program import (
     Channel,
@@ -36,6 +39,7 @@ def communicate(order: Order, slots: int | None = None) -> Program:
     """The `train` Program of the order. With `slots` (1 or more) a rank has no more than so many
     receive slots live at a time, or than its order needs if that is more; that can make it slower.
     Raises `Rejected`: `rule-between-ranks`."""
+    order = inserted(order)
     spec, times = order.problem.spec, earliest(order)
     if wrong := unenforced(order, times):
         raise Rejected(wrong)
@@ -51,11 +55,13 @@ def communicate(order: Order, slots: int | None = None) -> Program:
 
 
 def forwards(order: Order, slots: int | None = None) -> Program:
-    """The `eval` Program: the order's forwards alone, each by itself, over the same channels."""
-    kinds = [operation.kind for operation in order.problem.operations]
+    """The `eval` Program: what an evaluation runs of the order, its forwards, each by itself, over
+    the same channels."""
+    order = inserted(order)
+    evaluates = [KINDS[operation.kind].evaluates for operation in order.problem.operations]
     lanes = []
     for lane in order.lanes:
-        units = tuple([(i,) for unit in lane.units for i in unit if kinds[i] == "F"])
+        units = tuple([(i,) for unit in lane.units for i in unit if evaluates[i]])
         lanes.append(Lane(lane.rank, lane.stream, units))
     edges = flow(order.problem)
     table = channels(order.problem, edges)
@@ -66,10 +72,11 @@ def forwards(order: Order, slots: int | None = None) -> Program:
 
 def _reductions(spec: Spec) -> tuple[Reduction, ...]:
     """One for each stage that has copies, where any of them is trained."""
-    found = []
+    topology, found = Topology(spec), []
     for p, pipeline in enumerate(spec.pipelines):
-        family = [q for q, other in enumerate(spec.pipelines) if p in (q, other.replicates)]
-        if len(family) == 1 or all(spec.pipelines[q].forward_only for q in family):
+        family = topology.copies(p)
+        trained = not all(spec.pipelines[q].forward_only for q in family)
+        if p != family[0] or len(family) == 1 or not trained:
             continue
         for s in range(len(pipeline.stages)):
             copies = [Copy(q, s, spec.pipelines[q].stages[s].rank) for q in family]

@@ -13,13 +13,12 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
+from stretto.compiler.problem.kinds import Traffic as Traffic
 from stretto.compiler.problem.spec import NONE as NONE  # `as`: for those who read Programs, too
 from stretto.compiler.problem.spec import Operation as Operation
 from stretto.compiler.problem.spec import Pipeline as Pipeline
 from stretto.compiler.problem.spec import Spec as Spec
 from stretto.compiler.problem.spec import show as show
-
-Traffic = Literal["activation", "gradient"]
 
 
 class Channel(NamedTuple):
@@ -107,6 +106,18 @@ class Program(Struct, frozen=True):
     channels: tuple[Channel, ...]
     reductions: tuple[Reduction, ...]
     ranks: tuple[tuple[Instruction, ...], ...]
+
+    def units(self, rank: int) -> list[tuple[Compute, ...]]:
+        """What the rank computes, in the order it does: each unit is one computation, or the two
+        that overlap."""
+        units: list[tuple[Compute, ...]] = []
+        for one in self.ranks[rank]:
+            if type(one) is Compute:
+                if one.unit != NONE and units and units[-1][-1].unit == one.unit:
+                    units[-1] += (one,)
+                else:
+                    units.append((one,))
+        return units
 
 
 class Claims(Struct, frozen=True, forbid_unknown_fields=True):

@@ -4,6 +4,7 @@ Why it does is read off the lists as they stand."""
 from collections import Counter
 
 from stretto.compiler.program.program import NONE, Compute, Free, Instruction, Program, Receive
+from stretto.compiler.program.slots import most_live
 
 OUT_OF_ORDER = "it uses messages in another order than they are sent"
 KEPT = "messages wait there for a second unit that uses them"
@@ -12,7 +13,7 @@ KEPT = "messages wait there for a second unit that uses them"
 def raised(program: Program, slots: int) -> str | None:
     """A sentence on the rank that needs the most receive slots, and how many others need more than
     `slots`; None where no rank does. The Program was made with the advice `slots`."""
-    needs = [_most(row) for row in program.ranks]
+    needs = [most_live(row).received for row in program.ranks]
     more = [rank for rank, most in enumerate(needs) if most > slots]
     if not more:
         return None
@@ -21,19 +22,6 @@ def raised(program: Program, slots: int) -> str | None:
     also = f" (and {others} more rank{'s' * (others > 1)} above {slots})" if others else ""
     why = _reason(program.ranks[worst], needs[worst])
     return f"rank {worst} needs {needs[worst]} receive slots{also}: {why}"
-
-
-def _most(row: tuple[Instruction, ...]) -> int:
-    """The most receive slots that are live at once."""
-    live: set[int] = set()
-    most = 0
-    for one in row:
-        if type(one) is Receive:
-            live.add(one.slot)
-            most = max(most, len(live))
-        elif type(one) is Free:
-            live.discard(one.slot)
-    return most
 
 
 def _reason(row: tuple[Instruction, ...], most: int) -> str:

@@ -1,7 +1,11 @@
-"""Lifetimes → slot numbers, as few as can be: of two that overlap, none gets the other's."""
+"""Lifetimes → slot numbers, as few as can be: of two that overlap, none gets the other's. And how
+many slots a list then holds at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
+from typing import NamedTuple
+
+from stretto.compiler.program.program import NONE, Compute, Free, Instruction, Receive
 
 
 def assign(lifetimes: Sequence[tuple[int, int]]) -> list[int]:
@@ -19,3 +23,29 @@ def assign(lifetimes: Sequence[tuple[int, int]]) -> list[int]:
         numbers[i] = heappop(free) if free else len(living)
         heappush(living, (dies, numbers[i]))
     return numbers
+
+
+class MostLive(NamedTuple):
+    """How many slots of a rank are live at once, at most: those `received` into, and those with
+    results `made` there."""
+
+    received: int
+    made: int
+
+
+def most_live(row: Iterable[Instruction]) -> MostLive:
+    """The most slots that the list of one rank holds at once."""
+    received: set[int] = set()
+    made: set[int] = set()
+    most_received = most_made = 0
+    for one in row:
+        if type(one) is Receive:
+            received.add(one.slot)
+            most_received = max(most_received, len(received))
+        elif type(one) is Compute and one.writes != NONE:
+            made.add(one.writes)
+            most_made = max(most_made, len(made))
+        elif type(one) is Free:
+            received.discard(one.slot)
+            made.discard(one.slot)
+    return MostLive(most_received, most_made)

@@ -109,7 +109,7 @@ def _stage(
     def obligation(kind: str, take: int, give: int, bars: int, after: int) -> Obligation:
         needs = inputs if kind == "F" else gradients if kind in "BI" else []
         wanted = forward_wanted if kind == "F" else kind in "BI" and backward_wanted
-        where = stage.rank, obligations.costs.of(Operation(kind, p, s, NONE))  # type: ignore[arg-type]
+        where = stage.rank, obligations.costs.of(Operation(kind, p, s, NONE))
         place = obligations.bases[p, s], pipeline.microbatches
         return Obligation(*where, take, give, tuple(needs), wanted, *place, BITS[kind], bars, after)
 
@@ -155,10 +155,9 @@ def _rules(obligations: Obligations) -> tuple[Rules, Rules]:
     far: Rules = {}
     for later, earlier, _ in obligations.spec.rules:
         for kind in STARTS[later.kind]:
-            start = later._replace(kind=kind)  # type: ignore[arg-type]
+            start = later._replace(kind=kind)
             if obligations.happens(start) and any(
-                obligations.happens(earlier._replace(kind=end))  # type: ignore[arg-type]
-                for end in ENDS[earlier.kind]
+                obligations.happens(earlier._replace(kind=end)) for end in ENDS[earlier.kind]
             ):
                 same = _rank(obligations.spec, later) == _rank(obligations.spec, earlier)
                 (near if same else far).setdefault(start, []).append(earlier)

@@ -197,7 +197,7 @@ def _missing(obligations: Obligations, ledger: Ledger, words: Wording) -> Iterat
         state = states[entry]
         kind = "F" if not state & 1 else "W" if state & 4 else "B"
         at = entry // width, entry % width if obligations.spec.slices else -1
-        operation = Operation(kind, p, s, *at)  # type: ignore[arg-type]
+        operation = Operation(kind, p, s, *at)
         rank = pipeline.stages[s].rank
         rest = f", nor {many - 1} other micro-batches of this stage whole" if many > 1 else ""
         yield Diagnostic(

@@ -216,7 +216,7 @@ class _Walk:
             content.used = True
             held = content.operation
             if held[0] not in kinds or held[1:] != (p, s, microbatch, slice_, part):
-                need = Operation(kinds[0], p, s, microbatch, slice_)  # type: ignore[arg-type]
+                need = Operation(kinds[0], p, s, microbatch, slice_)
                 self.fault(
                     "wrong-input",
                     i,

@@ -135,7 +135,7 @@ def _across(
     heard, directly or not, from the earlier one's after it ended. Follow the run once more, with
     the set of ended operations (one bit each) that every rank has heard of."""
     ends = [
-        earlier._replace(kind=kind)  # type: ignore[arg-type]
+        earlier._replace(kind=kind)
         for earlier in sorted({e for many in obligations.across.values() for e in many})
         for kind in ENDS[earlier.kind]
     ]
@@ -156,7 +156,7 @@ def _across(
                     heard[other] = every
             for operation in trace.marks.get(e, ()):
                 for earlier in obligations.across.get(operation, ()):
-                    bits = _union(bit[earlier._replace(kind=k)] for k in ENDS[earlier.kind])  # type: ignore[arg-type]
+                    bits = _union(bit[earlier._replace(kind=k)] for k in ENDS[earlier.kind])
                     if not heard[rank] & bits:
                         place = rank, trace.places[e]
                         text = (

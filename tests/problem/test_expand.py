@@ -205,7 +205,7 @@ def test_a_deadlock_is_explained() -> None:
     found = refused(specs.ordered(specs.linear(4, 8), mistaken))
     assert found.code == "deadlock"
     assert found.message == "this order can never finish: ranks 0 and 1 wait for each other"
-    assert [(label.span.line, label.span.column, label.words) for label in found.labels] == [
+    assert [(label.span.line, label.span.column, label.text) for label in found.labels] == [
         (1, 2, "rank 0 waits here, at `B main[0, 0]`"),
         (2, 2, "rank 1 waits here, at `F main[1, 1]`"),
     ]

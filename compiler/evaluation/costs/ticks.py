@@ -10,6 +10,7 @@ from stretto.compiler.evaluation.expressions.ranges import LoopBudget
 from stretto.compiler.evaluation.placement import ResolvedPipeline
 from stretto.compiler.evaluation.reports import Reports, diagnosis
 from stretto.compiler.problem.spec import (
+    MAIN_KINDS,
     NONE,
     CostOverride,
     Kind,
@@ -100,14 +101,19 @@ class Priced:
         self.exceptional_pairs = tuple(PairCostOverride(f, b, self.time(t)) for f, b, t in special)
 
     def stage(self, p: ResolvedPipeline, index: int) -> Stage:
-        ticks = {k: self.time(self.costs.of_stage(k, p.index, index)) for k in "FBIW"}
+        forward, backward, input_gradient, weight_gradient = (
+            self.time(self.costs.of_stage(k, p.index, index)) for k in MAIN_KINDS
+        )
         activation = self.costs.activation.get((p.index, index), 1)
         kept = self.costs.kept.get((p.index, index))
         return Stage(
             rank=p.ranks[index],
+            F=forward,
+            B=backward,
+            I=input_gradient,
+            W=weight_gradient,
             activation=self.size(activation),
             kept=self.size(activation if kept is None else kept[0]),
-            **ticks,
         )
 
     # ---- What differs
@@ -203,7 +209,7 @@ class Priced:
                 continue
             rank = self.pipelines[o.pipeline].ranks[o.stage]
             for kind in kinds if o.kind == "F" else ["F"]:
-                for other in self._on(rank, kind):  # type: ignore[arg-type]
+                for other in self._on(rank, kind):
                     self.budget.spend(1, next(iter(self.declared.overlap.values())))
                     if (other.pipeline, other.microbatch) == (o.pipeline, o.microbatch):
                         continue

@@ -396,7 +396,7 @@ class Resolver:
                        if at == UNSCHEDULED and cursor.backward[i] != UNSCHEDULED]),
             ):  # fmt: skip
                 if numbers:
-                    yield kind, cursor, numbers  # type: ignore[misc]
+                    yield kind, cursor, numbers
 
 
 def _ordinal(n: int) -> str:

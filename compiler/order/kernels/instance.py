@@ -233,7 +233,7 @@ def _pairs(
         for h, (q, t) in enumerate(stages):
             same = spec.pipelines[p].stages[s].rank == spec.pipelines[q].stages[t].rank
             if same and count[3 * g] and count[3 * h + BACK]:
-                forward, backward = Operation("F", p, s, 0), Operation(kind, q, t, 0)  # type: ignore[arg-type]
+                forward, backward = Operation("F", p, s, 0), Operation(kind, q, t, 0)
                 pairs[3 * g, 3 * h + BACK] = costs.pair(forward, backward)
     return pairs
 
