@@ -13,19 +13,19 @@ even if all that it leaves out gives back as early as can be.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from stretto.compiler.bounds.memory import ancestors
-from stretto.compiler.bounds.relaxation import Relaxation, complete, relax
+from stretto.compiler.bounds.microbatch_order import ancestors
+from stretto.compiler.bounds.relaxation import OpKey, Relaxation, complete, relax
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import NONE, Operation, Pipeline, number, show
 
 
 class MemoryNeed(NamedTuple):
-    """The least limit in grains that a rank could have, and the forwards (strand, micro-batch)
-    that are held together then. `written`: the author's order demands it."""
+    """The least limit in grains that a rank could have, and the forwards that are held
+    together then. `written`: the author's order demands it."""
 
     grains: int
-    held: list[tuple[int, int]]
+    held: list[OpKey]
     written: bool = False
 
 
@@ -59,16 +59,18 @@ def memory_needs(relaxed: Relaxation) -> list[MemoryNeed]:
 
 def _turns(relaxed: Relaxation, lower: list[int], rank: int) -> Iterator[MemoryNeed]:
     """What the rank holds at least while an operation of any rank runs, and while a forward that
-    leaves nothing runs."""
+    leaves nothing runs. `lower`: the bits of `ancestors`."""
     residencies = relaxed.residencies(rank)
-    trained = {residency.take for residency in residencies}
+    trained = {residency.alloc for residency in residencies}
     for c, op_class in enumerate(relaxed.classes):
         if not op_class.size:
             continue
-        held = [t for t in residencies if lower[c] >> t.take & 1 and lower[t.give] >> c & 1]
+        held = [
+            one for one in residencies if lower[c] >> one.alloc & 1 and lower[one.free] >> c & 1
+        ]
         if held:
-            forwards = list(dict.fromkeys((residency.take, 0) for residency in held))
-            yield MemoryNeed(sum(residency.grains for residency in held), forwards)
+            forwards = list(dict.fromkeys((one.alloc, 0) for one in held))
+            yield MemoryNeed(sum(one.grains for one in held), forwards)
         if op_class.rank == rank and op_class.kind == "F" and c not in trained:
             line = relaxed.spec.pipelines[op_class.pipeline]
             if line.forward_only:
@@ -78,26 +80,26 @@ def _turns(relaxed: Relaxation, lower: list[int], rank: int) -> Iterator[MemoryN
 def _written(relaxed: Relaxation) -> dict[int, MemoryNeed]:
     """What a written sequence holds at its fullest, if a weight gradient that it leaves out runs
     right after its I, and a backward that it leaves out right after its forward."""
-    stages = {c: stage for stage in relaxed.stages for c in stage[:3] if c is not None}
+    stage_of = {c: stage for stage in relaxed.stages for c in stage[:3] if c is not None}
     found = {}
-    for rank, groups in enumerate(relaxed.turns):
-        there = {place for group in groups for place in group}
-        held: dict[tuple[int, int], int] = {}
+    for rank, units in enumerate(relaxed.fixed):
+        there = {place for unit in units for place in unit}
+        held: dict[OpKey, int] = {}
         most = MemoryNeed(0, [], written=True)
-        for group in groups:
-            forwards = [place for place in group if relaxed.classes[place[0]].kind == "F"]
-            for op_class, m in dict.fromkeys(forwards + group):  # a pair takes, then gives
-                if op_class not in stages:
+        for unit in units:
+            forwards = [place for place in unit if relaxed.classes[place[0]].kind == "F"]
+            for c, m in dict.fromkeys(forwards + unit):  # an overlapped unit takes, then gives
+                if c not in stage_of:
                     continue
-                forward, backward, weight, activation, kept = stages[op_class]
-                if op_class == forward:
+                forward, backward, weight, activation, kept = stage_of[c]
+                if c == forward:
                     held[forward, m] = activation
                     if sum(held.values()) > most.grains:
                         full = [place for place, grains in held.items() if grains]
                         most = MemoryNeed(sum(held.values()), full, written=True)
                     if (backward, m) not in there:
                         del held[forward, m]
-                elif op_class == backward and weight is not None and (weight, m) in there:
+                elif c == backward and weight is not None and (weight, m) in there:
                     held[forward, m] = min(kept, held.get((forward, m), 0))
                 else:
                     held.pop((forward, m), None)
@@ -139,7 +141,7 @@ def _branches(pipelines: tuple[Pipeline, ...]) -> bool:
     return any(len({feed.pipeline for feed in line.feeds}) > 1 for line in pipelines)
 
 
-def _name(relaxed: Relaxation, place: tuple[int, int]) -> str:
+def _name(relaxed: Relaxation, place: OpKey) -> str:
     op_class = relaxed.classes[place[0]]
     operation = Operation("F", op_class.pipeline, op_class.stage, place[1], op_class.slice, NONE)
     return f"`{show(relaxed.spec, operation)}`"

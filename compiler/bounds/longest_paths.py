@@ -1,201 +1,171 @@
-"""Longest chains. `Net` is a Model with edges added to it: for every operation its head, the least
-time before its start, and its tail, the least time after its end, are longest paths. The longest
-path of all is a bound by itself (the critical path), and heads and tails carry the others.
+"""Longest chains. A `PrecedenceGraph` is a Relaxation with edges added to it: for every operation
+its head, the least time before its start, and its tail, the least time after its end, are longest
+paths. The longest path of all is a bound by itself (the critical path), and heads and tails carry
+the others.
 
 Sharpened where j follows several operations of its own rank: they run one after another, so for
 any of them the head of j is at least their least head + the sum of their ticks (B1 for what is
-before j), and likewise for tails. The latest of each strand are taken.
+before j), and likewise for tails. The latest of each op class are taken.
 
-Strands are walked micro-batch by micro-batch, as edges never lead to an earlier one; where an
+Op classes are walked micro-batch by micro-batch, as edges never lead to an earlier one; where an
 author's order or rule does, by a topological order of the operations.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from stretto.compiler.bounds.memory import ancestors, topological_order
-from stretto.compiler.bounds.relaxation import ClassEdge, OpKey, Relaxation
+from stretto.compiler.bounds.microbatch_order import ancestors, sorted_classes
+from stretto.compiler.bounds.relaxation import ClassEdge, OpKey, Relaxation, TickTable
 
 UNREACHED = -(1 << 62)
-"""Of an operation that no chain connects: less than any time."""
+"""The head or tail of an operation that no chain connects: less than any time."""
 
-TickTable = list[list[int]]
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What comes right before operations, or right after. `edges[c]`: (class, step, lag) where
+    micro-batch i of class c has micro-batch i + step of that class for a neighbour, `lag` ticks
+    away. `single`: neighbours of single operations. `same_rank[c]`: the classes of its rank that c
+    follows at all (or that follow it) with the least step, if they are several."""
+
+    edges: list[list[tuple[int, int, int]]]
+    single: dict[OpKey, list[OpKey]]
+    same_rank: list[list[tuple[int, int]]]
 
 
 @dataclass(frozen=True, slots=True)
 class PrecedenceGraph:
     """`path`: ticks from the start of an operation to its result. `ticks`: how long it keeps others
-    off its rank (`work`, or shares of it, see `pairs`). `into[c]`: (strand, shift, lag) of every
-    edge that ends at strand c; `out[c]` of those that start there. `extra_into`, `extra_out`: the
-    single edges, by operation. `near_before[c]`, `near_after[c]`: the strands of its rank with the
-    shift at which operations of c follow theirs, or they those of c, if they are several. `order`:
-    all operations, each after what it follows."""
+    off its rank (`work`, or a share of it, see `overlap`). `before` has steps <= 0, `after` steps
+    >= 0. `order`: all operations, each after what it follows."""
 
     relaxed: Relaxation
     path: TickTable
     ticks: TickTable
-    into: list[list[tuple[int, int, int]]]
-    out: list[list[tuple[int, int, int]]]
-    extra_into: dict[OpKey, list[OpKey]]
-    extra_out: dict[OpKey, list[OpKey]]
-    near_before: list[list[tuple[int, int]]]
-    near_after: list[list[tuple[int, int]]]
+    before: Neighbours
+    after: Neighbours
     order: Sequence[OpKey]
 
 
 def precedence_graph(
     relaxed: Relaxation, path: TickTable, ticks: TickTable, edges: Iterable[ClassEdge]
 ) -> PrecedenceGraph | None:
-    """The net of the Model with `edges` added; None where they make a circle (then no order
+    """The graph of the Relaxation with `edges` added; None where they make a circle (then no order
     meets what they follow from)."""
-    many = len(relaxed.classes)
-    into: list[list[tuple[int, int, int]]] = [[] for _ in range(many)]
-    out: list[list[tuple[int, int, int]]] = [[] for _ in range(many)]
+    into: list[list[tuple[int, int, int]]] = [[] for _ in relaxed.classes]
+    out: list[list[tuple[int, int, int]]] = [[] for _ in relaxed.classes]
     for tail, head, lag, shift in [*relaxed.edges, *edges]:
-        into[head].append((tail, shift, lag))
+        into[head].append((tail, -shift, lag))
         out[tail].append((head, shift, lag))
-    extra_into: dict[OpKey, list[OpKey]] = {}
-    extra_out: dict[OpKey, list[OpKey]] = {}
-    for single in relaxed.op_edges():
-        extra_into.setdefault(single.head, []).append(single.tail)
-        extra_out.setdefault(single.tail, []).append(single.head)
-    counts = [op_class.size for op_class in relaxed.classes]
-    classes = topological_order(relaxed)
-    if len(classes) < many:
+    before: dict[OpKey, list[OpKey]] = {}
+    after: dict[OpKey, list[OpKey]] = {}
+    for edge in relaxed.op_edges():
+        before.setdefault(edge.head, []).append(edge.tail)
+        after.setdefault(edge.tail, []).append(edge.head)
+    sizes = [op_class.size for op_class in relaxed.classes]
+    classes = sorted_classes(relaxed)
+    if len(classes) < len(sizes):
         return None
-    rows = [(c, i) for i in range(max(counts, default=0)) for c in classes if i < counts[c]]
-    before, after = _near(relaxed, into)
-    found = PrecedenceGraph(
-        relaxed, path, ticks, into, out, extra_into, extra_out, before, after, rows
+    rows = [(c, i) for i in range(max(sizes, default=0)) for c in classes if i < sizes[c]]
+    earlier, later = _same_rank(relaxed, into)
+    graph = PrecedenceGraph(
+        relaxed, path, ticks, Neighbours(into, before, earlier), Neighbours(out, after, later), rows
     )
-    if not extra_out:
-        return found
-    order = _sorted(found)
-    return replace(found, order=order) if order else None
+    if not before:
+        return graph
+    order = _sorted(graph)
+    return replace(graph, order=order) if order else None
 
 
 def _sorted(graph: PrecedenceGraph) -> list[OpKey]:
     """All operations in a topological order; none where there is a circle."""
-    counts = [op_class.size for op_class in graph.relaxed.classes]
-    missing = {
-        (c, i): sum(0 <= i - shift < counts[tail] for tail, shift, _ in graph.into[c])
-        + len(graph.extra_into.get((c, i), ()))
-        for c, i in graph.order
-    }
+    sizes = [op_class.size for op_class in graph.relaxed.classes]
+
+    def neighbours(side: Neighbours, place: OpKey) -> Iterator[OpKey]:
+        c, i = place
+        for other, step, _ in side.edges[c]:
+            if 0 <= i + step < sizes[other]:
+                yield other, i + step
+        yield from side.single.get(place, ())
+
+    missing = {place: len([*neighbours(graph.before, place)]) for place in graph.order}
     order = [place for place, many in missing.items() if not many]
-    for c, i in order:
-        heads = [(head, i + shift) for head, shift, _ in graph.out[c] if i + shift < counts[head]]
-        for place in heads + graph.extra_out.get((c, i), []):
-            missing[place] -= 1
-            if not missing[place]:
-                order.append(place)
+    for place in order:
+        for other in neighbours(graph.after, place):
+            missing[other] -= 1
+            if not missing[other]:
+                order.append(other)
     return order if len(order) == len(graph.order) else []
 
 
-def heads(
-    graph: PrecedenceGraph, source: OpKey | None = None, least: TickTable | None = None
-) -> TickTable:
-    """For every operation the longest chain before its start; from the start of `source` where
-    that is given, and FAR where none leads from it. No less than `least`, if that is given."""
-    path, into, extra = graph.path, graph.into, graph.extra_into
-    near = graph.near_before
-    head = [[0] * op_class.size for op_class in graph.relaxed.classes]
-    end = [[0] * op_class.size for op_class in graph.relaxed.classes]
-    lowest = 0 if source is None else UNREACHED
-    for place in graph.order:
-        c, i = place
-        latest = 0 if place == source else lowest
-        if least is not None:
-            latest = max(latest, least[c][i])
-        for tail, shift, lag in into[c]:
-            if i >= shift:
-                time = end[tail][i - shift] + lag
-                if time > latest:
-                    latest = time
-        if extra and place in extra:
-            for tail, j in extra[place]:
-                latest = max(latest, end[tail][j])
-        if near[c]:
-            before = [
-                (head[tail][i - s], graph.ticks[tail][i - s]) for tail, s in near[c] if i >= s
-            ]
-            latest = max(latest, _together(before))
-        head[c][i] = latest
-        end[c][i] = latest + path[c][i]
-    return head
+def heads(graph: PrecedenceGraph, least: TickTable | None = None) -> TickTable:
+    """For every operation the longest chain before its start, at least `least`."""
+    return _longest(graph, graph.before, graph.order, _at_least(graph, least))
 
 
-def tails(
-    graph: PrecedenceGraph, rank: int | None = None, least: TickTable | None = None
+def tails(graph: PrecedenceGraph, least: TickTable | None = None) -> TickTable:
+    """For every operation the longest chain after its end, at least `least`."""
+    return _longest(graph, graph.after, reversed(graph.order), _at_least(graph, least))
+
+
+def heads_from(graph: PrecedenceGraph, source: OpKey) -> TickTable:
+    """For every operation the longest chain from the start of `source` to its own; `UNREACHED`
+    where none leads there."""
+    known = [[UNREACHED] * op_class.size for op_class in graph.relaxed.classes]
+    known[source[0]][source[1]] = 0
+    return _longest(graph, graph.before, graph.order, known)
+
+
+def tails_to(graph: PrecedenceGraph, rank: int) -> TickTable:
+    """For every operation the longest chain from its end to the end of the last operation of
+    `rank`; `UNREACHED` where no chain leads there."""
+    known = [
+        [0 if op_class.rank == rank else UNREACHED] * op_class.size
+        for op_class in graph.relaxed.classes
+    ]
+    return _longest(graph, graph.after, reversed(graph.order), known)
+
+
+def _at_least(graph: PrecedenceGraph, least: TickTable | None) -> TickTable:
+    if least is None:
+        return [[0] * op_class.size for op_class in graph.relaxed.classes]
+    return [[max(0, ticks) for ticks in row] for row in least]
+
+
+def _longest(
+    graph: PrecedenceGraph, side: Neighbours, order: Iterable[OpKey], known: TickTable
 ) -> TickTable:
-    """For every operation the longest chain after its end; to the end of the last operation of
-    `rank` where that is given, and FAR where no chain leads there. No less than `least`."""
-    path, out, extra = graph.path, graph.out, graph.extra_out
-    counts = [op_class.size for op_class in graph.relaxed.classes]
-    goal = [rank is None or op_class.rank == rank for op_class in graph.relaxed.classes]
-    near = graph.near_after
-    tail = [[0] * count for count in counts]
-    whole = [[0] * count for count in counts]
-    for place in reversed(graph.order):
+    """Raises what is `known`, in place, to the longest chain over the neighbours on one side.
+    `order`: all operations, each after those on that side."""
+    path, edges, single, same_rank = graph.path, side.edges, side.single, side.same_rank
+    sizes = [len(row) for row in known]
+    whole = [[0] * size for size in sizes]  # with the operation itself
+    for place in order:
         c, i = place
-        longest = 0 if goal[c] else UNREACHED
-        if least is not None:
-            longest = max(longest, least[c][i])
-        for head, shift, lag in out[c]:
-            if i + shift < counts[head]:
-                time = whole[head][i + shift] + lag
+        longest = known[c][i]
+        for other, step, lag in edges[c]:
+            if 0 <= i + step < sizes[other]:
+                time = whole[other][i + step] + lag
                 if time > longest:
                     longest = time
-        if extra and place in extra:
-            for head, j in extra[place]:
-                longest = max(longest, whole[head][j])
-        if near[c]:
-            after = [
-                (tail[head][i + s], graph.ticks[head][i + s])
-                for head, s in near[c]
-                if i + s < counts[head]
+        if single and place in single:
+            for other, j in single[place]:
+                longest = max(longest, whole[other][j])
+        if same_rank[c]:
+            near = [
+                (known[other][i + step], graph.ticks[other][i + step])
+                for other, step in same_rank[c]
+                if 0 <= i + step < sizes[other]
             ]
-            longest = max(longest, _together(after))
-        tail[c][i] = longest
+            longest = max(longest, _one_by_one(near))
+        known[c][i] = longest
         whole[c][i] = longest + path[c][i]
-    return tail
+    return known
 
 
-RankNeighbours = list[list[tuple[int, int]]]
-
-
-def _near(
-    relaxed: Relaxation, into: list[list[tuple[int, int, int]]]
-) -> tuple[RankNeighbours, RankNeighbours]:
-    """For every strand c those of its rank, with the least shift at which operations of c follow
-    theirs along edges of the rank or within a micro-batch; and likewise those that follow c."""
-    lower = ancestors(relaxed)
-    before: RankNeighbours = [[] for _ in relaxed.classes]
-    after: RankNeighbours = [[] for _ in relaxed.classes]
-    for rank in range(relaxed.spec.ranks):
-        own = relaxed.on(rank)
-        least = {(a, b): 0 for a in own for b in own if a != b and lower[b] >> a & 1}
-        for b in own:
-            for a, shift, _ in into[b]:
-                if relaxed.classes[a].rank == rank:
-                    least[a, b] = min(shift, least.get((a, b), shift))
-        for via in own:
-            for a in own:
-                for b in own:
-                    if (a, via) in least and (via, b) in least:
-                        shift = least[a, via] + least[via, b]
-                        least[a, b] = min(shift, least.get((a, b), shift))
-        for (a, b), shift in least.items():
-            before[b].append((a, shift))
-            after[a].append((b, shift))
-    return [near if len(near) > 1 else [] for near in before], [
-        near if len(near) > 1 else [] for near in after
-    ]
-
-
-def _together(jobs: list[tuple[int, int]]) -> int:
+def _one_by_one(jobs: list[tuple[int, int]]) -> int:
     """The least time by which all of these (head, ticks) of one rank can have ended, of those that
-    are connected; FAR where none is."""
+    are connected; `UNREACHED` where none is."""
     jobs.sort(reverse=True)
     found, total = UNREACHED, 0
     for head, ticks in jobs:
@@ -207,12 +177,34 @@ def _together(jobs: list[tuple[int, int]]) -> int:
     return found
 
 
-def longest(graph: PrecedenceGraph) -> tuple[OpKey, OpKey]:
-    """The first and the last operation of a longest chain."""
-    head, tail, path = heads(graph), tails(graph), graph.path
-    whole = {(c, i): head[c][i] + path[c][i] + tail[c][i] for c, i in graph.order}
-    value = max(whole.values())
-    on = [place for place, ticks in whole.items() if ticks == value]
-    first = min(on, key=lambda place: head[place[0]][place[1]])
-    last = min(on, key=lambda place: tail[place[0]][place[1]])
-    return first, last
+SameRank = list[list[tuple[int, int]]]
+
+
+def _same_rank(
+    relaxed: Relaxation, into: list[list[tuple[int, int, int]]]
+) -> tuple[SameRank, SameRank]:
+    """For every op class c those of its rank, with the least step, whose operations those of c
+    follow along edges of the rank or within a micro-batch; and those whose operations follow."""
+    lower = ancestors(relaxed)
+    before: SameRank = [[] for _ in relaxed.classes]
+    after: SameRank = [[] for _ in relaxed.classes]
+    for rank in range(relaxed.spec.ranks):
+        own = relaxed.on(rank)
+        least = {(a, b): 0 for a in own for b in own if a != b and lower[b] >> a & 1}
+        for b in own:
+            for a, step, _ in into[b]:
+                if relaxed.classes[a].rank == rank:
+                    least[a, b] = min(-step, least.get((a, b), -step))
+        for via in own:
+            for a in own:
+                for b in own:
+                    if (a, via) in least and (via, b) in least:
+                        shift = least[a, via] + least[via, b]
+                        least[a, b] = min(shift, least.get((a, b), shift))
+        for (a, b), shift in least.items():
+            before[b].append((a, -shift))
+            after[a].append((b, shift))
+    return (
+        [near if len(near) > 1 else [] for near in before],
+        [near if len(near) > 1 else [] for near in after],
+    )

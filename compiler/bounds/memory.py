@@ -1,6 +1,6 @@
 """B3. What the limit forces. Let the micro-batches of a pipeline run first in, first out (B0), X a
-forward and Y a backward or weight gradient of it on one rank with limit L. Write x ≼ y where a
-chain of edges within one micro-batch leads from x to y, or x = y. For the smallest K with
+forward and Y a backward or weight gradient of it on one rank with limit L. Write x ≼ y for
+the order within one micro-batch (`microbatch_order`). For the smallest K with
 
     (K + 1) · held + more > L    or    K · held + own > L
 
@@ -24,119 +24,99 @@ least the smaller of `own` (until F of t has taken its memory) and what W of t g
 K · min(own, a'_t) + own > L will do too.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import NamedTuple
 
+from stretto.compiler.bounds.microbatch_order import ancestors
 from stretto.compiler.bounds.relaxation import ClassEdge, Relaxation, Residency
 
 
-def ancestors(relaxed: Relaxation) -> list[int]:
-    """For every strand the set (as bits) of strands x ≼ it."""
-    found = [1 << c for c in range(len(relaxed.classes))]
-    before = predecessors(relaxed)
-    for c in topological_order(relaxed):
-        for tail in before[c]:
-            found[c] |= found[tail]
-    return found
+class RankMemory(NamedTuple):
+    """What one pipeline keeps on one rank: its residencies, the rank's limit in grains, the
+    backwards and weight gradients of the pipeline there, and for every op class the bits of its
+    `ancestors`."""
+
+    residencies: list[Residency]
+    limit: int
+    backwards: list[int]
+    ancestors: list[int]
+
+    def before(self, x: int, y: int) -> bool:
+        """Whether x ≼ y."""
+        return bool(self.ancestors[y] >> x & 1)
 
 
-def predecessors(relaxed: Relaxation) -> list[list[int]]:
-    """For every strand those that it follows within one micro-batch."""
-    before: list[list[int]] = [[] for _ in relaxed.classes]
-    for edge in relaxed.edges:
-        if not edge.shift:
-            before[edge.head].append(edge.tail)
-    return before
-
-
-def topological_order(relaxed: Relaxation) -> list[int]:
-    """The strands in an order that follows all edges within one micro-batch."""
-    before = predecessors(relaxed)
-    after: list[list[int]] = [[] for _ in before]
-    for c, tails in enumerate(before):
-        for tail in tails:
-            after[tail].append(c)
-    missing = [len(tails) for tails in before]
-    order = [c for c, many in enumerate(missing) if not many]
-    for c in order:
-        for head in after[c]:
-            missing[head] -= 1
-            if not missing[head]:
-                order.append(head)
-    return order
-
-
-def memory_edges(relaxed: Relaxation, fifo: list[bool], third: bool = True) -> list[ClassEdge]:
-    """The edges of B3 for the pipelines of which B0 `holds`, less those that others imply; without
-    the `third` form if it is not wanted."""
+def memory_edges(relaxed: Relaxation, fifo: list[bool]) -> list[ClassEdge]:
+    """The edges of B3, less those that others imply. `fifo`: for which pipelines B0 holds."""
     lower = ancestors(relaxed)
-    edges: list[ClassEdge] = []
+    return [
+        edge
+        for rank, limit in enumerate(relaxed.limits)
+        if limit is not None
+        for memory in _memories(relaxed, rank, limit, fifo, lower)
+        for forward in sorted({residency.alloc for residency in memory.residencies})
+        for edge in _strongest(memory, forward, relaxed.classes[forward].size)
+    ]
+
+
+def _memories(
+    relaxed: Relaxation, rank: int, limit: int, fifo: list[bool], lower: list[int]
+) -> Iterator[RankMemory]:
+    """What each pipeline for which B0 holds keeps on the rank. `lower`: the bits of `ancestors`."""
     ends = [c for stage in relaxed.stages for c in (stage.backward, stage.weight) if c is not None]
-    for rank, limit in enumerate(relaxed.limits):
-        residencies: dict[int, list[Residency]] = {}
-        for residency in relaxed.residencies(rank) if limit is not None else ():
-            pipeline = relaxed.classes[residency.take].pipeline
-            if fifo[pipeline]:
-                residencies.setdefault(pipeline, []).append(residency)
-        for pipeline, own in residencies.items():
-            mine = [
-                c
-                for c in ends
-                if relaxed.classes[c].rank == rank and relaxed.classes[c].pipeline == pipeline
-            ]
-            for forward in sorted({residency.take for residency in own}):
-                edges.extend(_strongest(relaxed, lower, own, limit or 0, forward, mine, third))
-    return edges
+    by_pipeline: dict[int, list[Residency]] = {}
+    for residency in relaxed.residencies(rank):
+        pipeline = relaxed.classes[residency.alloc].pipeline
+        if fifo[pipeline]:
+            by_pipeline.setdefault(pipeline, []).append(residency)
+    for pipeline, residencies in by_pipeline.items():
+        backwards = [
+            c
+            for c in ends
+            if relaxed.classes[c].rank == rank and relaxed.classes[c].pipeline == pipeline
+        ]
+        yield RankMemory(residencies, limit, backwards, lower)
 
 
-def _strongest(
-    relaxed: Relaxation,
-    lower: list[int],
-    residencies: list[Residency],
-    limit: int,
-    forward: int,
-    ends: list[int],
-    third: bool,
-) -> Iterable[ClassEdge]:
-    """The edges into one forward that no other implies."""
-    found = {give: _distance(lower, residencies, limit, forward, give, third) for give in ends}
-    count = relaxed.classes[forward].size
-    for give, distance in found.items():
+def _strongest(memory: RankMemory, forward: int, size: int) -> Iterator[ClassEdge]:
+    """The edges into one forward, of which there are `size`, that no other edge implies."""
+    found = {c: _distance(memory, forward, c) for c in memory.backwards}
+    for c, distance in found.items():
         implied = any(
-            other != give and lower[other] >> give & 1 and found[other] <= distance
-            for other in found
+            other != c and memory.before(c, other) and found[other] <= distance for other in found
         )
-        if 0 < distance < count and not implied:
-            yield ClassEdge(give, forward, 0, distance)
+        if 0 < distance < size and not implied:
+            yield ClassEdge(c, forward, 0, distance)
 
 
-def _distance(
-    lower: list[int], residencies: list[Residency], limit: int, forward: int, give: int, third: bool
-) -> int:
+def _distance(memory: RankMemory, x: int, y: int) -> int:
     """The smallest K; 0 where the limit cannot be met, large where nothing is forced."""
+    limit, before = memory.limit, memory.before
     held = more = own = 0
-    for take, back, grains in residencies:
-        early = lower[forward] >> take & 1
-        if early and lower[back] >> forward & 1:
+    for alloc, free, grains in memory.residencies:
+        early = before(alloc, x)
+        if early and before(x, free):
             own += grains
-        if lower[back] >> give & 1:
+        if before(y, free):
             if early:
                 held += grains
-            elif lower[give] >> take & 1:
+            elif before(alloc, y):
                 more += grains
     if held:
         return max(0, min((limit - more) // held, (limit - own) // held + 1))
-    later = _later(lower, residencies, forward, give) if third else 0
+    later = _given_back(memory, x, y)
     return (limit - own) // min(own, later) + 1 if own and later else limit + 1
 
 
-def _later(lower: list[int], residencies: list[Residency], forward: int, give: int) -> int:
-    """What `give` gives back, if nothing that `forward` left is given back before that was taken
-    (the third form); else 0."""
-    taken = [take for take, back, _ in residencies if back == give]
-    residence_times = all(
-        lower[back] >> other & 1
+def _given_back(memory: RankMemory, x: int, y: int) -> int:
+    """Grains that y gives back, if nothing that x left is given back before these were taken (the
+    third form); else 0."""
+    before = memory.before
+    taken = [alloc for alloc, free, _ in memory.residencies if free == y]
+    stays = all(
+        before(other, free)
         for other in taken
-        for take, back, _ in residencies
-        if lower[forward] >> take & 1 and lower[back] >> forward & 1
+        for alloc, free, _ in memory.residencies
+        if before(alloc, x) and before(x, free)
     )
-    return sum(grains for _, back, grains in residencies if back == give) if residence_times else 0
+    return sum(grains for _, free, grains in memory.residencies if free == y) if stays else 0

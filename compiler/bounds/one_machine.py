@@ -16,12 +16,14 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple
 
+from stretto.compiler.bounds.context import Finding, Subject
+
 JacksonJob = tuple[int, int, int]
-"""Head, ticks, tail."""
+"""Head, ticks, tail (Carlier's head, body, tail)."""
 
 
 class JobSet(NamedTuple):
-    """The S of a bound: which jobs (by their place in the list), and its three terms."""
+    """The S of a bound: which jobs (by their index in the list), and its three terms."""
 
     jobs: list[int]
     head: int
@@ -30,12 +32,63 @@ class JobSet(NamedTuple):
 
     @property
     def value(self) -> int:
+        """The bound in ticks."""
         return self.head + self.ticks + self.tail
 
 
+def find(subject: Subject) -> Finding:
+    """Jackson's value of the operations of the rank `on`."""
+    jobs = jobs_on(subject)
+    value, _ = jackson(jobs)
+    whole = bool(jobs) and all_jobs(jobs).value == value
+    return Finding(value, subject, reason, whole)
+
+
+def reason(subject: Subject) -> str:
+    """Which operations fill the rank."""
+    jobs = jobs_on(subject)
+    whole = bool(jobs) and all_jobs(jobs).value == jackson(jobs)[0]
+    return fills(subject, all_jobs(jobs) if whole else critical_set(jobs))
+
+
+def fills(subject: Subject, group: JobSet) -> str:
+    """The set of operations that fills a rank between what must come before and after, in words."""
+    context = subject.context
+    relaxed = context.relaxed
+    own = [relaxed.classes[c] for c in relaxed.on(subject.on)]
+    total = sum(op_class.size for op_class in own)
+    if len(group.jobs) == total:
+        pipelines = {op_class.pipeline for op_class in own}
+        many = sum(relaxed.spec.pipelines[p].microbatches for p in pipelines)
+        of = _count(many, "micro-batch", "micro-batches")
+    else:
+        of = f"{len(group.jobs)} of its {_count(total, 'operation', 'operations')}"
+    inside = "" if subject.rank == subject.on else f" in the span of rank {subject.rank}"
+    shared = ", overlapped as well as can be" if context.overlaps else ""
+    return (
+        f"rank {subject.on}: {context.units(group.ticks)} of work ({of}{shared}) after a head of "
+        f"{context.units(group.head)} and before a tail of {context.units(group.tail)}{inside}"
+    )
+
+
+def _count(many: int, one: str, several: str) -> str:
+    return f"{many} {one if many == 1 else several}"
+
+
+def jobs_on(subject: Subject) -> list[JacksonJob]:
+    """The operations of the rank `on`, class by class; for a span those that lie within it."""
+    head, tail, ticks = subject.head, subject.tail, subject.context.busy(subject.share)
+    return [
+        job
+        for c in subject.own
+        for job in zip(head[c], ticks[c], tail[c], strict=True)
+        if job[0] >= 0 and job[2] >= 0
+    ]
+
+
 def jackson(jobs: Sequence[JacksonJob]) -> tuple[int, int]:
-    """The value of Jackson's preemptive schedule, and the tail of the operation that makes it; 0
-    where there are no jobs."""
+    """The value of Jackson's preemptive schedule in ticks, and the tail of the operation that makes
+    it; 0 where there are no jobs. O(n log n)."""
     queue: list[tuple[int, int]] = []  # -tail, ticks left
     time = value = critical_set = 0
     order = sorted(jobs)

@@ -3,9 +3,9 @@ to its common end, the two after one another take F + B.
 
 Paths. Both results are there when the unit ends, so the time from the start of an operation to
 its result is at least min(d, E); from the start of an I to the end of its W, where both are in
-the unit as a B, at least min(I + W, E). `paths` gives each operation such a share, an I first and
-its W behind it: virtual intervals inside the real ones, which keep every edge and the order in
-each strand.
+the unit as a B, at least min(I + W, E). `least_paths` gives each operation such a share, an I
+first and its W behind it: virtual intervals inside the real ones, which keep every edge and the
+order in each op class.
 
 Work. Give each F a share f <= F and each B a share b <= B with f + b <= E for all that may be one
 unit. Then every order leaves room on the rank for all shares one at a time, each between the
@@ -20,27 +20,29 @@ F + B − E; `window` uses this.
 
 from typing import NamedTuple
 
-from stretto.compiler.bounds.relaxation import Relaxation
+from stretto.compiler.bounds.relaxation import Relaxation, TickTable
 
 
 class OverlapPair(NamedTuple):
-    """The least ticks that two strands take as one unit: `forward`, and `backward` (an I or B),
-    with its `weight` strand where that is in the unit."""
+    """The least ticks that operations of these classes take as one unit: `forward`, `backward` (an
+    I or B), and the `weight` gradient where that is in the unit."""
 
     forward: int
     backward: int
     weight: int | None
     ticks: int
 
+    @property
+    def classes(self) -> list[int]:
+        """The op classes in the unit."""
+        return [c for c in (self.forward, self.backward, self.weight) if c is not None]
+
 
 def overlap_pairs(relaxed: Relaxation) -> list[OverlapPair]:
     """All units that are quicker than their operations one after the other."""
-    table: dict[tuple[str, int, int], list[int]] = {}
-    for c, op_class in enumerate(relaxed.classes):
-        table.setdefault((op_class.kind, op_class.pipeline, op_class.stage), []).append(c)
-    weights = {
-        (s.pipeline, s.stage, s.slice): c for c, s in enumerate(relaxed.classes) if s.kind == "W"
-    }
+    by_stage: dict[tuple[str, int, int], list[int]] = {}
+    for (kind, p, s, _), c in relaxed.index.items():
+        by_stage.setdefault((kind, p, s), []).append(c)
     listed = [(p.forward, p.kind, p.backward, p.ticks) for p in relaxed.spec.pairs]
     listed += [
         ((f.pipeline, f.stage), b.kind, (b.pipeline, b.stage), ticks)
@@ -48,44 +50,38 @@ def overlap_pairs(relaxed: Relaxation) -> list[OverlapPair]:
     ]
     found: dict[tuple[int, int, int | None], int] = {}
     for (p, s), kind, (q, t), ticks in listed:
-        for f in table.get(("F", p, s), ()):
-            for b in table.get(("B", q, t), table.get(("I", q, t), ())):
-                op_class = relaxed.classes[b]
-                weight = weights.get(op_class[1:4]) if kind == "B" else None
-                alone = max(relaxed.work[f]) + max(relaxed.work[b])
-                alone += max(relaxed.work[weight]) if weight is not None else 0
+        for f in by_stage.get(("F", p, s), ()):
+            for b in by_stage.get(("B", q, t), by_stage.get(("I", q, t), ())):
+                weight = relaxed.index.get(("W", q, t, relaxed.classes[b].slice))
+                key = (f, b, weight if kind == "B" else None)
+                alone = sum(max(relaxed.work[c]) for c in key if c is not None)
                 if ticks < alone:
-                    key = (f, b, weight)
                     found[key] = min(ticks, found.get(key, ticks))
     return [OverlapPair(*key, ticks) for key, ticks in found.items()]
 
 
-def least_paths(relaxed: Relaxation, found: list[OverlapPair]) -> list[list[int]]:
+def least_paths(relaxed: Relaxation, found: list[OverlapPair]) -> TickTable:
     """For every operation the least ticks from its (virtual) start to its result."""
     path = list(relaxed.work)
-    for op_class in sorted({c for pair in found for c in (pair.forward, pair.backward)}):
-        ticks = min(p.ticks for p in found if op_class in (p.forward, p.backward))
-        path[op_class] = [min(one, ticks) for one in path[op_class]]
-    for op_class in sorted({p.weight for p in found if p.weight is not None}):
-        whole = [p for p in found if p.weight == op_class]
+    for c in sorted({c for pair in found for c in (pair.forward, pair.backward)}):
+        ticks = min(p.ticks for p in found if c in (p.forward, p.backward))
+        path[c] = [min(one, ticks) for one in path[c]]
+    for c in sorted({p.weight for p in found if p.weight is not None}):
+        whole = [p for p in found if p.weight == c]
         ticks = min(p.ticks for p in whole)
         rest = [max(0, ticks - first) for first in path[whole[0].backward]]
-        path[op_class] = [min(one, r) for one, r in zip(path[op_class], rest, strict=True)]
+        path[c] = [min(one, r) for one, r in zip(path[c], rest, strict=True)]
     return path
 
 
 def share_choices(
-    relaxed: Relaxation, found: list[OverlapPair], path: list[list[int]]
+    relaxed: Relaxation, found: list[OverlapPair], path: TickTable
 ) -> list[dict[int, list[int]]]:
-    """The choices of shares: for the strands that differ from `Model.work`, their ticks."""
+    """The choices of shares: for the op classes that differ from `Relaxation.work`, their
+    ticks."""
     if not found:
         return [{}]
-    least = {
-        c: min(relaxed.work[c])
-        for pair in found
-        for c in (pair.forward, pair.backward, pair.weight)
-        if c is not None
-    }
+    least = {c: min(relaxed.work[c]) for pair in found for c in pair.classes}
     forward = {p.forward: least[p.forward] for p in found}
     backward = {p.backward: least[p.backward] for p in found}
     for p in found:
@@ -111,11 +107,11 @@ def share_choices(
 def _choice(
     relaxed: Relaxation,
     found: list[OverlapPair],
-    path: list[list[int]],
+    path: TickTable,
     f: dict[int, int],
     b: dict[int, int],
 ) -> dict[int, list[int]]:
-    """The shares as ticks of strands: a backward's is split over its I and W."""
+    """The shares as ticks of op classes: a backward's is split over its I and W."""
     ticks = dict(f)
     for pair in found:
         first = min(b[pair.backward], min(path[pair.backward]))

@@ -1,6 +1,6 @@
-"""B8. A rank counts, whatever the strands. Let the trained stages of a rank have N forwards in all,
-and call F₍ₘ₎ the m-th of them that starts, of whichever strand, I₍ₘ₎ and W₍ₘ₎ likewise; let each
-kind count with the least ticks that one of it takes on the rank. Then
+"""B8. A rank counts, whatever the op classes. Let the trained stages of a rank have N forwards in
+all, and call F₍ₘ₎ the m-th of them that starts, of whichever class, I₍ₘ₎ and W₍ₘ₎ likewise; let
+each kind count with the least ticks that one of it takes on the rank. Then
 
 - F₍ₘ₎ starts no earlier than the m-th smallest head of the rank's forwards, and the end of the step
   is no nearer to its end than the m-th largest of their tails; I and W likewise;
@@ -16,26 +16,37 @@ starts, i backwards and w weight gradients have ended, and a (m − i) + a' (i �
 w <= i; were i < m − ⌊L/a⌋, a (m − i) alone would be more than L; were w < m − K for the second K,
 at least K activations besides the new one would hold a' or more. The last is that inequality. ∎
 
-So the rank is bounded as if it had one stage (B1, B2, B3), with memory counted over all strands,
+So the rank is bounded as if it had one stage (B1, B2, B3), with memory counted over all classes,
 for any placement and without B0. And a forward that follows p − 1 others of its rank is at least
 F₍ₚ₎: its head is no less, which may raise heads and tails elsewhere.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from stretto.compiler.bounds.context import EFFORT, Finding, Subject
 from stretto.compiler.bounds.longest_paths import (
+    Neighbours,
     PrecedenceGraph,
-    TickTable,
     heads,
     precedence_graph,
     tails,
 )
-from stretto.compiler.bounds.one_machine import JacksonJob
-from stretto.compiler.bounds.relaxation import ClassEdge, OpClass, Relaxation, StageOps
+from stretto.compiler.bounds.one_machine import JacksonJob, critical_set, fills, jackson
+from stretto.compiler.bounds.relaxation import (
+    ClassEdge,
+    OpClass,
+    Relaxation,
+    StageOps,
+    TickTable,
+)
+
+ROUNDS = 20
+"""How often ranks as one stage may raise heads and tails."""
 
 
 class RankAsStage(NamedTuple):
-    """The rank as one stage: `roles` are its strands by kind (forwards, backwards, weight
+    """The rank as one stage: `roles` are its op classes by kind (forwards, backwards, weight
     gradients), `head` and `tail` of the m-th of each kind, `ticks` how long each keeps the rank
     busy."""
 
@@ -53,41 +64,97 @@ class RankAsStage(NamedTuple):
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class TrainedRank:
+    """The trained stages of a rank with a limit in grains."""
+
+    rank: int
+    stages: list[StageOps]
+    limit: int
+
+    @property
+    def roles(self) -> list[list[int]]:
+        """The op classes by kind: forwards, backwards, weight gradients if there are any."""
+        roles = [[c for one in self.stages if (c := one[k]) is not None] for k in range(3)]
+        return [role for role in roles if role]
+
+    @property
+    def activation(self) -> int:
+        """a: the least grains that a forward leaves."""
+        return min(one.activation for one in self.stages)
+
+    @property
+    def kept(self) -> int:
+        """a': the least grains of these that stay after the backward."""
+        return min(one.kept for one in self.stages)
+
+    @property
+    def releases(self) -> bool:
+        """Whether a backward gives back a part before its weight gradient has run."""
+        return any(one.kept < one.activation for one in self.stages)
+
+
+def find(subject: Subject) -> Finding | None:
+    """Jackson's value of the rank as one stage; None where it is no other than B1."""
+    one = _of(subject) if subject.rank == subject.on else None
+    return Finding(jackson(one.jobs())[0], subject, reason) if one is not None else None
+
+
+def reason(subject: Subject) -> str:
+    """Which operations of the rank as one stage fill it."""
+    one = _of(subject)
+    assert one is not None
+    return fills(subject, critical_set(one.jobs()))
+
+
+def _of(subject: Subject) -> RankAsStage | None:
+    context = subject.context
+    ticks = context.busy(subject.share)
+    return as_one_stage(context.graph, subject.on, subject.head, subject.tail, ticks)
+
+
 def as_one_stage(
     graph: PrecedenceGraph, rank: int, head: TickTable, tail: TickTable, ticks: TickTable
 ) -> RankAsStage | None:
     """The rank as one stage; None where it has no limit, or where one stage without partial release
-    is all there is."""
-    relaxed = graph.relaxed
+    is all there is. `ticks`: how long operations keep the rank busy, by a choice of shares."""
+    trained = _trained(graph.relaxed, rank)
+    if trained is None:
+        return None
+    one = _graph(graph, trained, ticks)
+    if one is None:
+        return None
+    roles, limit, a = trained.roles, trained.limit, trained.activation
+    first = [sorted(h for c in role for h in head[c]) for role in roles]
+    last = [sorted((t for c in role for t in tail[c]), reverse=True) for role in roles]
+    found = heads(one, first)
+    if trained.releases and len(roles) == 3:
+        for _ in range(20_000 // max(1, len(found[0]) * (limit // max(a, 1)))):
+            if not _released(trained, found, one.path):
+                break
+            found = heads(one, found)
+    return RankAsStage(roles, found, tails(one, last), [row[0] for row in one.ticks])
+
+
+def _trained(relaxed: Relaxation, rank: int) -> TrainedRank | None:
+    """The trained stages of the rank; None where they say no more than B1 to B3."""
     stages = [
         stage
         for stage in relaxed.stages
         if relaxed.classes[stage.forward].rank == rank and relaxed.classes[stage.forward].size
     ]
-    roles = [[c for stage in stages if (c := stage[k]) is not None] for k in range(3)]
-    roles = [role for role in roles if role]
     limit = relaxed.limits[rank]
-    releases = any(stage.kept < stage.activation for stage in stages)
-    if not stages or (len(stages) < 2 and not releases) or limit is None:
+    if not stages or limit is None:
         return None
-    one = _one(graph, rank, stages, limit, roles, ticks)
-    if one is None:
-        return None
-    first = [sorted(h for c in role for h in head[c]) for role in roles]
-    last = [sorted((t for c in role for t in tail[c]), reverse=True) for role in roles]
-    head = heads(one, least=first)
-    if releases and len(roles) == 3:
-        a, kept = min(t.activation for t in stages), min(t.kept for t in stages)
-        for _ in range(20_000 // max(1, len(head[0]) * (limit // max(a, 1)))):
-            if not _released(head, one.path, limit, a, kept):
-                break
-            head = heads(one, least=head)
-    return RankAsStage(roles, head, tails(one, least=last), [row[0] for row in one.ticks])
+    found = TrainedRank(rank, stages, limit)
+    return found if len(stages) > 1 or found.releases else None
 
 
-def _released(head: TickTable, path: TickTable, limit: int, a: int, kept: int) -> bool:
+def _released(trained: TrainedRank, head: TickTable, path: TickTable) -> bool:
     """Raise the heads of forwards, in place, to what partial release leaves: when F₍ₘ₎ starts, j
-    backwards have ended for some j, and with so many as many weight gradients as make room."""
+    backwards have ended for some j, and with so many as many weight gradients as make room.
+    Whether any was raised."""
+    limit, a, kept = trained.limit, trained.activation, trained.kept
     changed = False
     ends = [[h + p for h, p in zip(head[k], path[k], strict=True)] for k in (1, 2)]
     for m in range(len(head[0])):
@@ -102,48 +169,41 @@ def _released(head: TickTable, path: TickTable, limit: int, a: int, kept: int) -
     return changed
 
 
-def _one(
-    graph: PrecedenceGraph,
-    rank: int,
-    stages: list[StageOps],
-    limit: int,
-    roles: list[list[int]],
-    ticks: TickTable,
+def _graph(
+    graph: PrecedenceGraph, trained: TrainedRank, ticks: TickTable
 ) -> PrecedenceGraph | None:
-    """The net of the rank as one stage with its memory."""
-    relaxed = graph.relaxed
-    many = sum(relaxed.classes[stage.forward].size for stage in stages)
-    a, kept = min(t.activation for t in stages), min(t.kept for t in stages)
-    classes = [OpClass(relaxed.classes[role[0]].kind, 0, 0, -1, rank, many) for role in roles]
+    """The graph of the rank as one stage with its memory: class 0 are its forwards, then its
+    backwards, then its weight gradients."""
+    relaxed, roles, rank = graph.relaxed, trained.roles, trained.rank
+    limit, a, kept = trained.limit, trained.activation, trained.kept
+    size = sum(relaxed.classes[stage.forward].size for stage in trained.stages)
+    classes = [OpClass(relaxed.classes[role[0]].kind, 0, 0, -1, rank, size) for role in roles]
     edges = [ClassEdge(c, c, 0, 1) for c in range(len(roles))]
     edges += [ClassEdge(c, c + 1) for c in range(len(roles) - 1)]
     if a and limit >= a:
         edges.append(ClassEdge(1, 0, 0, limit // a))
         if len(roles) == 3 and kept:
             edges.append(ClassEdge(2, 0, 0, (limit - a) // kept + 1))
+
+    def least(table: TickTable) -> TickTable:
+        return [[min(t for c in role for t in table[c])] * size for role in roles]
+
     small = Relaxation(
-        relaxed.spec,
-        classes,
-        [[_least(relaxed.work, role)] * many for role in roles],
-        edges,
-        [],
-        [],
-        [],
-        relaxed.limits,
+        relaxed.spec, classes, {}, least(relaxed.work), edges, [], [], [], relaxed.limits
     )
-    path = [[_least(graph.path, role)] * many for role in roles]
-    return precedence_graph(small, path, [[_least(ticks, role)] * many for role in roles], [])
+    return precedence_graph(small, least(graph.path), least(ticks), [])
 
 
-def _least(ticks: TickTable, role: list[int]) -> int:
-    return min(t for c in role for t in ticks[c])
+def rounds(size: int) -> int:
+    """How often `sharpen` goes round over so many operations."""
+    return min(ROUNDS, EFFORT // (32 * max(size, 1)))
 
 
 def sharpen(
     graph: PrecedenceGraph, shares: list[TickTable], rounds: int
 ) -> tuple[TickTable, TickTable]:
-    """Heads and tails of the net, raised by what every rank says as one stage, so many times or
-    until nothing changes. `shares`: choices of ticks (see `pairs`)."""
+    """Heads and tails of the graph, raised by what every rank says as one stage, so many times or
+    until nothing changes. `shares`: choices of ticks (see `overlap`)."""
     head, tail = heads(graph), tails(graph)
     for _ in range(rounds):
         changed = False
@@ -154,36 +214,39 @@ def sharpen(
                     changed = True
         if not changed:
             break
-        head, tail = heads(graph, least=head), tails(graph, least=tail)
+        head, tail = heads(graph, head), tails(graph, tail)
     return head, tail
 
 
 def _raise(graph: PrecedenceGraph, found: RankAsStage, head: TickTable, tail: TickTable) -> bool:
-    """Raise heads and tails of the rank's operations, in place, to what their place among the
+    """Raise heads and tails of the rank's operations, in place, to what their number among the
     others of their kind gives. Whether any was raised."""
     changed = False
     in_turn = [
-        any(tail == c and shift == 1 for tail, shift, _ in into)
-        for c, into in enumerate(graph.into)
+        any(other == c and step == -1 for other, step, _ in edges)
+        for c, edges in enumerate(graph.before.edges)
     ]
+
+    def others(side: Neighbours, c: int, role: list[int]) -> list[tuple[int, bool]]:
+        found = [(abs(step), in_turn[a]) for a, step in side.same_rank[c] if a in role]
+        return found or ([(1, True)] if in_turn[c] else [])
+
     for role, row, back in zip(found.roles, found.head, found.tail, strict=True):
         for c in role:
-            before = [(shift, in_turn[a]) for a, shift in graph.near_before[c] if a in role]
-            after = [(shift, in_turn[a]) for a, shift in graph.near_after[c] if a in role]
-            if in_turn[c]:
-                before, after = before or [(1, True)], after or [(1, True)]
-            many = graph.relaxed.classes[c].size
-            for i in range(many):
-                place = _others(before, i)
-                if row[place] > head[c][i]:
-                    head[c][i], changed = row[place], True
-                place = _others(after, many - 1 - i)
-                if back[-1 - place] > tail[c][i]:
-                    tail[c][i], changed = back[-1 - place], True
+            before = others(graph.before, c, role)
+            after = others(graph.after, c, role)
+            size = graph.relaxed.classes[c].size
+            for i in range(size):
+                number = _count(before, i)
+                if row[number] > head[c][i]:
+                    head[c][i], changed = row[number], True
+                number = _count(after, size - 1 - i)
+                if back[-1 - number] > tail[c][i]:
+                    tail[c][i], changed = back[-1 - number], True
     return changed
 
 
-def _others(near: list[tuple[int, bool]], i: int) -> int:
-    """How many operations come before the i-th of a strand (or, counted from the end, after it):
-    of strands that it follows at a shift, all up to there if they run in turn, else that one."""
+def _count(near: list[tuple[int, bool]], i: int) -> int:
+    """How many operations come before the i-th of a class (or, counted from the end, after it): of
+    classes that it follows at a shift, all up to there if they run in turn, else that one."""
     return sum((i - shift + 1 if in_turn else 1) for shift, in_turn in near if i >= shift)

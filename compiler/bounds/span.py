@@ -6,15 +6,13 @@ Proof. The first start and the last end of r bracket all that a chain connects t
 r's own operations, whose heads and tails count at least 0; among those of one rank B1 holds. ∎
 
 Which operation is first on r is not known. Where micro-batches run first in, first out, it is a
-forward of micro-batch 0 whose strand follows no other of r within a micro-batch; the bound is the
+forward of micro-batch 0 whose op class follows no other of r within a micro-batch; the bound is the
 least over these. Else heads are 0.
 """
 
-from collections.abc import Iterator
-
-from stretto.compiler.bounds.longest_paths import UNREACHED, PrecedenceGraph, TickTable, heads
-from stretto.compiler.bounds.memory import ancestors
-from stretto.compiler.bounds.relaxation import OpKey, Relaxation
+from stretto.compiler.bounds.longest_paths import UNREACHED, PrecedenceGraph, heads_from
+from stretto.compiler.bounds.microbatch_order import ancestors
+from stretto.compiler.bounds.relaxation import OpKey, Relaxation, TickTable
 
 
 def first_candidates(relaxed: Relaxation, rank: int, fifo: list[bool]) -> list[OpKey] | None:
@@ -27,26 +25,13 @@ def first_candidates(relaxed: Relaxation, rank: int, fifo: list[bool]) -> list[O
     return [(c, 0) for c in own if not lower[c] & mine & ~(1 << c)]
 
 
-def bracketed(
-    graph: PrecedenceGraph, rank: int, first: OpKey | None, tail: TickTable
-) -> tuple[TickTable, TickTable]:
-    """Heads from `first` (0 for what it does not reach on the rank), and the same for tails; what
-    is not connected keeps a negative number."""
+def span_heads(graph: PrecedenceGraph, rank: int, first: OpKey | None) -> TickTable:
+    """Heads from the start of `first`, the first operation of `rank`: 0 for what it does not reach
+    on the rank, negative for what it does not reach elsewhere. (Tails: `tails_to`.)"""
     classes = graph.relaxed.classes
     if first is None:
-        head = [[0 if op_class.rank == rank else UNREACHED] * op_class.size for op_class in classes]
-    else:
-        head = heads(graph, first)
-        for c in graph.relaxed.on(rank):
-            head[c] = [max(0, ticks) for ticks in head[c]]
-    return head, tail
-
-
-def connected(
-    relaxed: Relaxation, rank: int, head: TickTable, tail: TickTable
-) -> Iterator[tuple[int, int]]:
-    """The operations of `rank` that lie between."""
-    for c in relaxed.on(rank):
-        for i in range(relaxed.classes[c].size):
-            if head[c][i] >= 0 and tail[c][i] >= 0:
-                yield c, i
+        return [[0 if one.rank == rank else UNREACHED] * one.size for one in classes]
+    head = heads_from(graph, first)
+    for c in graph.relaxed.on(rank):
+        head[c] = [max(0, ticks) for ticks in head[c]]
+    return head

@@ -17,7 +17,7 @@ B at most t2 − q and at most what backwards take that hold L grains together: 
 and y that are past their I, with a·x + a'·y <= L. Forwards that are not trained hold nothing and
 may run in both.
 
-With overlapped units work is what the operations take alone, less what is saved (see `pairs`), s
+With overlapped units work is what the operations take alone, less what is saved (see `overlap`), s
 at most for each. A unit has a backward, so it does not start before t1, and a forward, so it ends
 t2 before the end: with x forwards in the first window and y backwards in the last at most
 min(#F − x, #B − y) units are left. The bound is the least over x and y, since an order may choose.
@@ -27,19 +27,23 @@ first backward, and none is left when the last forward has ended.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
-from stretto.compiler.bounds.longest_paths import TickTable
+from stretto.compiler.bounds.context import EFFORT, Finding, Subject
+from stretto.compiler.bounds.longest_paths import heads, tails, tails_to
 from stretto.compiler.bounds.overlap import OverlapPair
-from stretto.compiler.bounds.relaxation import Relaxation, StageOps
+from stretto.compiler.bounds.relaxation import Relaxation, StageOps, TickTable
+from stretto.compiler.bounds.span import span_heads
 
-Item = tuple[int, int, int]
+MemoryItem = tuple[int, int, int]
 """Grains, ticks, how many there are."""
 
 
 class Window(NamedTuple):
-    """The terms of the best of the three bounds: `first` is t1 and `last` is t2 where they take
-    part, else 0; `before` and `after` are A and B; `saved` is what units save."""
+    """The terms, in ticks, of the best of the three bounds: `first` is t1 and `last` is t2 where
+    they take part, else 0; `before` and `after` are A and B; `saved` is what units save."""
 
     value: int
     first: int
@@ -50,9 +54,9 @@ class Window(NamedTuple):
     saved: int
 
 
-class Ends(NamedTuple):
+class WindowEnds(NamedTuple):
     """`first` and `last` are t1 and t2, `before` and `after` A and B, `free` the work of forwards
-    that are not trained."""
+    that are not trained, all in ticks."""
 
     first: int
     last: int
@@ -62,50 +66,135 @@ class Ends(NamedTuple):
     free: int
 
 
-def window(
-    relaxed: Relaxation,
-    rank: int,
-    found: list[OverlapPair],
-    head: TickTable,
-    tail: TickTable,
-    alone: tuple[TickTable, TickTable] | None = None,
-) -> Window | None:
-    """The largest of the three bounds; None where the rank trains nothing. `alone` has heads and
-    tails for which no operation of the rank is in a unit, where they differ."""
-    own = [c for c in relaxed.on(rank) if relaxed.classes[c].size]
+@dataclass(frozen=True, slots=True)
+class RankWork:
+    """What a rank has to do: its op classes, its trained stages, the units that its operations may
+    be in."""
+
+    relaxed: Relaxation
+    rank: int
+    own: list[int]
+    stages: list[StageOps]
+    pairs: list[OverlapPair]
+
+    @property
+    def limit(self) -> int | None:
+        """Grains that the rank may hold."""
+        return self.relaxed.limits[self.rank]
+
+    def total(self, classes: list[int]) -> int:
+        """Ticks of all operations of these classes."""
+        return sum(sum(self.relaxed.work[c]) for c in classes)
+
+    def starts(self) -> list[MemoryItem]:
+        """Forwards as items: the grains each leaves in memory, its ticks, how many there are."""
+        return [
+            (one.activation, self._longest(one.forward), self.relaxed.classes[one.forward].size)
+            for one in self.stages
+        ]
+
+    def whole(self) -> list[MemoryItem]:
+        """What is held as items: whole activations with all that is left to do of them."""
+        return [
+            (
+                one.activation,
+                self._longest(one.backward) + self._longest(one.weight),
+                self.relaxed.classes[one.backward].size,
+            )
+            for one in self.stages
+        ]
+
+    def halves(self) -> list[MemoryItem]:
+        """What is held past its I, with its W."""
+        return [
+            (one.kept, self._longest(one.weight), self.relaxed.classes[one.weight].size)
+            for one in self.stages
+            if one.weight is not None
+        ]
+
+    def _longest(self, c: int | None) -> int:
+        return 0 if c is None else max(self.relaxed.work[c])
+
+    def saving(self) -> int:
+        """The most ticks that a unit saves."""
+        saved = (sum(self._longest(c) for c in pair.classes) - pair.ticks for pair in self.pairs)
+        return max(0, *saved) if self.pairs else 0
+
+    def wholly(self) -> bool:
+        """Whether every unit takes the weight gradient with it, where there is one."""
+        return all(
+            pair.weight is not None or self.relaxed.classes[pair.backward].kind == "B"
+            for pair in self.pairs
+        )
+
+
+def find(subject: Subject) -> Finding | None:
+    """The largest of the three bounds; None where the rank trains nothing."""
+    if subject.rank != subject.on:
+        return None
+    found = _window(subject)
+    return found and Finding(found.value, subject, partial(_reason, found))
+
+
+def _reason(window: Window, subject: Subject) -> str:
+    """What the ends of the step leave a rank to do."""
+    units = subject.context.units
+    parts = []
+    if window.first:
+        parts.append(
+            f"{units(window.before)} in the {units(window.first)} before its first "
+            "backward can start"
+        )
+    if window.last:
+        parts.append(f"{units(window.after)} in the {units(window.last)} after its last forward")
+    saved = f" less {units(window.saved)} by overlapping" if window.saved else ""
+    return (
+        f"rank {subject.rank}: of its work of {units(window.work)}{saved} it can do only "
+        f"{' and '.join(parts)}"
+    )
+
+
+def _window(subject: Subject) -> Window | None:
+    """The terms of the largest of the three bounds."""
+    relaxed, own = subject.context.relaxed, subject.own
     stages = [stage for stage in relaxed.stages if stage.forward in own]
     if not stages:
         return None
-    total = {c: sum(relaxed.work[c]) for c in own}
-    trained = {c for stage in stages for c in stage[:3]}
-    free = sum(ticks for c, ticks in total.items() if c not in trained)
-    first, last = _windows(stages, *(alone or (head, tail)))
-    limit = relaxed.limits[rank]
-    forwards = sum(total[stage.forward] for stage in stages)
-    backwards = sum(total.values()) - free - forwards
-    before = free + min(forwards, most(starts(relaxed, stages), limit))
-    after = free + min(backwards, most(rests(relaxed, stages), limit))
-    ends = Ends(
-        first,
-        last,
-        min(first - min(min(head[c]) for c in own), before),
-        min(last - min(min(tail[c]) for c in own), after),
-        sum(total.values()),
-        free,
-    )
-    saving = max((_saving(relaxed, pair) for pair in found if pair.forward in own), default=0)
-    if not saving:
-        return _best(ends, lambda first, last: (ends.before * first, ends.after * last, 0))
-    return _best(ends, _with_units(relaxed, stages, ends, saving, _whole(relaxed, rank, found)))
-
-
-def _windows(stages: list[StageOps], head: TickTable, tail: TickTable) -> tuple[int, int]:
-    """t1 and t2."""
+    pairs = [pair for pair in subject.context.overlaps if pair.forward in own]
+    rank = RankWork(relaxed, subject.rank, own, stages, pairs)
+    trained = [c for stage in stages for c in stage[:3] if c is not None]
+    free = rank.total([c for c in own if c not in trained])
+    forwards = rank.total([stage.forward for stage in stages])
+    work = rank.total(own)
+    head, tail = _alone(subject)
     first = min(min(head[stage.backward]) for stage in stages)
-    return first, min(min(tail[stage.forward]) for stage in stages)
+    last = min(min(tail[stage.forward]) for stage in stages)
+    early = free + min(forwards, most(rank.starts(), rank.limit))
+    late = free + min(work - free - forwards, most(rank.whole() + rank.halves(), rank.limit))
+    before, after = min(first - subject.before, early), min(last - subject.after, late)
+    ends = WindowEnds(first, last, before, after, work, free)
+    if not rank.saving():
+        return _best(ends, lambda first, last: (before * first, after * last, 0))
+    return _best(ends, _with_units(rank, ends))
 
 
-def _best(ends: Ends, spent: Callable[[bool, bool], tuple[int, int, int]]) -> Window:
+def _alone(subject: Subject) -> tuple[TickTable, TickTable]:
+    """Heads and tails for which no operation of the rank is in a unit; those of the subject where
+    that is the same, and where it would take too long."""
+    relaxed, graph = subject.context.relaxed, subject.context.graph
+    own = relaxed.on(subject.rank)
+    same = all(graph.path[c] == relaxed.work[c] for c in own)
+    if same or relaxed.size * relaxed.spec.ranks > EFFORT:
+        return subject.head, subject.tail
+    path = [relaxed.work[c] if c in own else ticks for c, ticks in enumerate(graph.path)]
+    other = replace(graph, path=path)
+    if subject.context.of_makespan:
+        return heads(other, subject.head), tails(other, subject.tail)
+    rank = subject.rank
+    return span_heads(other, rank, subject.first), tails_to(other, rank)
+
+
+def _best(ends: WindowEnds, spent: Callable[[bool, bool], tuple[int, int, int]]) -> Window:
     """The largest of the three bounds; `spent` gives for the windows that take part the least
     favourable A, B and savings."""
     choices = [(True, False), (False, True)]
@@ -120,32 +209,16 @@ def _best(ends: Ends, spent: Callable[[bool, bool], tuple[int, int, int]]) -> Wi
     return max(found)
 
 
-def _whole(relaxed: Relaxation, rank: int, found: list[OverlapPair]) -> bool:
-    """Whether every unit of the rank takes the weight gradient with it, where there is one."""
-    return all(
-        pair.weight is not None or relaxed.classes[pair.backward].kind == "B"
-        for pair in found
-        if relaxed.classes[pair.forward].rank == rank
-    )
-
-
-def _with_units(
-    relaxed: Relaxation, stages: list[StageOps], ends: Ends, saving: int, wholly: bool
-) -> Callable[[bool, bool], tuple[int, int, int]]:
-    """The least favourable A, B and savings where units may overlap; `wholly`: see `_whole`."""
-    rank = relaxed.classes[stages[0].forward].rank
-    limit = relaxed.limits[rank]
-    own = [
-        c for c in relaxed.on(rank) if relaxed.classes[c].kind == "F" and relaxed.classes[c].size
-    ]
+def _with_units(rank: RankWork, ends: WindowEnds) -> Callable[[bool, bool], tuple[int, int, int]]:
+    """The least favourable A, B and savings where units may overlap."""
+    relaxed, limit, saving, wholly = rank.relaxed, rank.limit, rank.saving(), rank.wholly()
+    own = [c for c in rank.own if relaxed.classes[c].kind == "F"]
     forwards = sum(relaxed.classes[c].size for c in own)
-    backwards = sum(relaxed.classes[stage.backward].size for stage in stages)
+    backwards = sum(relaxed.classes[stage.backward].size for stage in rank.stages)
     longest = max(max(relaxed.work[c]) for c in own)
-    whole, halves = rests(relaxed, stages)[: len(stages)], rests(relaxed, stages)[len(stages) :]
-    fit = most([(grains, 1, many) for grains, _, many in starts(relaxed, stages)], limit)
-    fit += forwards - sum(many for _, _, many in starts(relaxed, stages))
-    counted = halves if wholly and halves else whole
-    held = most([(grains, 1, many) for grains, _, many in counted], limit)
+    starts, whole, halves = rank.starts(), rank.whole(), rank.halves()
+    fit = _number(starts, limit) + forwards - sum(many for _, _, many in starts)
+    held = _number(halves if wholly and halves else whole, limit)
 
     def after(y: int) -> int:
         room = None if limit is None else limit - y * min(grains for grains, _, _ in whole)
@@ -165,35 +238,12 @@ def _with_units(
     return spent
 
 
-def _saving(relaxed: Relaxation, pair: OverlapPair) -> int:
-    """The most that a unit of the two strands saves."""
-    classes = (pair.forward, pair.backward, pair.weight)
-    return max(0, sum(max(relaxed.work[c]) for c in classes if c is not None) - pair.ticks)
+def _number(items: list[MemoryItem], room: int | None) -> int:
+    """How many items fit into `room` grains, at most."""
+    return most([(grains, 1, many) for grains, _, many in items], room)
 
 
-def starts(relaxed: Relaxation, stages: list[StageOps]) -> list[Item]:
-    """Forwards as items: the grains each leaves in memory, its ticks, how many there are."""
-    return [
-        (stage.activation, max(relaxed.work[stage.forward]), relaxed.classes[stage.forward].size)
-        for stage in stages
-    ]
-
-
-def rests(relaxed: Relaxation, stages: list[StageOps]) -> list[Item]:
-    """What is held as items: for each stage whole activations with all that is left to do of
-    them, then for each that is split those past their I, with their W."""
-    whole, half = [], []
-    for stage in stages:
-        ticks = max(relaxed.work[stage.backward])
-        if stage.weight is not None:
-            rest = max(relaxed.work[stage.weight])
-            ticks += rest
-            half.append((stage.kept, rest, relaxed.classes[stage.weight].size))
-        whole.append((stage.activation, ticks, relaxed.classes[stage.backward].size))
-    return whole + half
-
-
-def most(items: list[Item], room: int | None) -> int:
+def most(items: list[MemoryItem], room: int | None) -> int:
     """An upper bound of the ticks that fit into `room` grains: exact for items of one or two
     kinds or of one size, else as if the last could be cut."""
     kinds: dict[tuple[int, int], int] = {}

@@ -11,9 +11,11 @@ from typing import Any
 
 import msgspec
 
-from stretto.compiler.bounds.best import EFFORT, ROUNDS, BoundContext, best, bound_context
+from stretto.compiler.bounds.best import best, bound_context
 from stretto.compiler.bounds.bound import Bound as Stated
+from stretto.compiler.bounds.context import BoundContext
 from stretto.compiler.bounds.one_machine import critical_set
+from stretto.compiler.bounds.rank_as_stage import rounds
 from stretto.compiler.bounds.relaxation import complete
 from stretto.compiler.certificate.checker.bound import Bound
 from stretto.compiler.certificate.checker.instance import Instance, Refuted
@@ -135,7 +137,7 @@ def evidence(spec: Spec, of: Instance) -> dict[str, Any]:
     size = sum(c.size for c in context.relaxed.classes)
     draft: dict[str, Any] = {
         "rank": 0,
-        "rounds": min(ROUNDS, EFFORT // (32 * max(size, 1))),
+        "rounds": rounds(size),
         "shares": [_shares(context, share) for share in context.shares],
         "cases": [],
     }
@@ -145,7 +147,7 @@ def evidence(spec: Spec, of: Instance) -> dict[str, Any]:
     if spec.minimize == "makespan":
         heads, tails = checker.sharpened(draft["rounds"])
         return {**draft, "cases": [_best(checker, range(spec.ranks), heads, tails)]}
-    rank = best(context).rank
+    rank = best(context).subject.rank
     checker.evidence = {**draft, "rank": rank}
     cases = []
     for first in sorted(checker.firsts(rank), key=str):

@@ -5,10 +5,11 @@ orders of the Problem, so that what holds for the one holds for the other.
 
 from dataclasses import dataclass
 
-from stretto.compiler.bounds.best import ROUNDS, BoundContext, bound_context
+from stretto.compiler.bounds.best import bound_context
+from stretto.compiler.bounds.context import BoundContext
 from stretto.compiler.bounds.longest_paths import heads, tails
 from stretto.compiler.bounds.memory import memory_edges
-from stretto.compiler.bounds.rank_as_stage import sharpen
+from stretto.compiler.bounds.rank_as_stage import ROUNDS, sharpen
 from stretto.compiler.bounds.relaxation import OpKey
 from stretto.compiler.bounds.symmetry import fifo_pipelines
 from stretto.compiler.order.kernels.instance import BACK, Model, W

@@ -1,0 +1,83 @@
+"""What a theorem is asked about, and what it answers: `BoundContext` and `Subject` in, `Finding`
+out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+from stretto.compiler.bounds.longest_paths import PrecedenceGraph
+from stretto.compiler.bounds.overlap import OverlapPair
+from stretto.compiler.bounds.relaxation import OpKey, Relaxation, TickTable
+
+EFFORT = 4_000_000
+"""How much may be walked for the heads and tails of single ranks, in operations."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundContext:
+    """What all theorems stand on. `fifo`: for which pipelines B0 holds. `overlaps`: the units that
+    save time. `graph`: the Relaxation with the edges of B2 and B3. `shares`: for each choice of
+    shares (see `overlap`) the ticks of the op classes where they are not `Relaxation.work`."""
+
+    relaxed: Relaxation
+    fifo: list[bool]
+    overlaps: list[OverlapPair]
+    graph: PrecedenceGraph
+    shares: list[dict[int, list[int]]]
+
+    @property
+    def of_makespan(self) -> bool:
+        """Whether the bound is of the makespan; else of the span."""
+        return self.relaxed.spec.minimize == "makespan"
+
+    def busy(self, share: int) -> TickTable:
+        """How long operations keep others off their rank, by a choice of shares."""
+        less = self.shares[share]
+        return [less.get(c, work) for c, work in enumerate(self.relaxed.work)]
+
+    def units(self, ticks: int) -> str:
+        """Ticks in the units of the file, as text."""
+        return str(Fraction(ticks, self.relaxed.spec.time_unit))
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One question. `head` and `tail`: heads and tails of all operations, for the makespan or for
+    the span of `rank`; then `first` is the operation taken for the first of the rank, if it
+    matters which. `on`: the rank whose operations are counted; for a makespan it is `rank`.
+    `share`: the choice of shares."""
+
+    context: BoundContext
+    head: TickTable
+    tail: TickTable
+    rank: int
+    on: int
+    first: OpKey | None = None
+    share: int = 0
+
+    @property
+    def own(self) -> list[int]:
+        """The op classes with operations on the rank `on`."""
+        relaxed = self.context.relaxed
+        return [c for c in relaxed.on(self.on) if relaxed.classes[c].size]
+
+    @property
+    def before(self) -> int:
+        """The least head of an operation on the rank `on`."""
+        return min(min(self.head[c]) for c in self.own)
+
+    @property
+    def after(self) -> int:
+        """The least tail of an operation on the rank `on`."""
+        return min(min(self.tail[c]) for c in self.own)
+
+
+class Finding(NamedTuple):
+    """A proven bound in ticks, and the function that says why, in the units of the file. `whole`:
+    it counts all that a rank has to do."""
+
+    ticks: int
+    subject: Subject
+    reason: Callable[[Subject], str]
+    whole: bool = False
