@@ -11,11 +11,12 @@ Op classes are walked micro-batch by micro-batch, as edges never lead to an earl
 author's order or rule does, by a topological order of the operations.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from stretto.compiler.bounds.microbatch_order import ancestors, sorted_classes
 from stretto.compiler.bounds.relaxation import ClassEdge, OpKey, Relaxation, TickTable
+from stretto.compiler.problem.topological import topological
 
 UNREACHED = -(1 << 62)
 """The head or tail of an operation that no chain connects: less than any time."""
@@ -80,22 +81,16 @@ def precedence_graph(
 def _sorted(graph: PrecedenceGraph) -> list[OpKey]:
     """All operations in a topological order; none where there is a circle."""
     sizes = [op_class.size for op_class in graph.relaxed.classes]
-
-    def neighbours(side: Neighbours, place: OpKey) -> Iterator[OpKey]:
-        c, i = place
-        for other, step, _ in side.edges[c]:
-            if 0 <= i + step < sizes[other]:
-                yield other, i + step
-        yield from side.single.get(place, ())
-
-    missing = {place: len([*neighbours(graph.before, place)]) for place in graph.order}
-    order = [place for place, many in missing.items() if not many]
-    for place in order:
-        for other in neighbours(graph.after, place):
-            missing[other] -= 1
-            if not missing[other]:
-                order.append(other)
-    return order if len(order) == len(graph.order) else []
+    number = {place: n for n, place in enumerate(graph.order)}
+    after: list[list[int]] = []
+    waits = [0] * len(graph.order)
+    for c, i in graph.order:
+        next_ = [(h, i + step) for h, step, _ in graph.after.edges[c] if i + step < sizes[h]]
+        after.append([number[one] for one in next_ + graph.after.single.get((c, i), [])])
+        for n in after[-1]:
+            waits[n] += 1
+    order = topological(after, waits)
+    return [graph.order[n] for n in order] if len(order) == len(graph.order) else []
 
 
 def heads(graph: PrecedenceGraph, least: TickTable | None = None) -> TickTable:

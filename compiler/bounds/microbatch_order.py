@@ -2,6 +2,7 @@
 class y, or x = y. The theorems on memory speak of it."""
 
 from stretto.compiler.bounds.relaxation import Relaxation
+from stretto.compiler.problem.topological import topological
 
 
 def predecessors(relaxed: Relaxation) -> list[list[int]]:
@@ -21,14 +22,7 @@ def sorted_classes(relaxed: Relaxation) -> list[int]:
     for c, tails in enumerate(before):
         for tail in tails:
             after[tail].append(c)
-    missing = [len(tails) for tails in before]
-    order = [c for c, size in enumerate(missing) if not size]
-    for c in order:
-        for head in after[c]:
-            missing[head] -= 1
-            if not missing[head]:
-                order.append(head)
-    return order
+    return topological(after, [len(tails) for tails in before])
 
 
 def ancestors(relaxed: Relaxation) -> list[int]:

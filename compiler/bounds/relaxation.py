@@ -16,6 +16,7 @@ from math import gcd
 from typing import NamedTuple
 
 from stretto.compiler.problem.spec import NONE, Costs, Kind, Operation, Spec
+from stretto.compiler.problem.topology import Topology
 
 ClassKey = tuple[Kind, int, int, int]
 """Kind, pipeline, stage, slice."""
@@ -148,11 +149,10 @@ def relax(spec: Spec) -> Relaxation:
         sizes = [residency.grains for residency in _residencies(classes, stages, rank)]
         if limit is not None and sizes:
             limits[rank] = limit - limit % gcd(*sizes)
-    edges = [ClassEdge(one.backward, one.weight) for one in stages if one.weight is not None]
-    edges += _data(spec, classes, index)
     alike, rules = _rules(spec, classes, index)
+    edges = [*_data(spec, index), *alike]
     fixed = list(_fixed(spec, index))
-    return Relaxation(spec, classes, index, work, edges + alike, rules, fixed, stages, limits)
+    return Relaxation(spec, classes, index, work, edges, rules, fixed, stages, limits)
 
 
 def _slices(spec: Spec) -> range | tuple[int]:
@@ -210,37 +210,12 @@ def _backward(index: dict[ClassKey, int], p: int, s: int, k: int, last: bool = F
     return index["W" if last else "I", p, s, k] if whole is None else whole
 
 
-def _data(spec: Spec, classes: list[OpClass], index: dict[ClassKey, int]) -> Iterator[ClassEdge]:
+def _data(spec: Spec, index: dict[ClassKey, int]) -> Iterator[ClassEdge]:
     """The edges along which activations and gradients flow, and those between slices."""
-    transfer = {(t.source, t.target): t.ticks for t in spec.transfers}
-
-    def edge(tail: int, head: int) -> ClassEdge:
-        a, b = classes[tail].rank, classes[head].rank
-        return ClassEdge(tail, head, transfer.get((a, b), 0) if a != b else 0)
-
-    def flow(
-        source: tuple[int, int], target: tuple[int, int], gradients: bool
-    ) -> Iterator[ClassEdge]:
-        for k in _slices(spec):
-            yield edge(index["F", *source, k], index["F", *target, k])
-            if gradients:
-                yield edge(_backward(index, *target, k), _backward(index, *source, k))
-
-    for p, pipeline in enumerate(spec.pipelines):
-        learns = not pipeline.forward_only
-        for s in range(len(pipeline.stages)):
-            if s:
-                yield from flow((p, s - 1), (p, s), learns)
-            for k in _slices(spec):
-                if learns:
-                    yield edge(index["F", p, s, k], _backward(index, p, s, k))
-                if k > 0:
-                    yield edge(index["F", p, s, k - 1], index["F", p, s, k])
-                    if learns:
-                        yield edge(_backward(index, p, s, k), _backward(index, p, s, k - 1))
-        for q, stage in pipeline.feeds:
-            both = learns and not spec.pipelines[q].forward_only
-            yield from flow((p, len(pipeline.stages) - 1), (q, stage), both)
+    topology = Topology(spec)
+    for (kind, p, s, k), head in index.items():
+        for need in topology.needs(Operation(kind, p, s, 0, k)):
+            yield ClassEdge(_class_of(index, need.operation), head, need.ticks)
 
 
 def _rules(

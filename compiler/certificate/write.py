@@ -68,6 +68,10 @@ def unproven(text: str) -> str | None:
     )
 
 
+_STAGE = ("rank", "F", "B", "I", "W", "activation", "kept")
+"""What a certificate has of a stage."""
+
+
 def instance(spec: Spec) -> dict[str, Any]:
     """What is to be done."""
     return {
@@ -81,7 +85,7 @@ def instance(spec: Spec) -> dict[str, Any]:
                 "microbatches": line.microbatches,
                 "forward_only": line.forward_only,
                 "feeds": [list(feed) for feed in line.feeds],
-                "stages": [msgspec.structs.asdict(stage) for stage in line.stages],
+                "stages": [{key: getattr(stage, key) for key in _STAGE} for stage in line.stages],
             }
             for line in spec.pipelines
         ],
