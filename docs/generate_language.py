@@ -100,6 +100,7 @@ def language(text: str) -> str:
 
 
 def table(first: str, second: str, rows: Iterable[tuple[str, str]]) -> str:
+    """A Markdown table of two columns."""
     body = "".join(f"| {left} | {right} |\n" for left, right in rows)
     return f"| {first} | {second} |\n| --- | --- |\n{body}"
 
@@ -163,6 +164,7 @@ def operators() -> str:
 
 
 def functions() -> list[str]:
+    """The functions of expressions, as the grammar lists them."""
     return terminal("FUNCTION")[0].strip("()").split("|")
 
 
@@ -174,5 +176,6 @@ def reserved() -> str:
 
 
 def codes() -> Iterator[tuple[str, str]]:
+    """Every code of an error, and what it means."""
     for code, row in CODES.items():
         yield f"`{code}`", row.title

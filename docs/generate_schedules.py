@@ -49,6 +49,7 @@ def ordered(name: str) -> bool:
 
 
 def compiled(name: str, size: Size, costs: str = "") -> Plan:
+    """The plan of a schedule that ships, at this size."""
     source = library.read(name)
     values = {key: Fraction(value) for key, value in size.items()}
     return compile_text(
@@ -59,10 +60,12 @@ def compiled(name: str, size: Size, costs: str = "") -> Plan:
 
 
 def main(plan: Plan) -> ProgramName:
+    """The program that a picture shows."""
     return "train" if "train" in plan.programs else "eval"
 
 
 def row(name: str) -> tuple[str, ...]:
+    """The cells of a schedule in the table."""
     link = f"[{name}](#{name})"
     if not ordered(name):
         return link, "found by the compiler", "", "", "1"
@@ -80,11 +83,13 @@ def stages(name: str) -> int:
 
 
 def summary(plan: Plan) -> Summary:
+    """The figures of a plan."""
     name = main(plan)
     return summarize(plan.programs[name], plan.claims[name], plan.bound, plan.engine, plan.hash)
 
 
 def line(cells: tuple[str, ...] | list[str]) -> str:
+    """A line of a Markdown table."""
     return f"| {' | '.join(cells)} |\n"
 
 

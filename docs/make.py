@@ -42,6 +42,7 @@ def main() -> int:
 
 
 def current(path: Path) -> str:
+    """The text of a file, "" where there is none."""
     return path.read_text("utf-8") if path.exists() else ""
 
 

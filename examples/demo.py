@@ -19,6 +19,7 @@ MODEL = "--model examples/gpt.py:MODEL --data examples/gpt.py:DATA"
 
 
 def main() -> int:
+    """Shows all of it; the exit code."""
     begun = monotonic()
     (ROOT / OUT).mkdir(parents=True, exist_ok=True)
     title("The schedule: schedules/dualpipe.pipe")
@@ -38,6 +39,7 @@ def main() -> int:
 
 
 def title(words: str) -> None:
+    """A heading across the terminal."""
     print(f"\n━━ {words} {'━' * max(0, 96 - len(words))}\n", flush=True)
 
 
@@ -48,6 +50,7 @@ def stretto(words: str) -> None:
 
 
 def command(words: str) -> list[str]:
+    """A command of stretto, by the Python that runs this."""
     return [sys.executable, "-m", "stretto.compiler.cli", *words.split()]
 
 

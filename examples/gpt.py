@@ -38,6 +38,7 @@ class Block(nn.Module):
         self.narrow = nn.Linear(4 * WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Vectors to vectors: (sequences, bytes, WIDTH) on both sides."""
         batch, length, _ = x.shape
         parts = self.into_attention(self.before_attention(x)).chunk(3, dim=-1)
         q, k, v = (part.view(batch, length, HEADS, -1).transpose(1, 2) for part in parts)
@@ -58,6 +59,7 @@ class Stage(nn.Module):
         self.head = Head() if index == count - 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Bytes (first stage) or vectors to vectors or, in the last stage, a score per byte."""
         if self.embedding is not None:
             x = self.embedding(x)
         x = self.blocks(x)
@@ -65,16 +67,21 @@ class Stage(nn.Module):
 
 
 class Embedding(nn.Module):
+    """A vector for every byte, plus one for its place in the sequence."""
+
     def __init__(self) -> None:
         super().__init__()
         self.bytes = nn.Embedding(VOCABULARY, WIDTH)
         self.places = nn.Embedding(CONTEXT, WIDTH)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """(sequences, bytes) of numbers to (sequences, bytes, WIDTH)."""
         return self.bytes(tokens) + self.places(torch.arange(tokens.shape[1], device=tokens.device))
 
 
 class Head(nn.Sequential):
+    """A score for each byte that could come next."""
+
     def __init__(self) -> None:
         super().__init__(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY))
 
@@ -83,6 +90,7 @@ class GPT:
     """The protocol of `stretto.runtime`."""
 
     def stage(self, index: int, count: int) -> nn.Module:
+        """Stage `index` of `count`, with the same weights wherever and whenever it is built."""
         with torch.random.fork_rng():
             torch.manual_seed(1000 * count + index)
             stage = Stage(index, count)
@@ -92,9 +100,11 @@ class GPT:
         return stage
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """The mean loss of one micro-batch."""
         return F.cross_entropy(output.flatten(0, 1), target.flatten())
 
     def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer of one rank's parameters."""
         return torch.optim.AdamW(parameters, lr=RATE)
 
 
