@@ -22,7 +22,8 @@ from stretto.compiler.evaluation.orders.references import (
     RequestCode,
     compile_reference,
 )
-from stretto.compiler.evaluation.orders.resolve import Request, Resolver
+from stretto.compiler.evaluation.orders.resolve import resolve
+from stretto.compiler.evaluation.orders.resolver import Request, Resolver
 from stretto.compiler.evaluation.reports import (
     MOST_PER_RANK,
     EvalError,
@@ -114,7 +115,7 @@ class _Blocks:
         def run(env: Env) -> None:
             resolver: Resolver = env[RESOLVER]
             try:
-                operation = resolver.resolve(code(env), at)
+                operation = resolve(resolver, code(env), at)
                 if operation is not None:
                     resolver.units.append(Unit((operation,), at))
             except EvalError as error:
@@ -161,7 +162,7 @@ class _Blocks:
             if len(item) > 1:
                 message = f"the next of `{half.queue.text}` is a pair already"
                 raise eval_error(
-                    "wrong-pair", message, half.span, Label(item[0].place, "listed here")
+                    "wrong-pair", message, half.span, Label(item[0].span, "listed here")
                 )
             return item
 
@@ -170,7 +171,7 @@ class _Blocks:
     def unit(self, resolver: Resolver, request: list[Request], at: int, span: Span) -> None:
         """Takes one operation, or two that overlap."""
         if len(request) == 1:
-            operation = resolver.resolve(request[0], at)
+            operation = resolve(resolver, request[0], at)
             if operation is not None:
                 resolver.units.append(Unit((operation,), at))
             return
@@ -178,7 +179,7 @@ class _Blocks:
         if first.kind != "F" or second.kind not in self.context.overlap:
             message = f"`{first.kind} | {second.kind}` cannot overlap as one unit here"
             raise eval_error("wrong-pair", message, span, help="overlap F | B")
-        forward, backward = resolver.resolve(first, at), resolver.resolve(second, at)
+        forward, backward = resolve(resolver, first, at), resolve(resolver, second, at)
         assert forward is not None and backward is not None
         if (forward.pipeline, forward.microbatch) == (backward.pipeline, backward.microbatch):
             name = resolver.pipelines[forward.pipeline].name

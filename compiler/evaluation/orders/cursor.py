@@ -1,8 +1,10 @@
 """`Cursor`: one stage on one rank while the rank's order is made."""
 
 from collections import deque
+from collections.abc import Iterator
 
 from stretto.compiler.evaluation.placement import ResolvedPipeline
+from stretto.compiler.problem.spec import Kind
 
 UNSCHEDULED = -1
 
@@ -29,19 +31,36 @@ class Cursor:
         self.full = bytearray(len(self.backward))  # 1 where the backward is a B
         self.next_forward = 0
         self.next_backward = 0
-        self.waiting: deque[tuple[int, int]] = deque()  # (turn, number) of I's without their W
+        self.waiting: deque[tuple[int, int]] = (
+            deque()
+        )  # I's without their W: (number of the I on the rank, number of the W)
 
-    def place(self, number: int, backward: bool) -> tuple[int, int]:
-        """Micro-batch and slice of a number."""
+    def cell(self, number: int, backward: bool) -> tuple[int, int]:
+        """Micro-batch and slice of the operation with this number."""
         microbatch, k = divmod(number, self.slices)
         return microbatch, self.slices - 1 - k if backward else k
 
     def number(self, microbatch: int, k: int, backward: bool) -> int:
+        """The inverse of `cell`."""
         return microbatch * self.slices + (self.slices - 1 - k if backward else k)
 
     def oldest(self) -> tuple[int, int] | None:
-        """Turn and number of the weight gradient that has waited longest."""
+        """The weight gradient that has waited longest, as it stands in `waiting`."""
         waiting, weight = self.waiting, self.weight
         while waiting and weight[waiting[0][1]] != UNSCHEDULED:
             waiting.popleft()
         return waiting[0] if waiting else None
+
+    def left_out(self) -> Iterator[tuple[Kind, list[int]]]:
+        """The operations that are not scheduled, by kind: their numbers. `B` stands for a backward
+        of which nothing is scheduled."""
+        forward, backward, weight = self.forward, self.backward, self.weight
+        free = [at == UNSCHEDULED for at in backward]
+        waits = [at == UNSCHEDULED for at in weight]
+        found: dict[Kind, list[int]] = {
+            "F": [i for i, at in enumerate(forward) if at == UNSCHEDULED],
+            "B": [i for i, (x, y) in enumerate(zip(free, waits, strict=True)) if x and y],
+            "I": [i for i, (x, y) in enumerate(zip(free, waits, strict=True)) if x and not y],
+            "W": [i for i, (x, y) in enumerate(zip(free, waits, strict=True)) if y and not x],
+        }
+        yield from ((kind, numbers) for kind, numbers in found.items() if numbers)

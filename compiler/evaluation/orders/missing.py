@@ -8,7 +8,7 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.orders.counts import by_line, scheduled_at
 from stretto.compiler.evaluation.orders.cursor import Cursor
-from stretto.compiler.evaluation.orders.resolve import Resolver
+from stretto.compiler.evaluation.orders.resolver import Resolver
 from stretto.compiler.evaluation.reports import diagnosis, ranks_in_words
 from stretto.compiler.language import syntax as s
 
@@ -26,7 +26,7 @@ class MissingOperations(NamedTuple):
 
 
 def left_out(statement: s.OrderRank, resolvers: Sequence[Resolver]) -> Diagnostic | None:
-    """The mistake of an order that, without `order auto`, has not every operation of its ranks."""
+    """The diagnostic for an incomplete order, None if nothing is left out."""
     missing = [group for resolver in resolvers for group in _groups(resolver)]
     if not missing:
         return None
@@ -42,7 +42,8 @@ def left_out(statement: s.OrderRank, resolvers: Sequence[Resolver]) -> Diagnosti
 
 def _groups(resolver: Resolver) -> Iterator[MissingOperations]:
     """A forward and its backward that are missing both are one group."""
-    found = list(resolver.left_out())
+    found = [(kind, cursor, numbers) for cursor in resolver.cursors.values()
+             for kind, numbers in cursor.left_out()]  # fmt: skip
     cells: dict[tuple[str, int, int], list[tuple[int, int]]]
     cells = {(kind, cursor.stage, cursor.pipeline.index): _cells(kind, cursor, numbers)
              for kind, cursor, numbers in found}  # fmt: skip
@@ -56,7 +57,7 @@ def _groups(resolver: Resolver) -> Iterator[MissingOperations]:
 
 def _cells(kind: str, cursor: Cursor, numbers: list[int]) -> list[tuple[int, int]]:
     """Micro-batches and slices, in their order."""
-    return sorted(cursor.place(number, kind[0] != "F") for number in numbers)
+    return sorted(cursor.cell(number, kind[0] != "F") for number in numbers)
 
 
 # ---- In words

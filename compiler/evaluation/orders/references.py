@@ -18,7 +18,7 @@ from stretto.compiler.evaluation.expressions.scope import (
     Slot,
 )
 from stretto.compiler.evaluation.expressions.values import Env, PipelineValue, pipeline
-from stretto.compiler.evaluation.orders.resolve import Request
+from stretto.compiler.evaluation.orders.resolver import Request
 from stretto.compiler.evaluation.reports import Reports, backward_not_split, diagnosis
 from stretto.compiler.language import syntax as s
 

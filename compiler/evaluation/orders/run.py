@@ -15,7 +15,7 @@ from stretto.compiler.evaluation.orders.blocks import (
     record,
 )
 from stretto.compiler.evaluation.orders.references import OrderContext
-from stretto.compiler.evaluation.orders.resolve import Resolver
+from stretto.compiler.evaluation.orders.resolver import Resolver
 from stretto.compiler.evaluation.placement import ResolvedPipeline
 from stretto.compiler.evaluation.reports import AlreadyReported, EvalError, Reports, TooManyRounds
 from stretto.compiler.language import syntax as s
@@ -74,7 +74,7 @@ def orders(
             record(error, resolver, reports)
         except (TooManyErrors, AlreadyReported):
             resolver.failures += 1
-    complete = [next(t.left_out(), None) is None for t in resolvers]
+    complete = [not any(next(c.left_out(), None) for c in r.cursors.values()) for r in resolvers]
     if declared.order_auto is None and not all(complete):
         from stretto.compiler.evaluation.orders.missing import left_out
 
