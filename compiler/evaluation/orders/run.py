@@ -7,15 +7,11 @@ from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.declared import Declarations
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget
-from stretto.compiler.evaluation.orders.blocks import (
-    RANK,
-    RESOLVER,
-    TooManyErrors,
-    compile_order,
-    record,
-)
+from stretto.compiler.evaluation.orders.blocks import compile_order
+from stretto.compiler.evaluation.orders.failures import TooManyErrors, record
 from stretto.compiler.evaluation.orders.references import OrderContext
 from stretto.compiler.evaluation.orders.resolver import Resolver
+from stretto.compiler.evaluation.orders.site import RANK, RESOLVER
 from stretto.compiler.evaluation.placement import ResolvedPipeline
 from stretto.compiler.evaluation.reports import AlreadyReported, EvalError, Reports, TooManyRounds
 from stretto.compiler.language import syntax as s

@@ -1,0 +1,54 @@
+"""`F near | B far`: two operations of an order that overlap as one unit."""
+
+from collections.abc import Callable
+
+from stretto.compiler.diagnostics.diagnostic import Label
+from stretto.compiler.evaluation.expressions.values import Env
+from stretto.compiler.evaluation.orders.failures import fail
+from stretto.compiler.evaluation.orders.queues import compile_draw
+from stretto.compiler.evaluation.orders.references import compile_reference
+from stretto.compiler.evaluation.orders.resolver import Request
+from stretto.compiler.evaluation.orders.site import RESOLVER, Site, StepCode
+from stretto.compiler.evaluation.orders.units import check_overlap, schedule
+from stretto.compiler.evaluation.reports import EvalError, eval_error
+from stretto.compiler.language import syntax as s
+
+
+def compile_pair(step: s.Pair, site: Site) -> StepCode:
+    """Schedules the pair as one unit, or lists it as one item of a queue."""
+    context, scope, queue = site
+    first, second = (_compile_half(half, site) for half in (step.first, step.second))
+    if isinstance(step.second, s.Mention):
+        check_overlap(context, step.second.kind, step.span)
+    if queue is not None:
+
+        def listed(env: Env) -> None:
+            env[queue].items.append((first(env), second(env)))
+
+        return listed
+    at = context.intern(step.span)
+
+    def run(env: Env) -> None:
+        try:
+            schedule(context, env[RESOLVER], (first(env), second(env)), at, step.span)
+        except EvalError as error:
+            fail(error, env[RESOLVER], scope, env)
+
+    return run
+
+
+def _compile_half(half: s.Mention | s.Next, site: Site) -> Callable[[Env], Request]:
+    """What a half of a pair requests."""
+    if isinstance(half, s.Mention):
+        return compile_reference(half, site.scope, site.context)
+    draw = compile_draw(half, site)
+
+    def run(env: Env) -> Request:
+        item = draw(env)
+        assert item is not None
+        if len(item) > 1:
+            message = f"the next of `{half.queue.text}` is a pair already"
+            raise eval_error("wrong-pair", message, half.span, Label(item[0].span, "listed here"))
+        return item[0]
+
+    return run

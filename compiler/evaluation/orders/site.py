@@ -1,0 +1,26 @@
+"""Where a step of an order stands (`Site`), and what its compiled form finds in the environment."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from stretto.compiler.evaluation.expressions.scope import Scope
+from stretto.compiler.evaluation.expressions.values import Env
+from stretto.compiler.evaluation.orders.references import OrderContext
+
+StepCode = Callable[[Env], None]
+"""A compiled step: runs it for the rank whose environment it is given."""
+
+RESOLVER, RANK = 0, 1  # of every environment the first two slots
+
+
+class Site(NamedTuple):
+    """What compiling a step needs to know: the file around the order, the names in scope, and the
+    slot of the queue that lists the operations here; None where they are scheduled."""
+
+    context: OrderContext
+    scope: Scope
+    queue: int | None = None
+
+    def inner(self) -> "Site":
+        """The same place inside a block, whose names end with it."""
+        return self._replace(scope=self.scope.inner())
