@@ -1,7 +1,7 @@
 """`torchrun --nproc-per-node RANKS -m stretto.runtime PLAN --model MODULE:NAME`: trains a model by
-a plan, a process per rank; with `--local` all ranks as threads of this process. Progress and
-errors go to stderr, one line that sums it up to stdout. Exit code 0: done; 1: it could not be done,
-or `--verify` found a difference; 2: the command line is wrong."""
+a plan, a process per rank; with `--local` all ranks as threads of this process. Progress and errors
+go to stderr, one line that sums it up to stdout. Exit code 0: done; 1: it could not be done, or
+`--verify` found a difference; 2: the command line is wrong."""
 
 import argparse
 import os
@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 
-def main(words: list[str] | None = None) -> int:
-    chosen = _parser().parse_args(words)
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line, by default that of the process. Returns the exit code."""
+    chosen = _parser().parse_args(arguments)
     if Path(chosen.plan).suffix == ".pipe":
         print(
             f"error: {chosen.plan} is a schedule, not a plan: compile it first, "
@@ -27,9 +28,9 @@ def main(words: list[str] | None = None) -> int:
         )
         return 2
     from stretto.runtime.train import launch
-    from stretto.runtime.train.loop import Job
+    from stretto.runtime.train.loop import TrainingJob
 
-    job = Job(
+    job = TrainingJob(
         plan=chosen.plan,
         model=chosen.model,
         data=chosen.data,
@@ -50,20 +51,35 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         required=True,
         metavar="MODULE:NAME",
-        help="has stage(index, count), loss(output, target), perhaps optimizer(parameters)",
+        help="an object with stage(index, count), loss(output, target), and if you like "
+        "optimizer(parameters)",
     )
     parser.add_argument(
-        "--data", metavar="MODULE:NAME", help="step -> (x, target), the same on every rank"
+        "--data",
+        metavar="MODULE:NAME",
+        help="a function step -> (x, target), the same on every rank; default: the model's own",
     )
-    parser.add_argument("--steps", type=_positive, default=10, metavar="N")
     parser.add_argument(
-        "--verify", action="store_true", help="compare the first step with one process"
+        "--steps", type=_positive, default=10, metavar="N", help="steps to train; default: 10"
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="run the first step in one process too, and demand the same gradients",
     )
     parser.add_argument("--trust", action="store_true", help="do not prove the plan again")
     parser.add_argument(
-        "--timeout", type=float, default=60.0, metavar="SECONDS", help="patience with other ranks"
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="seconds to wait for other ranks; default: 60",
     )
-    parser.add_argument("--local", action="store_true", help="all ranks in this process")
+    parser.add_argument(
+        "--local",
+        action="store_true",
+        help="all ranks as threads of this process, without torchrun",
+    )
     return parser
 
 

@@ -1,6 +1,6 @@
-"""A batch and its micro-batches. In comes what the user gives a step, a tensor or (nested) tuples,
-lists and dicts of tensors; out come equal pieces of it along dimension 0. The way back puts the
-outputs of micro-batches together again."""
+"""Batches and micro-batches. In comes what the user gives a step: a tensor, or (nested) tuples,
+lists and dicts of tensors. Out come equal pieces of it along dimension 0; the way back concatenates
+the outputs of micro-batches. The helpers here walk such nested values."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -8,23 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stretto.runtime.errors import Stopped
+from stretto.runtime.errors import PipelineError
 
 
-def pieces(batch: Any, count: int, words: str) -> list[Any]:
-    """The batch in `count` equal pieces; what is no tensor stands in each of them. `words` name
-    the batch in the message of `Stopped`, raised where it cannot be cut so."""
+def pieces(batch: Any, count: int, label: str) -> list[Any]:
+    """Cuts the batch along dimension 0 into `count` equal pieces; whatever is no tensor is repeated
+    in each of them.
+
+    Raises `PipelineError`, in which `label` names the batch, where there is no tensor, tensors
+    differ in dimension 0, or it does not divide by `count`.
+    """
     sizes = {t.shape[0] if t.dim() else 0 for t in tensors(batch)}
     if not sizes:
-        raise Stopped(f"{words} holds no tensor")
+        raise PipelineError(f"{label} holds no tensor")
     if len(sizes) > 1:
         some = " and ".join(str(size) for size in sorted(sizes))
-        raise Stopped(f"{words} has tensors with {some} rows: all need the same dimension 0")
+        raise PipelineError(f"{label} has tensors with {some} rows: all need the same dimension 0")
     (rows,) = sizes
     if rows == 0 or rows % count:
         below, above = rows // count * count, (rows // count + 1) * count
-        raise Stopped(
-            f"{words} has {rows} rows, which do not divide into {count} micro-batches: give it "
+        raise PipelineError(
+            f"{label} has {rows} rows, which do not divide into {count} micro-batches: give it "
             + (f"{below} or {above}" if below else str(above))
         )
     step = rows // count
@@ -35,7 +39,8 @@ def pieces(batch: Any, count: int, words: str) -> list[Any]:
 
 
 def merged(outputs: Sequence[Any]) -> Any:
-    """The outputs of all micro-batches, put together along dimension 0; numbers become a vector."""
+    """The outputs of all micro-batches, concatenated along dimension 0; tensors without dimensions
+    become a vector."""
     first = outputs[0]
     if isinstance(first, Tensor):
         return torch.cat(tuple(outputs)) if first.dim() else torch.stack(tuple(outputs))
@@ -59,7 +64,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
-    """The value with every tensor changed."""
+    """The value with `change` applied to every tensor in it."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
@@ -70,18 +75,19 @@ def mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
 
 
 def signature(value: Any) -> str:
-    """The shapes, types and structure of the value as a text."""
-    return repr(mapped(_card, value))
+    """The structure of the value with each tensor's shape and dtype, as text: values with equal
+    signatures need no new agreement between ranks."""
+    return repr(mapped(_shape_and_dtype, value))
 
 
-class _Words(str):
-    """A text that shows itself without quotes."""
+class _Unquoted(str):
+    """A text whose `repr` has no quotes."""
 
     __repr__ = str.__str__
 
 
-def _card(tensor: Tensor) -> str:
-    return _Words(f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}")
+def _shape_and_dtype(tensor: Tensor) -> str:
+    return _Unquoted(f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}")
 
 
 def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -1,8 +1,10 @@
-"""One run of one instruction list: the loop, and for each kind of instruction a method that does
-what `docs/instructions.md` says, no more. Nothing is decided here."""
+"""One run of one instruction list. In comes a rank's program and the step's micro-batches; out come
+gradients in the modules, outputs and losses. Two tables say what runs: `INSTRUCTIONS` by the type
+of an instruction, `OPERATIONS` by the kind of a computation. Each does what `docs/instructions.md`
+says, no more; nothing is decided here. A new kind of either is a row in its table."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -17,166 +19,208 @@ from stretto.compiler.program.program import (
     Wait,
     show,
 )
-from stretto.runtime.microbatches import NOTHING, Share
-from stretto.runtime.rank_program import Part, Script
-from stretto.runtime.stage.stage import Forward, Result, Stage, Work, as_one, fits_as_one
-from stretto.runtime.stage_outputs import Edges
+from stretto.runtime.microbatches import NOTHING, Microbatches
+from stretto.runtime.rank_context import RankContext
+from stretto.runtime.rank_program import RankProgram
+from stretto.runtime.replicas import Replicas
+from stretto.runtime.stage.overlapped import OverlappedPair
+from stretto.runtime.stage.stage_module import ForwardInput, ForwardOutput, Result, StageModule
+from stretto.runtime.stage_outputs import StageOutputs
 from stretto.runtime.tensor_spec import check
-from stretto.runtime.topology import Place
-from stretto.runtime.transport import Pending, Transport
+from stretto.runtime.topology import StageId
+from stretto.runtime.transport import Pending
 
 
-class Run:
-    """The state of one step on one rank: what the slots hold, what is under way, and what the ends
-    of pipelines gave, by pipeline and micro-batch. `at` is where it is; the watchdog reads it."""
+class StepInput(NamedTuple):
+    """What one step runs on: the micro-batches by pipeline, the shapes that the ranks agreed on,
+    and whether outputs are kept for the user."""
+
+    microbatches: dict[int, Microbatches]
+    shapes: StageOutputs
+    keep_outputs: bool
+
+
+class Interpreter:
+    """The state of one step on one rank: what the slots hold, which messages are in flight by slot,
+    and the results of overlapped backwards that ran ahead, by instruction. `outputs` and `losses`
+    are by pipeline and micro-batch. `at` is the index of the running instruction; the watchdog
+    reads it."""
 
     def __init__(
-        self,
-        part: Part,
-        script: Script,
-        stages: dict[Place, Stage],
-        edges: Edges,
-        transport: Transport,
-        reduce: Callable[[int], None],
-        shares: dict[int, Share],
-        keep_outputs: bool,
+        self, context: RankContext, replicas: Replicas, program: RankProgram, step: StepInput
     ):
-        self.part, self.script, self.stages, self.edges = part, script, stages, edges
-        self.transport, self.sum, self.shares = transport, reduce, shares
-        self.train, self.keep_outputs = script.name == "train", keep_outputs
+        self.context, self.replicas, self.program, self.step = context, replicas, program, step
+        self.train = program.name == "train"
         self.slots: dict[int, Result] = {}
-        self.under_way: dict[int, list[Pending]] = {}
-        self.ahead: dict[int, Result] = {}
+        self.in_flight: dict[int, list[Pending]] = {}
+        self.ran_ahead: dict[int, Result] = {}
         self.outputs: dict[int, dict[int, Any]] = {}
         self.losses: dict[int, dict[int, Tensor]] = {}
         self.at = 0
 
     def run(self) -> None:
-        for at, instruction in enumerate(self.script.instructions):
+        """Runs the list, top to bottom. Raises what the modules, the loss and the transport
+        raise."""
+        for at, instruction in enumerate(self.program.instructions):
             self.at = at
-            RUN[type(instruction)](self, instruction)
-        self.at = len(self.script.instructions)
+            INSTRUCTIONS[type(instruction)](self, instruction)
+        self.at = len(self.program.instructions)
 
-    # Moving -------------------------------------------------------------------------------------
+    def stage(self, operation: Operation) -> StageModule:
+        """The stage of this rank that the operation is of."""
+        return self.context.stages[StageId(*operation[1:3])]
 
-    def receive(self, instruction: Receive) -> None:
-        slot, channel, result = instruction.slot, instruction.channel, instruction.result
-        buffers = tuple(
-            shape.empty(self.transport.device)
-            for shape in self.edges.of_result(result.kind, Place(*result[1:3]))
-        )
-        self.under_way.setdefault(slot, []).extend(self.transport.receive(channel, buffers))
-        self.slots[slot] = buffers
+    def held(self, at: int) -> dict[tuple[int, ...], Result]:
+        """What is in the slots that computation `at` reads, by the stage that made it."""
+        return {made[1:3]: self.slots[slot] for slot, made in self.program.reads[at]}
 
-    def send(self, instruction: Send) -> None:
-        begun = self.transport.send(instruction.channel, self.slots[instruction.slot])
-        self.under_way.setdefault(instruction.slot, []).extend(begun)
-
-    def wait(self, instruction: Wait) -> None:
-        for pending in self.under_way.pop(instruction.slot, ()):
-            pending.wait()
-
-    def free(self, instruction: Free) -> None:
-        del self.slots[instruction.slot]
-
-    def reduce(self, instruction: Reduce) -> None:
-        self.sum(instruction.reduction)
-
-    # Computing ----------------------------------------------------------------------------------
-
-    def compute(self, instruction: Compute) -> None:
-        result = COMPUTE[instruction.operation.kind](self, instruction.operation)
-        if instruction.writes != NONE:
-            self.slots[instruction.writes] = result
-
-    def forward(self, operation: Operation) -> Result:
-        stage, work = self._stage(operation), self._work(operation)
-        partner = self.script.partner.get(self.at)
-        if partner is not None and self.train:
-            other = self.script.instructions[partner]
-            assert isinstance(other, Compute)
-            behind, microbatch = self._stage(other.operation), other.operation.microbatch
-            if other.operation.kind == "B" and fits_as_one(stage, work, behind, microbatch):
-                gradients = self._gradients(other.operation, partner)
-                made, self.ahead[partner] = as_one(stage, work, behind, microbatch, gradients)
-                return self._keep(operation, stage, made)
-        return self._keep(operation, stage, stage.forward(work))
-
-    def _work(self, operation: Operation) -> Work:
-        _, p, s, m, *_ = operation
-        stage, share = self.stages[Place(p, s)], self.shares.get(p, NOTHING)
-        learn = self.train and stage.learns
-        held = self._held(self.at)
-        given: list[Tensor] = []
-        for source in stage.sources:
-            for tensor, shape in zip(held[source], self.edges.outputs[source], strict=True):
-                if shape.gradient and learn:
-                    given.append(tensor.detach().requires_grad_())
-                else:
-                    given.append(tensor.detach())
-        x = share.x[m] if s == 0 and share.x else None
-        judged = stage.loss is not None and (stage.learns or not self.train)
-        target = share.target[m] if share.target and judged else None
-        return Work(m, x, tuple(given), target, learn)
-
-    def _keep(self, operation: Operation, stage: Stage, made: Forward) -> Result:
-        _, p, _, m, *_ = operation
-        if made.loss is not None:
-            self.losses.setdefault(p, {})[m] = made.loss
-        if stage.ends and self.keep_outputs:
-            self.outputs.setdefault(p, {})[m] = made.output
-        if not stage.sends:
-            return ()
-        words = f"`{show(self.part.spec, operation)}`"
-        check(made.result, self.edges.outputs[stage.place], self.train and stage.learns, words)
-        return tuple(tensor.detach() for tensor in made.result)
-
-    def backward(self, operation: Operation) -> Result:
-        done = self.ahead.pop(self.at, None)
-        if done is not None:
-            return done
-        gradients = self._gradients(operation, self.at)
-        return self._stage(operation).backward(operation.microbatch, gradients)
-
-    def input_gradient(self, operation: Operation) -> Result:
-        gradients = self._gradients(operation, self.at)
-        return self._stage(operation).input_gradient(operation.microbatch, gradients)
-
-    def weight_gradient(self, operation: Operation) -> Result:
-        self._stage(operation).weight_gradient(operation.microbatch)
-        return ()
-
-    def _gradients(self, operation: Operation, at: int) -> Result:
-        """The gradients of what the stage sent: of several stages that use it, the sum."""
-        stage, held = self._stage(operation), self._held(at)
-        shares = [held[user][self.edges.share(user, stage.place)] for user in stage.learners]
-        if len(shares) <= 1:
-            return shares[0] if shares else ()
-        total = shares[0]
-        for share in shares[1:]:
-            total = tuple(a + b for a, b in zip(total, share, strict=True))
+    def gradients(self, operation: Operation, at: int) -> Result:
+        """The gradients of the stage's outputs, for the backward at instruction `at`: of several
+        stages that use them, the sum."""
+        stage, held = self.stage(operation), self.held(at)
+        shapes = self.step.shapes
+        parts = [
+            held[user][shapes.gradients_for(stage.stage, user)] for user in stage.gradient_senders
+        ]
+        if len(parts) <= 1:
+            return parts[0] if parts else ()
+        total = parts[0]
+        for part in parts[1:]:
+            total = tuple(a + b for a, b in zip(total, part, strict=True))
         return total
 
-    def _held(self, at: int) -> dict[tuple[int, ...], Result]:
-        """What the slots hold that the computation reads, by the stage that made it."""
-        return {made[1:3]: self.slots[slot] for slot, made in self.script.reads[at]}
 
-    def _stage(self, operation: Operation) -> Stage:
-        return self.stages[Place(*operation[1:3])]
+# Instructions -----------------------------------------------------------------------------------
 
 
-RUN: dict[type, Callable[[Run, Any], None]] = {
-    Compute: Run.compute,
-    Receive: Run.receive,
-    Send: Run.send,
-    Wait: Run.wait,
-    Free: Run.free,
-    Reduce: Run.reduce,
+def compute(run: Interpreter, instruction: Compute) -> None:
+    """Runs the operation; its result is left in slot `writes`."""
+    result = OPERATIONS[instruction.operation.kind](run, instruction.operation)
+    if instruction.writes != NONE:
+        run.slots[instruction.writes] = result
+
+
+def receive(run: Interpreter, instruction: Receive) -> None:
+    """Posts a receive into new buffers, which are the slot's."""
+    slot, channel, result = instruction.slot, instruction.channel, instruction.result
+    specs = run.step.shapes.of_result(result.kind, StageId(*result[1:3]))
+    transport = run.context.transport
+    buffers = tuple(spec.empty(transport.device) for spec in specs)
+    run.in_flight.setdefault(slot, []).extend(transport.receive(channel, buffers))
+    run.slots[slot] = buffers
+
+
+def send(run: Interpreter, instruction: Send) -> None:
+    """Begins to send what is in the slot."""
+    begun = run.context.transport.send(instruction.channel, run.slots[instruction.slot])
+    run.in_flight.setdefault(instruction.slot, []).extend(begun)
+
+
+def wait(run: Interpreter, instruction: Wait) -> None:
+    """Waits for every message begun on the slot."""
+    for pending in run.in_flight.pop(instruction.slot, ()):
+        pending.wait()
+
+
+def free(run: Interpreter, instruction: Free) -> None:
+    """Lets go of what is in the slot."""
+    del run.slots[instruction.slot]
+
+
+def reduce(run: Interpreter, instruction: Reduce) -> None:
+    """Sums the gradients of the copies of a stage."""
+    run.replicas.sum(instruction.reduction)
+
+
+INSTRUCTIONS: dict[type, Callable[[Interpreter, Any], None]] = {
+    Compute: compute,
+    Receive: receive,
+    Send: send,
+    Wait: wait,
+    Free: free,
+    Reduce: reduce,
 }
+"""By the type of an instruction what runs it."""
 
-COMPUTE: dict[str, Callable[[Run, Operation], Result]] = {
-    "F": Run.forward,
-    "B": Run.backward,
-    "I": Run.input_gradient,
-    "W": Run.weight_gradient,
+
+# Operations -------------------------------------------------------------------------------------
+
+
+def forward(run: Interpreter, operation: Operation) -> Result:
+    """F: the stage's outputs for other stages. The forward of an overlapped unit runs the unit's
+    backward too, where the modules' class offers one call for both."""
+    stage, given = run.stage(operation), _forward_input(run, operation)
+    partner = run.program.partner.get(run.at)
+    if partner is not None and run.train:
+        other = run.program.instructions[partner]
+        assert isinstance(other, Compute)
+        behind, microbatch = run.stage(other.operation), other.operation.microbatch
+        pair = OverlappedPair(stage, given, behind, microbatch)
+        if other.operation.kind == "B" and pair.is_one_call():
+            made, run.ran_ahead[partner] = pair.run(run.gradients(other.operation, partner))
+            return _kept(run, operation, made)
+    return _kept(run, operation, stage.forward(given))
+
+
+def backward(run: Interpreter, operation: Operation) -> Result:
+    """B: the gradients of what the stage was given, and those of its weights."""
+    done = run.ran_ahead.pop(run.at, None)
+    if done is not None:
+        return done
+    gradients = run.gradients(operation, run.at)
+    return run.stage(operation).backward(operation.microbatch, gradients)
+
+
+def input_gradient(run: Interpreter, operation: Operation) -> Result:
+    """I: the gradients of what the stage was given."""
+    gradients = run.gradients(operation, run.at)
+    return run.stage(operation).input_gradient(operation.microbatch, gradients)
+
+
+def weight_gradient(run: Interpreter, operation: Operation) -> Result:
+    """W: the gradients of the stage's weights."""
+    run.stage(operation).weight_gradient(operation.microbatch)
+    return ()
+
+
+OPERATIONS: dict[str, Callable[[Interpreter, Operation], Result]] = {
+    "F": forward,
+    "B": backward,
+    "I": input_gradient,
+    "W": weight_gradient,
 }
+"""By the kind of an operation what computes it; the result is empty where nobody needs it."""
+
+
+def _forward_input(run: Interpreter, operation: Operation) -> ForwardInput:
+    _, p, s, m, *_ = operation
+    stage, own = run.stage(operation), run.step.microbatches.get(p, NOTHING)
+    learn = run.train and stage.learns
+    held = run.held(run.at)
+    given: list[Tensor] = []
+    for source in stage.sources:
+        for tensor, spec in zip(held[source], run.step.shapes.outputs[source], strict=True):
+            if spec.gradient and learn:
+                given.append(tensor.detach().requires_grad_())
+            else:
+                given.append(tensor.detach())
+    x = own.x[m] if s == 0 and own.x else None
+    judged = stage.loss is not None and (stage.learns or not run.train)
+    target = own.target[m] if own.target and judged else None
+    return ForwardInput(m, x, tuple(given), target, learn)
+
+
+def _kept(run: Interpreter, operation: Operation, made: ForwardOutput) -> Result:
+    """Keeps loss and output for the user; returns what goes to other stages, without its graph."""
+    _, p, _, m, *_ = operation
+    stage = run.stage(operation)
+    if made.loss is not None:
+        run.losses.setdefault(p, {})[m] = made.loss
+    if stage.returns and run.step.keep_outputs:
+        run.outputs.setdefault(p, {})[m] = made.output
+    if not stage.sends:
+        return ()
+    label = f"`{show(run.context.plan.spec, operation)}`"
+    agreed = run.step.shapes.outputs[stage.stage]
+    check(made.result, agreed, run.train and stage.learns, label)
+    return tuple(tensor.detach() for tensor in made.result)

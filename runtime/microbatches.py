@@ -1,65 +1,113 @@
-"""From the whole batch that a step is given to each pipeline's micro-batches of it."""
+"""Between the whole batch that a step is given and each pipeline's micro-batches of it, and back
+from the micro-batches' outputs and losses to what the step returns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from stretto.compiler.program.program import ProgramName, Spec
-from stretto.runtime.batch import pieces
-from stretto.runtime.errors import Stopped
-from stretto.runtime.rank_program import Part
-from stretto.runtime.stage.stage import Stage
-from stretto.runtime.topology import Place, original, streams, together
+from stretto.runtime.batch import merged, pieces
+from stretto.runtime.errors import PipelineError
+from stretto.runtime.rank_program import RankPlan
+from stretto.runtime.stage.stage_module import StageModule
+from stretto.runtime.topology import (
+    StageId,
+    model_microbatches,
+    original,
+    originals,
+)
 
 
-class Share(NamedTuple):
-    """One pipeline's share, by micro-batch; empty where the rank was not given it."""
+class Microbatches(NamedTuple):
+    """One pipeline's inputs and targets, by micro-batch; empty where the rank was given none."""
 
     x: Sequence[Any] = ()
     target: Sequence[Any] = ()
 
 
-NOTHING = Share()
+NOTHING = Microbatches()
 
 
-def shares(
-    part: Part, stages: Mapping[Place, Stage], name: ProgramName, x: Any, target: Any
-) -> dict[int, Share]:
-    """Every pipeline's share. Raises `Stopped` where this rank needs what it was not given, or a
-    batch does not divide."""
-    spec, found = part.spec, {}
+def microbatches(
+    plan: RankPlan, stages: Mapping[StageId, StageModule], name: ProgramName, x: Any, target: Any
+) -> dict[int, Microbatches]:
+    """Every pipeline's micro-batches, by pipeline, of what a step was given. Raises `PipelineError`
+    where this rank needs what it was not given, or a batch does not divide."""
+    spec, found = plan.spec, {}
     for p, pipeline in enumerate(spec.pipelines):
-        own = slice(pipeline.first, pipeline.first + pipeline.microbatches)
-        judges = [stage for place, stage in stages.items() if place.pipeline == p and stage.loss]
-        whole_x = of_stream(spec, x, p, "x")
-        whole_target = of_stream(spec, target, p, "target") if judges else None
-        first = stages.get(Place(p, 0))
+        judges = [stage for at, stage in stages.items() if at.pipeline == p and stage.loss]
+        whole_x = _batch_of(spec, x, p, "x")
+        whole_target = _batch_of(spec, target, p, "target") if judges else None
+        first = stages.get(StageId(p, 0))
         if whole_x is None and first is not None and not first.sources:
-            raise Stopped(f"rank {part.rank} has the first stage of `{pipeline.name}`: give it x")
+            raise PipelineError(
+                f"rank {plan.rank} has the first stage of `{pipeline.name}`: give it x"
+            )
         if whole_target is None and name == "train" and any(stage.learns for stage in judges):
-            raise Stopped(f"rank {part.rank} ends `{pipeline.name}` with the loss: give it target")
-        found[p] = Share(
-            _cut(spec, whole_x, p, "x")[own], _cut(spec, whole_target, p, "target")[own]
-        )
+            raise PipelineError(
+                f"rank {plan.rank} ends `{pipeline.name}` with the loss: give it target"
+            )
+        found[p] = Microbatches(_cut(spec, whole_x, p, "x"), _cut(spec, whole_target, p, "target"))
     return found
 
 
-def _cut(spec: Spec, whole: Any, pipeline: int, what: str) -> Sequence[Any]:
-    if whole is None:
+def pipeline_microbatches(spec: Spec, given: Any, pipeline: int, what: str) -> Sequence[Any]:
+    """The pipeline's own micro-batches of what a step was given as `what`, x or target: of its
+    model's batch, cut along dimension 0. Empty where it was given nothing. Raises `PipelineError`
+    where the batch does not divide, or models differ and it is no dict."""
+    return _cut(spec, _batch_of(spec, given, pipeline, what), pipeline, what)
+
+
+def _cut(spec: Spec, batch: Any, pipeline: int, what: str) -> Sequence[Any]:
+    if batch is None:
         return ()
-    return pieces(whole, together(spec, pipeline), words(spec, what, pipeline))
+    cut = pieces(batch, model_microbatches(spec, pipeline), input_label(spec, what, pipeline))
+    own = spec.pipelines[pipeline]
+    return cut[own.first : own.first + own.microbatches]
 
 
-def of_stream(spec: Spec, given: Any, pipeline: int, what: str) -> Any:
-    """What was given for the pipeline: all of it, or its entry where models differ."""
-    if given is None or len(streams(spec)) == 1:
+def _batch_of(spec: Spec, given: Any, pipeline: int, what: str) -> Any:
+    """What was given for the pipeline: all of it, or its model's entry where models differ."""
+    if given is None or len(originals(spec)) == 1:
         return given
     if not isinstance(given, Mapping):
-        names = ", ".join(spec.pipelines[p].name for p in streams(spec))
-        raise Stopped(f"give {what} as a dict by pipeline: this plan has {names}")
+        names = ", ".join(spec.pipelines[p].name for p in originals(spec))
+        raise PipelineError(f"give {what} as a dict by pipeline: this plan has {names}")
     return given.get(spec.pipelines[original(spec, pipeline)].name)
 
 
-def words(spec: Spec, what: str, pipeline: int) -> str:
-    if len(streams(spec)) == 1:
+def input_label(spec: Spec, what: str, pipeline: int) -> str:
+    """How messages call the pipeline's x or target."""
+    if len(originals(spec)) == 1:
         return what
     return f"{what} of `{spec.pipelines[original(spec, pipeline)].name}`"
+
+
+def merged_outputs(spec: Spec, outputs: Mapping[int, dict[int, Any]]) -> Any:
+    """What a step returns, of outputs by pipeline and micro-batch: the output, merged in the order
+    of the micro-batches; a dict by pipeline's name where there are several; None where there are
+    none."""
+    if not outputs:
+        return None
+    found = {spec.pipelines[p].name: merged(_in_order(own)) for p, own in outputs.items()}
+    return found if len(found) > 1 else next(iter(found.values()))
+
+
+def fill_losses(spec: Spec, losses: Mapping[int, dict[int, Tensor]], target: Any) -> None:
+    """Fills the user's list with the losses in the order of the model's micro-batches, or his dict
+    by pipeline's name; what stood there is cleared."""
+    by_name = {
+        spec.pipelines[p].name: _in_order(losses[p])
+        for p in sorted(losses, key=lambda p: (original(spec, p), spec.pipelines[p].first))
+    }
+    if target is not None:
+        target.clear()
+    if isinstance(target, dict):
+        target.update(by_name)
+    elif target is not None:
+        target.extend(loss for found in by_name.values() for loss in found)
+
+
+def _in_order(found: dict[int, Any]) -> list[Any]:
+    return [found[m] for m in sorted(found)]

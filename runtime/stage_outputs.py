@@ -1,41 +1,46 @@
-"""What the ranks agree on before they exchange anything: the tensors on every edge. Each rank
-finds out what its own stages give, from what they are given, and posts it; so the knowledge goes
-down the pipelines once, as micro-batches will."""
+"""The shapes that the ranks agree on before they exchange anything. Each rank infers what its own
+stages give from what they are given, and posts it; so the shapes pass down the pipelines once, as
+micro-batches will."""
 
 from typing import Any
 
-import torch
-
 from stretto.compiler.program.program import Spec
-from stretto.runtime.rank_program import Part
-from stretto.runtime.stage.stage import Stage
-from stretto.runtime.store import Board
-from stretto.runtime.tensor_spec import Edge, carrying, from_json, output_of, to_json
-from stretto.runtime.topology import Place, downwards, gives, learners, place_in_words, sources
+from stretto.runtime.coordination.peers import Peers
+from stretto.runtime.rank_context import RankContext
+from stretto.runtime.stage.infer_outputs import ExampleInput, infer_outputs
+from stretto.runtime.tensor_spec import TensorSpecs, carrying, from_json, to_json
+from stretto.runtime.topology import (
+    StageId,
+    gradient_senders,
+    has_users,
+    sources,
+    stage_label,
+    topological,
+)
 
 
-class Edges:
-    """`outputs` has what a stage gives, for every stage that this rank has to do with."""
+class StageOutputs:
+    """By stage the specs of its outputs, for every stage whose results this rank handles."""
 
-    def __init__(self, spec: Spec, outputs: dict[Place, Edge]):
+    def __init__(self, spec: Spec, outputs: dict[StageId, TensorSpecs]):
         self.spec, self.outputs = spec, outputs
-        self._gradients: dict[Place, Edge] = {}
+        self._gradients: dict[StageId, TensorSpecs] = {}
 
-    def of_result(self, kind: str, place: Place) -> Edge:
-        """The tensors of an operation's result: of a forward its output, of a backward the
+    def of_result(self, kind: str, stage: StageId) -> TensorSpecs:
+        """The tensors of an operation's result: of a forward its outputs, of a backward the
         gradients of all that the stage was given."""
         if kind == "F":
-            return self.outputs[place]
-        if place not in self._gradients:
-            self._gradients[place] = tuple(
-                shape
-                for source in sources(self.spec, place)
-                for shape in carrying(self.outputs[source])
+            return self.outputs[stage]
+        if stage not in self._gradients:
+            self._gradients[stage] = tuple(
+                tensor
+                for source in sources(self.spec, stage)
+                for tensor in carrying(self.outputs[source])
             )
-        return self._gradients[place]
+        return self._gradients[stage]
 
-    def share(self, user: Place, source: Place) -> slice:
-        """Which of the gradients that `user` returns are those of what `source` gave."""
+    def gradients_for(self, source: StageId, user: StageId) -> slice:
+        """Which of the gradients that `user` sends back are those of the outputs of `source`."""
         first = 0
         for other in sources(self.spec, user):
             many = len(carrying(self.outputs[other]))
@@ -45,42 +50,38 @@ class Edges:
         raise KeyError(source)
 
 
-def agree(
-    board: Board,
-    seconds: float,
-    part: Part,
-    stages: dict[Place, Stage],
-    first: dict[int, Any],
-    device: torch.device,
-    round_: int,
-) -> Edges:
-    """Finds all edges that this rank has to do with. `first` has, by pipeline, the first
-    micro-batch where this rank has a first stage; `round_` tells this time from others. Raises
-    `Stopped` where a stage cannot run, `board.Missing` where another rank does not come."""
-    spec, found = part.spec, dict[Place, Edge]()
+def agree_on_outputs(
+    peers: Peers, context: RankContext, first: dict[int, Any], number: int
+) -> StageOutputs:
+    """Finds the outputs of all stages whose results this rank handles. `first` has, by pipeline,
+    the first micro-batch where this rank has a first stage; `number` tells this agreement from
+    earlier ones. Raises `PipelineError` where a stage cannot run, `MissingKeys` where another rank
+    does not come."""
+    plan, spec = context.plan, context.plan.spec
+    found: dict[StageId, TensorSpecs] = {}
 
-    def key(place: Place) -> str:
-        return f"edge/{round_}/{place.pipeline}/{place.stage}"
+    def key(stage: StageId) -> str:
+        return f"outputs/{number}/{stage.pipeline}/{stage.stage}"
 
-    def fetch(places: list[Place]) -> None:
-        absent = [place for place in dict.fromkeys(places) if place not in found]
-        values = board.wait([key(place) for place in absent], seconds)
+    def fetch(stages: list[StageId]) -> None:
+        absent = [stage for stage in dict.fromkeys(stages) if stage not in found]
+        values = peers.wait([key(stage) for stage in absent])
         found.update(zip(absent, map(from_json, values), strict=True))
 
-    for place in downwards(spec):
-        if place not in stages or not gives(spec, place):
+    for stage in topological(spec):
+        if stage not in context.stages or not has_users(spec, stage):
             continue
-        given = sources(spec, place)
-        fetch(given)
-        stage, x = stages[place], first.get(place.pipeline) if place.stage == 0 else None
-        edge = tuple(shape for source in given for shape in found[source])
-        words = f"`{place_in_words(spec, place)}` on rank {part.rank}"
-        output = output_of(stage.module, x, edge, device, words)
-        if not stage.learns:
-            output = tuple(shape._replace(gradient=False) for shape in output)
-        found[place] = output
-        board.post(key(place), to_json(output))
+        fetch(sources(spec, stage))
+        given = tuple(tensor for source in sources(spec, stage) for tensor in found[source])
+        x = first.get(stage.pipeline) if stage.stage == 0 else None
+        own = context.stages[stage]
+        label = f"`{stage_label(spec, stage)}` on rank {plan.rank}"
+        output = infer_outputs(own.module, ExampleInput(x, given, context.transport.device), label)
+        if not own.learns:
+            output = tuple(tensor._replace(gradient=False) for tensor in output)
+        found[stage] = output
+        peers.store.post(key(stage), to_json(output))
 
-    users = [user for place in part.places for user in learners(spec, place)]
-    fetch([source for place in [*part.places, *users] for source in sources(spec, place)])
-    return Edges(spec, found)
+    users = [user for stage in plan.stages for user in gradient_senders(spec, stage)]
+    fetch([source for stage in [*plan.stages, *users] for source in sources(spec, stage)])
+    return StageOutputs(spec, found)

@@ -1,1 +1,3 @@
-"""A stage: the module of the user, forward and backward, in one piece or two."""
+"""A stage at work. In come the user's modules and loss (`from_user`); out come `StageModule`s that
+run forwards, and backwards in one piece or two (`split_backward`), for one micro-batch at a time.
+Every product of matrices is computed once, and gradients are summed in autograd's own order."""

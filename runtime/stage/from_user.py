@@ -1,5 +1,6 @@
-"""From what the user calls his stages to the plan's places. In comes a dict, a list of modules or
-torch's `PipelineStage` objects, and the loss; out comes a `Stage` for every place of this rank."""
+"""From what users call their stages to the plan's stages. In comes a dict, a list of modules or
+torch's `PipelineStage` objects, and the loss; out comes a `StageModule` for every stage of this
+rank."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,57 +9,65 @@ import torch
 from torch import nn
 
 from stretto.compiler.program.program import Spec
-from stretto.runtime.errors import Stopped
-from stretto.runtime.rank_program import Part
-from stretto.runtime.stage.stage import LossFunction, Stage, unit_of
+from stretto.runtime.errors import PipelineError
+from stretto.runtime.rank_program import RankPlan
+from stretto.runtime.stage.overlapped import overlapped_call
+from stretto.runtime.stage.stage_module import LossFunction, StageModule
 from stretto.runtime.topology import (
-    Place,
-    ends,
+    StageId,
     ends_in_loss,
-    gives,
-    learners,
+    gradient_senders,
+    has_users,
+    model_microbatches,
     original,
-    place_in_words,
     sources,
-    together,
+    stage_label,
 )
 
 Given = Mapping[Any, Any] | Sequence[Any]
+"""A user's stages: modules by `(pipeline, stage)` or by stage, or in order; or `PipelineStage`s."""
+
 Loss = LossFunction | Mapping[str, LossFunction] | None
+"""A user's loss: one for all pipelines, or by the pipeline's name."""
 
 
-def stages_of(part: Part, given: Given, loss: Loss, scale: bool) -> dict[Place, Stage]:
-    """Every stage of this rank. Raises `Stopped` where one is missing, or one too many."""
-    spec = part.spec
-    modules = _modules(part, given)
+def stage_modules(
+    plan: RankPlan, given: Given, loss: Loss, scale: bool
+) -> dict[StageId, StageModule]:
+    """Every stage of this rank. `scale`: whether losses are divided by the micro-batches of their
+    model. Raises `PipelineError` where a stage or a loss is missing, or one too many."""
+    spec = plan.spec
+    modules = _modules(plan, given)
     if len({id(module) for module in modules.values()}) < len(modules):
-        raise Stopped(f"rank {part.rank} was given one module for two stages: each needs its own")
-    found = {}
-    for place, module in modules.items():
-        pipeline = spec.pipelines[place.pipeline]
-        judged = ends_in_loss(spec, place)
-        found[place] = Stage(
-            place=place,
-            name=place_in_words(spec, place),
-            module=module,
-            sources=tuple(sources(spec, place)),
-            learners=tuple(learners(spec, place)),
-            ends=ends(spec, place),
-            sends=gives(spec, place),
-            learns=not pipeline.forward_only,
-            loss=loss_of(spec, place.pipeline, loss) if judged or ends(spec, place) else None,
-            divisor=together(spec, place.pipeline) if scale else 1,
-            unit=unit_of(module),
+        raise PipelineError(
+            f"rank {plan.rank} was given one module for two stages: each needs its own"
         )
-        if judged and found[place].loss is None:
-            raise Stopped(
-                f"rank {part.rank} has `{found[place].name}`, which ends in the loss: give loss_fn"
+    found = {}
+    for stage, module in modules.items():
+        p = stage.pipeline
+        judged, returns = ends_in_loss(spec, stage), not has_users(spec, stage)
+        found[stage] = StageModule(
+            stage=stage,
+            name=stage_label(spec, stage),
+            module=module,
+            sources=tuple(sources(spec, stage)),
+            gradient_senders=tuple(gradient_senders(spec, stage)),
+            returns=returns,
+            sends=not returns,
+            learns=not spec.pipelines[p].forward_only,
+            loss=loss_of(spec, p, loss) if judged or returns else None,
+            divisor=model_microbatches(spec, p) if scale else 1,
+            overlapped=overlapped_call(module),
+        )
+        if judged and found[stage].loss is None:
+            raise PipelineError(
+                f"rank {plan.rank} has `{found[stage].name}`, which ends in the loss: give loss_fn"
             )
     return found
 
 
 def device_of(given: Given) -> torch.device:
-    """Where the stages' parameters are."""
+    """Where the stages' parameters are; the CPU where there are none."""
     values = given.values() if isinstance(given, Mapping) else given
     for module in map(_module, values):
         for parameter in module.parameters() if isinstance(module, nn.Module) else ():
@@ -66,60 +75,61 @@ def device_of(given: Given) -> torch.device:
     return torch.device("cpu")
 
 
-def _modules(part: Part, given: Given) -> dict[Place, nn.Module]:
-    places = part.places
-    if isinstance(given, Mapping):
-        found = {_place(part, key): _module(value) for key, value in given.items()}
-    elif any(hasattr(item, "stage_index") for item in given):
-        found = {_place(part, item.stage_index): _module(item) for item in given}
-    else:
-        if len(given) != len(places):
-            raise Stopped(
-                f"rank {part.rank} has {len(places)} stages, {_names(part, places)}, and was given "
-                f"{len(given)} modules"
-            )
-        found = dict(zip(places, map(_module, given), strict=True))
-    absent = [place for place in places if place not in found]
-    if absent:
-        raise Stopped(f"rank {part.rank} was given no module for {_names(part, absent)}")
-    wrong = [place for place, module in found.items() if not isinstance(module, nn.Module)]
-    if wrong:
-        kind = type(found[wrong[0]]).__name__
-        raise Stopped(f"`{place_in_words(part.spec, wrong[0])}` is a {kind}, not an nn.Module")
-    return {place: found[place] for place in places}
-
-
-def _place(part: Part, key: Any) -> Place:
-    """The place of this rank that `("down", 3)` or `3` means."""
-    spec, places = part.spec, part.places
-    if isinstance(key, tuple) and len(key) == 2:
-        fits = [p for p in places if (spec.pipelines[p.pipeline].name, p.stage) == key]
-    else:
-        fits = [place for place in places if place.stage == key]
-    if len(fits) == 1:
-        return fits[0]
-    if fits:
-        name = spec.pipelines[fits[0].pipeline].name
-        raise Stopped(
-            f"rank {part.rank} has {_names(part, fits)}: say which, as in `({name!r}, {key})`"
-        )
-    raise Stopped(
-        f"rank {part.rank} was given a module for stage {key!r}, but has {_names(part, places)}"
-    )
-
-
-def _module(item: Any) -> Any:
-    return getattr(item, "submod", item)
-
-
 def loss_of(spec: Spec, pipeline: int, given: Loss) -> LossFunction | None:
-    """The loss of the pipeline: the one there is, or its entry."""
+    """The loss of the pipeline: the only one, or its model's entry."""
     if not isinstance(given, Mapping):
         return given
     return given.get(spec.pipelines[original(spec, pipeline)].name)
 
 
-def _names(part: Part, places: Sequence[Place]) -> str:
-    if not places:
+def _modules(plan: RankPlan, given: Given) -> dict[StageId, nn.Module]:
+    stages = plan.stages
+    if isinstance(given, Mapping):
+        found = {_stage(plan, key): _module(value) for key, value in given.items()}
+    elif any(hasattr(item, "stage_index") for item in given):
+        found = {_stage(plan, item.stage_index): _module(item) for item in given}
+    else:
+        if len(given) != len(stages):
+            raise PipelineError(
+                f"rank {plan.rank} has {len(stages)} stages, {_names(plan, stages)}, and was given "
+                f"{len(given)} modules"
+            )
+        found = dict(zip(stages, map(_module, given), strict=True))
+    absent = [stage for stage in stages if stage not in found]
+    if absent:
+        raise PipelineError(f"rank {plan.rank} was given no module for {_names(plan, absent)}")
+    wrong = [stage for stage, module in found.items() if not isinstance(module, nn.Module)]
+    if wrong:
+        kind = type(found[wrong[0]]).__name__
+        raise PipelineError(f"`{stage_label(plan.spec, wrong[0])}` is a {kind}, not an nn.Module")
+    return {stage: found[stage] for stage in stages}
+
+
+def _stage(plan: RankPlan, key: Any) -> StageId:
+    """The stage of this rank that `("down", 3)` or `3` means."""
+    spec, stages = plan.spec, plan.stages
+    if isinstance(key, tuple) and len(key) == 2:
+        fits = [s for s in stages if (spec.pipelines[s.pipeline].name, s.stage) == key]
+    else:
+        fits = [s for s in stages if s.stage == key]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        name = spec.pipelines[fits[0].pipeline].name
+        raise PipelineError(
+            f"rank {plan.rank} has {_names(plan, fits)}: say which, as in `({name!r}, {key})`"
+        )
+    raise PipelineError(
+        f"rank {plan.rank} was given a module for stage {key!r}, but has {_names(plan, stages)}"
+    )
+
+
+def _module(item: Any) -> Any:
+    """The module of a `PipelineStage`; anything else as it is."""
+    return getattr(item, "submod", item)
+
+
+def _names(plan: RankPlan, stages: Sequence[StageId]) -> str:
+    if not stages:
         return "no stage"
-    return " and ".join(f"`{place_in_words(part.spec, place)}`" for place in places)
+    return " and ".join(f"`{stage_label(plan.spec, stage)}`" for stage in stages)

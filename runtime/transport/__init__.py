@@ -1,8 +1,10 @@
-"""How tensors travel between ranks. A *lane* is one directed stream of messages from one rank to
-another: a channel of the plan, or the way from one copy of a replicated stage to the next. The
-n-th message sent on a lane meets the n-th receive posted on it; lanes do not hold each other up.
+"""How tensors travel between ranks. In come lanes and the tensors to send or receive on them; out
+come pending messages to wait for.
 
-Nothing checks a message on its way. Both ends have agreed on its shapes before (`handshake`).
+A *lane* is one directed stream of messages from one rank to another: a channel of the plan, or the
+way from one copy of a replicated stage to the next. The n-th message sent on a lane meets the n-th
+receive posted on it; lanes do not hold each other up. Nothing checks a message on its way: both
+ends have agreed on its shapes before (`agreement`).
 """
 
 from collections.abc import Sequence
@@ -12,8 +14,8 @@ import torch
 from torch import Tensor
 
 
-class Lane(NamedTuple):
-    """Ranks are the plan's."""
+class P2PLane(NamedTuple):
+    """A directed pair of ranks, numbered as in the plan."""
 
     source: int
     target: int
@@ -23,19 +25,19 @@ class Pending(Protocol):
     """A message that was begun."""
 
     def wait(self) -> object:
-        """Returns when the message is over: received, or taken."""
+        """Returns when the message was received, or the sent tensors may be reused."""
 
 
 class Transport(Protocol):
-    """`rank` and `world` are the plan's; `device` is where received tensors come to stand."""
+    """`rank` and `world` are the plan's; `device` is where received tensors are placed."""
 
     rank: int
     world: int
     device: torch.device
 
-    def open(self, lanes: Sequence[Lane]) -> int:
+    def open(self, lanes: Sequence[P2PLane]) -> int:
         """Adds lanes, and returns the number of the first. All ranks call it with the same ones,
-        while nothing is under way."""
+        while no message is under way."""
 
     def send(self, lane: int, tensors: Sequence[Tensor]) -> Sequence[Pending]:
         """Begins to send. The tensors must not change until the message is over."""
@@ -44,10 +46,10 @@ class Transport(Protocol):
         """Posts a receive into the buffers, whose shapes are those of the sender's tensors."""
 
     def abort(self, report: str) -> None:
-        """Ends what this rank waits for, though nothing will come: by an exception where that is
+        """Ends this rank's waits, although nothing will come: by an exception where that is
         possible, else by the end of the process. Called from another thread."""
 
 
 def to_bytes(tensor: Tensor) -> Tensor:
-    """The memory of a contiguous tensor as bytes, whatever its type: backends know few types."""
+    """The memory of a contiguous tensor as bytes, whatever its dtype: backends know few dtypes."""
     return tensor.view(-1).view(torch.uint8)

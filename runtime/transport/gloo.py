@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stretto.runtime.transport import Lane, Pending, to_bytes
+from stretto.runtime.transport import P2PLane, Pending, to_bytes
 
 FIRST_TAG = 1 << 20  # out of the way of the user's own tags
 
@@ -22,17 +22,20 @@ class Gloo:
         self.group = group
         self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
         self.device = torch.device("cpu")
-        self.lanes: list[Lane] = []
+        self.lanes: list[P2PLane] = []
 
-    def open(self, lanes: Sequence[Lane]) -> int:
+    def open(self, lanes: Sequence[P2PLane]) -> int:
+        """As `Transport.open`."""
         self.lanes += lanes
         return len(self.lanes) - len(lanes)
 
     def send(self, lane: int, tensors: Sequence[Tensor]) -> list[Pending]:
+        """As `Transport.send`."""
         target, tag = self.lanes[lane].target, FIRST_TAG + lane
         return [_Sending(self.group, tensor, target, tag) for tensor in tensors if tensor.numel()]
 
     def receive(self, lane: int, buffers: Sequence[Tensor]) -> list[Pending]:
+        """As `Transport.receive`."""
         source, tag = self.lanes[lane].source, FIRST_TAG + lane
         return [
             begun(dist.irecv(to_bytes(buffer), group=self.group, group_src=source, tag=tag))
@@ -41,6 +44,7 @@ class Gloo:
         ]
 
     def abort(self, report: str) -> None:
+        """Prints the report and ends the process."""
         leave(report)
 
 
@@ -58,7 +62,7 @@ class _Sending:
 
 
 def begun(work: dist.Work | None) -> dist.Work:
-    """torch answers None to those that are not in the group."""
+    """The message that torch began. It gives None to ranks outside the group: never here."""
     assert work is not None
     return work
 

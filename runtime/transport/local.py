@@ -9,22 +9,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stretto.runtime.errors import Stopped
-from stretto.runtime.transport import Lane
+from stretto.runtime.errors import PipelineError
+from stretto.runtime.transport import P2PLane
 
 
 class Hub:
-    """What the ranks of one run share."""
+    """What the `world` ranks of one run share."""
 
     def __init__(self, world: int, device: torch.device | str = "cpu"):
         self.world, self.device = world, torch.device(device)
         self.store = dist.HashStore()  # type: ignore[attr-defined]
         self.lock = threading.Lock()
-        self.lanes: list[_Meeting] = []
+        self.lanes: list[_Rendezvous] = []
         self.report = ""
 
     def fail(self, report: str) -> None:
-        """Ends every wait with `Stopped`."""
+        """Ends every wait with a `PipelineError` of the first such report."""
         self.report = self.report or report
 
 
@@ -35,24 +35,28 @@ class Local:
         self.hub, self.rank, self.world, self.device = hub, rank, hub.world, hub.device
         self.opened = 0
 
-    def open(self, lanes: Sequence[Lane]) -> int:
+    def open(self, lanes: Sequence[P2PLane]) -> int:
+        """As `Transport.open`."""
         first, self.opened = self.opened, self.opened + len(lanes)
         with self.hub.lock:  # whoever comes first makes them
             while len(self.hub.lanes) < self.opened:
-                self.hub.lanes.append(_Meeting())
+                self.hub.lanes.append(_Rendezvous())
         return first
 
-    def send(self, lane: int, tensors: Sequence[Tensor]) -> list["_Message"]:
-        return [self.hub.lanes[lane].meet(_Message(self.hub, tensors), "sends")]
+    def send(self, lane: int, tensors: Sequence[Tensor]) -> list["_LocalMessage"]:
+        """As `Transport.send`."""
+        return [self.hub.lanes[lane].meet(_LocalMessage(self.hub, tensors), "sends")]
 
-    def receive(self, lane: int, buffers: Sequence[Tensor]) -> list["_Message"]:
-        return [self.hub.lanes[lane].meet(_Message(self.hub, buffers), "receives")]
+    def receive(self, lane: int, buffers: Sequence[Tensor]) -> list["_LocalMessage"]:
+        """As `Transport.receive`."""
+        return [self.hub.lanes[lane].meet(_LocalMessage(self.hub, buffers), "receives")]
 
     def abort(self, report: str) -> None:
+        """Ends every rank's waits with `PipelineError`."""
         self.hub.fail(report)
 
 
-class _Message:
+class _LocalMessage:
     """One end of a message: its tensors, and whether the other end has come."""
 
     __slots__ = ("hub", "over", "tensors")
@@ -63,17 +67,17 @@ class _Message:
     def wait(self) -> None:
         while not self.over.wait(0.05):
             if self.hub.report:
-                raise Stopped(self.hub.report)
+                raise PipelineError(self.hub.report)
 
 
-class _Meeting:
+class _Rendezvous:
     """A lane: whichever end of a message comes second copies the tensors."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.waiting: dict[str, deque[_Message]] = {"sends": deque(), "receives": deque()}
+        self.waiting: dict[str, deque[_LocalMessage]] = {"sends": deque(), "receives": deque()}
 
-    def meet(self, message: _Message, side: str) -> _Message:
+    def meet(self, message: _LocalMessage, side: str) -> _LocalMessage:
         other = self.waiting["receives" if side == "sends" else "sends"]
         with self.lock:
             if not other:

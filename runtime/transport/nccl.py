@@ -11,8 +11,8 @@ Where several pipelines run side by side, each on a group of its own, every proc
 in creating the communicators of all of them: `families` lists the global ranks of each group, the
 same list on every process.
 
-This has been written after the documentation and not been run on GPUs: there was no machine with
-two of them. Its groups and lanes have been, over another backend.
+Written after NCCL's documentation and not run on several GPUs yet; its groups and lanes are tested
+over gloo.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stretto.runtime.errors import Stopped
-from stretto.runtime.transport import Lane, Pending, to_bytes
+from stretto.runtime.errors import PipelineError
+from stretto.runtime.transport import P2PLane, Pending, to_bytes
 from stretto.runtime.transport.gloo import begun, leave
 
 
 class Nccl:
-    """The plan's ranks are those of `group`, by default all."""
+    """The plan's ranks are those of `group`, by default all. Raises `PipelineError` where groups of
+    other pipelines are not named in `families`."""
 
     backend = "nccl"
 
@@ -40,14 +41,15 @@ class Nccl:
         self.device = self.here()
         self.own = dist.get_process_group_ranks(group or dist.group.WORLD)
         self.families = [list(f) for f in families] if families is not None else [self.own]
-        self.lanes: list[tuple[Lane, dist.ProcessGroup | None]] = []
+        self.lanes: list[tuple[P2PLane, dist.ProcessGroup | None]] = []
         if sorted(rank for f in self.families for rank in f) != list(range(dist.get_world_size())):
-            raise Stopped(
+            raise PipelineError(
                 "every process must create the communicators of every pipeline: pass "
                 "`transport=Nccl(group, families=…)` with the ranks of all pipelines' groups"
             )
 
-    def open(self, lanes: Sequence[Lane]) -> int:
+    def open(self, lanes: Sequence[P2PLane]) -> int:
+        """As `Transport.open`: a communicator for every lane, all initialized."""
         before = len(self.lanes)
         for lane in lanes:
             own = None
@@ -59,23 +61,29 @@ class Nccl:
                     own = pair
             self.lanes.append((lane, own))
         for number in range(before, len(self.lanes)):
-            lane, group = self.lanes[number]
-            if group is not None:
-                first = [torch.zeros(1, device=self.device)]
-                begin = self.send if lane.source == self.rank else self.receive
-                for pending in begin(number, first):
-                    pending.wait()
-                self.settle()
+            self._initialize(number)
         return before
 
+    def _initialize(self, number: int) -> None:
+        """By a first message, if this rank is at an end of the lane."""
+        lane, group = self.lanes[number]
+        if group is not None:
+            first = [torch.zeros(1, device=self.device)]
+            begin = self.send if lane.source == self.rank else self.receive
+            for pending in begin(number, first):
+                pending.wait()
+            self.settle()
+
     def here(self) -> torch.device:
+        """The device of this process."""
         return torch.device("cuda", torch.cuda.current_device())
 
     def settle(self) -> None:
-        """Waits for what was begun on the device."""
+        """Waits for what was begun on the device. Overridden where there is none."""
         torch.cuda.synchronize()
 
     def send(self, lane: int, tensors: Sequence[Tensor]) -> list[Pending]:
+        """As `Transport.send`."""
         group, peer = self._peer(lane)
         return [
             begun(dist.isend(to_bytes(tensor.contiguous()), dst=peer, group=group))
@@ -84,6 +92,7 @@ class Nccl:
         ]
 
     def receive(self, lane: int, buffers: Sequence[Tensor]) -> list[Pending]:
+        """As `Transport.receive`."""
         group, peer = self._peer(lane)
         return [
             begun(dist.irecv(to_bytes(buffer), src=peer, group=group))
@@ -96,4 +105,5 @@ class Nccl:
         return group, self.own[target if source == self.rank else source]
 
     def abort(self, report: str) -> None:
+        """Prints the report and ends the process."""
         leave(report)

@@ -100,7 +100,7 @@ def test_eval_leaves_gradients_alone_and_keeps_no_graph() -> None:
         without = executor.eval(x)
         output = executor.eval(x, target=target, losses=losses)
         assert all(torch.equal(a, p.grad) for a, p in zip(before, parameters, strict=True))
-        assert not any(stage.tapes or stage.rests for stage in executor.stages.values())
+        assert not any(stage.saved or stage.deferred for stage in executor.stages.values())
         assert (without is None) == (output is None)
         return output, losses
 

@@ -70,7 +70,7 @@ def test_a_rank_that_fails_is_quoted_by_the_others() -> None:
     outcome = faulty(fail, 30)
     reason = "rank 1 computes `F main[1, 2]` (one_f_one_b.pipe:"
     assert all(code == 1 for code in outcome.codes)
-    assert f"Stopped: {reason}" in outcome.output[1] and "too large" in outcome.output[1]
+    assert f"PipelineError: {reason}" in outcome.output[1] and "too large" in outcome.output[1]
     for rank in (0, 2):
         assert f"rank {rank} stops: {reason}" in outcome.output[rank]
         assert "and fails: ValueError: too large" in outcome.output[rank]

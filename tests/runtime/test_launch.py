@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from stretto.compiler.plan.plan import Plan, write_plan
-from stretto.runtime import Executor, Model, Stopped
+from stretto.runtime import Executor, Model, PipelineError
 from stretto.runtime.__main__ import main
-from stretto.runtime.topology import Place
-from stretto.runtime.train.model import Models, find
+from stretto.runtime.topology import StageId
+from stretto.runtime.train.find import find
+from stretto.runtime.train.model import Models
 from tests.support.paths import ROOT
 from tests.support.ranks import run
 from tests.support.training import compiled, spec_of
@@ -209,7 +210,7 @@ def test_names_that_mean_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         ("nowhere:x", "importing nowhere fails: ModuleNotFoundError"),
         ("no/file.py:x", "there is no file no/file.py"),
     ]:
-        with pytest.raises(Stopped) as stopped:
+        with pytest.raises(PipelineError) as stopped:
             find(name, "model")
         assert words in str(stopped.value)
 
@@ -251,19 +252,19 @@ def test_where_models_come_from(given: Any) -> None:
     elif given is Both:
         given = type("Both", (), dict(zip(names, (Model(linear), linear), strict=True)))
     models = Models(spec, given, "--model m:M")
-    assert models.stage(Place(1, 1)).weight.shape == (2, 2)
+    assert models.stage(StageId(1, 1)).weight.shape == (2, 2)
 
 
 def test_models_that_are_none() -> None:
     spec = spec_of(compiled("two_models", ranks=2, microbatches=4))
     name = spec.pipelines[1].model or spec.pipelines[1].name
-    with pytest.raises(Stopped, match=f"m:M has no model '{name}', which the plan asks for"):
+    with pytest.raises(PipelineError, match=f"m:M has no model '{name}', which the plan asks for"):
         Models(spec, {spec.pipelines[0].model or spec.pipelines[0].name: linear}, "--model m:M")
     one = spec_of(compiled("gpipe", ranks=2, microbatches=2))
-    with pytest.raises(Stopped, match="m:M is a Linear: a model has"):
+    with pytest.raises(PipelineError, match="m:M is a Linear: a model has"):
         Models(one, nn.Linear(1, 1), "m:M")
-    with pytest.raises(Stopped, match="m:M has no stage 0 of 2: it gave a NoneType"):
-        Models(one, lambda index, count: None, "m:M").stage(Place(0, 0))
+    with pytest.raises(PipelineError, match="m:M has no stage 0 of 2: it gave a NoneType"):
+        Models(one, lambda index, count: None, "m:M").stage(StageId(0, 0))
 
 
 # The example ------------------------------------------------------------------------------------

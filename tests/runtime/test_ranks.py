@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 
 from stretto.compiler.plan.plan import Plan
-from stretto.runtime import Executor, Stopped
+from stretto.runtime import Executor, PipelineError
 from stretto.runtime.train.verify import verify
 from stretto.runtime.transport.nccl import Nccl
 from tests.support.ranks import run
@@ -182,7 +182,7 @@ def incomplete(rank: int) -> str:
     group = dist.new_group([0, 1])
     try:
         Pairs(group)
-    except Stopped as stopped:
+    except PipelineError as stopped:
         return str(stopped)
     return ""
 

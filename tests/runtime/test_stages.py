@@ -9,7 +9,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from stretto.runtime import Executor, Stopped, run_local
+from stretto.runtime import Executor, PipelineError, run_local
 from stretto.runtime.transport.local import Local
 from tests.support.specs import (
     interleaved,
@@ -86,7 +86,7 @@ def test_stages_that_do_not_fit_are_refused(given: Any, words: str) -> None:
         own: Any = given if transport.rank == 0 else built(spec_of(plan), 1)
         Executor(plan, own, loss, transport=transport, timeout=10)
 
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(PipelineError) as stopped:
         run_local(plan, rank)
     assert words in str(stopped.value)
 
@@ -110,12 +110,12 @@ def test_batches_that_do_not_fit_are_refused_on_every_rank(x: Any, target: Any, 
     def body(executor: Executor) -> None:
         try:
             executor.step(x, target=target)
-        except Stopped as stopped:
+        except PipelineError as stopped:
             told.append(str(stopped))
 
     try:
         executors(plan, body)
-    except Stopped as stopped:  # a rank may hear of it before it has begun its own step
+    except PipelineError as stopped:  # a rank may hear of it before it has begun its own step
         told.append(str(stopped))
     assert len(told) == 2 and all(words in message for message in told), told
 
@@ -133,10 +133,10 @@ def test_a_module_that_fails_is_named_on_every_rank() -> None:
     told: dict[int, str] = {}
 
     def body(executor: Executor) -> None:
-        with pytest.raises(Stopped) as stopped:
+        with pytest.raises(PipelineError) as stopped:
             executor.step(x, target=target)
         told[executor.rank] = str(stopped.value)
-        with pytest.raises(Stopped, match="has stopped before"):
+        with pytest.raises(PipelineError, match="has stopped before"):
             executor.step(x, target=target)
 
     executors(plan, body, make=lambda seed: Bomb(seed) if seed == 0 else Layer(seed))
@@ -154,7 +154,7 @@ def test_other_shapes_in_a_later_microbatch_are_refused() -> None:
     plan = plan_of(ordered(linear(2, 2), one_f_one_b))
     x, target = batch(spec_of(plan))
     x[ROWS] = 0
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(PipelineError) as stopped:
         trained(plan, x, target, Growing)
     assert "gives (1, 6) float32 where (2, 6) float32 was agreed" in str(stopped.value)
 
@@ -176,15 +176,15 @@ def test_losses_that_teach_nothing_are_refused(judge: Any, words: str) -> None:
         executor = Executor(plan, modules, judge, transport=transport, timeout=20)
         executor.step(x, target=target)
 
-    with pytest.raises(Stopped, match=words):
+    with pytest.raises(PipelineError, match=words):
         run_local(plan, rank)
 
 
 def test_what_the_runtime_cannot_run_is_refused() -> None:
     spec = random_order(linear(2, 2, slices=2), Random(0))
-    with pytest.raises(Stopped, match="slices"):
+    with pytest.raises(PipelineError, match="slices"):
         trained(plan_of(spec), *batch(spec))
     plan = compiled("gpipe", ranks=2, microbatches=2)
     forwards = replace(plan, programs={"eval": plan.programs["eval"]})
-    with pytest.raises(Stopped, match="only its forwards: call `eval`"):
+    with pytest.raises(PipelineError, match="only its forwards: call `eval`"):
         trained(forwards, *batch(spec_of(plan)))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stretto.compiler.plan.plan import Plan
 from stretto.runtime import Executor, run_local
-from stretto.runtime.train.verify import Difference, Verdict, verify
+from stretto.runtime.train.verify import StageDifference, Verdict, verify
 from stretto.runtime.transport.local import Local
 from tests.support.specs import linear, one_f_one_b, ordered, random_model, random_order, zb_h1
 from tests.support.training import (
@@ -90,7 +90,7 @@ def test_a_dropped_sum_is_found() -> None:
 
 def test_a_rounding_names_what_may_cause_it() -> None:
     def difference(by: float) -> str:
-        return str(Verdict((Difference("a[0]", False, by, "w of a[0]", 0.0),), 1, 0, ()))
+        return str(Verdict((StageDifference("a[0]", False, by, "w of a[0]", 0.0),), 1, 0, ()))
 
     assert ".contiguous()" in difference(1e-7)
     assert ".contiguous()" not in difference(0.5)
@@ -214,7 +214,7 @@ def test_gradients_of_a_sparse_embedding_are_compared() -> None:
             return self.layer(x + self.rows((x[:, 0] > 0).long()))
 
     def changed(executor: Executor) -> None:
-        weight = executor.stages[executor.part.places[0]].module.rows.weight
+        weight = executor.stages[executor.plan.stages[0]].module.rows.weight
         weight.register_hook(lambda gradient: gradient * 2)
 
     plan = plan_of(ordered(linear(2, 3), one_f_one_b))

@@ -137,7 +137,7 @@ def trained(
     return Trained(modules, [r[0] for r in results], [r[1] for r in results])
 
 
-class Alone(NamedTuple):
+class Reference(NamedTuple):
     """By pipeline and stage the gradients, of copies the sum; by pipeline and micro-batch the
     losses and outputs."""
 
@@ -146,7 +146,7 @@ class Alone(NamedTuple):
     outputs: dict[tuple[int, int], Tensor]
 
 
-def alone(spec: Spec, x: Any, target: Any, make: Callable[[int], nn.Module] = Layer) -> Alone:
+def alone(spec: Spec, x: Any, target: Any, make: Callable[[int], nn.Module] = Layer) -> Reference:
     """The same step in one process: one sum of all losses, one backward."""
     modules = {
         seed_of(spec, p, s): make(seed_of(spec, p, s))
@@ -186,7 +186,7 @@ def alone(spec: Spec, x: Any, target: Any, make: Callable[[int], nn.Module] = La
                 total = total + losses[p, m] / count
     if total.requires_grad:
         total.backward()
-    return Alone(
+    return Reference(
         {
             (p, s): [q.grad for q in modules[seed_of(spec, p, s)].parameters()]
             for p, pipeline in enumerate(spec.pipelines)

@@ -3,7 +3,9 @@
 import torch
 import torch.distributed
 
-from stretto.runtime.tensor_spec import output_of
+from stretto.runtime.stage.infer_outputs import ExampleInput, infer_outputs
 
 torch.set_num_threads(1)
-output_of(torch.nn.Linear(1, 1), torch.zeros(1, 1), (), torch.device("cpu"), "")
+infer_outputs(
+    torch.nn.Linear(1, 1), ExampleInput(torch.zeros(1, 1), (), torch.device("cpu")), "warm-up"
+)

@@ -1,0 +1,52 @@
+"""What a rank is at, as the watchdog asks: a step of a plan, an instruction, or neither."""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from stretto.runtime.coordination.watchdog import Position
+from stretto.runtime.describe import awaited_ranks, describe
+from stretto.runtime.interpreter import Interpreter
+
+
+class Activity:
+    """`doing` follows `rank 2 ` in a sentence, `busy` is false between steps, `steps` counts those
+    begun, `run` is the one whose instructions are running."""
+
+    def __init__(self) -> None:
+        self.doing, self.busy = "makes its executor", True
+        self.steps = 0
+        self.run: Interpreter | None = None
+
+    def rest(self) -> None:
+        """The executor is made, or a step is over."""
+        self.run, self.doing, self.busy = None, "is between steps", False
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Around a step, from its preparation to its end."""
+        self.steps, self.busy = self.steps + 1, True
+        try:
+            yield
+        finally:
+            self.rest()
+
+    def position(self) -> Position:
+        """Where the rank is."""
+        run = self.run
+        if run is None:
+            return Position((self.steps, -1), self.doing, (), self.busy)
+        plan, name, at = run.context.plan, run.program.name, run.at
+        awaited = tuple(awaited_ranks(plan, name, at))
+        return Position((self.steps, at), describe(plan, name, at), awaited, True)
+
+
+def watched(activity: Activity) -> Callable[[], Position | None]:
+    """Asks for the position, without keeping the activity alive: None once it is gone."""
+    reference = weakref.ref(activity)
+
+    def position() -> Position | None:
+        alive = reference()
+        return None if alive is None else alive.position()
+
+    return position

@@ -1,0 +1,100 @@
+"""How the failure of one rank reaches the others. The first to fail posts why; the others quote it
+instead of telling what it did to them. In comes an exception; out comes the `PipelineError` that
+this rank raises."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from stretto.runtime.coordination.peers import Peers
+from stretto.runtime.coordination.store import Store
+from stretto.runtime.describe import ranks
+from stretto.runtime.errors import PipelineError
+
+GRACE = 3.0  # seconds in which the reason of a lost connection may arrive
+KEY = "failed"
+
+
+class Failure(NamedTuple):
+    """Which rank failed first (-1: none, the user interrupted), and its message."""
+
+    rank: int
+    message: str
+
+
+def post_failure(store: Store, rank: int, message: str) -> None:
+    """Tells the other ranks why this one ends, unless another was first."""
+    try:
+        if store.first(KEY):
+            store.post(KEY, Failure(rank, message))
+    except Exception:  # nobody left to tell
+        return
+
+
+def failure_elsewhere(store: Store, rank: int) -> Failure | None:
+    """The failure that another rank than this one has posted."""
+    posted = store.read(KEY)
+    failure = None if posted is None else Failure(*posted)
+    return None if failure is None or failure.rank == rank else failure
+
+
+def stopped_by(rank: int, failure: Failure) -> PipelineError:
+    """What this rank raises when another has failed."""
+    return PipelineError(f"rank {rank} stops: {failure.message}")
+
+
+def listen(peers: Peers) -> None:
+    """Lets every wait on the store end with a `PipelineError` as soon as another rank fails."""
+    store, rank = peers.store, peers.rank
+
+    def raise_failure() -> None:
+        failure = failure_elsewhere(store, rank)
+        if failure is not None:
+            raise stopped_by(rank, failure)
+
+    store.on_wait = raise_failure
+
+
+class Ending(NamedTuple):
+    """Why a step ended: the `reason` (another rank's message where it failed first), the `error`
+    to raise and its `cause`."""
+
+    reason: str
+    error: PipelineError
+    cause: Exception | None
+
+
+def ending(peers: Peers, where: str, waiting_for: Sequence[int], error: Exception) -> Ending:
+    """What a step's exception on this rank comes to; other ranks are told. `where` describes the
+    instruction that raised, `waiting_for` has the ranks that it waited for: if there are any, the
+    exception may be the trace of their end, and their reason is awaited for `GRACE` seconds."""
+    lost = bool(waiting_for) and not isinstance(error, PipelineError)
+    known = _await_failure(peers, GRACE if lost else 0.0)
+    if known is not None:
+        return Ending(known.message, stopped_by(peers.rank, known), None)
+    at = f"rank {peers.rank} {where}"
+    if lost:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = f"{at}, and has lost {ranks(waiting_for)}: {first_line}"
+    elif isinstance(error, PipelineError):
+        message = f"{at}: {error}"
+    else:
+        message = f"{at} and fails: {type(error).__name__}: {error}"
+    post_failure(peers.store, peers.rank, message)
+    return Ending(message, PipelineError(message), error)
+
+
+def _await_failure(peers: Peers, seconds: float) -> Failure | None:
+    """The failure of another rank, if it is posted within so many seconds."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            posted: Any = peers.store.read(KEY)
+        except Exception:  # the store is gone with the rank that failed
+            return None
+        if posted is not None:
+            failure = Failure(*posted)
+            return failure if failure.rank != peers.rank else None
+        if time.monotonic() >= end:
+            return None
+        time.sleep(0.05)

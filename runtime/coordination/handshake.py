@@ -1,0 +1,87 @@
+"""How the ranks make sure, before the first step, that they mean the same: all are there, with one
+plan and one version of torch, and that plan is proved. Rank 0 judges for all; the others wait for
+its verdict."""
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.plan.plan import Plan
+from stretto.compiler.proof.prove import prove_all
+from stretto.runtime.coordination.peers import Peers
+from stretto.runtime.coordination.store import MissingKeys
+from stretto.runtime.describe import ranks
+from stretto.runtime.errors import PipelineError
+
+PROOF_TIMEOUT = 1800.0  # seconds that rank 0 may take to prove a plan
+
+
+def shake_hands(peers: Peers, digest: str, to_prove: Plan | None) -> None:
+    """Returns when all ranks are there with the plan of this hash. Rank 0 is given the whole plan
+    `to_prove`, or None to trust it. Raises `PipelineError`, on all ranks that are there."""
+    peers.store.post(f"here/{peers.rank}", _introduction(digest, peers.world))
+    if peers.rank == 0:
+        fault = _judge(peers, to_prove)
+        peers.store.post("verdict", fault)
+    else:
+        _await(peers, ["here/0"], peers.timeout)
+        fault = _await(peers, ["verdict"], PROOF_TIMEOUT)[0]
+    if fault:
+        raise PipelineError(fault)
+
+
+def roll_call(peers: Peers) -> None:
+    """Returns when all ranks are there. Raises `PipelineError` naming those that are not."""
+    peers.store.post(f"roll/{peers.rank}", True)
+    _await(peers, [f"roll/{other}" for other in range(peers.world)], peers.timeout)
+
+
+def _introduction(digest: str, world: int) -> dict[str, Any]:
+    return {
+        "plan": digest,
+        "ranks": world,
+        "torch": torch.__version__,
+        "host": platform.node(),
+    }
+
+
+def _judge(peers: Peers, to_prove: Plan | None) -> str:
+    """What is wrong; empty where nothing is."""
+    try:
+        cards = _await(peers, [f"here/{rank}" for rank in range(peers.world)], peers.timeout)
+    except PipelineError as absent:
+        return str(absent)
+    for key, what in (("plan", "plan"), ("torch", "torch version"), ("ranks", "world size")):
+        others = [rank for rank, card in enumerate(cards) if card[key] != cards[0][key]]
+        if others:
+            other = cards[others[0]]
+            return (
+                f"{ranks(others)} on {other['host']} has another {what}: "
+                f"{_short(other[key])}, and rank 0 has {_short(cards[0][key])}"
+            )
+    if to_prove is not None:
+        try:
+            prove_all(to_prove.programs, to_prove.claims)
+        except Rejected as rejected:
+            reasons = "\n  ".join(d.message for d in rejected.diagnostics)
+            return f"the plan's proof fails, so it is not run:\n  {reasons}"
+    return ""
+
+
+def _await(peers: Peers, keys: Sequence[str], seconds: float) -> list[Any]:
+    try:
+        return peers.store.wait(keys, seconds)
+    except MissingKeys as missing:
+        absent = sorted(int(key.rsplit("/", 1)[-1]) for key in missing.keys if "/" in key) or [0]
+        raise PipelineError(
+            f"{ranks(absent)} did not come within {seconds:g} s: is every process started?"
+        ) from None
+
+
+def _short(value: Any) -> str:
+    """The beginning of a hash; other values as they are."""
+    text = str(value)
+    return text[:12] if len(text) == 64 else text

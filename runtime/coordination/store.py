@@ -1,0 +1,103 @@
+"""A key-value store that all ranks of an executor share, its values JSON. Start-up and errors go
+over it, never the step. Reads never block inside torch's store: it has one connection per process,
+which the watchdog's thread needs too."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch.distributed as dist
+
+from stretto.runtime.transport import Transport
+from stretto.runtime.transport.choose import require_process_group
+from stretto.runtime.transport.local import Local
+
+
+class KeyValueStore(Protocol):
+    """The part of `torch.distributed.Store` that is used."""
+
+    def set(self, key: str, value: str, /) -> None:
+        """Writes the value."""
+
+    def get(self, key: str, /) -> bytes:
+        """The value; blocks until the key is there."""
+
+    def add(self, key: str, amount: int, /) -> int:
+        """Adds to a counter, and returns its new value."""
+
+    def check(self, keys: list[str], /) -> bool:
+        """Whether all keys are there."""
+
+    def delete_key(self, key: str, /) -> bool:
+        """Whether there was such a key to delete."""
+
+
+class MissingKeys(Exception):
+    """`keys` that nobody wrote in time."""
+
+    def __init__(self, keys: Sequence[str]):
+        super().__init__(", ".join(keys))
+        self.keys = tuple(keys)
+
+
+class Store:
+    """The keys of one executor, told from others' by `prefix`. `on_wait`, if set, is called again
+    and again while `wait` waits, and may raise to end the wait."""
+
+    def __init__(self, store: KeyValueStore, prefix: str):
+        self.store, self.prefix = store, prefix
+        self.on_wait: Callable[[], None] | None = None
+
+    def post(self, key: str, value: Any) -> None:
+        """Writes a JSON value, over what stood there."""
+        self.store.set(self.prefix + key, json.dumps(value))
+
+    def first(self, key: str) -> bool:
+        """Whether no rank called `first` or `count` for the key before."""
+        return self.count(key) == 1
+
+    def count(self, key: str) -> int:
+        """How often the ranks together have called this for the key, this call included."""
+        return self.store.add(f"{self.prefix}{key}/count", 1)
+
+    def read(self, key: str) -> Any:
+        """The value of the key, None if nobody wrote it."""
+        name = self.prefix + key
+        return json.loads(self.store.get(name)) if self.store.check([name]) else None
+
+    def wait(self, keys: Sequence[str], seconds: float) -> list[Any]:
+        """The value of each key, as soon as all are there. Raises `MissingKeys` after so many
+        seconds, and what `on_wait` raises."""
+        end, pause = time.monotonic() + seconds, 0.0005
+        while not self.store.check([self.prefix + key for key in keys]):
+            if self.on_wait is not None:
+                self.on_wait()
+            if time.monotonic() > end:
+                absent = [key for key in keys if not self.store.check([self.prefix + key])]
+                if absent:
+                    raise MissingKeys(absent)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+        return [json.loads(self.store.get(self.prefix + key)) for key in keys]
+
+    def forget(self, key: str) -> None:
+        """Deletes the key."""
+        self.store.delete_key(self.prefix + key)
+
+
+_executors_made: dict[str, int] = {}  # by the members of their group
+
+
+def store_of(group: dist.ProcessGroup | None = None, transport: Transport | None = None) -> Store:
+    """The store of the next executor on this group, or of the threads that share a `Local`
+    transport. Keys of executors are told apart by the members of their group and by how many there
+    were on it before: all ranks make theirs in the same order. Raises `PipelineError` where there
+    is no process group."""
+    if isinstance(transport, Local):
+        return Store(transport.hub.store, "stretto/")
+    require_process_group()
+    members = ",".join(map(str, dist.get_process_group_ranks(group or dist.group.WORLD)))
+    _executors_made[members] = _executors_made.get(members, 0) + 1
+    store = dist.distributed_c10d._get_default_store()
+    return Store(store, f"stretto/{members}/{_executors_made[members]}/")

@@ -1,0 +1,90 @@
+"""What a rank is doing, in the plan's terms. In comes the index of an instruction, out come the
+words for messages and the ranks that the instruction waits for."""
+
+from collections.abc import Sequence
+
+from stretto.compiler.program.program import (
+    Compute,
+    Free,
+    ProgramName,
+    Receive,
+    Reduce,
+    Send,
+    Spec,
+    Wait,
+    show,
+)
+from stretto.runtime.rank_program import PendingMessage, RankPlan, RankProgram
+from stretto.runtime.topology import StageId, stage_label
+
+
+def describe(plan: RankPlan, name: ProgramName, at: int) -> str:
+    """What the rank is doing at instruction `at` of the program, to follow `rank 2 `."""
+    program, spec = plan.programs[name], plan.spec
+    if at >= len(program.instructions):
+        return "has ended its list"
+    match program.instructions[at]:
+        case Compute() as compute:
+            return f"computes `{show(spec, compute.operation)}`{_line(spec, compute)}"
+        case Wait():
+            messages = _messages(spec, program.messages[at])
+            return f"waits {_before(spec, program, at)}for {messages}"
+        case Reduce(number):
+            copy = plan.reductions[number].copies[0]
+            stage = stage_label(spec, StageId(copy.pipeline, copy.stage))
+            others = ranks(_other_copies(plan, number))
+            return f"sums the gradients of `{stage}` with {others}"
+        case Receive(_, channel, result):
+            return f"posts `{show(spec, result)}` from rank {plan.channels[channel].source}"
+        case Send() | Free():
+            return "hands on a result"
+
+
+def awaited_ranks(plan: RankPlan, name: ProgramName, at: int) -> list[int]:
+    """The ranks that instruction `at` of the program waits for."""
+    program = plan.programs[name]
+    if at >= len(program.instructions):
+        return []
+    instruction = program.instructions[at]
+    if isinstance(instruction, Reduce):
+        return _other_copies(plan, instruction.reduction)
+    return sorted({message.peer for message in program.messages.get(at, ())})
+
+
+def ranks(numbers: Sequence[int]) -> str:
+    """`rank 3`, `ranks 1 and 3`, `ranks 0 to 5`."""
+    if len(numbers) == 1:
+        return f"rank {numbers[0]}"
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"ranks {numbers[0]} to {numbers[-1]}"
+    return "ranks " + ", ".join(map(str, numbers[:-1])) + f" and {numbers[-1]}"
+
+
+def _other_copies(plan: RankPlan, reduction: int) -> list[int]:
+    """The other ranks that take part in the reduction."""
+    return sorted({copy.rank for copy in plan.reductions[reduction].copies} - {plan.rank})
+
+
+def _line(spec: Spec, instruction: Compute) -> str:
+    """` (FILE:LINE)` of the source text that asks for it, or nothing."""
+    if not 0 <= instruction.at < len(spec.spans):
+        return ""
+    span = spec.spans[instruction.at]
+    return f" ({span.file}:{span.line})"
+
+
+def _before(spec: Spec, program: RankProgram, at: int) -> str:
+    """Before which computation the wait stands."""
+    for instruction in program.instructions[at:]:
+        if isinstance(instruction, Compute):
+            return f"at `{show(spec, instruction.operation)}`{_line(spec, instruction)} "
+    return "at the end of its list "
+
+
+def _messages(spec: Spec, messages: Sequence[PendingMessage]) -> str:
+    return " and ".join(
+        f"`{show(spec, message.result)}` of rank {message.peer}"
+        if message.incoming
+        else f"rank {message.peer} to take `{show(spec, message.result)}`"
+        for message in messages
+    )

@@ -1,0 +1,164 @@
+"""One stage at work: its forward, and its backward in one piece or two, for one micro-batch at a
+time. What a forward leaves for its backward is a `SavedForward`; what the input gradient leaves for
+the weight gradient is a `DeferredWeightGrad`. Both are gone when they were used."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+
+from stretto.runtime.batch import arguments, mapped
+from stretto.runtime.errors import PipelineError
+from stretto.runtime.stage import split_backward
+from stretto.runtime.stage.split_backward import DeferredWeightGrad, Gradients, Root
+from stretto.runtime.tensor_spec import flat
+from stretto.runtime.topology import StageId
+
+Result = tuple[Tensor, ...]
+"""What a computation leaves in a slot: a stage's outputs, or the gradients of its inputs."""
+
+LossFunction = Callable[[Any, Any], Tensor]
+"""`loss(output, target)` of one micro-batch: a tensor with one number."""
+
+
+class ForwardInput(NamedTuple):
+    """What a forward is given: the micro-batch `x` where the stage is a first one, other stages'
+    results (leaves where their gradients are wanted), the target where the output goes to the loss;
+    `learn` where a backward will follow."""
+
+    microbatch: int
+    x: Any
+    given: Result
+    target: Any
+    learn: bool
+
+
+class ForwardOutput(NamedTuple):
+    """What a forward gives: the module's output without its graph; the tensors in it that go to
+    other stages, as they are; and the loss of the micro-batch, undivided, where there is one."""
+
+    output: Any
+    result: Result
+    loss: Tensor | None
+
+
+class SavedForward(NamedTuple):
+    """What a backward needs of its forward: the leaf inputs whose gradients are wanted; the roots
+    where it starts; and for overlapped units that run as one call the tensors that stand there, or
+    the divided loss."""
+
+    inputs: Result
+    roots: tuple[Root, ...]
+    outputs: Result = ()
+    loss: Tensor | None = None
+
+
+@dataclass(slots=True)
+class StageModule:
+    """A module with its stage in the plan; `name` is how messages call it. `sources` are the stages
+    whose outputs it takes, in that order, `gradient_senders` those that send back the gradient of
+    its own. `returns`: its output is a result of the step; `sends`: other stages take it; `learns`:
+    it has backwards. `loss` is set where its output may go to the loss, which is divided by
+    `divisor` before the backward. `overlapped` is its class's way to run a forward and another's
+    backward in one call."""
+
+    stage: StageId
+    name: str
+    module: nn.Module
+    sources: tuple[StageId, ...]
+    gradient_senders: tuple[StageId, ...]
+    returns: bool
+    sends: bool
+    learns: bool
+    loss: LossFunction | None
+    divisor: int
+    overlapped: Callable[..., Any] | None
+    saved: dict[int, SavedForward] = field(default_factory=dict)  # by micro-batch, as `deferred`
+    deferred: dict[int, DeferredWeightGrad] = field(default_factory=dict)
+
+    def forward(self, given: ForwardInput) -> ForwardOutput:
+        """F: runs the module, and the loss where there is a target. Raises `PipelineError` where
+        they give what cannot be sent or learned from, and whatever they raise."""
+        args, kwargs = arguments(given.x) if given.x is not None else ((), {})
+        with torch.set_grad_enabled(given.learn):
+            output = self.module(*args, *given.given, **kwargs)
+            loss = None
+            if given.target is not None:
+                assert self.loss is not None
+                loss = self.loss(output, given.target)
+        return self.save(given, output, loss)
+
+    def save(self, given: ForwardInput, output: Any, loss: Tensor | None) -> ForwardOutput:
+        """Saves what the backward needs, and nothing else; the output is returned without its
+        graph. Raises as `forward`."""
+        result = flat(output, f"`{self.name}`") if self.sends else ()
+        if given.target is not None and (not isinstance(loss, Tensor) or loss.numel() != 1):
+            raise PipelineError("the loss function must give a tensor with one number")
+        if given.learn:
+            leaves = tuple(tensor for tensor in given.given if tensor.requires_grad)
+            if loss is not None and not loss.requires_grad and self._wants_gradients(leaves):
+                raise PipelineError(
+                    "the loss has no gradient: it depends neither on the stage's weights nor on "
+                    "its input; was it, or the output, detached?"
+                )
+            self.saved[given.microbatch] = self._saved(leaves, result, loss)
+        return ForwardOutput(
+            mapped(Tensor.detach, output),
+            result,
+            None if loss is None else loss.detach(),
+        )
+
+    def _wants_gradients(self, leaves: Result) -> bool:
+        return bool(leaves) or any(p.requires_grad for p in self.module.parameters())
+
+    def _saved(self, inputs: Result, result: Result, loss: Tensor | None) -> SavedForward:
+        if loss is not None:
+            scaled = loss / self.divisor if self.divisor > 1 else loss
+            return SavedForward(inputs, (scaled,) if scaled.requires_grad else (), loss=scaled)
+        carrying = tuple(tensor for tensor in result if tensor.requires_grad)
+        if self.overlapped is not None:
+            return SavedForward(inputs, carrying, carrying)
+        return SavedForward(inputs, tuple(get_gradient_edge(tensor) for tensor in carrying))
+
+    def backward(self, microbatch: int, gradients: Result) -> Result:
+        """B: from the gradients of what it sent (none where it ends in the loss) to those of what
+        it was given; adds to the parameters' `.grad`."""
+        saved = self.saved.pop(microbatch)
+        found = split_backward.whole(saved.roots, of_roots(saved, gradients), saved.inputs)
+        return without_gaps(saved, found)
+
+    def input_gradient(self, microbatch: int, gradients: Result) -> Result:
+        """I: as `backward`, but leaves the parameters to `weight_gradient`."""
+        saved = self.saved.pop(microbatch)
+        found, self.deferred[microbatch] = split_backward.input_gradient(
+            saved.roots, of_roots(saved, gradients), saved.inputs
+        )
+        return without_gaps(saved, found)
+
+    def weight_gradient(self, microbatch: int) -> None:
+        """W: adds to the parameters' `.grad` what the micro-batch's I has left."""
+        split_backward.weight_gradient(self.deferred.pop(microbatch))
+
+    def forget(self) -> None:
+        """Drops what a step that failed has left."""
+        self.saved.clear()
+        self.deferred.clear()
+
+
+def of_roots(saved: SavedForward, gradients: Result) -> Gradients:
+    """The gradients at which the backward starts: one where it starts at the loss."""
+    if saved.loss is None:
+        return gradients
+    return (torch.ones_like(saved.loss),) if saved.roots else ()
+
+
+def without_gaps(saved: SavedForward, found: Gradients) -> Result:
+    """The inputs' gradients; zeros for an input that the output does not depend on, since whoever
+    made it waits for one."""
+    return tuple(
+        torch.zeros_like(leaf) if gradient is None else gradient
+        for leaf, gradient in zip(saved.inputs, found, strict=True)
+    )

@@ -1,0 +1,141 @@
+"""The same step in one process: the whole model by plain autograd, micro-batch after micro-batch,
+with nothing overlapped and nothing split. In come modules for every stage and the batch; out come
+losses and gradients, added in the order of the plan and in that of the micro-batches."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stretto.compiler.program.program import Spec
+from stretto.runtime.batch import arguments
+from stretto.runtime.microbatches import pipeline_microbatches
+from stretto.runtime.stage.from_user import Loss, loss_of
+from stretto.runtime.tensor_spec import flat
+from stretto.runtime.topology import (
+    StageId,
+    ends_in_loss,
+    model_microbatches,
+    original,
+    sources,
+    stage_label,
+)
+
+GradientList = list[Tensor | None]
+"""A module's gradients, in the order of its parameters; None where there is none."""
+
+Losses = dict[int, list[float]]
+"""By pipeline, in the order of its micro-batches."""
+
+
+class Batch(NamedTuple):
+    """What a step is given, and how it judges: the whole x and target, the loss, and whether losses
+    are divided by the number of micro-batches before their backward."""
+
+    x: Any
+    target: Any
+    loss_fn: Loss
+    scale_loss: bool
+
+
+class Reference:
+    """The step in one process. `copies` has each stage's own gradients, added in the order of the
+    plan; `plain` those of each original, over all its copies, by micro-batch."""
+
+    def __init__(self, spec: Spec, modules: dict[StageId, nn.Module], batch: Batch):
+        self.spec, self.modules, self.batch = spec, modules, batch
+        self.x = self._cut(batch.x, "x")
+        self.target = self._cut(batch.target, "target")
+        self.copies: dict[StageId, GradientList] = {}
+        self.plain: dict[StageId, GradientList] = {}
+
+    def _cut(self, whole: Any, what: str) -> list[Sequence[Any]]:
+        many = range(len(self.spec.pipelines))
+        return [pipeline_microbatches(self.spec, whole, p, what) for p in many]
+
+    def step(self, orders: dict[StageId, list[int]]) -> Losses:
+        """Takes the step. `orders` has by stage the micro-batches in the order in which the plan
+        adds their gradients; a gradient waits until its turn has come. Returns the losses."""
+        waiting: dict[StageId, dict[int, GradientList]] = {stage: {} for stage in self.modules}
+        left = {stage: orders.get(stage, [])[::-1] for stage in self.modules}
+        losses: Losses = {}
+        for group in _connected(self.spec):
+            for m in range(max(self.spec.pipelines[p].microbatches for p in group)):
+                for stage, gradients in self._microbatch(group, m, losses).items():
+                    own = StageId(original(self.spec, stage.pipeline), stage.stage)
+                    add(self.plain.setdefault(own, [None] * len(gradients)), gradients)
+                    waiting[stage][m] = gradients
+                    while left[stage] and left[stage][-1] in waiting[stage]:
+                        following = waiting[stage].pop(left[stage].pop())
+                        add(self.copies.setdefault(stage, [None] * len(gradients)), following)
+        return losses
+
+    def _microbatch(
+        self, group: Sequence[int], m: int, losses: Losses
+    ) -> dict[StageId, GradientList]:
+        """Forward and backward of one micro-batch through pipelines that feed each other; adds to
+        `losses`, returns the gradients of each stage."""
+        pipelines = self.spec.pipelines
+        members = [stage for stage in self.modules if stage.pipeline in group]
+        members = [s for s in members if m < pipelines[s.pipeline].microbatches]
+        roots = self._forwards(members, m, losses)
+        learning = [s for s in members if not pipelines[s.pipeline].forward_only]
+        parameters = {stage: list(self.modules[stage].parameters()) for stage in learning}
+        wanted = [q for stage in learning for q in parameters[stage] if q.requires_grad]
+        learns = bool(roots and wanted)  # not where all is frozen
+        found = iter(torch.autograd.grad(roots, wanted, allow_unused=True) if learns else ())
+        return {
+            stage: [next(found, None) if q.requires_grad else None for q in parameters[stage]]
+            for stage in learning
+        }
+
+    def _forwards(self, members: Sequence[StageId], m: int, losses: Losses) -> list[Tensor]:
+        """Runs the stages; returns the losses to start backwards from, divided."""
+        outputs: dict[StageId, Any] = {}
+        roots = []
+        for stage in members:
+            p = stage.pipeline
+            args, kwargs = self._arguments(stage, m, outputs)
+            with torch.set_grad_enabled(not self.spec.pipelines[p].forward_only):
+                outputs[stage] = self.modules[stage](*args, **kwargs)
+            if ends_in_loss(self.spec, stage):
+                judge = loss_of(self.spec, p, self.batch.loss_fn)
+                assert judge is not None
+                loss = judge(outputs[stage], self.target[p][m])
+                losses.setdefault(p, []).append(loss.detach().double().item())
+                divisor = model_microbatches(self.spec, p) if self.batch.scale_loss else 1
+                if loss.requires_grad:
+                    roots.append(loss / divisor if divisor > 1 else loss)
+        return roots
+
+    def _arguments(
+        self, stage: StageId, m: int, outputs: dict[StageId, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        x = self.x[stage.pipeline]
+        args, kwargs = arguments(x[m]) if stage.stage == 0 and x else ((), {})
+        given = [
+            tensor
+            for source in sources(self.spec, stage)
+            for tensor in flat(outputs[source], stage_label(self.spec, source))
+        ]
+        return (*args, *given), kwargs
+
+
+def add(total: GradientList, more: GradientList) -> None:
+    """Adds to `total` as autograd accumulates."""
+    for k, gradient in enumerate(more):
+        if gradient is not None:
+            before = total[k]
+            total[k] = gradient.clone() if before is None else before.add_(gradient)
+
+
+def _connected(spec: Spec) -> list[list[int]]:
+    """Pipelines that feed each other, together; in the order of their micro-batches."""
+    group = {p: {p} for p in range(len(spec.pipelines))}
+    for p, pipeline in enumerate(spec.pipelines):
+        for q, _ in pipeline.feeds:
+            merged = group[p] | group[q]
+            group.update(dict.fromkeys(merged, merged))
+    found = {tuple(sorted(members)) for members in group.values()}
+    return sorted(map(list, found), key=lambda members: spec.pipelines[members[0]].first)
