@@ -395,7 +395,7 @@ def test_a_limit_is_kept() -> None:
         f"{told}; the limit is 3/2",
         f"{told}, instruction 6; the limit is 3/2",
     )
-    assert found.labels[-1].words == "the limit is 3/2"
+    assert found.labels[-1].text == "the limit is 3/2"
     assert found.help == "allow 2, or run a `B` earlier"
 
 
