@@ -4,16 +4,29 @@ The values, in the order the data flows, each have a room of their own (`languag
 `problem`, `order`, `program`, `proof`, `bounds`, `plan`); `driver` is the line through them.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stretto.compiler.bounds import bound
+    from stretto.compiler.diagnostics.diagnostic import Rejected
+    from stretto.compiler.driver import compile_file, compile_text
+    from stretto.compiler.evaluation import evaluate
+    from stretto.compiler.language import parse
+    from stretto.compiler.order.arrange import arrange
+    from stretto.compiler.plan.plan import read_plan, write_plan
+    from stretto.compiler.problem.expand import expand
+    from stretto.compiler.program.communicate import communicate
+    from stretto.compiler.program.timeline import time
+    from stretto.compiler.proof.prove import prove
 
 _HOMES = {
-    "parse": "language.parse",
+    "parse": "language",
     "evaluate": "evaluation",
     "expand": "problem.expand",
     "arrange": "order.arrange",
     "communicate": "program.communicate",
     "prove": "proof.prove",
-    "bound": "bounds.bound",
+    "bound": "bounds",
     "time": "program.timeline",
     "compile_file": "driver",
     "compile_text": "driver",
@@ -22,7 +35,21 @@ _HOMES = {
     "Rejected": "diagnostics.diagnostic",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "Rejected",
+    "arrange",
+    "bound",
+    "communicate",
+    "compile_file",
+    "compile_text",
+    "evaluate",
+    "expand",
+    "parse",
+    "prove",
+    "read_plan",
+    "time",
+    "write_plan",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -183,3 +183,10 @@ def test_importing_loads_no_more_than_it_needs(module: str, absent: tuple[str, .
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert out.stdout.strip() == "[]"
+
+
+def test_the_compilers_face_finds_every_name_that_it_offers() -> None:
+    import stretto.compiler as face
+
+    assert face.__all__ == sorted(face._HOMES)
+    assert all(callable(getattr(face, name)) for name in face.__all__)
