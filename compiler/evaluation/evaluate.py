@@ -6,9 +6,10 @@ order block is run for every rank (`orders`, `blocks`, `taking`). All that is fo
 is raised together.
 """
 
+from stretto.compiler.evaluation.costs.exact import ExactCosts
 from stretto.compiler.evaluation.costs.memory import check_kept, limit, transfer
 from stretto.compiler.evaluation.costs.statements import cost_table
-from stretto.compiler.evaluation.costs.ticks import Priced
+from stretto.compiler.evaluation.costs.ticks import TickCosts, stage_in_ticks, to_ticks
 from stretto.compiler.evaluation.declarations import declare
 from stretto.compiler.evaluation.declared import Declarations
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget
@@ -52,28 +53,29 @@ def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec 
     ruled = rules(declared, known, spans.intern, budget, reports)
     if reports.count or pipelines is None:
         return None
-    priced = Priced(declared, pipelines, costs, [units for units, _ in written], budget, reports)
+    exact = ExactCosts(declared, pipelines, costs, budget)
+    ticks = to_ticks(exact, [units for units, _ in written], reports)
     limits = [
         None if (found := costs.limits.get(rank)) is None
-        else Limit(priced.size(found[0]), spans.intern(found[1]))
+        else Limit(ticks.size(found[0]), spans.intern(found[1]))
         for rank in range(declared.ranks or 0)
     ]  # fmt: skip
-    transfers = ((a, b, priced.time(t)) for (a, b), t in sorted(costs.transfers.items()) if t)
+    transfers = ((a, b, ticks.time(t)) for (a, b), t in sorted(costs.transfers.items()) if t)
     overlap: tuple[Kind, ...] = tuple(k for k in ("B", "I") if k in declared.overlap)
     return Spec(
         name=declared.name,
         ranks=declared.ranks or 0,
         microbatches=declared.microbatches or 0,
-        pipelines=tuple(_pipeline(p, priced, spans) for p in pipelines),
-        time_unit=priced.time.unit,
-        size_unit=priced.size.unit,
+        pipelines=tuple(_pipeline(p, exact, ticks, spans) for p in pipelines),
+        time_unit=ticks.time.unit,
+        size_unit=ticks.size.unit,
         parameters=declared.parameters,
         slices=declared.slices or 0,
         split_backward=declared.split is not None,
         overlap=overlap,
-        exceptions=priced.exceptions,
-        pairs=priced.pairs,
-        exceptional_pairs=priced.exceptional_pairs,
+        exceptions=ticks.exceptions,
+        pairs=ticks.pairs,
+        exceptional_pairs=ticks.exceptional_pairs,
         transfers=tuple(Transfer(*t) for t in transfers),
         limits=tuple(limits) if any(limits) else (),
         rules=ruled,
@@ -89,10 +91,10 @@ def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec 
     )
 
 
-def _pipeline(p: ResolvedPipeline, priced: Priced, spans: Spans) -> Pipeline:
+def _pipeline(p: ResolvedPipeline, exact: ExactCosts, ticks: TickCosts, spans: Spans) -> Pipeline:
     return Pipeline(
         name=p.name,
-        stages=tuple(priced.stage(p, i) for i in range(len(p.ranks))),
+        stages=tuple(stage_in_ticks(exact, ticks, p, i) for i in range(len(p.ranks))),
         microbatches=p.microbatches,
         first=p.first,
         at=spans.intern(p.declaration.statement.span),

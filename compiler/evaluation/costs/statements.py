@@ -56,7 +56,7 @@ class _CostStatements:
         self.budget = budget
         self.reports = reports
         self.out = CostTable()
-        self.turn = 0
+        self.ordinal = 0
 
     def operation(self, statement: s.Cost, scope: Scope) -> None:
         mention = statement.operation
@@ -136,8 +136,8 @@ class _CostStatements:
                 for mention, places, some in zip((first, other), halves, among, strict=True)
             ]
             here = tuple((slot, env[slot]) for slot in varying)
-            self.turn += 1
-            cost = PairCost(self.turn, code, scope.size, slots, here, statement.value.span)
+            self.ordinal += 1
+            cost = PairCost(self.ordinal, code, scope.size, slots, here, statement.value.span)
             self.out.pairs.update({(kind, f, b): cost for f in forwards for b in backwards})
 
         if all(among):

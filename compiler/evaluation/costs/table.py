@@ -9,6 +9,7 @@ from msgspec import Struct
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.expressions.values import Code, number, show
 from stretto.compiler.evaluation.reports import eval_error
+from stretto.compiler.problem.spec import NONE
 
 Exact = int | Fraction
 
@@ -23,7 +24,7 @@ StagePattern = tuple[int, int]  # pipeline, stage; -1 for any
 class PairCost(NamedTuple):
     """A compiled `cost F | B = E`; `ticks` computes E from the costs of the two."""
 
-    turn: int  # the how manieth such cost
+    ordinal: int  # of this cost among all costs of pairs
     code: Code
     size: int
     slots: tuple[int, int]
@@ -31,6 +32,7 @@ class PairCost(NamedTuple):
     span: Span
 
     def ticks(self, forward: Exact, backward: Exact) -> Exact:
+        """How long a unit takes whose halves take so long. Raises `EvalError`."""
         env: list[Any] = [None] * self.size
         for slot, value in self.bindings:
             env[slot] = value
@@ -68,6 +70,22 @@ class CostTable(Struct):
                 "W", pipeline, stage, cell
             )
         return self.of_stage(kind, pipeline, stage)
+
+    def of_pair(
+        self,
+        forward: StagePattern,
+        kind: str,
+        backward: StagePattern,
+        forward_ticks: Exact,
+        backward_ticks: Exact,
+    ) -> Exact | None:
+        """What the last fitting `cost F | B` says of a unit of these stages whose halves take so
+        long; None where none fits."""
+        forwards = (forward, (forward[0], NONE), (NONE, NONE))
+        backwards = (backward, (backward[0], NONE), (NONE, NONE))
+        fitting = [self.pairs.get((kind, x, y)) for x in forwards for y in backwards]
+        last = max((cost for cost in fitting if cost), key=lambda c: c.ordinal, default=None)
+        return None if last is None else last.ticks(forward_ticks, backward_ticks)
 
     def varying_cells(self, kind: str, pipeline: int, stage: int) -> Iterator[CellKey]:
         """Micro-batches and slices where the stage's operation may cost something else."""
