@@ -40,7 +40,7 @@ lint: $(STAMP)  ## style and types
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy -p stretto
-	$(RUN)/basedpyright --level error
+	$(RUN)/basedpyright --level error --pythonpath $(RUN)/python
 
 docs: $(STAMP)  ## pictures and tables of the documents, made anew
 	$(RUN)/python docs/make.py

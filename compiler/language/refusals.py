@@ -76,7 +76,7 @@ def _overlap(children: Children, span: Span) -> Iterator[Diagnostic]:
     _, first, _, second = children
     if first != "F" or second not in ("B", "I"):
         yield _syntax(
-            Span(span.file, first.line, first.column, *span[3:]),
+            Span(span.file, first.line, first.column, *span[3:]),  # pyright: ignore[reportAttributeAccessIssue]
             f"`{first} | {second}` cannot overlap: a unit is an `F` with a `B` or an `I`",
             "overlap F | B",
         )

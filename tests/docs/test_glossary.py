@@ -67,7 +67,10 @@ def test_the_types_that_are_words_of_the_domain_are_in_it() -> None:
 
 
 def test_what_pytorch_is_said_to_have_is_in_the_installed_one() -> None:
-    pipelining = Path(pytest.importorskip("torch").__file__).parent / "distributed/pipelining"
+    torch = pytest.importorskip("torch")
+    if not torch.__version__.startswith("2.13."):
+        pytest.skip("the glossary speaks of torch 2.13")
+    pipelining = Path(torch.__file__).parent / "distributed/pipelining"
     source = "\n".join(path.read_text("utf-8") for path in pipelining.glob("*.py"))
     for term in TERMS:
         for name in re.findall(r"`([^`]+)`", term.get("pytorch", "")):

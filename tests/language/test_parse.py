@@ -156,7 +156,8 @@ def test_reserved_words_may_not(name: str) -> None:
 
 def test_numbers_are_exact() -> None:
     text = AROUND + "let a = 0.1\nlet b = 20 GiB\nlet c = 1.5 KiB\nlet d = 3.0\n"
-    values = [x.value.value for x in read(text).statements if isinstance(x, s.Let)]
+    lets = [x.value for x in read(text).statements if isinstance(x, s.Let)]
+    values = [x.value for x in lets if isinstance(x, s.Number)]
     assert values[0] * 10 == 1 and values[1:] == [20 * 1024**3, 1536, 3]
     assert isinstance(values[3], int)
 
