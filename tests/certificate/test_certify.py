@@ -15,10 +15,11 @@ import pytest
 
 from stretto.compiler.bounds.best import best, bound_context
 from stretto.compiler.bounds.feasible import feasible
-from stretto.compiler.certificate.checker.bound import Bound
+from stretto.compiler.certificate.checker.bound import BoundCheck
 from stretto.compiler.certificate.checker.check import certify
 from stretto.compiler.certificate.checker.instance import Instance, Refuted
-from stretto.compiler.certificate.write import certificate, evidence, instance
+from stretto.compiler.certificate.evidence import evidence
+from stretto.compiler.certificate.write import certificate, instance
 from stretto.compiler.cli import main
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order.written import written
@@ -80,7 +81,7 @@ def test_evidence_proves_what_others_proved(row: dict[str, Any]) -> None:
 def proven(spec: Spec) -> int:
     """The bound that the evidence of a Spec proves."""
     of = Instance(json.loads(json.dumps(instance(spec))))
-    return Bound(of, json.loads(json.dumps(evidence(spec, of)))).value()
+    return BoundCheck(of, json.loads(json.dumps(evidence(spec, of)))).value()
 
 
 @pytest.mark.parametrize("shape", bound_instances.SHAPES)
@@ -192,13 +193,13 @@ def test_no_evidence_proves_too_much(shape: str) -> None:
         least = bound_oracle.brute(spec)
         given = Instance(json.loads(json.dumps(instance(spec))))
         honest = json.loads(json.dumps(evidence(spec, given)))
-        assert Bound(given, honest).value() <= least
+        assert BoundCheck(given, honest).value() <= least
         for _ in range(150):
             wrong = honest
             for _ in range(random.randint(1, 3)):
                 wrong = spoiled(wrong, random)
             try:
-                found = Bound(given, wrong).value()
+                found = BoundCheck(given, wrong).value()
             except (Refuted, ArithmeticError, LookupError, TypeError, ValueError):
                 continue
             assert found <= least, wrong

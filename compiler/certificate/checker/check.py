@@ -11,13 +11,14 @@ stage], ticks]], `exceptions`: [[operation, ticks]], `exceptional_pairs`: [[oper
 ticks]], `rules`: [[later, earlier]], `fixed`: per rank the units, [operation, …], that are given in
 this sequence. An operation is [kind, pipeline, stage, micro-batch, slice]
 (slice -1: none). `schedule`: per rank [[start, end, [operation, …]]]. `claims`: `makespan`, `span`,
-`peaks` (per rank), `bound`. `evidence`: see `certify_bound`. `stated` is what the plan says of its
+`peaks` (per rank), `bound`. `evidence`: see `bound`. `stated` is what the plan says of its
 bound, which may be more than the evidence proves, and is not checked.
 """
 
 import json
 from typing import Any
 
+from stretto.compiler.certificate.checker.bound import BoundCheck
 from stretto.compiler.certificate.checker.instance import (
     ENDS,
     STARTS,
@@ -30,35 +31,34 @@ from stretto.compiler.certificate.checker.instance import (
 
 
 def certify(text: str) -> dict[str, Any]:
-    """The claims, each of them checked. Raises `Refuted`."""
-    from stretto.compiler.certificate.checker.bound import Bound  # the other parts of this checker
-
+    """The claims, each of them checked, with `minimize` and whether the schedule is `optimal`.
+    Raises `Refuted`."""
     try:
         certificate = json.loads(text)
         claims = {key: certificate["claims"][key] for key in ("makespan", "span", "peaks", "bound")}
         instance = Instance(certificate["instance"])
         makespan, span, peaks = schedule(instance, certificate["schedule"])
-        bound = Bound(instance, certificate["evidence"]).value()
+        bound = BoundCheck(instance, certificate["evidence"]).value()
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise Refuted(f"not a certificate: {error!r}") from None
-    demand(claims["makespan"] == makespan, f"the makespan is {makespan}")
-    demand(claims["span"] == span, f"the span is {span}")
-    demand(claims["peaks"] == peaks, f"the peaks are {peaks}")
-    demand(claims["bound"] == bound, f"the evidence proves a bound of {bound}")
+        raise Refuted(f"this is not a certificate: {error!r}") from None
+    for what, value in (("makespan", makespan), ("span", span), ("peaks", peaks)):
+        claimed = f"the schedule's {what} is {value}, and the certificate claims {claims[what]}"
+        demand(claims[what] == value, claimed.replace("peaks is", "peaks are"))
+    claimed = (
+        f"the evidence proves a bound of {bound}, and the certificate claims {claims['bound']}"
+    )
+    demand(claims["bound"] == bound, claimed)
     reached = makespan if instance.minimize == "makespan" else span
-    demand(bound <= reached, "the bound is above the schedule")  # then one of the two is wrong
+    above = f"the bound of {bound} is above the schedule's {instance.minimize} of {reached}"
+    demand(bound <= reached, above)  # then one of the two is wrong
     return {**claims, "minimize": instance.minimize, "optimal": bound == reached}
 
 
-# ---------------------------------------------------------------------------- the instance
-
-
-# ---------------------------------------------------------------------------- the schedule
-
-
 def schedule(instance: Instance, rows: list[Any]) -> tuple[int, int, list[int]]:
-    """Makespan, span, and peak of memory per rank, if the start times are a schedule at all."""
-    demand(len(rows) == instance.ranks, "one list for each rank")
+    """Makespan and span in ticks, and the peak of memory per rank in grains. Raises `Refuted` where
+    the start times are no schedule of the instance."""
+    lists = f"the schedule has {len(rows)} lists of units, for {instance.ranks} ranks"
+    demand(len(rows) == instance.ranks, lists)
     start: dict[Op, int] = {}
     end: dict[Op, int] = {}
     spans, peaks = [0], []
@@ -66,45 +66,31 @@ def schedule(instance: Instance, rows: list[Any]) -> tuple[int, int, list[int]]:
         clock = held = peak = 0
         for begin, finish, listed in units:
             ops = [op(o) for o in listed]
-            demand(begin >= clock, f"rank {rank} does two things at {begin}")
-            demand(finish == begin + instance.unit(ops), f"{listed} ends at another time")
+            demand(begin >= clock, f"rank {rank} starts a unit at {begin}, and is busy to {clock}")
+            ticks = instance.unit(ops)
+            takes = f"the unit {listed} takes {ticks} ticks, and runs from {begin} to {finish}"
+            demand(finish == begin + ticks, takes)
             clock = finish
             for o in ops:
-                demand(o not in start, f"{o} runs twice")
-                demand(instance.stage(o)["rank"] == rank, f"{o} is on another rank")
+                demand(o not in start, f"the schedule runs {o} twice")
+                home = instance.stage(o)["rank"]
+                demand(home == rank, f"the schedule runs {o} on rank {rank}; it is on rank {home}")
                 start[o], end[o] = begin, finish
                 if o[0] == "F":
                     held += instance.stage(o)["activation"]
                     peak = max(peak, held)
-            held -= sum(given(instance, o) for o in ops)
+            held -= sum(_freed(instance, o) for o in ops)
         limit = instance.limits[rank]
-        demand(limit is None or peak <= limit, f"rank {rank} holds {peak}, the limit is {limit}")
+        demand(limit is None or peak <= limit, f"rank {rank} holds {peak}, and may hold {limit}")
         peaks.append(peak)
         spans.append(clock - units[0][0] if units else 0)
-    everything(instance, start)
-    for later in start:
-        for earlier in instance.needs(later, lambda place: ("I", *place) in start):
-            ready = end[earlier] + instance.lag(earlier, later)
-            demand(start[later] >= ready, f"{later} starts before {earlier} is there")
-    for later, earlier in instance.rules:
-        first = [start[o] for kind in STARTS[later[0]] if (o := (kind, *later[1:])) in start]
-        last = [end[o] for kind in ENDS[earlier[0]] if (o := (kind, *earlier[1:])) in end]
-        demand(bool(first and last), f"{later} or {earlier} does not run")
-        demand(first[0] >= last[0], f"the rule for {later} is broken")
-    kept(instance, rows)
+    _everything_runs(instance, start)
+    _nothing_is_early(instance, start, end)
+    _fixed_units_run(instance, rows)
     return max(end.values(), default=0), max(spans), peaks
 
 
-def kept(instance: Instance, rows: list[Any]) -> None:
-    """Every rank runs the units that were given, and in that sequence."""
-    demand(len(instance.fixed) in (0, instance.ranks), "one list for each rank")
-    for rank, units in enumerate(instance.fixed):
-        runs = (sorted(op(o) for o in listed) for _, _, listed in rows[rank])
-        for unit in units:
-            demand(sorted(unit) in runs, f"rank {rank} does not keep to {unit}")  # runs goes on
-
-
-def given(instance: Instance, o: Op) -> int:
+def _freed(instance: Instance, o: Op) -> int:
     """Grains that come back when o ends."""
     stage = instance.stage(o)
     if o[0] == "F":
@@ -113,7 +99,7 @@ def given(instance: Instance, o: Op) -> int:
     return {"B": size, "I": size - kept, "W": kept}[o[0]]
 
 
-def everything(instance: Instance, start: dict[Op, int]) -> None:
+def _everything_runs(instance: Instance, start: dict[Op, int]) -> None:
     """Each forward runs once, and its backward either whole or as two halves."""
     wanted: set[Op] = set()
     for p, line in enumerate(instance.pipelines):
@@ -121,6 +107,38 @@ def everything(instance: Instance, start: dict[Op, int]) -> None:
             wanted.add(("F", p, *place))  # type: ignore[arg-type]
             if not line["forward_only"]:
                 halves = ("I", p, *place) in start
-                demand(instance.split or not halves, f"backwards are not split: {place}")
+                split = f"the schedule runs {('I', p, *place)}; the instance splits no backward"
+                demand(instance.split or not halves, split)
                 wanted |= {(kind, p, *place) for kind in ("IW" if halves else "B")}  # type: ignore[misc]
-    demand(set(start) == wanted, "operations are missing, or too many")
+    missing, more = wanted - set(start), set(start) - wanted
+    if missing:
+        raise Refuted(f"the schedule does not run {min(missing)}")
+    demand(not more, f"the schedule runs {min(more, default='')}, which is not to be done")
+
+
+def _nothing_is_early(instance: Instance, start: dict[Op, int], end: dict[Op, int]) -> None:
+    """Every operation starts when it has what it needs, and every rule is met."""
+    for later in start:
+        for earlier in instance.needs(later, lambda place: ("I", *place) in start):
+            ready = end[earlier] + instance.lag(earlier, later)
+            early = f"{later} starts at {start[later]}, and has the result of {earlier} at {ready}"
+            demand(start[later] >= ready, early)
+    for later, earlier in instance.rules:
+        first = [start[o] for kind in STARTS[later[0]] if (o := (kind, *later[1:])) in start]
+        last = [end[o] for kind in ENDS[earlier[0]] if (o := (kind, *earlier[1:])) in end]
+        rule = f"a rule has {later} start after the end of {earlier}"
+        demand(bool(first and last), f"{rule}, and one of them does not run")
+        demand(first[0] >= last[0], f"{rule}, and it starts at {first[0]}, the end is {last[0]}")
+
+
+def _fixed_units_run(instance: Instance, rows: list[Any]) -> None:
+    """Every rank runs the units that were given, and in that sequence."""
+    lists = (
+        f"the instance has {len(instance.fixed)} lists of fixed units, for {instance.ranks} ranks"
+    )
+    demand(len(instance.fixed) in (0, instance.ranks), lists)
+    for rank, units in enumerate(instance.fixed):
+        runs = (sorted(op(o) for o in listed) for _, _, listed in rows[rank])
+        for unit in units:  # `runs` goes on
+            kept = f"rank {rank} does not run the fixed unit {unit} after those before it"
+            demand(sorted(unit) in runs, kept)

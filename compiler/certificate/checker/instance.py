@@ -1,33 +1,44 @@
 """The problem that a certificate is about, read from the certificate alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
 Op = tuple[str, int, int, int, int]
+"""Kind, pipeline, stage, micro-batch, slice (-1: none)."""
 
+OpType = tuple[str, int, int, int]
+"""Kind, pipeline, stage, slice: an operation without its micro-batch."""
 
 # A rule on one kind speaks of the operations that may stand for it.
 STARTS = {"F": "F", "B": "BI", "I": "IB", "W": "WB"}
-
-
 ENDS = {"F": "F", "B": "BW", "I": "IB", "W": "WB"}
-
 
 SIZES = ("activation", "kept")
 
 
 class Refuted(Exception):
-    """The certificate does not prove what it claims."""
+    """The certificate does not prove what it claims; the text says where, in a sentence."""
 
 
-def demand(holds: bool, words: str) -> None:
+def demand(holds: bool, otherwise: str) -> None:
+    """Raises `Refuted` with the sentence `otherwise` unless something holds."""
     if not holds:
-        raise Refuted(words)
+        raise Refuted(otherwise)
+
+
+def op(o: list[Any]) -> Op:
+    """An operation as the certificate writes it. Raises `Refuted` where it is none."""
+    kind, p, s, m, k = o
+    wrong = f"{o} is not an operation, which is [kind, pipeline, stage, micro-batch, slice]"
+    demand(kind in ("F", "B", "I", "W") and all(type(n) is int for n in (p, s, m, k)), wrong)
+    demand(p >= 0 and s >= 0 and m >= 0 and k >= -1, wrong)
+    return kind, p, s, m, k
 
 
 class Instance:
-    """What is to be done: durations, what waits for what, memory."""
+    """What is to be done: durations and transfers in ticks, what waits for what, memory in grains.
+    The attributes are the keys of the certificate (`rare`: its `exceptional_pairs`)."""
 
     def __init__(self, data: dict[str, Any]):
         self.ranks: int = data["ranks"]
@@ -42,34 +53,57 @@ class Instance:
         self.rare = {(op(f), op(b)): ticks for f, b, ticks in data["exceptional_pairs"]}
         self.rules = [(op(later), op(earlier)) for later, earlier in data["rules"]]
         self.fixed = [[[op(o) for o in unit] for unit in units] for units in data["fixed"]]
-        demand(self.minimize in ("makespan", "span"), "minimize makespan or span")
-        yes = [self.split, *(line["forward_only"] for line in self.pipelines)]
-        demand(all(type(one) is bool for one in yes), "split and forward_only are yes or no")
-        demand(all(s["rank"] in range(self.ranks) for s in self.stages()), "every stage has a rank")
-        demand(len(self.limits) == self.ranks, "one limit for each rank, or null")
+        self._demand_choices()
         figures = [data["slices"], *(line["microbatches"] for line in self.pipelines)]
         figures += [limit for limit in self.limits if limit is not None]
         figures += [s[k] for s in self.stages() for k in (*"FBIW", *SIZES)]
         figures += [*self.transfers.values(), *self.exceptions.values(), *self.pairs.values()]
         figures += self.rare.values()
-        demand(all(type(n) is int and n >= 0 for n in figures), "figures are whole numbers")
+        for n in figures:
+            right = type(n) is int and n >= 0
+            demand(right, f"the instance says {n!r} where a whole number, 0 or more, should be")
+
+    def _demand_choices(self) -> None:
+        demand(
+            self.minimize in ("makespan", "span"),
+            f"the instance's `minimize` is {self.minimize!r}; it should be `makespan` or `span`",
+        )
+        for yes in (self.split, *(line["forward_only"] for line in self.pipelines)):
+            demand(
+                type(yes) is bool,
+                f"the instance's `split` or a `forward_only` is {yes!r}, not true or false",
+            )
+        for stage in self.stages():
+            demand(
+                stage["rank"] in range(self.ranks),
+                f"a stage of the instance is on rank {stage['rank']}, of {self.ranks} ranks",
+            )
+        demand(
+            len(self.limits) == self.ranks,
+            f"the instance has {len(self.limits)} limits; it should have one, or null, for each "
+            f"of {self.ranks} ranks",
+        )
 
     def stages(self) -> list[dict[str, Any]]:
+        """The stages of all pipelines."""
         return [stage for line in self.pipelines for stage in line["stages"]]
 
-    def stage(self, o: Op | tuple[str, int, int, int]) -> dict[str, Any]:
+    def stage(self, o: Op | OpType) -> dict[str, Any]:
+        """The stage of an operation."""
         found: dict[str, Any] = self.pipelines[o[1]]["stages"][o[2]]
         return found
 
     def ticks(self, o: Op) -> int:
+        """Ticks that an operation takes alone."""
         return int(self.exceptions.get(o, self.stage(o)[o[0]]))
 
     def unit(self, ops: list[Op]) -> int:
         """Ticks of one operation, or of an F and the B or I that it overlaps."""
         if len(ops) == 1:
             return self.ticks(ops[0])
+        overlap = len(ops) == 2 and ops[0][0] == "F" and ops[1][0] in "BI"
+        demand(overlap, f"{ops} are no unit, which is one operation, or an F and a B or I")
         f, b = ops
-        demand(f[0] == "F" and b[0] in "BI", "a unit is an F and a B or I")
         together = self.pairs.get((f[1:3], b[0], b[1:3]), self.ticks(f) + self.ticks(b))
         return int(self.rare.get((f, b), together))
 
@@ -83,8 +117,9 @@ class Instance:
         line = self.pipelines[p]
         return product(range(len(line["stages"])), range(line["microbatches"]), self.slices)
 
-    def needs(self, o: Op, halves: Any) -> list[Op]:
-        """What o waits for. `halves(place)`: whether that backward runs as I and W."""
+    def needs(self, o: Op, halves: Callable[[tuple[int, ...]], bool]) -> list[Op]:
+        """What o waits for. `halves`: whether the backward of (pipeline, stage, micro-batch,
+        slice) runs as I and W."""
         kind, p, s, m, k = o
         line, last = self.pipelines[p], len(self.pipelines[p]["stages"]) - 1
 
@@ -110,10 +145,3 @@ class Instance:
         if 0 <= k < len(self.slices) - 1:
             found.append(backward(p, s, m, k + 1))
         return found
-
-
-def op(o: list[Any]) -> Op:
-    kind, p, s, m, k = o
-    demand(kind in ("F", "B", "I", "W") and all(type(n) is int for n in (p, s, m, k)), f"{o}")
-    demand(p >= 0 and s >= 0 and m >= 0 and k >= -1, f"{o}")
-    return kind, p, s, m, k
