@@ -3,6 +3,7 @@ words for messages and the ranks that the instruction waits for."""
 
 from collections.abc import Sequence
 
+from stretto.compiler.diagnostics.wording import listed
 from stretto.compiler.program.program import (
     Compute,
     Free,
@@ -53,11 +54,7 @@ def awaited_ranks(plan: RankPlan, name: ProgramName, at: int) -> list[int]:
 
 def ranks(numbers: Sequence[int]) -> str:
     """`rank 3`, `ranks 1 and 3`, `ranks 0 to 5`."""
-    if len(numbers) == 1:
-        return f"rank {numbers[0]}"
-    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
-        return f"ranks {numbers[0]} to {numbers[-1]}"
-    return "ranks " + ", ".join(map(str, numbers[:-1])) + f" and {numbers[-1]}"
+    return listed("rank", numbers)
 
 
 def _other_copies(plan: RankPlan, reduction: int) -> list[int]:

@@ -7,11 +7,12 @@ from stretto.compiler.commands.report import report
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import Send
 from stretto.compiler.proof.prove import ASSUMPTIONS
-from stretto.compiler.show.summary import Summary, count, figures, of_plan, step_of
+from stretto.compiler.show.summary import Summary, figures, of_plan, step_of
 
 SEARCHES = ("time_limit", "effort", "gap", "engine")
 

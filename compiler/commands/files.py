@@ -5,13 +5,14 @@ line that asks for something impossible: exit code 2.
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import TextIO
 
 from stretto.compiler import library
+from stretto.compiler.atomic import atomic_write
 from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.diagnostics.suggest import nearest
@@ -130,40 +131,14 @@ def neighbours(folder: Path) -> Iterator[Path]:
         yield from (entry for entry in folder.iterdir() if entry.is_file())
 
 
-def write(name: str, data: str | bytes) -> None:
-    """Write the file whole, or leave what was there."""
-    content = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
-    replacing(name, lambda path: Path(path).write_bytes(content))
-
-
-def replacing(name: str, make: Callable[[str], object]) -> None:
-    """Let `make` write a new file beside `name`, then put it in its place. The new file has the
-    same suffix, since that may decide the format."""
-    from tempfile import NamedTemporaryFile  # costs more to load than most commands take
-
+def write(name: str, data: str) -> None:
+    """Write the file whole, or leave what was there. Raises `Unusable`."""
     path = Path(name)
     if path.is_dir() or not path.parent.is_dir():
         what = "a folder" if path.is_dir() else "in a folder that does not exist"
         raise Unusable(f"cannot write `{name}`: it is {what}")
-    with guarded(name):
-        with NamedTemporaryFile(
-            dir=path.parent, prefix=".", suffix=path.name, delete=False
-        ) as file:
-            new = file.name
-        try:
-            make(new)
-            os.chmod(new, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~umask())
-            os.replace(new, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(new)
-            raise
-
-
-def umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with guarded(name), atomic_write(path) as file:
+        file.write(data.encode("utf-8", "backslashreplace"))
 
 
 @contextmanager
@@ -191,17 +166,3 @@ def say(*lines: str) -> None:
     """Talk to the user, on stderr."""
     for line in lines:
         print(printable(line), file=sys.stderr)
-
-
-def columns(rows: Iterable[Iterable[str]], right: Iterable[int] = ()) -> list[str]:
-    """Rows as aligned lines, those columns flush right whose numbers are in `right`."""
-    table = [list(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    flush = set(right)
-    return [
-        "  ".join(
-            cell.rjust(width) if i in flush else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]

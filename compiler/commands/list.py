@@ -12,6 +12,7 @@ import msgspec
 from stretto.compiler import library
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import Refused, from_schedule
+from stretto.compiler.diagnostics.wording import columns
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.spec import NONE, Spec
@@ -42,7 +43,7 @@ def run(chosen: Namespace) -> int:
         return 0
     good = [row for row in rows if row.summary]
     width = get_terminal_size((200, 24)).columns
-    for line in files.columns([HEAD, *map(cells, good)], right=range(1, 8)):
+    for line in columns([HEAD, *map(cells, good)], right=range(1, 8)):
         print(line if len(line) <= width else line[: width - 1] + "…")
     print(FOOT)
     for row in rows:

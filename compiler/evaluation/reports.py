@@ -11,6 +11,7 @@ from typing import Any
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.diagnostics.wording import listed
 
 MOST_SHOWN = 100  # mistakes of one kind that are told
 MOST_PER_RANK = 100  # mistakes after which a rank's order is given up
@@ -91,7 +92,7 @@ class Repeated:
             note = f"this happens{where}"
         if others:
             verb = "does" if len(others) == 1 else "do"
-            note += f"{'; ' if note else ''}{ranks_in_words(others)} {verb} the same"
+            note += f"{'; ' if note else ''}{listed('rank', sorted(others), 4, 1)} {verb} the same"
         notes = (*self.diagnostic.notes, note) if note else self.diagnostic.notes
         return replace(self.diagnostic, notes=notes)
 
@@ -175,15 +176,3 @@ class Reports:
 def times_in_words(count: int) -> str:
     """`once`, `twice`, `3 times`."""
     return "once" if count == 1 else "twice" if count == 2 else f"{count:,} times"
-
-
-def ranks_in_words(ranks: Sequence[int]) -> str:
-    """`rank 3`, `ranks 1 and 2`, `ranks 0 to 5`, `ranks 0, 2, 5 and 9 more`."""
-    ranks = sorted(ranks)
-    if len(ranks) == 1:
-        return f"rank {ranks[0]}"
-    if len(ranks) > 2 and ranks[-1] - ranks[0] == len(ranks) - 1:
-        return f"ranks {ranks[0]} to {ranks[-1]}"
-    if len(ranks) > 5:
-        return f"ranks {', '.join(map(str, ranks[:4]))} and {len(ranks) - 4} more"
-    return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"

@@ -7,12 +7,12 @@ is just no memory.
 import json
 from contextlib import suppress
 from hashlib import sha256
-from os import getpid, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from stretto.compiler.atomic import atomic_write
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.kernels.jit import cache_home
 from stretto.compiler.problem.problem import Problem
@@ -47,9 +47,8 @@ def remember(problem: Problem, budget: Budget, what: Remembered) -> None:
     with suppress(OSError):
         path = _path(problem, budget)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{getpid()}")
-        part.write_text(json.dumps(what._asdict()))
-        replace(part, path)
+        with atomic_write(path) as file:
+            file.write(json.dumps(what._asdict()).encode())
 
 
 def _path(problem: Problem, budget: Budget) -> Path:

@@ -10,12 +10,11 @@ claims.
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from secrets import token_hex
-from typing import IO, NoReturn
+from typing import NoReturn
 
+from stretto.compiler.atomic import atomic_write
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 
 # RFC 1952: magic, deflate, "an extra field follows"; no time; no hint; no system. The extra field
@@ -26,30 +25,9 @@ _MAGIC = b"\x1f\x8b\x08\x04"
 _AROUND = _HEAD.size + _TAIL.size
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to that takes the place of `path` once all of it is on disk, and is gone
-    when anything fails. What is no regular file (a pipe, a device) is written to as it is."""
-    if path.exists() and not path.is_file():
-        with open(path, "wb") as file:
-            yield file
-        return
-    target = path.resolve()
-    beside = target.with_name(f".{target.name}.{token_hex(4)}")
-    with open(beside, "xb") as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(beside, target)
-        except BaseException:
-            beside.unlink()
-            raise
-
-
 def write_lines(path: Path, lines: Iterable[bytes]) -> None:
     """Write the lines, each with its line break. Raises `OSError`."""
-    with whole(path) as file:
+    with atomic_write(path) as file:
         for line in lines:
             file.write(_pack(line) if path.suffix == ".gz" else line)
 

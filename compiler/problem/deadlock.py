@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.diagnostics.wording import columns, listed
 from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import Operation, Rule, show
@@ -144,7 +145,7 @@ class _Explanation:
             return f"these {cause} can never be met: `{name}` would have to run after itself"
         if len(self.ranks) == 1:
             return f"this order can never finish: rank {self.ranks[0]} waits for itself"
-        return f"this order can never finish: ranks {_listed(self.ranks)} wait for each other"
+        return f"this order can never finish: {listed('rank', self.ranks)} wait for each other"
 
     def labels(self) -> tuple[Label, ...]:
         """Where each rank of the circle waits, then the rules that take part."""
@@ -177,19 +178,15 @@ class _Explanation:
                 words = "overlaps" if self.pairs(wait.needed, holder) else "is ordered after"
                 where = f"rank {self.rank[holder]}, line {self.span(wait.needed).line}"
                 rows.append((self.name(wait.needed), words, self.name(holder), where))
-        wide = [max(len(row[k]) for row in rows) for k in range(3)]
-        lines = [
-            "  ".join(w.ljust(n) for w, n in zip(row, [*wide, 0], strict=True)) for row in rows
-        ]
-        return "circle: " + ("\n" + " " * 8).join(line.rstrip() for line in lines)
+        return "circle: " + ("\n" + " " * 8).join(columns(rows))
 
     def behind(self) -> tuple[str, ...]:
         """The other ranks that cannot finish."""
         ranks = [rank for rank in self.stuck.first if rank not in self.ranks]
         if not ranks:
             return ()
-        many = len(ranks) > 1
-        return (f"rank{'s' * many} {_listed(ranks)} wait{'s' * (not many)} behind them",)
+        verb = "wait" if len(ranks) > 1 else "waits"
+        return (f"{listed('rank', ranks)} {verb} behind them",)
 
     def help(self) -> str | None:
         """How to open the circle: only at places that the author chose."""
@@ -224,11 +221,3 @@ def _means(written: Operation, operation: Operation) -> bool:
     """Whether the operation of a rule is this one."""
     stands_for = (written.kind, *KINDS[written.kind].halves)
     return operation.kind in stands_for and written[1:] == operation[1:]
-
-
-def _listed(ranks: list[int]) -> str:
-    """`2`, `0 and 1`, `0, 2 and 5`, `2 to 63`."""
-    if len(ranks) > 2 and ranks[-1] - ranks[0] == len(ranks) - 1:
-        return f"{ranks[0]} to {ranks[-1]}"
-    *most, last = map(str, ranks)
-    return f"{', '.join(most)} and {last}" if most else last

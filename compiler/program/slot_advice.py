@@ -3,6 +3,7 @@ Why it does is read off the lists as they stand."""
 
 from collections import Counter
 
+from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.program.program import NONE, Compute, Free, Instruction, Program, Receive
 from stretto.compiler.program.slots import most_live
 
@@ -19,7 +20,7 @@ def raised(program: Program, slots: int) -> str | None:
         return None
     worst = max(more, key=lambda rank: needs[rank])  # the first of equals
     others = len(more) - 1
-    also = f" (and {others} more rank{'s' * (others > 1)} above {slots})" if others else ""
+    also = f" (and {count(others, 'more rank')} above {slots})" if others else ""
     why = _reason(program.ranks[worst], needs[worst])
     return f"rank {worst} needs {needs[worst]} receive slots{also}: {why}"
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
+from stretto.compiler.diagnostics.wording import listed
 from stretto.compiler.problem.spec import NONE, Limit, Operation, Spec, number, show
 from stretto.compiler.program.program import (
     Compute,
@@ -161,7 +162,7 @@ def over_limit(words: Wording, group: Sequence[Excess]) -> Diagnostic:
     where = f" on rank {most.place[0]}" if others else ""
     notes = [f"all of this order needs {size(spec, most.peak)}{where}"]
     if others:
-        notes.insert(0, f"{listed('rank', others)} {'do' if others[1:] else 'does'} the same")
+        notes.insert(0, f"{listed('rank', others, 8)} {'do' if others[1:] else 'does'} the same")
     return Diagnostic(
         "over-limit",
         f"{text}; the limit is {limit}",
@@ -196,15 +197,3 @@ def size(spec: Spec, grains: int) -> str:
         if value and value % many == 0:
             return f"{value // many} {unit}"
     return str(number(grains, spec.size_unit))
-
-
-def listed(noun: str, items: Sequence[int]) -> str:
-    """`rank 2`, `ranks 0, 2 and 5`, `ranks 1 to 5`; of many, the first."""
-    if len(items) > 2 and items[-1] - items[0] == len(items) - 1:
-        return f"{noun}s {items[0]} to {items[-1]}"
-    named = [str(item) for item in items[:8]]
-    if len(items) > 8:
-        named.append(f"{len(items) - 8} more")
-    if len(named) == 1:
-        return f"{noun} {named[0]}"
-    return f"{noun}s {', '.join(named[:-1])} and {named[-1]}"

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
+from stretto.compiler.diagnostics.wording import listed
 from stretto.compiler.program.program import Program, Reduce
 from stretto.compiler.proof.ledger import MEET, RUN, SENT, SHIFT, TAG, WAIT, Ledger, RankTrace
-from stretto.compiler.proof.messages import Location, Wording, listed
+from stretto.compiler.proof.messages import Location, Wording
 from stretto.compiler.proof.obligations import ENDS, Obligations
 
 
@@ -199,9 +200,9 @@ def _circle(
     behind = sorted(set(stuck) - set(circle))
     if behind:
         notes.append(
-            f"{listed('rank', behind)} {'wait' if len(behind) > 1 else 'waits'} behind them"
+            f"{listed('rank', behind, 8)} {'wait' if len(behind) > 1 else 'waits'} behind them"
         )
-    who = listed("rank", sorted(circle))
+    who = listed("rank", sorted(circle), 8)
     text = f"this step can never finish: {who} wait for each other"
     return Diagnostic("deadlock", text, tuple(labels), tuple(notes))
 

@@ -9,6 +9,7 @@ import msgspec
 from stretto.compiler.analysis.critical_path import Link
 from stretto.compiler.analysis.explain import Explanation
 from stretto.compiler.analysis.idle import CAUSES, WAITS, Idle, told
+from stretto.compiler.diagnostics.wording import columns
 from stretto.compiler.problem.spec import Spec, number
 
 LONGEST = 40  # links of the chain that are shown
@@ -78,13 +79,6 @@ def _table(explained: Explanation, t: Any) -> Iterator[str]:
 def _stretch(spec: Spec, one: Idle, lines: bool) -> str:
     line = f" (line {one.line})" if lines and one.line is not None else ""
     return f"{told(spec, one)}{line}"
-
-
-def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield "  ".join(cells).rstrip()
 
 
 def data(spec: Spec, explained: Explanation) -> dict[str, Any]:

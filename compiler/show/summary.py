@@ -7,6 +7,7 @@ from fractions import Fraction
 from msgspec import Struct
 
 from stretto.compiler.bounds.bound import Bound
+from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.spec import NONE, Spec, number
@@ -137,8 +138,3 @@ def runs(values: tuple[int | str, ...]) -> str:
 
 def percent(part: float) -> str:
     return f"{100 * part:.1f} %"
-
-
-def count(n: int, one: str, several: str = "") -> str:
-    """`1 rank`, `3 ranks`."""
-    return f"{n} {one if n == 1 else several or one + 's'}"

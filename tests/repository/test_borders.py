@@ -15,16 +15,23 @@ from tests.repository.sources import imports, modules, ours, tree
 ROOMS: dict[str, set[str]] = {
     "grammar": set(),
     "compiler.diagnostics": set(),
+    "compiler.atomic": set(),
     "compiler.library": {"compiler.diagnostics"},
     "compiler.language": {"compiler.diagnostics", "grammar"},
     "compiler.problem": {"compiler.diagnostics"},
     "compiler.evaluation": {"compiler.diagnostics", "compiler.language", "compiler.problem"},
     "compiler.bounds": {"compiler.diagnostics", "compiler.problem"},
-    "compiler.order": {"compiler.diagnostics", "compiler.problem", "compiler.bounds"},
+    "compiler.order": {
+        "compiler.diagnostics",
+        "compiler.atomic",
+        "compiler.problem",
+        "compiler.bounds",
+    },
     "compiler.program": {"compiler.diagnostics", "compiler.problem", "compiler.order"},
     "compiler.proof": {"compiler.diagnostics", "compiler.problem", "compiler.program"},
     "compiler.plan": {
         "compiler.diagnostics",
+        "compiler.atomic",
         "compiler.problem",
         "compiler.bounds",
         "compiler.program",
@@ -59,6 +66,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "compiler.commands": {
         "compiler.diagnostics",
+        "compiler.atomic",
         "compiler.library",
         "compiler.language",
         "compiler.problem",

@@ -1,11 +1,12 @@
 """Which stage of the rank a request means."""
 
 from stretto.compiler.diagnostics.diagnostic import Label
+from stretto.compiler.diagnostics.wording import listed
 from stretto.compiler.evaluation.expressions.values import show
 from stretto.compiler.evaluation.orders.cursor import Cursor
 from stretto.compiler.evaluation.orders.request_errors import elsewhere
 from stretto.compiler.evaluation.orders.resolver import Request, Resolver
-from stretto.compiler.evaluation.reports import eval_error, ranks_in_words
+from stretto.compiler.evaluation.reports import eval_error
 
 
 def find_cursor(resolver: Resolver, request: Request) -> Cursor | None:
@@ -39,7 +40,9 @@ def find_cursor(resolver: Resolver, request: Request) -> Cursor | None:
             "wrong-rank",
             f"rank {resolver.rank} holds no stage of `{name}`",
             span,
-            notes=(f"`{name}` is on {ranks_in_words(sorted(set(resolver.pipelines[p].ranks)))}",),
+            notes=(
+                f"`{name}` is on {listed('rank', sorted(set(resolver.pipelines[p].ranks)), 4, 1)}",
+            ),
         )
     which = " or ".join(f"`{kind} {name}[{t.stage}]`" for t in cursors[:4])
     raise eval_error(

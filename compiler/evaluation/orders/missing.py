@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.diagnostics.wording import listed
 from stretto.compiler.evaluation.orders.counts import by_line, scheduled_at
 from stretto.compiler.evaluation.orders.cursor import Cursor
 from stretto.compiler.evaluation.orders.resolver import Resolver
-from stretto.compiler.evaluation.reports import diagnosis, ranks_in_words
+from stretto.compiler.evaluation.reports import diagnosis
 from stretto.compiler.language import syntax as s
 
 MOST_LISTED = 6
@@ -34,7 +35,8 @@ def left_out(statement: s.OrderRank, resolvers: Sequence[Resolver]) -> Diagnosti
     lines = [_never(group, mentions) for group in missing]
     notes = _tallies(missing[0], mentions) + lines[1:MOST_LISTED]
     if len(lines) > MOST_LISTED:
-        notes.append(f"{ranks_in_words(sorted({m.resolver.rank for m in missing}))} leave some out")
+        ranks = sorted({m.resolver.rank for m in missing})
+        notes.append(f"{listed('rank', ranks, 4, 1)} leave some out")
     span = Span(*statement.span[:3], *statement.rank.span[3:])
     help_ = "run each operation once: check how often these lines run"
     return diagnosis("left-out", lines[0], span, notes=notes, help=help_)
