@@ -9,10 +9,9 @@ from stretto.runtime.batch import signature
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.store import MissingKeys
 from stretto.runtime.errors import PipelineError
-from stretto.runtime.microbatches import Microbatches, input_label
+from stretto.runtime.microbatches import PipelineMicrobatches, input_label
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.stage_outputs import StageOutputs, agree_on_outputs
-from stretto.runtime.topology import originals
 
 
 class ShapeAgreement:
@@ -20,17 +19,17 @@ class ShapeAgreement:
     at every step, since some rank is not given their batch; None before the first step."""
 
     def __init__(self, peers: Peers, context: RankContext):
-        self.peers, self.context, self.spec = peers, context, context.plan.spec
+        self.peers, self.context, self.graph = peers, context, context.plan.graph
         self.agreed: dict[str, StageOutputs] = {}
         self.announced: list[int] | None = None
 
-    def outputs(self, microbatches: Mapping[int, Microbatches], step: int) -> StageOutputs:
+    def outputs(self, microbatches: Mapping[int, PipelineMicrobatches], step: int) -> StageOutputs:
         """The stages' outputs for these micro-batches, by pipeline, at this step (from 1).
 
         Raises `PipelineError` where ranks are given batches of different shapes, a stage cannot run
         on them, or another rank does not come to this step.
         """
-        own = {p: _signature(microbatches[p]) for p in originals(self.spec)}
+        own = {p: _signature(microbatches[p]) for p in self.graph.originals()}
         if self.announced is None:
             self.announced = self._compare_batches(own)
         for p in self.announced:
@@ -54,13 +53,13 @@ class ShapeAgreement:
         """At the first step every rank says which batches it is given; those of a pipeline must
         have one shape everywhere. Returns the pipelines to announce at every step."""
         self.peers.store.post(f"given/{self.peers.rank}", list(own.values()))
-        cards = self._wait([f"given/{rank}" for rank in range(self.spec.ranks)])
+        cards = self._wait([f"given/{rank}" for rank in range(self.peers.world)])
         announced = []
         for k, p in enumerate(own):
             theirs = cards[self._announcer(p)][k]
             if None not in (theirs, own[p]) and theirs != own[p]:
                 raise PipelineError(
-                    f"{input_label(self.spec, 'x', p)} has micro-batches of {own[p]} on rank "
+                    f"{input_label(self.graph, 'x', p)} has micro-batches of {own[p]} on rank "
                     f"{self.peers.rank}, but of {theirs} on rank {self._announcer(p)}"
                 )
             if theirs is not None and any(card[k] is None for card in cards):
@@ -69,13 +68,13 @@ class ShapeAgreement:
 
     def _announce(self, pipeline: int, shapes: str | None, step: int) -> None:
         self.peers.store.post(_key(step, pipeline), shapes)
-        old = step - 4 * self.spec.ranks - 16  # no rank is that far behind
+        old = step - 4 * self.peers.world - 16  # no rank is that far behind
         if old > 0:
             self.peers.store.forget(_key(old, pipeline))
 
     def _announcer(self, pipeline: int) -> int:
         """The rank that is given the pipeline's batch, since it has its first stage."""
-        return self.spec.pipelines[pipeline].stages[0].rank
+        return self.context.plan.spec.pipelines[pipeline].stages[0].rank
 
     def _wait(self, keys: list[str]) -> list[Any]:
         try:
@@ -95,5 +94,5 @@ def _key(step: int, pipeline: int) -> str:
     return f"shape/{step}/{pipeline}"
 
 
-def _signature(microbatches: Microbatches) -> str | None:
+def _signature(microbatches: PipelineMicrobatches) -> str | None:
     return signature(microbatches.x[0]) if microbatches.x else None

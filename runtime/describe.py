@@ -16,7 +16,7 @@ from stretto.compiler.program.program import (
     show,
 )
 from stretto.runtime.rank_program import PendingMessage, RankPlan, RankProgram
-from stretto.runtime.topology import StageId, stage_label
+from stretto.runtime.topology import StageId
 
 
 def describe(plan: RankPlan, name: ProgramName, at: int) -> str:
@@ -32,7 +32,7 @@ def describe(plan: RankPlan, name: ProgramName, at: int) -> str:
             return f"waits {_before(spec, program, at)}for {messages}"
         case Reduce(number):
             copy = plan.reductions[number].copies[0]
-            stage = stage_label(spec, StageId(copy.pipeline, copy.stage))
+            stage = plan.graph.label(StageId(copy.pipeline, copy.stage))
             others = ranks(_other_copies(plan, number))
             return f"sums the gradients of `{stage}` with {others}"
         case Receive(_, channel, result):

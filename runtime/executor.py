@@ -155,8 +155,8 @@ class Executor:
                 post_failure(self.peers.store, self.rank, message)
                 raise
             self._run(run)
-        fill_losses(self.plan.spec, run.losses, losses)
-        return merged_outputs(self.plan.spec, run.outputs)
+        fill_losses(self.plan.graph, run.losses, losses)
+        return merged_outputs(self.plan.graph, run.outputs)
 
     def _prepare(self, name: ProgramName, x: Any, target: Any, outputs: bool) -> Interpreter:
         program = self.plan.programs.get(name)

@@ -19,7 +19,7 @@ from stretto.compiler.program.program import (
     Wait,
     show,
 )
-from stretto.runtime.microbatches import NOTHING, Microbatches
+from stretto.runtime.microbatches import NOTHING, PipelineMicrobatches
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import RankProgram
 from stretto.runtime.replicas import Replicas
@@ -35,7 +35,7 @@ class StepInput(NamedTuple):
     """What one step runs on: the micro-batches by pipeline, the shapes that the ranks agreed on,
     and whether outputs are kept for the user."""
 
-    microbatches: dict[int, Microbatches]
+    microbatches: dict[int, PipelineMicrobatches]
     shapes: StageOutputs
     keep_outputs: bool
 

@@ -25,7 +25,7 @@ from stretto.compiler.program.program import (
     Wait,
 )
 from stretto.runtime.errors import PipelineError
-from stretto.runtime.topology import StageId, all_stages
+from stretto.runtime.topology import StageGraph, StageId
 
 
 class PendingMessage(NamedTuple):
@@ -51,10 +51,12 @@ class RankProgram(NamedTuple):
 
 
 class RankPlan(NamedTuple):
-    """What one rank needs of a plan. `programs` has `train` and `eval`, or `eval` alone."""
+    """What one rank needs of a plan. `graph` is that of `spec`; `programs` has `train` and `eval`,
+    or `eval` alone."""
 
     rank: int
     spec: Spec
+    graph: StageGraph
     channels: tuple[Channel, ...]
     reductions: tuple[Reduction, ...]
     programs: dict[ProgramName, RankProgram]
@@ -63,13 +65,7 @@ class RankPlan(NamedTuple):
     @property
     def stages(self) -> list[StageId]:
         """The stages of this rank: by stage, then pipeline."""
-        return stages_on(self.spec, self.rank)
-
-
-def stages_on(spec: Spec, rank: int) -> list[StageId]:
-    """The stages that the rank holds: by stage, then pipeline."""
-    own = [s for s in all_stages(spec) if spec.pipelines[s.pipeline].stages[s.stage].rank == rank]
-    return sorted(own, key=lambda stage: (stage.stage, stage.pipeline))
+        return self.graph.on_rank(self.rank)
 
 
 def plan_for_rank(plan: Plan | str | os.PathLike[str], rank: int, world: int) -> RankPlan:
@@ -107,7 +103,7 @@ def _read(plan: Plan | str | os.PathLike[str], rank: int) -> RankPlan:
             "this plan cuts micro-batches into slices, which the runtime cannot run yet"
         )
     programs = {name: rank_program(name, own, channels) for name, own in lists.items()}
-    return RankPlan(rank, spec, channels, reductions, programs, digest)
+    return RankPlan(rank, spec, StageGraph(spec), channels, reductions, programs, digest)
 
 
 def rank_program(

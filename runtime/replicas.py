@@ -13,7 +13,7 @@ from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import RankPlan
-from stretto.runtime.topology import StageId, stage_label
+from stretto.runtime.topology import StageId
 from stretto.runtime.transport import P2PLane, Pending
 
 
@@ -128,9 +128,9 @@ class Replicas:
         found = _table(self._module(copy))
         if found == [list(row) for row in expected]:
             return
-        spec = self.context.plan.spec
-        a = stage_label(spec, StageId(first.pipeline, first.stage))
-        b = stage_label(spec, StageId(copy.pipeline, copy.stage))
+        graph = self.context.plan.graph
+        a = graph.label(StageId(first.pipeline, first.stage))
+        b = graph.label(StageId(copy.pipeline, copy.stage))
         rows = [list(row) for row in expected]
         here = next((row for row in found if row not in rows), None)
         there = next((row for row in rows if row not in found), None)

@@ -4,37 +4,30 @@ micro-batches will."""
 
 from typing import Any
 
-from stretto.compiler.program.program import Spec
+from stretto.compiler.program.topology import KINDS
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.stage.infer_outputs import ExampleInput, infer_outputs
 from stretto.runtime.tensor_spec import TensorSpecs, carrying, from_json, to_json
-from stretto.runtime.topology import (
-    StageId,
-    gradient_senders,
-    has_users,
-    sources,
-    stage_label,
-    topological,
-)
+from stretto.runtime.topology import StageGraph, StageId
 
 
 class StageOutputs:
     """By stage the specs of its outputs, for every stage whose results this rank handles."""
 
-    def __init__(self, spec: Spec, outputs: dict[StageId, TensorSpecs]):
-        self.spec, self.outputs = spec, outputs
+    def __init__(self, graph: StageGraph, outputs: dict[StageId, TensorSpecs]):
+        self.graph, self.outputs = graph, outputs
         self._gradients: dict[StageId, TensorSpecs] = {}
 
     def of_result(self, kind: str, stage: StageId) -> TensorSpecs:
-        """The tensors of an operation's result: of a forward its outputs, of a backward the
-        gradients of all that the stage was given."""
-        if kind == "F":
+        """The tensors of the result of an operation of this kind: of one that leaves activations
+        the stage's outputs, else the gradients of all that the stage was given."""
+        if KINDS[kind].leaves == "activation":
             return self.outputs[stage]
         if stage not in self._gradients:
             self._gradients[stage] = tuple(
                 tensor
-                for source in sources(self.spec, stage)
+                for source in self.graph.sources[stage]
                 for tensor in carrying(self.outputs[source])
             )
         return self._gradients[stage]
@@ -42,7 +35,7 @@ class StageOutputs:
     def gradients_for(self, source: StageId, user: StageId) -> slice:
         """Which of the gradients that `user` sends back are those of the outputs of `source`."""
         first = 0
-        for other in sources(self.spec, user):
+        for other in self.graph.sources[user]:
             many = len(carrying(self.outputs[other]))
             if other == source:
                 return slice(first, first + many)
@@ -57,7 +50,7 @@ def agree_on_outputs(
     the first micro-batch where this rank has a first stage; `number` tells this agreement from
     earlier ones. Raises `PipelineError` where a stage cannot run, `MissingKeys` where another rank
     does not come."""
-    plan, spec = context.plan, context.plan.spec
+    plan, graph = context.plan, context.plan.graph
     found: dict[StageId, TensorSpecs] = {}
 
     def key(stage: StageId) -> str:
@@ -68,20 +61,20 @@ def agree_on_outputs(
         values = peers.wait([key(stage) for stage in absent])
         found.update(zip(absent, map(from_json, values), strict=True))
 
-    for stage in topological(spec):
-        if stage not in context.stages or not has_users(spec, stage):
+    for stage in graph.in_order():
+        if stage not in context.stages or not graph.users[stage]:
             continue
-        fetch(sources(spec, stage))
-        given = tuple(tensor for source in sources(spec, stage) for tensor in found[source])
+        fetch(graph.sources[stage])
+        given = tuple(tensor for source in graph.sources[stage] for tensor in found[source])
         x = first.get(stage.pipeline) if stage.stage == 0 else None
         own = context.stages[stage]
-        label = f"`{stage_label(spec, stage)}` on rank {plan.rank}"
+        label = f"`{graph.label(stage)}` on rank {plan.rank}"
         output = infer_outputs(own.module, ExampleInput(x, given, context.transport.device), label)
         if not own.learns:
             output = tuple(tensor._replace(gradient=False) for tensor in output)
         found[stage] = output
         peers.store.post(key(stage), to_json(output))
 
-    users = [user for stage in plan.stages for user in gradient_senders(spec, stage)]
-    fetch([source for stage in [*plan.stages, *users] for source in sources(spec, stage)])
-    return StageOutputs(spec, found)
+    users = [user for stage in plan.stages for user in graph.gradient_senders[stage]]
+    fetch([source for stage in [*plan.stages, *users] for source in graph.sources[stage]])
+    return StageOutputs(graph, found)

@@ -1,11 +1,10 @@
-"""Which stage feeds which, and which copies share weights: what a rank asks of the Spec. In comes
-the Spec, out come stages (`StageId`) and pipelines (their indices)."""
+"""Spec → `StageGraph`: which stage feeds which, and which copies share weights, as a rank asks it.
+Stages are `StageId`s, pipelines their indices in the Spec."""
 
-from collections.abc import Iterable
-from graphlib import TopologicalSorter
 from typing import NamedTuple
 
-from stretto.compiler.program.program import NONE, Pipeline, Spec
+from stretto.compiler.program.program import Spec
+from stretto.compiler.program.topology import Topology, topological
 
 
 class StageId(NamedTuple):
@@ -15,83 +14,62 @@ class StageId(NamedTuple):
     stage: int
 
 
-def stage_label(spec: Spec, stage: StageId) -> str:
-    """`main[3]`: how messages call the stage."""
-    return f"{spec.pipelines[stage.pipeline].name}[{stage.stage}]"
+class StageGraph:
+    """See the module. By stage: `sources`, the stages whose outputs it takes, in the order of its
+    arguments (the stage before it, then the last stages of pipelines that feed it); `users`, those
+    that take its own; `gradient_senders`, those of them that send its gradient back. `stages`: all
+    of them, pipeline after pipeline."""
 
+    def __init__(self, spec: Spec):
+        self.spec, self.topology = spec, Topology(spec)
+        arriving, leaving = self.topology.arriving, self.topology.leaving
+        self.stages = [StageId(*stage) for stage in arriving]
+        self.sources = {
+            stage: [StageId(*flow.source) for flow in arriving[stage]] for stage in self.stages
+        }
+        self.users = {
+            stage: sorted(StageId(*flow.target) for flow in leaving[stage]) for stage in self.stages
+        }
+        self.gradient_senders = {
+            stage: sorted(StageId(*flow.target) for flow in leaving[stage] if flow.trains)
+            for stage in self.stages
+        }
 
-def all_stages(spec: Spec) -> list[StageId]:
-    """The stages of every pipeline, pipeline after pipeline."""
-    return [
-        StageId(p, s)
-        for p, pipeline in enumerate(spec.pipelines)
-        for s in range(len(pipeline.stages))
-    ]
+    def in_order(self) -> list[StageId]:
+        """All stages, each behind those it takes something from: ranks that go by one such sequence
+        never wait for each other in a circle."""
+        number = {stage: k for k, stage in enumerate(self.stages)}
+        heads = [[number[user] for user in self.users[stage]] for stage in self.stages]
+        waits = [len(self.sources[stage]) for stage in self.stages]
+        return [self.stages[k] for k in topological(heads, waits)]
 
+    def on_rank(self, rank: int) -> list[StageId]:
+        """The stages that the rank holds: by stage, then pipeline."""
+        own = [stage for stage in self.stages if self.topology.rank_of(stage) == rank]
+        return sorted(own, key=lambda stage: (stage.stage, stage.pipeline))
 
-def last_stage(spec: Spec, pipeline: int) -> StageId:
-    """The stage at the end of the pipeline."""
-    return StageId(pipeline, len(spec.pipelines[pipeline].stages) - 1)
+    def label(self, stage: StageId) -> str:
+        """`main[3]`: how messages call the stage."""
+        return f"{self.spec.pipelines[stage.pipeline].name}[{stage.stage}]"
 
+    def ends_in_loss(self, stage: StageId) -> bool:
+        """Whether the stage's output goes to the loss."""
+        last = stage.stage == len(self.spec.pipelines[stage.pipeline].stages) - 1
+        forward_only = self.spec.pipelines[stage.pipeline].forward_only
+        return last and not forward_only and not self.gradient_senders[stage]
 
-def is_last(spec: Spec, stage: StageId) -> bool:
-    """Whether the stage is at the end of its pipeline."""
-    return stage == last_stage(spec, stage.pipeline)
+    def judged(self) -> list[int]:
+        """The pipelines whose output goes to the loss."""
+        return [stage.pipeline for stage in self.stages if self.ends_in_loss(stage)]
 
+    def original(self, pipeline: int) -> int:
+        """The pipeline whose weights and batch this one shares: the one it copies, or itself."""
+        return self.topology.original(pipeline)
 
-def sources(spec: Spec, stage: StageId) -> list[StageId]:
-    """The stages whose outputs this stage takes, in the order of its arguments: the stage before
-    it, then the last stages of pipelines that feed it, by pipeline."""
-    before = [StageId(stage.pipeline, stage.stage - 1)] if stage.stage else []
-    feeding = [
-        last_stage(spec, p)
-        for p, pipeline in enumerate(spec.pipelines)
-        if any((feed.pipeline, feed.stage) == stage for feed in pipeline.feeds)
-    ]
-    return before + feeding
+    def originals(self) -> list[int]:
+        """The pipelines that copy no other, and so have a batch and weights of their own."""
+        return [p for p in range(len(self.spec.pipelines)) if self.original(p) == p]
 
-
-def has_users(spec: Spec, stage: StageId) -> bool:
-    """Whether another stage takes the stage's output."""
-    return not is_last(spec, stage) or bool(spec.pipelines[stage.pipeline].feeds)
-
-
-def gradient_senders(spec: Spec, stage: StageId) -> list[StageId]:
-    """The stages that use this stage's output and send its gradient back."""
-    pipeline = spec.pipelines[stage.pipeline]
-    if not is_last(spec, stage):
-        return [StageId(stage.pipeline, stage.stage + 1)] if not pipeline.forward_only else []
-    return [StageId(*feed) for feed in sorted(pipeline.feeds) if _learns(spec, pipeline, feed)]
-
-
-def _learns(spec: Spec, pipeline: Pipeline, feed: tuple[int, int]) -> bool:
-    return not pipeline.forward_only and not spec.pipelines[feed[0]].forward_only
-
-
-def ends_in_loss(spec: Spec, stage: StageId) -> bool:
-    """Whether the stage's output goes to the loss."""
-    forward_only = spec.pipelines[stage.pipeline].forward_only
-    return is_last(spec, stage) and not forward_only and not gradient_senders(spec, stage)
-
-
-def original(spec: Spec, pipeline: int) -> int:
-    """The pipeline whose weights and batch this one shares: the one it copies, or itself."""
-    copied = spec.pipelines[pipeline].replicates
-    return pipeline if copied == NONE else copied
-
-
-def originals(spec: Spec) -> list[int]:
-    """The pipelines that copy no other, and so have a batch and weights of their own."""
-    return [p for p in range(len(spec.pipelines)) if original(spec, p) == p]
-
-
-def model_microbatches(spec: Spec, pipeline: int) -> int:
-    """Micro-batches of the step over all copies of the pipeline's model."""
-    own = original(spec, pipeline)
-    return sum(p.microbatches for q, p in enumerate(spec.pipelines) if original(spec, q) == own)
-
-
-def topological(spec: Spec) -> Iterable[StageId]:
-    """All stages, each behind those it takes something from: ranks that go by one such sequence
-    never wait for each other in a circle."""
-    return TopologicalSorter({s: sources(spec, s) for s in all_stages(spec)}).static_order()
+    def model_microbatches(self, pipeline: int) -> int:
+        """Micro-batches of the step over all copies of the pipeline's model."""
+        return sum(self.spec.pipelines[p].microbatches for p in self.topology.copies(pipeline))

@@ -8,21 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from stretto.compiler.program.program import Spec
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.rank_program import RankPlan
 from stretto.runtime.stage.overlapped import overlapped_call
 from stretto.runtime.stage.stage_module import LossFunction, StageModule
-from stretto.runtime.topology import (
-    StageId,
-    ends_in_loss,
-    gradient_senders,
-    has_users,
-    model_microbatches,
-    original,
-    sources,
-    stage_label,
-)
+from stretto.runtime.topology import StageGraph, StageId
 
 Given = Mapping[Any, Any] | Sequence[Any]
 """A user's stages: modules by `(pipeline, stage)` or by stage, or in order; or `PipelineStage`s."""
@@ -36,7 +26,7 @@ def stage_modules(
 ) -> dict[StageId, StageModule]:
     """Every stage of this rank. `scale`: whether losses are divided by the micro-batches of their
     model. Raises `PipelineError` where a stage or a loss is missing, or one too many."""
-    spec = plan.spec
+    spec, graph = plan.spec, plan.graph
     modules = _modules(plan, given)
     if len({id(module) for module in modules.values()}) < len(modules):
         raise PipelineError(
@@ -45,18 +35,18 @@ def stage_modules(
     found = {}
     for stage, module in modules.items():
         p = stage.pipeline
-        judged, returns = ends_in_loss(spec, stage), not has_users(spec, stage)
+        judged, returns = graph.ends_in_loss(stage), not graph.users[stage]
         found[stage] = StageModule(
             stage=stage,
-            name=stage_label(spec, stage),
+            name=graph.label(stage),
             module=module,
-            sources=tuple(sources(spec, stage)),
-            gradient_senders=tuple(gradient_senders(spec, stage)),
+            sources=tuple(graph.sources[stage]),
+            gradient_senders=tuple(graph.gradient_senders[stage]),
             returns=returns,
             sends=not returns,
             learns=not spec.pipelines[p].forward_only,
-            loss=loss_of(spec, p, loss) if judged or returns else None,
-            divisor=model_microbatches(spec, p) if scale else 1,
+            loss=loss_of(graph, p, loss) if judged or returns else None,
+            divisor=graph.model_microbatches(p) if scale else 1,
             overlapped=overlapped_call(module),
         )
         if judged and found[stage].loss is None:
@@ -75,11 +65,11 @@ def device_of(given: Given) -> torch.device:
     return torch.device("cpu")
 
 
-def loss_of(spec: Spec, pipeline: int, given: Loss) -> LossFunction | None:
+def loss_of(graph: StageGraph, pipeline: int, given: Loss) -> LossFunction | None:
     """The loss of the pipeline: the only one, or its model's entry."""
     if not isinstance(given, Mapping):
         return given
-    return given.get(spec.pipelines[original(spec, pipeline)].name)
+    return given.get(graph.spec.pipelines[graph.original(pipeline)].name)
 
 
 def _modules(plan: RankPlan, given: Given) -> dict[StageId, nn.Module]:
@@ -101,7 +91,7 @@ def _modules(plan: RankPlan, given: Given) -> dict[StageId, nn.Module]:
     wrong = [stage for stage, module in found.items() if not isinstance(module, nn.Module)]
     if wrong:
         kind = type(found[wrong[0]]).__name__
-        raise PipelineError(f"`{stage_label(plan.spec, wrong[0])}` is a {kind}, not an nn.Module")
+        raise PipelineError(f"`{plan.graph.label(wrong[0])}` is a {kind}, not an nn.Module")
     return {stage: found[stage] for stage in stages}
 
 
@@ -132,4 +122,4 @@ def _module(item: Any) -> Any:
 def _names(plan: RankPlan, stages: Sequence[StageId]) -> str:
     if not stages:
         return "no stage"
-    return " and ".join(f"`{stage_label(plan.spec, stage)}`" for stage in stages)
+    return " and ".join(f"`{plan.graph.label(stage)}`" for stage in stages)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from stretto.compiler.program.program import NONE
 from stretto.runtime.executor import Executor
-from stretto.runtime.rank_program import stages_on
 from stretto.runtime.tensor_spec import TensorSpec, from_json, to_json
 from stretto.runtime.topology import StageId
 from stretto.runtime.transport import P2PLane, Pending
@@ -35,7 +34,7 @@ def gather(executor: Executor, own: Mapping[StageId, Sequence[Tensor | None]]) -
         return {}
     found: Gathered = {stage: list(tensors) for stage, tensors in own.items()}
     for rank in range(1, peers.world):
-        for stage in stages_on(executor.plan.spec, rank):
+        for stage in executor.plan.graph.on_rank(rank):
             (specs,) = peers.wait([_key(executor.gathered, stage)])
             made = [_empty(spec, transport.device) for spec in specs]
             buffers = [tensor for tensor in made if tensor is not None]

@@ -16,7 +16,7 @@ from stretto.runtime.coordination.store import Store
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.executor import Executor
 from stretto.runtime.rank_program import RankPlan, plan_for_rank
-from stretto.runtime.topology import StageId, ends_in_loss, last_stage, original
+from stretto.runtime.topology import StageId
 from stretto.runtime.train.find import find
 from stretto.runtime.train.model import Data, Models
 from stretto.runtime.train.progress import ProgressLog
@@ -97,11 +97,9 @@ def train(job: TrainingJob, here: RankProcess) -> TrainingReport:
 
 
 def _models(job: TrainingJob, plan: RankPlan) -> Models:
-    spec = plan.spec
-    models = Models(spec, find(job.model, "model"), f"--model {job.model}")
-    for p in range(len(spec.pipelines)):
-        judged = ends_in_loss(spec, last_stage(spec, p))
-        if judged and models.of[original(spec, p)].loss is None:
+    models = Models(plan.spec, find(job.model, "model"), f"--model {job.model}")
+    for p in plan.graph.judged():
+        if models.of[plan.graph.original(p)].loss is None:
             raise PipelineError(f"--model {job.model} has no loss(output, target) to train with")
     return models
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stretto.compiler.program.program import Spec
 from stretto.runtime.errors import PipelineError
-from stretto.runtime.topology import StageId, original, originals
+from stretto.runtime.topology import StageGraph, StageId
 
 Data = Callable[[int], tuple[Any, Any]]
 """`data(step)` gives x and target of the whole batch, the same on every rank."""
@@ -35,8 +35,8 @@ class Models:
     `PipelineError` where one is missing."""
 
     def __init__(self, spec: Spec, given: Any, label: str):
-        self.spec, self.label = spec, label
-        own = originals(spec)
+        self.spec, self.graph, self.label = spec, StageGraph(spec), label
+        own = self.graph.originals()
         self.of = {p: self._model(given, p, alone=len(own) == 1) for p in own}
 
     def _model(self, given: Any, pipeline: int, alone: bool) -> Model:
@@ -63,7 +63,7 @@ class Models:
     def stage(self, stage: StageId) -> nn.Module:
         """Builds the module of the stage. Raises `PipelineError` where its model cannot."""
         count = len(self.spec.pipelines[stage.pipeline].stages)
-        model = self.of[original(self.spec, stage.pipeline)]
+        model = self.of[self.graph.original(stage.pipeline)]
         try:
             module = model.stage(stage.stage, count)
         except Exception as error:
@@ -94,7 +94,7 @@ class Models:
             parameters = [
                 parameter
                 for stage, module in modules.items()
-                if original(self.spec, stage.pipeline) == p
+                if self.graph.original(stage.pipeline) == p
                 for parameter in module.parameters()
                 if parameter.requires_grad
             ]

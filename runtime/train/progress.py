@@ -10,7 +10,6 @@ from torch import Tensor
 
 from stretto.runtime.batch import tensors
 from stretto.runtime.executor import Executor
-from stretto.runtime.topology import ends_in_loss, last_stage
 
 INTERVAL = 0.2  # seconds between two lines
 
@@ -24,11 +23,7 @@ class ProgressLog:
         self.losses: list[float] = []
         self.begun = self.printed = self.first_done = time.monotonic()
         self.amount, self.unit = 0, "samples"
-        self.judged = [
-            p
-            for p in range(len(self.spec.pipelines))
-            if ends_in_loss(self.spec, last_stage(self.spec, p))
-        ]
+        self.judged = executor.plan.graph.judged()
 
     def add(self, step: int, x: Any, losses: dict[str, list[Tensor]]) -> None:
         """After a step (from 1), on every rank: x is the whole batch, `losses` are the rank's own,

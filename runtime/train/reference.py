@@ -8,19 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stretto.compiler.program.program import Spec
 from stretto.runtime.batch import arguments
 from stretto.runtime.microbatches import pipeline_microbatches
 from stretto.runtime.stage.from_user import Loss, loss_of
 from stretto.runtime.tensor_spec import flat
-from stretto.runtime.topology import (
-    StageId,
-    ends_in_loss,
-    model_microbatches,
-    original,
-    sources,
-    stage_label,
-)
+from stretto.runtime.topology import StageGraph, StageId
 
 GradientList = list[Tensor | None]
 """A module's gradients, in the order of its parameters; None where there is none."""
@@ -43,8 +35,9 @@ class Reference:
     """The step in one process. `copies` has each stage's own gradients, added in the order of the
     plan; `plain` those of each original, over all its copies, by micro-batch."""
 
-    def __init__(self, spec: Spec, modules: dict[StageId, nn.Module], batch: Batch):
-        self.spec, self.modules, self.batch = spec, modules, batch
+    def __init__(self, graph: StageGraph, modules: dict[StageId, nn.Module], batch: Batch):
+        self.graph, self.modules, self.batch = graph, modules, batch
+        self.spec = graph.spec
         self.x = self._cut(batch.x, "x")
         self.target = self._cut(batch.target, "target")
         self.copies: dict[StageId, GradientList] = {}
@@ -52,7 +45,7 @@ class Reference:
 
     def _cut(self, whole: Any, what: str) -> list[Sequence[Any]]:
         many = range(len(self.spec.pipelines))
-        return [pipeline_microbatches(self.spec, whole, p, what) for p in many]
+        return [pipeline_microbatches(self.graph, whole, p, what) for p in many]
 
     def step(self, orders: dict[StageId, list[int]]) -> Losses:
         """Takes the step. `orders` has by stage the micro-batches in the order in which the plan
@@ -60,10 +53,10 @@ class Reference:
         waiting: dict[StageId, dict[int, GradientList]] = {stage: {} for stage in self.modules}
         left = {stage: orders.get(stage, [])[::-1] for stage in self.modules}
         losses: Losses = {}
-        for group in _connected(self.spec):
+        for group in _connected(self.graph):
             for m in range(max(self.spec.pipelines[p].microbatches for p in group)):
                 for stage, gradients in self._microbatch(group, m, losses).items():
-                    own = StageId(original(self.spec, stage.pipeline), stage.stage)
+                    own = StageId(self.graph.original(stage.pipeline), stage.stage)
                     add(self.plain.setdefault(own, [None] * len(gradients)), gradients)
                     waiting[stage][m] = gradients
                     while left[stage] and left[stage][-1] in waiting[stage]:
@@ -99,12 +92,12 @@ class Reference:
             args, kwargs = self._arguments(stage, m, outputs)
             with torch.set_grad_enabled(not self.spec.pipelines[p].forward_only):
                 outputs[stage] = self.modules[stage](*args, **kwargs)
-            if ends_in_loss(self.spec, stage):
-                judge = loss_of(self.spec, p, self.batch.loss_fn)
+            if self.graph.ends_in_loss(stage):
+                judge = loss_of(self.graph, p, self.batch.loss_fn)
                 assert judge is not None
                 loss = judge(outputs[stage], self.target[p][m])
                 losses.setdefault(p, []).append(loss.detach().double().item())
-                divisor = model_microbatches(self.spec, p) if self.batch.scale_loss else 1
+                divisor = self.graph.model_microbatches(p) if self.batch.scale_loss else 1
                 if loss.requires_grad:
                     roots.append(loss / divisor if divisor > 1 else loss)
         return roots
@@ -116,8 +109,8 @@ class Reference:
         args, kwargs = arguments(x[m]) if stage.stage == 0 and x else ((), {})
         given = [
             tensor
-            for source in sources(self.spec, stage)
-            for tensor in flat(outputs[source], stage_label(self.spec, source))
+            for source in self.graph.sources[stage]
+            for tensor in flat(outputs[source], self.graph.label(source))
         ]
         return (*args, *given), kwargs
 
@@ -130,12 +123,13 @@ def add(total: GradientList, more: GradientList) -> None:
             total[k] = gradient.clone() if before is None else before.add_(gradient)
 
 
-def _connected(spec: Spec) -> list[list[int]]:
+def _connected(graph: StageGraph) -> list[list[int]]:
     """Pipelines that feed each other, together; in the order of their micro-batches."""
-    group = {p: {p} for p in range(len(spec.pipelines))}
-    for p, pipeline in enumerate(spec.pipelines):
+    pipelines = graph.spec.pipelines
+    group = {p: {p} for p in range(len(pipelines))}
+    for p, pipeline in enumerate(pipelines):
         for q, _ in pipeline.feeds:
             merged = group[p] | group[q]
             group.update(dict.fromkeys(merged, merged))
     found = {tuple(sorted(members)) for members in group.values()}
-    return sorted(map(list, found), key=lambda members: spec.pipelines[members[0]].first)
+    return sorted(map(list, found), key=lambda members: pipelines[members[0]].first)

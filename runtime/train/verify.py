@@ -15,18 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from stretto.compiler.plan.plan import Plan
-from stretto.compiler.program.program import Compute, Spec
+from stretto.compiler.program.program import Compute
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.executor import Executor
 from stretto.runtime.stage.from_user import Loss
-from stretto.runtime.topology import (
-    StageId,
-    ends_in_loss,
-    last_stage,
-    original,
-    stage_label,
-    topological,
-)
+from stretto.runtime.topology import StageGraph, StageId
 from stretto.runtime.train.gather import Gathered, gather
 from stretto.runtime.train.reference import Batch, GradientList, Losses, Reference, add
 
@@ -107,7 +100,7 @@ def verify(
     filled as by the step. Raises `PipelineError`, and `MissingKeys` where a rank does
     not come.
     """
-    spec = executor.plan.spec
+    graph = executor.plan.graph
     before = gather(executor, {stage: _weights(executor, stage) for stage in executor.stages})
     for stage in executor.stages.values():
         stage.module.zero_grad(set_to_none=True)
@@ -119,23 +112,22 @@ def verify(
         return None
     assert plan is not None
     theirs: Losses = {
-        p: executor.peers.wait([f"verify/{pipeline.name}"])[0]
-        for p, pipeline in enumerate(spec.pipelines)
-        if ends_in_loss(spec, last_stage(spec, p))
+        p: executor.peers.wait([f"verify/{graph.spec.pipelines[p].name}"])[0]
+        for p in graph.judged()
     }
-    modules = {stage: _loaded(build(stage), before[stage]) for stage in topological(spec)}
+    modules = {stage: _loaded(build(stage), before[stage]) for stage in graph.in_order()}
     batch = Batch(x, target, loss_fn, executor.scale_loss)
-    reference = Reference(spec, modules, batch)
+    reference = Reference(graph, modules, batch)
     ours = reference.step(_orders(plan))
     return Verdict(
-        tuple(_compare(plan, reference, after, stage) for stage in _originals(spec)),
+        tuple(_compare(plan, reference, after, stage) for stage in _originals(graph)),
         sum(len(found) for found in theirs.values()),
         sum(
             a != b and not (isnan(a) and isnan(b))
             for p in theirs
             for a, b in zip(theirs[p], ours[p], strict=True)
         ),
-        tuple(_unequal_copies(spec, plan, before)),
+        tuple(_unequal_copies(graph, plan, before)),
     )
 
 
@@ -153,11 +145,11 @@ def _orders(plan: Plan) -> dict[StageId, list[int]]:
     return found
 
 
-def _originals(spec: Spec) -> Iterator[StageId]:
+def _originals(graph: StageGraph) -> Iterator[StageId]:
     """The stages that copy no other, of models that learn."""
-    learning = {original(spec, p) for p, q in enumerate(spec.pipelines) if not q.forward_only}
-    for stage in topological(spec):
-        if original(spec, stage.pipeline) == stage.pipeline and stage.pipeline in learning:
+    learning = {graph.original(p) for p, q in enumerate(graph.spec.pipelines) if not q.forward_only}
+    for stage in graph.in_order():
+        if graph.original(stage.pipeline) == stage.pipeline and stage.pipeline in learning:
             yield stage
 
 
@@ -200,7 +192,7 @@ def _loaded(module: nn.Module, weights: Sequence[Tensor | None]) -> nn.Module:
 
 
 def _compare(plan: Plan, reference: Reference, after: Gathered, stage: StageId) -> StageDifference:
-    spec, copies = reference.spec, _copies(plan, stage)
+    graph, copies = reference.graph, _copies(plan, stage)
     names = [name for name, _ in reference.modules[stage].named_parameters()]
     total: GradientList = [None] * len(names)
     for copy in copies:
@@ -213,17 +205,17 @@ def _compare(plan: Plan, reference: Reference, after: Gathered, stage: StageId) 
                 equal = False
                 gap = _gap(ours, theirs)
                 if not gap <= worst:
-                    worst, where = gap, f"{name} of {stage_label(spec, copy)}"
+                    worst, where = gap, f"{name} of {graph.label(copy)}"
     away = max((_gap(a, b) for a, b in zip(total, plain, strict=True)), default=0.0)
-    return StageDifference(stage_label(spec, stage), equal, max(worst, 0.0), where, away)
+    return StageDifference(graph.label(stage), equal, max(worst, 0.0), where, away)
 
 
-def _unequal_copies(spec: Spec, plan: Plan, before: Gathered) -> Iterator[str]:
+def _unequal_copies(graph: StageGraph, plan: Plan, before: Gathered) -> Iterator[str]:
     for reduction in plan.programs["train"].reductions:
         first, *others = [StageId(copy.pipeline, copy.stage) for copy in reduction.copies]
         for copy in others:
             if not all(map(_same, before[first], before[copy])):
-                a, b = stage_label(spec, first), stage_label(spec, copy)
+                a, b = graph.label(first), graph.label(copy)
                 yield f"{b} did not start with the weights of {a}"
 
 
