@@ -20,19 +20,29 @@ if TYPE_CHECKING:
     from stretto.runtime.errors import PipelineError as PipelineError
     from stretto.runtime.errors import Stopped as Stopped
     from stretto.runtime.executor import Executor as Executor
+    from stretto.runtime.executor import ExecutorOptions as ExecutorOptions
     from stretto.runtime.local import run_local as run_local
     from stretto.runtime.train.model import Model as Model
     from stretto.runtime.train.verify import verify as verify
 
 _WHERE = {
     "Executor": "stretto.runtime.executor",
+    "ExecutorOptions": "stretto.runtime.executor",
     "Model": "stretto.runtime.train.model",
     "PipelineError": "stretto.runtime.errors",
     "Stopped": "stretto.runtime.errors",
     "run_local": "stretto.runtime.local",
     "verify": "stretto.runtime.train.verify",
 }
-__all__ = ["Executor", "Model", "PipelineError", "Stopped", "run_local", "verify"]
+__all__ = [
+    "Executor",
+    "ExecutorOptions",
+    "Model",
+    "PipelineError",
+    "Stopped",
+    "run_local",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
