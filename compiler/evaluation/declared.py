@@ -1,5 +1,5 @@
-"""What declarations leave for later: pipelines as they were declared, statements still to be
-evaluated."""
+"""What the declarations of a file say (`Declarations`): values, pipelines as they were declared,
+and statements that are evaluated when all of the file is known (`Deferred`)."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -18,12 +18,12 @@ from stretto.compiler.language import syntax as s
 
 
 class CompiledPlace(NamedTuple):
-    """A compiled `place`: the values at hand are the number of stages and the stage."""
+    """A compiled `place s -> E`, whose environment holds the number of stages and the stage."""
 
     code: Callable[[list[Any]], int]
-    size: int
-    stages: int
-    stage: int
+    size: int  # of the environment
+    stages: int  # its slot
+    stage: int  # its slot
     span: Span
     name: str  # of the stage
     plain: str | None  # the rank, where it is but a name
@@ -43,6 +43,7 @@ class PipelineDecl(Struct):
 
     @property
     def name(self) -> s.Word:
+        """Its name, with the place where it is declared."""
         return self.statement.name
 
 
@@ -54,7 +55,7 @@ class Deferred(NamedTuple):
 
 
 class Declarations(Struct):
-    """What the declarations said; None where something is missing or wrong."""
+    """What the declarations say; None where something is missing or wrong."""
 
     name: str = ""
     ranks: int | None = None

@@ -107,8 +107,8 @@ def _default(which: str, new: PipelineDecl, declared: Declarations, scope: Scope
 
 def _compile_place(statement: s.Place, scope: Scope) -> CompiledPlace:
     inside = scope.frame()
-    stages = inside.bind("stages", statement.span)
-    stage = inside.slot(statement.stage, varies=True)
+    stages = inside.define_word("stages", statement.span)
+    stage = inside.define_slot(statement.stage, varies=True)
     code = compile_whole(statement.rank, inside, "a rank")
     rank = statement.rank
     plain = rank.text if isinstance(rank, s.Name) else None

@@ -1,5 +1,5 @@
-"""Pipelines when all of the file is known: where their stages stand, which micro-batches each copy
-takes, what they feed."""
+"""Pipelines, evaluated when all of the file is known: on which ranks their stages are, which
+micro-batches each copy takes, what they feed."""
 
 from itertools import pairwise
 from typing import Any
@@ -34,14 +34,17 @@ class ResolvedPipeline(Struct, frozen=True):
 
     @property
     def index(self) -> int:
+        """Its index in `Spec.pipelines`."""
         return self.declaration.value.index
 
     @property
     def name(self) -> str:
+        """Its name."""
         return self.declaration.value.name
 
     @property
     def forward_only(self) -> bool:
+        """Whether it has no backward."""
         return self.declaration.forward_only
 
 
@@ -51,7 +54,7 @@ def resolve_pipelines(
     """All pipelines with their stages placed, or None where something is wrong with one."""
     before = reports.count
     total, ranks = declared.microbatches, declared.ranks
-    firsts = _shares(declared, reports)
+    firsts = _first_microbatches(declared, reports)
     pipelines = []
     for new in declared.pipelines:
         alike = _against_original(new, reports)
@@ -87,8 +90,9 @@ def resolve_pipelines(
     return tuple(pipelines) if complete and reports.count == before else None
 
 
-def _shares(declared: Declarations, reports: Reports) -> list[int]:
-    """The first micro-batch of each pipeline among all of its model; the copies' must add up."""
+def _first_microbatches(declared: Declarations, reports: Reports) -> list[int]:
+    """For every pipeline the index of its first micro-batch among those of all its copies. Reports
+    copies whose micro-batches do not add up to those of the step."""
     firsts = [0] * len(declared.pipelines)
     for original in declared.pipelines:
         copies = [d for d in declared.pipelines if d.original is original]
@@ -117,7 +121,8 @@ def _shares(declared: Declarations, reports: Reports) -> list[int]:
 
 
 def _against_original(new: PipelineDecl, reports: Reports) -> bool:
-    """A copy has its original's stages, model and direction of flow; whether the stages are."""
+    """Reports where a copy differs from its original in stages, model or `forward only`. Returns
+    whether the stages are as many."""
     if new.original is None:
         return True
     old = new.original
@@ -260,7 +265,7 @@ def _may_feed(
 
 
 def _no_ring(pipelines: list[ResolvedPipeline], reports: Reports) -> None:
-    """Pipelines that feed each other in a ring wait forever."""
+    """Reports pipelines that feed each other in a ring: each would wait for the other."""
     by_index = {p.index: p for p in pipelines}
     feeds = {p.index: [f.pipeline for f in p.feeds] for p in pipelines}
     done: set[int] = set()

@@ -18,8 +18,8 @@ MOST_PER_RANK = 100  # mistakes after which a rank's order is given up
 
 
 class EvalError(Exception):
-    """A value cannot be computed or a step cannot be taken. `bindings` says what the loops around
-    had given their names, where that is known."""
+    """A value cannot be computed or a step cannot be taken. `bindings` has the values that the
+    loops around it had given their names (`k = 2`), where that is known."""
 
     def __init__(self, diagnostic: Diagnostic):
         self.diagnostic = diagnostic
@@ -28,12 +28,12 @@ class EvalError(Exception):
 
 
 class TooManyRounds(EvalError):
-    """There is more to do than the settings allow; nothing else is tried."""
+    """Loops make more rounds than the settings allow; nothing else is tried."""
 
 
 class SecondaryError(EvalError):
-    """A step cannot be taken for want of something that an earlier mistake of the same rank may
-    have kept from it: told only where there was none."""
+    """A step cannot be taken, maybe because an earlier one of the same rank could not be taken
+    either: reported only where nothing went wrong before."""
 
 
 class AlreadyReported(Exception):
@@ -47,7 +47,7 @@ def eval_error(
     help: str | None = None,
     notes: Sequence[str] = (),
 ) -> EvalError:
-    """A `EvalError` that points at these places, the first being the culprit."""
+    """An `EvalError` with these labels, the first being where to look."""
     return EvalError(diagnosis(code, message, *labels, help=help, notes=notes))
 
 
@@ -58,17 +58,20 @@ def diagnosis(
     help: str | None = None,
     notes: Sequence[str] = (),
 ) -> Diagnostic:
+    """A Diagnostic whose labels may be bare spans, the first being where to look."""
     places = tuple(Label(x) if isinstance(x, Span) else x for x in labels)
     return Diagnostic(code, message, places, tuple(notes), help)
 
 
 def backward_not_split(kind: str, span: Span) -> Diagnostic:
+    """An `I` or `W` in a file whose backwards are not split."""
     message = f"there is no `{kind}`: backwards are not split"
     return diagnosis("no-such-operation", message, span, help="split B into I, W")
 
 
 class Repeated:
-    """A mistake that happened while running: where first, and how often."""
+    """A mistake that happened while something ran: its first occurrence, how often it happened, and
+    on which ranks."""
 
     def __init__(self, diagnostic: Diagnostic, bindings: str, rank: int | None):
         self.diagnostic = diagnostic
@@ -78,7 +81,7 @@ class Repeated:
         self.ranks: dict[int, None] = {}
 
     def summary(self) -> Diagnostic:
-        """The first one, with a note on where and how often the others happen."""
+        """The first occurrence, with a note on where and how often the mistake happens again."""
         others = [rank for rank in self.ranks if rank != self.rank]
         more = self.count - 1
         known = self.rank is not None and f"rank {self.rank}" in self.diagnostic.message
@@ -98,7 +101,7 @@ class Repeated:
 
 
 class Reports:
-    """Everything found so far in a file, and in what is read beside it."""
+    """All mistakes found so far in a file, and in a file of costs that is read beside it."""
 
     def __init__(self, file: str = "") -> None:
         self._file = file
@@ -129,6 +132,7 @@ class Reports:
     def add_repeated(
         self, diagnostic: Diagnostic, bindings: str = "", rank: int | None = None
     ) -> None:
+        """A mistake that may happen many times while something runs: counted by code and place."""
         key = (diagnostic.code, diagnostic.labels[0].span if diagnostic.labels else None)
         repeated = self._repeated.get(key)
         if repeated is None:

@@ -59,6 +59,7 @@ ELSE = re.compile(r"\s*else\b")
 
 
 def span(file: str, token: Token) -> Span:
+    """The place of a token."""
     assert token.line and token.column and token.end_line and token.end_column
     return Span(file, token.line, token.column, token.end_line, token.end_column)
 

@@ -47,12 +47,16 @@ class Member(Struct, frozen=True):
 
 
 class Call(Struct, frozen=True):
+    """`min(a, b)`: a function of the language and its arguments."""
+
     function: Word
     arguments: "tuple[Expression, ...]"
     span: Span
 
 
 class List(Struct, frozen=True):
+    """`[1, 2, 3]`."""
+
     items: "tuple[Expression, ...]"
     span: Span
 
@@ -66,11 +70,15 @@ class Subscript(Struct, frozen=True):
 
 
 class Negative(Struct, frozen=True):
+    """`-a`."""
+
     of: "Expression"
     span: Span
 
 
 class Not(Struct, frozen=True):
+    """`not a`."""
+
     of: "Expression"
     span: Span
 
@@ -84,6 +92,8 @@ class Chain(Struct, frozen=True):
 
 
 class Comparison(Struct, frozen=True):
+    """`a < b`; `operator` is one of `== != <= >= < >`."""
+
     left: "Expression"
     operator: str
     right: "Expression"
@@ -158,6 +168,8 @@ class Mention(Struct, frozen=True):
 
 
 class Next(Struct, frozen=True):
+    """`next q`, `next? q`: the next operation, or pair, of a queue."""
+
     queue: Word
     optional: bool
     span: Span
@@ -172,6 +184,8 @@ class Pair(Struct, frozen=True):
 
 
 class Repeat(Struct, frozen=True):
+    """`repeat n as k { … }`."""
+
     count: Expression
     name: Word | None
     body: "Block"
@@ -187,12 +201,16 @@ class Loop(Struct, frozen=True):
 
 
 class If(Struct, frozen=True):
+    """`if c { … } else if d { … } else { … }`: the cases (condition, block), then the rest."""
+
     cases: "tuple[tuple[Expression, Block], ...]"
     otherwise: "Block | None"
     span: Span
 
 
 class Let(Struct, frozen=True):
+    """`let NAME = E`, at the top of the file or in a block."""
+
     name: Word
     value: Expression
     span: Span
@@ -219,6 +237,8 @@ Step = Mention | Pair | Next | Repeat | Loop | If | Let | Queue | QueueBlock
 
 
 class Block(Struct, frozen=True):
+    """`{ … }`: steps of an order, one after the other."""
+
     steps: tuple[Step, ...]
     span: Span
 
@@ -234,6 +254,8 @@ class Titled(Struct, frozen=True):
 
 
 class Ranks(Struct, frozen=True):
+    """`ranks E`."""
+
     value: Expression
     span: Span
 
@@ -246,18 +268,24 @@ class Microbatches(Struct, frozen=True):
 
 
 class Param(Struct, frozen=True):
+    """`param NAME = E`: a value that `--set` may replace."""
+
     name: Word
     value: Expression
     span: Span
 
 
 class Require(Struct, frozen=True):
+    """`require E, "why"`."""
+
     condition: Expression
     why: str | None
     span: Span
 
 
 class Stages(Struct, frozen=True):
+    """`stages E`: a pipeline's number of stages."""
+
     value: Expression
     span: Span
 
@@ -271,22 +299,30 @@ class Place(Struct, frozen=True):
 
 
 class Replicates(Struct, frozen=True):
+    """`replicates OTHER`: a copy of the weights and stages of another pipeline."""
+
     original: Word
     span: Span
 
 
 class ModelName(Struct, frozen=True):
+    """`model "name"`: which model the pipeline runs."""
+
     name: str
     span: Span
 
 
 class Feeds(Struct, frozen=True):
+    """`feeds OTHER[k]`: the last stage's output is an input of stage k of OTHER."""
+
     pipeline: Word
     stage: Expression
     span: Span
 
 
 class ForwardOnly(Struct, frozen=True):
+    """`forward only`: the pipeline has no backward."""
+
     span: Span
 
 
@@ -294,6 +330,8 @@ Property = Stages | Microbatches | Place | Replicates | ModelName | Feeds | Forw
 
 
 class Pipeline(Struct, frozen=True):
+    """`pipeline NAME { … }`."""
+
     name: Word
     properties: tuple[Property, ...]
     span: Span
@@ -306,6 +344,8 @@ class SplitBackward(Struct, frozen=True):
 
 
 class Part(Struct, frozen=True):
+    """A part of a stage in `split F into …`, and the stream it runs on if one is named."""
+
     name: Word
     stream: Word | None
     span: Span
@@ -319,6 +359,8 @@ class SplitForward(Struct, frozen=True):
 
 
 class SplitMicrobatch(Struct, frozen=True):
+    """`split microbatch into E slices`."""
+
     slices: Expression
     span: Span
 
@@ -341,6 +383,8 @@ class Cost(Struct, frozen=True):
 
 
 class Activation(Struct, frozen=True):
+    """`activation main[stage] = E`: what one forward leaves in memory."""
+
     pipeline: Word | None
     stage: Expression | None
     value: Expression
@@ -359,6 +403,9 @@ class Kept(Struct, frozen=True):
 
 
 class Transfer(Struct, frozen=True):
+    """`transfer E for rank a -> b`: the time from the end of an operation to its result being
+    usable on another rank."""
+
     value: Expression
     source: Word | None
     target: Word | None
@@ -374,12 +421,16 @@ class Limit(Struct, frozen=True):
 
 
 class Minimize(Struct, frozen=True):
+    """`minimize makespan under jitter E`: what the compiler's order aims at."""
+
     aim: Literal["makespan", "span"]
     jitter: Expression | None
     span: Span
 
 
 class Rule(Struct, frozen=True):
+    """`rule OP after OP for …`."""
+
     later: Mention
     earlier: Mention
     ranges: tuple[Range, ...]
@@ -387,12 +438,16 @@ class Rule(Struct, frozen=True):
 
 
 class OrderRank(Struct, frozen=True):
+    """`order rank r { … }`: the order of every rank."""
+
     rank: Word
     body: Block
     span: Span
 
 
 class OrderAuto(Struct, frozen=True):
+    """`order auto`: the compiler completes the order."""
+
     span: Span
 
 

@@ -11,7 +11,6 @@ from stretto.compiler.evaluation.expressions.ranges import LoopBudget
 from stretto.compiler.evaluation.placement import ResolvedPipeline
 from stretto.compiler.problem.spec import NONE, Kind, Operation
 
-StageId = tuple[int, int]  # pipeline, stage
 Overrides = dict[Operation, Exact]
 """Operations whose duration is not their stage's."""
 

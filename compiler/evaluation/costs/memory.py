@@ -71,7 +71,7 @@ def transfer(deferred: Deferred, pipelines: tuple[ResolvedPipeline, ...], out: C
     scope = deferred.scope.frame()
     scope.binding_hint = "for rank a -> b"
     names = [w for w in (statement.source, statement.target) if w is not None]
-    slots = [scope.slot(word, varies=True) for word in names]
+    slots = [scope.define_slot(word, varies=True) for word in names]
     value = compile_expression(statement.value, scope)
     env: Env = [None] * scope.size
     for link in links(pipelines):
@@ -104,7 +104,7 @@ def limit(deferred: Deferred, declared: Declarations, out: CostTable) -> None:
     statement: s.Limit = deferred.statement
     scope = deferred.scope.frame()
     scope.binding_hint = "for rank {}"
-    slot = scope.slot(statement.rank, varies=True) if statement.rank else None
+    slot = scope.define_slot(statement.rank, varies=True) if statement.rank else None
     value = compile_expression(statement.value, scope)
     env: Env = [None] * scope.size
     for rank in range(declared.ranks or 0):

@@ -4,18 +4,19 @@ halves, and those that do not take what their stages' units take."""
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from stretto.compiler.evaluation.costs.exact import ExactCosts, Overrides, StageId
+from stretto.compiler.evaluation.costs.exact import ExactCosts, Overrides
 from stretto.compiler.evaluation.costs.table import Exact
 from stretto.compiler.problem.spec import Kind, Operation, Unit
+from stretto.compiler.problem.topology import StageIndex
 
 
 class ExactPair(NamedTuple):
     """How long an F of one stage and a `kind` of another take as one unit on `rank`."""
 
     rank: int
-    forward: StageId
+    forward: StageIndex
     kind: Kind
-    backward: StageId
+    backward: StageIndex
     ticks: Exact
 
 
@@ -32,7 +33,7 @@ def pairs(costs: ExactCosts) -> list[ExactPair]:
     if not costs.table.pairs:
         return []
     table, found = costs.table, []
-    held: dict[int, list[StageId]] = {}
+    held: dict[int, list[StageIndex]] = {}
     for p in costs.pipelines:
         for stage, rank in enumerate(p.ranks):
             held.setdefault(rank, []).append((p.index, stage))

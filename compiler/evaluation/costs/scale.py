@@ -32,5 +32,6 @@ class UnitScale:
         return f"lie too far apart: in units of 1/{self.unit}, which they need, one is above 2^53"
 
     def __call__(self, value: Exact) -> int:
+        """The value in ticks (or grains)."""
         scaled = value * self.unit
         return scaled if isinstance(scaled, int) else scaled.numerator

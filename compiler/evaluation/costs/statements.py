@@ -125,7 +125,7 @@ class _CostStatements:
         ranges = compile_ranges(statement.ranges, scope)
         halves = (CompiledIndex(first, scope), CompiledIndex(other, scope))
         inside = scope.inner()
-        slots = (inside.bind("F", first.span), inside.bind(kind, other.span))
+        slots = (inside.define_word("F", first.span), inside.define_word(kind, other.span))
         code = compile_expression(statement.value, inside)
         among = [matching_pipelines(m.pipeline, scope, self.pipelines) for m in (first, other)]
         varying = [index for _, index in scope.varying()]

@@ -1,4 +1,5 @@
-"""What statements outside of order blocks speak of: pipelines, `[stage, microbatch, slice]`."""
+"""Which pipelines and operations a `cost`, `activation` or `rule` names: a pipeline by its name,
+the rest by `[stage, microbatch, slice]`."""
 
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.evaluation.expressions.compile import compile_whole
@@ -15,7 +16,7 @@ class CompiledIndex:
 
     def __init__(self, mention: s.Mention | s.Activation | s.Kept, scope: Scope):
         inside = scope.inner()
-        self.stages = inside.bind("stages", mention.span)
+        self.stages = inside.define_word("stages", mention.span)
         self.codes = [
             None if e is None else compile_whole(e, inside, f"a {what}")
             for e, what in (
@@ -26,6 +27,8 @@ class CompiledIndex:
         ]
 
     def at(self, env: Env, stages: int) -> tuple[int | None, int | None, int | None]:
+        """Stage, micro-batch and slice in a pipeline with so many stages, None where they are left
+        out. Raises `EvalError`."""
         env[self.stages] = stages
         stage, microbatch, slice_ = [None if code is None else code(env) for code in self.codes]
         return stage, microbatch, slice_
@@ -70,7 +73,7 @@ def no_such_target(
     among: list[ResolvedPipeline],
     slices: int,
 ) -> EvalError:
-    """Which of the places that a statement names does not exist in any of the pipelines."""
+    """The error for an index that is out of range in all pipelines that a statement names."""
     p = max(among, key=lambda p: len(p.ranks))
     who = f"`{p.name}`" if len(among) == 1 else ""
     stage, microbatch, slice_ = places.at(env, len(p.ranks))
@@ -84,7 +87,8 @@ def no_such_target(
 
 
 def no_such_index(who: str, what: str, index: int, count: int, e: s.Expression | None) -> EvalError:
-    """`who`, or if it is empty nobody, has such a stage, micro-batch or slice."""
+    """The error for a stage, micro-batch or slice that does not exist; `who` is the pipeline in
+    words, or empty where no pipeline has it."""
     assert e is not None
     if not count:
         return eval_error(

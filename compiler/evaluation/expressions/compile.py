@@ -1,6 +1,6 @@
 """Expressions, compiled once to closures: `compile_expression` checks the names and returns `Code`,
-which computes the value from the values at hand. Numbers are exact; only the branch that is needed
-is computed.
+which computes the value from those of the environment. Numbers are exact; only the branch that is
+needed is computed.
 """
 
 import operator
@@ -399,7 +399,7 @@ def _length(e: s.Call, scope: Scope) -> Code | None:
     if len(e.arguments) == 1 and isinstance(e.arguments[0], s.Name):
         found = scope.find(e.arguments[0].text)
         if isinstance(found, QueueSlot):
-            place = found.place
+            place = found.slot
             return lambda env: len(env[place].items)
     return None
 

@@ -19,7 +19,7 @@ from stretto.compiler.language import syntax as s
 
 
 class LoopBudget:
-    """How many rounds loops may still make. One budget serves a whole file."""
+    """How many rounds loops may still make, for the whole of a file."""
 
     def __init__(self, rounds: int):
         self.most = rounds
@@ -41,6 +41,8 @@ class LoopBudget:
 
 
 class CompiledRange(NamedTuple):
+    """`name in first .. last`: the slot of the name, and the code of its ends."""
+
     slot: int
     first: Code
     last: Code
@@ -53,12 +55,13 @@ def compile_ranges(ranges: tuple[s.Range, ...], scope: Scope) -> list[CompiledRa
     for r in ranges:
         first = compile_whole(r.first, scope, "the start of a range")
         last = compile_whole(r.last, scope, "the end of a range")
-        codes.append(CompiledRange(scope.slot(r.name, varies=True), first, last, r.span))
+        codes.append(CompiledRange(scope.define_slot(r.name, varies=True), first, last, r.span))
     return codes
 
 
 def iterate(codes: list[CompiledRange], env: Env, budget: LoopBudget) -> Iterator[None]:
-    """Gives the names their values at hand, the last name fastest; one round each."""
+    """Gives the names their values in the environment, one round after the other, the last name
+    fastest. Raises `TooManyRounds` and `EvalError`."""
     if not codes:
         yield
         return
@@ -82,8 +85,8 @@ def for_each(
     reports: Reports,
     action: Callable[[Env], None],
 ) -> None:
-    """Runs the action for every binding of the ranges, with values at hand of its own. What stops
-    it is reported with the binding, and the next one tried, until there is no point in it."""
+    """Runs the action for every binding of the ranges, in a new environment. An error is reported
+    with its binding and the next binding tried, up to `MOST_PER_RANK` errors."""
     env: Env = [None] * scope.size
     failures = 0
     try:
@@ -104,7 +107,7 @@ def for_each(
 
 
 def bindings(scope: Scope, env: Env) -> str:
-    """`r = 3, k = 2`: what the loops around a place have given their names."""
+    """`r = 3, k = 2`: the values that the loops around a place have given their names."""
     return ", ".join(
         f"{name} = {show(env[index])}" for name, index in scope.varying() if env[index] is not None
     )

@@ -1,5 +1,5 @@
 """Which names are known where, and what each stands for: a value that is computed already, or a
-place among the values that a running order block has at hand."""
+slot of the environment in which a compiled expression runs."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,20 +12,25 @@ from stretto.compiler.language.syntax import Word
 
 
 class Constant(NamedTuple):
+    """A name whose value is known when expressions that use it are compiled."""
+
     value: Any
     span: Span
 
 
 class Slot(NamedTuple):
-    """A place in the values at hand; `varies` where a loop gives it one value after another."""
+    """A name whose value stands in the environment; `varies` where a loop gives it one value after
+    another."""
 
-    place: int
+    slot: int
     span: Span
     varies: bool = False
 
 
 class QueueSlot(NamedTuple):
-    place: int
+    """The name of a queue of an order block, which stands in the environment."""
+
+    slot: int
     span: Span
 
 
@@ -48,39 +53,45 @@ class Scope:
         self.defined_later: dict[str, Span] = outer.defined_later if outer else {}
         self.local_names: dict[str, tuple[Span, str]] = outer.local_names if outer else {}
         self.binding_hint: str | None = outer.binding_hint if outer else None
-        """How the statement could give a name its values, `{}` being the name."""
+        """What to append to the statement so that a name has values, `{}` being the name."""
         self._slots: list[int] = outer._slots if outer else [0]
-        self._until: int | None = None  # of the names, how many are seen here
-        self._place: dict[str, int] = {}  # the how manieth name this is
+        self._visible: int | None = None  # how many of the names, in the order of definition
+        self._ordinals: dict[str, int] = {}  # definition index
 
     def inner(self) -> "Scope":
+        """A scope for a block inside this one."""
         return Scope(self.reports, self)
 
     def snapshot(self) -> "Scope":
         """This scope as it is now: names that are defined later are not seen in it."""
         scope = Scope(self.reports)
-        scope.names, scope.defined_later, scope._place = self.names, self.defined_later, self._place
+        scope.names, scope.defined_later, scope._ordinals = (
+            self.names,
+            self.defined_later,
+            self._ordinals,
+        )
         scope.local_names = self.local_names
-        scope._until = len(self.names)
+        scope._visible = len(self.names)
         return scope
 
     def frame(self) -> "Scope":
-        """An inner scope whose values at hand are its own."""
+        """An inner scope that has an environment of its own."""
         scope = Scope(self.reports, self)
         scope._slots = [0]
         return scope
 
     @property
     def size(self) -> int:
-        """How many values are at hand in this frame."""
+        """How many slots the environment of this frame has."""
         return self._slots[0]
 
     def reserve(self) -> int:
-        """A place among the values at hand that has no name."""
+        """A new slot of the environment, without a name."""
         self._slots[0] += 1
         return self._slots[0] - 1
 
     def find(self, name: str) -> Binding | None:
+        """What the name stands for here; None where it is not defined."""
         scope: Scope | None = self
         while scope is not None:
             binding = scope.names.get(name)
@@ -90,13 +101,13 @@ class Scope:
         return None
 
     def _sees(self, name: str) -> bool:
-        return self._until is None or self._place[name] < self._until
+        return self._visible is None or self._ordinals[name] < self._visible
 
     def define(self, word: Word, binding: Binding) -> None:
-        """Makes the name known from here on; a name that is known cannot be defined again."""
+        """Makes the name known from here on; defining a known name again is reported."""
         known = self.find(word.text)
         if known is None:
-            self._place[word.text] = len(self.names)
+            self._ordinals[word.text] = len(self.names)
             self.names[word.text] = binding
             return
         self.reports.add(
@@ -109,27 +120,27 @@ class Scope:
             )
         )
 
-    def slot(self, word: Word, varies: bool = False) -> int:
-        """Defines the name as a new place among the values at hand."""
+    def define_slot(self, word: Word, varies: bool = False) -> int:
+        """Defines the name as that of a new slot, and returns the slot."""
         index = self.reserve()
         self.define(word, Slot(index, word.span, varies))
         return index
 
-    def bind(self, text: str, span: Span) -> int:
-        """Gives a word of the language (`stages`, `F`) a value in this scope."""
+    def define_word(self, text: str, span: Span) -> int:
+        """As `define_slot`, for a word of the language that has a value here (`stages`, `F`)."""
         index = self.reserve()
         self.names[text] = Slot(index, span)
         return index
 
     def varying(self) -> Iterator[tuple[str, int]]:
-        """Names that loops (and the rank) give their values, from the outermost, with places."""
+        """The names whose values loops (or the rank) give, outermost first, with their slots."""
         chain = [self]
         while chain[-1].outer is not None:
             chain.append(chain[-1].outer)
         for scope in reversed(chain):
             for name, binding in scope.names.items():
                 if isinstance(binding, Slot) and binding.varies:
-                    yield name, binding.place
+                    yield name, binding.slot
 
     def all_names(self) -> dict[str, Binding]:
         """Every name known here."""

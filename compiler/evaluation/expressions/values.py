@@ -34,7 +34,7 @@ def exact(value: Fraction) -> int | Fraction:
 
 
 def bounded(value: Any, span: Span) -> Any:
-    """The number, unless it has grown beyond all use."""
+    """The number, unless it has more than about 300 digits. Raises `EvalError`."""
     if type(value) is Fraction:
         value = exact(value)
     if type(value) is int:
@@ -46,18 +46,19 @@ def bounded(value: Any, span: Span) -> Any:
 
 
 def is_number(value: Any) -> bool:
+    """Whether it is an int or a fraction; truth values are not."""
     return type(value) is int or type(value) is Fraction
 
 
 def number(value: Any, span: Span, what: str) -> int | Fraction:
-    """The value, which has to be a number; `what` says what it is for."""
+    """The value, which has to be a number; `what` names it in the message. Raises `EvalError`."""
     if type(value) is int or type(value) is Fraction:
         return value
     raise eval_error("wrong-kind", f"{what} must be a number, not {describe(value)}", span)
 
 
 def whole(value: Any, span: Span, what: str) -> int:
-    """The value, which has to be a whole number."""
+    """The value, which has to be a whole number. Raises `EvalError`."""
     if type(value) is int:
         return value
     if type(value) is Fraction:
@@ -73,7 +74,7 @@ def whole(value: Any, span: Span, what: str) -> int:
 def positive_count(
     value: Any, span: Span, what: str, most: int, notes: tuple[str, ...] = ()
 ) -> int:
-    """A number of things, of which there must be one at least. Raises `EvalError`."""
+    """A number of things, from 1 to `most`. Raises `EvalError`; `AlreadyReported` for None."""
     if value is None:
         raise AlreadyReported
     count = whole(value, span, f"the number of {what}")
@@ -87,6 +88,7 @@ def positive_count(
 
 
 def truth(value: Any, span: Span) -> bool:
+    """The value, which has to be true or false. Raises `EvalError`."""
     if value is True or value is False:
         return bool(value)
     raise eval_error(
@@ -98,20 +100,21 @@ def truth(value: Any, span: Span) -> bool:
 
 
 def pipeline(value: Any, span: Span) -> PipelineValue:
+    """The value, which has to be a pipeline. Raises `EvalError`."""
     if type(value) is PipelineValue:
         return value
     raise eval_error("wrong-kind", f"this must be a pipeline, and it is {describe(value)}", span)
 
 
 def computed(value: int | None) -> int:
-    """A pipeline's figure, unless it could not be computed."""
+    """A number of a pipeline. Raises `AlreadyReported` where it could not be computed."""
     if value is None:
         raise AlreadyReported
     return value
 
 
 def describe(value: Any) -> str:
-    """The value with its kind, for messages."""
+    """What the value is, for messages: `the number 3`, `a list`."""
     if type(value) is bool:
         return f"the truth value {show(value)}"
     if type(value) is PipelineValue:

@@ -29,7 +29,7 @@ def compile_order(
     """The order of any rank, and the scope whose size is that of the environment."""
     scope = outer.frame()
     assert scope.reserve() == RESOLVER
-    assert scope.slot(statement.rank, varies=True) == RANK
+    assert scope.define_slot(statement.rank, varies=True) == RANK
     return _block(statement.body, Site(context, scope)), scope
 
 
@@ -106,7 +106,7 @@ def _repeat(step: s.Repeat, site: Site) -> StepCode:
     count = compile_whole(step.count, scope, "a number of repetitions")
     inside = site.inner()
     names = inside.scope
-    slot = names.slot(step.name, varies=True) if step.name else names.reserve()
+    slot = names.define_slot(step.name, varies=True) if step.name else names.reserve()
     body = _block(step.body, inside)
 
     def run(env: Env) -> None:
@@ -174,7 +174,7 @@ def _if(step: s.If, site: Site) -> StepCode:
 def _let(step: s.Let, site: Site) -> StepCode:
     scope = site.scope
     value = compile_expression(step.value, scope)
-    slot = scope.slot(step.name)
+    slot = scope.define_slot(step.name)
 
     def run(env: Env) -> None:
         try:

@@ -107,7 +107,7 @@ def _slot(name: s.Word, scope: Scope, reports: Reports) -> int | None:
     """The slot of the queue of this name; None where there is none, which is then reported."""
     found = scope.find(name.text)
     if isinstance(found, QueueSlot):
-        return found.place
+        return found.slot
     if found is None:
         scope.report_unknown(name, "no queue has this name")
     elif not isinstance(found, ErrorBinding):

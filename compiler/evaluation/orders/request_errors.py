@@ -12,6 +12,7 @@ from stretto.compiler.problem.spec import Kind
 
 
 def elsewhere(resolver: Resolver, request: Request, p: int, s: int) -> EvalError:
+    """Stage `s` of pipeline `p` does not exist, or is not on this rank."""
     pipeline = resolver.pipelines[p]
     name = f"{request.kind} {pipeline.name}[{show(s)}]"
     if not 0 <= s < len(pipeline.ranks):
@@ -74,12 +75,14 @@ def none_waits(resolver: Resolver, request: Request) -> EvalError:
 
 
 def no_microbatch(resolver: Resolver, request: Request, cursor: Cursor, m: int) -> EvalError:
+    """The pipeline has no micro-batch `m`."""
     name = f"{request.kind} {cursor.pipeline.name}[{cursor.stage}, {show(m)}]"
     message = f"there is no `{name}`"
     return eval_error("no-such-operation", message, Label(request.span), _count(resolver, cursor))
 
 
-def no_slice(resolver: Resolver, request: Request, cursor: Cursor, k: int) -> EvalError:
+def no_slice(resolver: Resolver, request: Request, k: int) -> EvalError:
+    """Micro-batches have no slice `k`, or no slices at all."""
     if not resolver.cut:
         return eval_error(
             "no-such-operation",
@@ -95,8 +98,9 @@ def no_slice(resolver: Resolver, request: Request, cursor: Cursor, k: int) -> Ev
 
 
 def twice(
-    resolver: Resolver, kind: Kind, cursor: Cursor, number: int, first: int, place: Span
+    resolver: Resolver, kind: Kind, cursor: Cursor, number: int, first: int, span: Span
 ) -> EvalError:
+    """The operation is scheduled already, by the text `first`; `span` is where it is again."""
     microbatch, k = cursor.cell(number, kind != "F")
     name = resolver.name(cursor, (microbatch, k))
     before = kind
@@ -113,9 +117,9 @@ def twice(
         message = (
             f"`{kind} {name}` on rank {resolver.rank} does again what `{before} {name}` has done"
         )
-    if there == place:
-        return eval_error("runs-twice", message, Label(place, "both times here"))
-    return eval_error("runs-twice", message, Label(place), Label(there, "the first time"))
+    if there == span:
+        return eval_error("runs-twice", message, Label(span, "both times here"))
+    return eval_error("runs-twice", message, Label(span), Label(there, "the first time"))
 
 
 def _count(resolver: Resolver, cursor: Cursor) -> Label:
@@ -123,11 +127,12 @@ def _count(resolver: Resolver, cursor: Cursor) -> Label:
     p = cursor.pipeline
     span, as_set = resolver.microbatches_at(p.index)
     each = f", of {cursor.slices} slices each" if resolver.cut else ""
-    words = f"`{p.name}` has micro-batches 0 to {cursor.microbatches - 1}{each}{as_set}"
-    return Label(span, words)
+    text = f"`{p.name}` has micro-batches 0 to {cursor.microbatches - 1}{each}{as_set}"
+    return Label(span, text)
 
 
 def _whose(resolver: Resolver, request: Request) -> str:
+    """` of `main[0]``: what a request for a `W` names, with a blank before it."""
     name = "" if request.pipeline is None else resolver.pipelines[request.pipeline].name
     stage = "" if request.stage is None else f"[{request.stage}]"
     return f" of `{name}{stage}`" if name or stage else ""

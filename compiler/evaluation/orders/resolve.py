@@ -62,7 +62,7 @@ def _numbered(resolver: Resolver, request: Request, cursor: Cursor) -> int | Non
     if m is not None and not 0 <= m < cursor.microbatches:
         raise no_microbatch(resolver, request, cursor, m)
     if k is not None and not 0 <= k < resolver.slices:
-        raise no_slice(resolver, request, cursor, k)
+        raise no_slice(resolver, request, k)
     if m is not None and k is not None:
         numbers = iter([cursor.number(m, k, backward)])
     elif m is not None:
@@ -106,7 +106,7 @@ def _oldest_slice(
 ) -> tuple[int, int] | None:
     """As `Cursor.oldest`, among the weight gradients of one slice."""
     if not 0 <= k < resolver.slices:
-        raise no_slice(resolver, request, cursor, k)
+        raise no_slice(resolver, request, k)
     for rank_order, number in cursor.waiting:
         if cursor.weight[number] == UNSCHEDULED and cursor.cell(number, True)[1] == k:
             return rank_order, number

@@ -1,5 +1,5 @@
-"""The orders that the author wrote: the block of `order rank r` is run for every rank, and what it
-leaves out is found."""
+"""The orders that the author wrote: the block of `order rank r` is run for every rank, and it is
+checked that no operation is left out."""
 
 from typing import Any
 
@@ -19,13 +19,14 @@ from stretto.compiler.problem.spec import Unit
 
 
 class Spans:
-    """The places that a Spec refers to, each once."""
+    """The table of the spans that a Spec refers to, each once."""
 
     def __init__(self) -> None:
         self.table: list[Span] = []
         self._index: dict[Span, int] = {}
 
     def intern(self, span: Span) -> int:
+        """The index of the span in the table."""
         index = self._index.setdefault(span, len(self.table))
         if index == len(self.table):
             self.table.append(span)
