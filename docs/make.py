@@ -17,6 +17,7 @@ from generate_schedules import compiled, pictures, schedules
 from generate_tutorial import tutorial
 
 from stretto.compiler import cli
+from stretto.compiler.bounds.theorems import table
 from stretto.compiler.show import draw
 
 ROOT = Path(__file__).parent.parent
@@ -83,8 +84,14 @@ def flags(command: str) -> str:
     return "\n".join([*rows, "", ""])
 
 
+def bounds(text: str) -> str:
+    """The page of lower bounds: the table of theorems that the compiler reads."""
+    return PART.sub(lambda part: f"{part[1]}\n{table()}\n{part[3]}", text)
+
+
 PAGES: dict[str, Callable[[str], str]] = {
     "README.md": readme,
+    "docs/bounds.md": bounds,
     "docs/cli.md": command_line,
     "docs/language.md": language,
     "docs/schedules.md": schedules,
