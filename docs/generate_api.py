@@ -17,7 +17,17 @@ WIDTH = 92
 
 # Along the line of values; other rooms come after these.
 LINE = [
-    *("driver", "library", "language", "evaluation", "problem", "order", "program", "proof"),
+    *(
+        "driver",
+        "library",
+        "atomic",
+        "language",
+        "evaluation",
+        "problem",
+        "order",
+        "program",
+        "proof",
+    ),
     *("bounds", "plan", "certificate", "analysis", "show", "diagnostics", "commands"),
 ]
 HEAD = """# Python API

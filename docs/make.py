@@ -5,6 +5,7 @@ A document marks the place of such a part by `<!-- begin NAME -->` and `<!-- end
 has for each document the function that makes its text anew, from what it is now.
 """
 
+import ast
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -70,6 +71,28 @@ def command_line(text: str) -> str:
     return PART.sub(lambda part: f"{part[1]}{flags(part[2])}{part[3]}", text)
 
 
+def contributing(text: str) -> str:
+    """The table of rooms: what each may import, as the test of the borders has it."""
+    tree = ast.parse(current(ROOT / "tests/repository/test_borders.py"))
+    (table,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "ROOMS" and node.value
+    )
+    rooms: dict[str, set[str]] = ast.literal_eval(table)
+
+    def row(line: re.Match[str]) -> str:
+        below = [name for name in rooms if name in rooms[line[2]]]
+        words = ", ".join(name.removeprefix("compiler.") for name in below)
+        return f"{line[1]} {words} |" if words else f"{line[1]} |"
+
+    first, second = "<!-- rooms -->", "<!-- end of rooms -->"
+    before, rest = text.split(first)
+    inner, after = rest.split(second)
+    inner = re.sub(r"^(\| `([\w.]+)` \|[^|]*\|[^|]*\|).*$", row, inner, flags=re.MULTILINE)
+    return before + first + inner + second + after
+
+
 def flags(command: str) -> str:
     """The flags of a command, from the parser itself. Its own help is laid out differently by
     every version of Python."""
@@ -90,6 +113,7 @@ def bounds(text: str) -> str:
 
 
 PAGES: dict[str, Callable[[str], str]] = {
+    "CONTRIBUTING.md": contributing,
     "README.md": readme,
     "docs/bounds.md": bounds,
     "docs/cli.md": command_line,
