@@ -18,7 +18,7 @@ class Activity:
         self.steps = 0
         self.run: Interpreter | None = None
 
-    def rest(self) -> None:
+    def finish(self) -> None:
         """The executor is made, or a step is over."""
         self.run, self.doing, self.busy = None, "is between steps", False
 
@@ -29,7 +29,7 @@ class Activity:
         try:
             yield
         finally:
-            self.rest()
+            self.finish()
 
     def position(self) -> Position:
         """Where the rank is."""

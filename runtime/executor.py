@@ -93,7 +93,7 @@ class Executor:
             self.watchdog.stop()
             post_failure(store, self.rank, str(error))
             raise
-        self.activity.rest()
+        self.activity.finish()
 
     def _meet(self, plan: Plan | str | os.PathLike[str], trust: bool) -> None:
         """What is done once with all ranks: the handshake, lanes, equal weights of copies."""

@@ -92,8 +92,8 @@ def merged_outputs(graph: StageGraph, outputs: Mapping[int, dict[int, Any]]) -> 
 
 
 def fill_losses(graph: StageGraph, losses: Mapping[int, dict[int, Tensor]], target: Any) -> None:
-    """Fills the user's list with the losses in the order of the model's micro-batches, or his dict
-    by pipeline's name; what stood there is cleared."""
+    """Fills `target`, the list or dict that the user gave the step: a list with the losses in the
+    order of the model's micro-batches, a dict by pipeline's name. What was in it is cleared."""
     by_name = {
         graph.spec.pipelines[p].name: _in_order(losses[p])
         for p in sorted(losses, key=lambda p: (graph.original(p), graph.spec.pipelines[p].first))

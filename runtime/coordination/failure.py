@@ -65,9 +65,10 @@ class Ending(NamedTuple):
 
 
 def ending(peers: Peers, where: str, waiting_for: Sequence[int], error: Exception) -> Ending:
-    """What a step's exception on this rank comes to; other ranks are told. `where` describes the
-    instruction that raised, `waiting_for` has the ranks that it waited for: if there are any, the
-    exception may be the trace of their end, and their reason is awaited for `GRACE` seconds."""
+    """How a step ends that raised this exception on this rank; the other ranks are told, unless one
+    of them failed first. `where` describes the instruction that raised, `waiting_for` has the ranks
+    that it waited for: if there are any, the exception may be the trace of their end, and their
+    reason is awaited for `GRACE` seconds."""
     lost = bool(waiting_for) and not isinstance(error, PipelineError)
     known = _await_failure(peers, GRACE if lost else 0.0)
     if known is not None:

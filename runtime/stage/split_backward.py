@@ -147,7 +147,7 @@ def _gradients(
 
 def _note(node: Node, graph: GraphCut, cuts: list[CutNode | EdgeGradient]) -> Any:
     """Hooks a cut node, so that what W needs of it is added to `cuts` when I comes by. A custom
-    function computes the gradients of its parameters there and then, whoever asks, so these are
+    function computes the gradients of its parameters whenever it runs, asked for or not; these are
     kept."""
     edges = graph.cut_nodes[node]
     if isinstance(node, BackwardCFunction):

@@ -1,4 +1,4 @@
-"""One stage at work: its forward, and its backward in one piece or two, for one micro-batch at a
+"""One stage: its forward, and its backward in one piece or two, for one micro-batch at a
 time. What a forward leaves for its backward is a `SavedForward`; what the input gradient leaves for
 the weight gradient is a `DeferredWeightGrad`. Both are gone when they were used."""
 

@@ -38,7 +38,7 @@ class Local:
     def open(self, lanes: Sequence[P2PLane]) -> int:
         """As `Transport.open`."""
         first, self.opened = self.opened, self.opened + len(lanes)
-        with self.hub.lock:  # whoever comes first makes them
+        with self.hub.lock:  # the first rank to come makes them
             while len(self.hub.lanes) < self.opened:
                 self.hub.lanes.append(_Rendezvous())
         return first

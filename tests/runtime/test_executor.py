@@ -28,10 +28,10 @@ from tests.support.steps import check, double, executors
 from tests.support.training import (
     ROWS,
     Layer,
-    alone,
     batch,
     compiled,
     loss,
+    one_process,
     plan_of,
     spec_of,
     trained,
@@ -82,7 +82,7 @@ def test_outputs_and_losses_come_in_the_order_of_the_microbatches() -> None:
         return executor.step(x if not end else None, target=target, losses=losses if end else None)
 
     first, second = executors(plan_of(spec), body)
-    expected = alone(spec, x, target)
+    expected = one_process(spec, x, target)
     assert first is None
     assert torch.equal(second, torch.cat([expected.outputs[0, m] for m in range(4)]))
     assert losses == [expected.losses[0, m] for m in range(4)]
@@ -105,7 +105,7 @@ def test_eval_leaves_gradients_alone_and_keeps_no_graph() -> None:
         return output, losses
 
     found = executors(plan, body)
-    expected = alone(spec_of(plan), x, target)
+    expected = one_process(spec_of(plan), x, target)
     for rank, p, name in ((3, 0, "down"), (0, 1, "up")):
         output, losses = found[rank]
         assert torch.allclose(output, torch.cat([expected.outputs[p, m] for m in range(4)]))
@@ -154,7 +154,7 @@ def test_a_stage_without_trained_weights_before_and_after_others() -> None:
         spec = ordered(linear(3, 3), words)
         x, target = batch(spec, torch.float64)
         found = trained(plan_of(spec), x, target, make)
-        expected = alone(spec, x, target, make)
+        expected = one_process(spec, x, target, make)
         for s in range(3):
             for ours, theirs in zip(
                 found.gradients("main", s), expected.gradients[0, s], strict=True
@@ -190,7 +190,7 @@ def test_both_ways_by_hand() -> None:
 
 
 def test_nothing_keeps_an_executor_alive() -> None:
-    """Neither the thread that watches nor the board; and it keeps no outputs nobody wants."""
+    """Neither the thread that watches nor the store; and it keeps no outputs nobody wants."""
     plan = plan_of(ordered(linear(1, 2), gpipe))
     x, target = batch(spec_of(plan))
 

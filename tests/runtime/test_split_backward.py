@@ -210,10 +210,10 @@ def test_halves_add_up_to_the_whole(name: str) -> None:
     root = get_gradient_edge(output)
     del output
     with Products() as in_i:
-        found, rest = input_gradient([root], (above,), inputs)
+        found, deferred = input_gradient([root], (above,), inputs)
     assert gradients(module) == [None] * len(expected_weights)
     with Products() as in_w:
-        weight_gradient(rest)
+        weight_gradient(deferred)
 
     assert same(found, expected)
     assert same(gradients(module), expected_weights)
@@ -238,9 +238,9 @@ def test_a_custom_function_runs_once_and_its_weights_wait() -> None:
     module = Custom()
     inputs, output = forward(module, normal(4, WIDTH))
     Double.calls = 0
-    _, rest = input_gradient([output], (torch.ones_like(output),), inputs)
+    _, deferred = input_gradient([output], (torch.ones_like(output),), inputs)
     assert Double.calls == 1 and module.weight.grad is None
-    weight_gradient(rest)
+    weight_gradient(deferred)
     assert Double.calls == 1 and module.weight.grad is not None
 
 
@@ -249,9 +249,9 @@ def test_weights_used_twice_cost_only_their_own_products_again() -> None:
     module = Shared()
     inputs, output = forward(module, normal(4, WIDTH))
     with Products() as in_i:
-        _, rest = input_gradient([output], (torch.ones_like(output),), inputs)
+        _, deferred = input_gradient([output], (torch.ones_like(output),), inputs)
     with Products() as in_w:
-        weight_gradient(rest)
+        weight_gradient(deferred)
     assert in_i.count == 5  # one for each use
     assert in_w.count == 10  # these uses have both of their sides computed
 
@@ -269,23 +269,23 @@ def test_what_nobody_needs_any_more_is_released() -> None:
     above, root = torch.ones_like(output), get_gradient_edge(output)
     saved["input"] = weakref.ref(inputs[0])
     del output
-    found, rest = input_gradient([root], (above,), inputs)
+    found, deferred = input_gradient([root], (above,), inputs)
     del inputs, root, found
     gc.collect()
     alive = {name for name, tensor in saved.items() if tensor() is not None}
     assert alive == {"after", "input"}, "W needs what the layers were given, not the GELU"
-    weight_gradient(rest)
+    weight_gradient(deferred)
     gc.collect()
     assert all(tensor() is None for tensor in saved.values())
-    assert not rest.cuts
+    assert not deferred.cuts
 
 
 def test_after_checkpoints_the_forward_is_repeated_once() -> None:
     module, calls = Repeated(), []
     module.first.register_forward_pre_hook(lambda *_: calls.append(1))
     inputs, output = forward(module, normal(2, 8, WIDTH))
-    _, rest = input_gradient([output], (torch.ones_like(output),), inputs)
-    weight_gradient(rest)
+    _, deferred = input_gradient([output], (torch.ones_like(output),), inputs)
+    weight_gradient(deferred)
     assert len(calls) == 2
 
 
@@ -304,9 +304,9 @@ def test_hooks_of_parameters_run_in_w_once() -> None:
     module[0].weight.register_hook(lambda g: calls.append("tensor"))
     module[0].weight.register_post_accumulate_grad_hook(lambda p: calls.append("after"))
     inputs, output = forward(module, normal(4, WIDTH))
-    _, rest = input_gradient([output], (torch.ones_like(output),), inputs)
+    _, deferred = input_gradient([output], (torch.ones_like(output),), inputs)
     assert calls == []
-    weight_gradient(rest)
+    weight_gradient(deferred)
     assert calls == ["tensor", "after"]
 
 
@@ -316,8 +316,8 @@ def test_outputs_that_depend_on_the_input_on_weights_or_on_nothing() -> None:
     unused = normal(3).requires_grad_()
     outputs = [x * scale, scale * 3, x, scale]
     above = tuple(torch.ones_like(output) for output in outputs)
-    found, rest = input_gradient(outputs, above, [x, unused])
-    weight_gradient(rest)
+    found, deferred = input_gradient(outputs, above, [x, unused])
+    weight_gradient(deferred)
     assert torch.equal(found[0], torch.full((3,), 3.0)) and found[1] is None
     assert torch.allclose(scale.grad, x.detach().sum() + 3 + 1)
 
@@ -373,8 +373,8 @@ def test_random_graphs(seed: int) -> None:
         above = tuple(torch.ones_like(output) for output in outputs)
         if not halves:
             return whole(outputs, above, leaves), gradients(module)
-        found, rest = input_gradient(outputs, above, leaves)
-        weight_gradient(rest)
+        found, deferred = input_gradient(outputs, above, leaves)
+        weight_gradient(deferred)
         return found, gradients(module)
 
     (found, weights), (expected, expected_weights) = run(True), run(False)

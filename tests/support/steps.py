@@ -11,9 +11,9 @@ from stretto.runtime.transport.local import Local
 from tests.support.training import (
     Layer,
     Trained,
-    alone,
     built,
     loss,
+    one_process,
     spec_of,
 )
 
@@ -25,7 +25,7 @@ def double(seed: int) -> nn.Module:
 
 def check(spec: Spec, found: Trained, x: Any, target: Any, steps: int = 1) -> None:
     """Gradients, losses and outputs are those of one process, up to rounding in float64."""
-    expected = alone(spec, x, target, double)
+    expected = one_process(spec, x, target, double)
     for p, line in enumerate(spec.pipelines):
         for s in range(len(line.stages)):
             for ours, theirs in zip(

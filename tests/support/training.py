@@ -146,7 +146,9 @@ class Reference(NamedTuple):
     outputs: dict[tuple[int, int], Tensor]
 
 
-def alone(spec: Spec, x: Any, target: Any, make: Callable[[int], nn.Module] = Layer) -> Reference:
+def one_process(
+    spec: Spec, x: Any, target: Any, make: Callable[[int], nn.Module] = Layer
+) -> Reference:
     """The same step in one process: one sum of all losses, one backward."""
     modules = {
         seed_of(spec, p, s): make(seed_of(spec, p, s))

@@ -1,0 +1,45 @@
+"""The runtime's layers, from the bottom up: a module knows those below its own layer, and its own
+layer where that is a folder."""
+
+from tests.repository.sources import modules, ours
+
+LAYERS = (
+    ("errors",),
+    ("batch", "topology"),
+    ("transport",),
+    ("rank_program", "tensor_spec"),
+    ("describe", "stage"),
+    ("coordination", "microbatches", "rank_context"),
+    ("stage_outputs", "replicas"),
+    ("agreement", "interpreter"),
+    ("activity",),
+    ("executor",),
+    ("local",),
+    ("train",),
+)
+ROOM = "runtime."
+
+
+def layer(module: str) -> int:
+    """The number of the module's layer. A folder counts as one."""
+    first = module.removeprefix(ROOM).split(".")[0]
+    (found,) = [k for k, names in enumerate(LAYERS) if first in names]
+    return found
+
+
+def folder(module: str) -> str:
+    """The folder or module directly below the room that the module is in."""
+    return module.removeprefix(ROOM).split(".")[0]
+
+
+def test_every_module_knows_lower_layers_alone() -> None:
+    wrong = [
+        f"{module} imports {other}"
+        for module, path in modules().items()
+        if module.startswith(ROOM) and module != "runtime.__main__"
+        for other in ours(path)
+        if other.startswith(ROOM)
+        and folder(other) != folder(module)
+        and layer(other) >= layer(module)
+    ]
+    assert not wrong
