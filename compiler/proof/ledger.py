@@ -17,6 +17,18 @@ SHIFT = 3
 TAG = (1 << SHIFT) - 1
 
 
+class Events(NamedTuple):
+    """One rank's events, and for each the place of the instruction that it stems from."""
+
+    values: list[int]
+    places: list[int]
+
+    def add(self, i: int, tag: int, value: int) -> None:
+        """The instruction at place i brings this event."""
+        self.values.append(value << SHIFT | tag)
+        self.places.append(i)
+
+
 @dataclass(slots=True)
 class Ledger:
     """What all ranks write into: by channel the results sent and the results that receives claim,

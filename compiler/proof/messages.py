@@ -23,6 +23,7 @@ from stretto.compiler.program.program import (
     Send,
     Wait,
 )
+from stretto.compiler.proof.kinds import KINDS
 
 Location = tuple[int, int]  # rank, index of the instruction
 BYTES = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20))
@@ -183,7 +184,7 @@ def _remedy(spec: Spec, group: Sequence[Excess], forward: Operation) -> str:
         allow = f"allow {size(spec, max(excess.peak for excess in group))}"
     else:
         allow = f"allow {size(spec, first.peak)} on rank {first.place[0]}"
-    backwards = sorted({o.kind for unit in first.units for o in unit if o.kind in "BW"})
+    backwards = sorted({o.kind for unit in first.units for o in unit if KINDS[o.kind].sums})
     alone = spec.pipelines[forward.pipeline].stages[forward.stage].activation
     if not backwards or alone > first.limit.grains:
         return allow

@@ -5,20 +5,20 @@ This is derived here a second time, from the Spec alone, and shares nothing with
 made the Program: the proof must not trust them.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from stretto.compiler.problem.spec import NONE, Costs, Operation, Pipeline, Spec
 from stretto.compiler.program.program import Copy, ProgramName, Reduction
-
-# What was done of one stage for one micro-batch (and slice): a bit each.
-FORWARD, BACKWARD, INPUT, WEIGHT = 1, 2, 4, 8
-BITS = {"F": FORWARD, "B": BACKWARD, "I": INPUT, "W": WEIGHT}
-COMPLETE = {FORWARD | BACKWARD, FORWARD | INPUT | WEIGHT}
-
-# A rule on one kind speaks of the operations that may stand for it: B for I and W together, and
-# I or W for their part of a B. Of the later operation the start counts, of the earlier the end.
-STARTS = {"F": "F", "B": "BI", "I": "IB", "W": "WB"}
-ENDS = {"F": "F", "B": "BW", "I": "IB", "W": "WB"}
+from stretto.compiler.proof.kinds import (
+    COMPLETE,
+    FORWARD,
+    INPUT,
+    KINDS,
+    KindObligation,
+    ends,
+    starts,
+)
 
 
 class RequiredInput(NamedTuple):
@@ -31,30 +31,30 @@ class RequiredInput(NamedTuple):
 
 
 class Obligation(NamedTuple):
-    """What one kind of operation is on one stage. `take` and `give` are grains at its start and
-    end; `base` is the place of micro-batch 0 in the table of what was done; `bit` marks the
-    operation there, `bars` what must not have been done before it, `after` what must."""
+    """What one kind of operation is on one stage. `alloc` and `free` are grains at its start and
+    end; `base` is the place of micro-batch 0 in the table of what was done."""
 
+    kind: KindObligation
     rank: int
     ticks: int
-    take: int
-    give: int
+    alloc: int
+    free: int
     needs: tuple[RequiredInput, ...]
     wanted: bool  # somebody needs the result
     base: int
     microbatches: int
-    bit: int
-    bars: int
-    after: int
 
 
 class Obligations:
-    """Every obligation of a Program; see the module."""
+    """Every obligation of a Program; see the module. `of`: by kind, pipeline and stage. `width`:
+    entries per micro-batch in the table of what was done, which has `entries`; those of a stage
+    begin at `bases`. `before`, `across`: for every operation those that a rule puts before it, on
+    its own rank and elsewhere."""
 
     def __init__(self, spec: Spec, name: ProgramName):
         self.spec = spec
         self.train = name == "train"
-        self.width = spec.slices or 1  # entries of the table per micro-batch
+        self.width = spec.slices or 1
         self.costs = Costs(spec)
         self.exceptional = bool(spec.exceptions)
         self.bases: dict[tuple[int, int], int] = {}
@@ -73,8 +73,34 @@ class Obligations:
         """Whether backwards of this pipeline belong to the Program."""
         return self.train and not self.spec.pipelines[pipeline].forward_only
 
+    def kinds(self, pipeline: int) -> Iterator[tuple[str, KindObligation]]:
+        """The kinds of operations that stages of this pipeline have in the Program."""
+        for letter, kind in KINDS.items():
+            if self.backward(pipeline) if kind.trains else self.train or kind.evaluates:
+                yield letter, kind
+
     def happens(self, operation: Operation) -> bool:
+        """Whether its stage has operations of this kind."""
         return operation[:3] in self.of
+
+    def entry(self, operation: Operation) -> int:
+        """Its place in the table of what was done."""
+        _, p, s, microbatch, slice_, _ = operation
+        return self.bases[p, s] + microbatch * self.width + max(slice_, 0)
+
+    def complete(self, pipeline: int) -> list[int]:
+        """What may have been done of a stage of this pipeline for one micro-batch in the end."""
+        further = sum(kind.bit for _, kind in self.kinds(pipeline) if kind.required)
+        return [bits | further for bits in COMPLETE[self.backward(pipeline)]]
+
+    def first_missing(self, pipeline: int, state: int) -> str:
+        """The kind that is missing where this was done of a stage, and it is not complete."""
+        if not state & FORWARD:
+            return "F"
+        for letter, kind in self.kinds(pipeline):
+            if kind.required and not state & kind.bit:
+                return letter
+        return "W" if state & INPUT else "B"
 
 
 def _feeders(spec: Spec) -> dict[tuple[int, int], tuple[int, ...]]:
@@ -106,20 +132,21 @@ def _stage(
     forward_wanted = not last or bool(pipeline.feeds)
     backward_wanted = s > 0 or any(obligations.backward(q) for q in feeders)
 
-    def obligation(kind: str, take: int, give: int, bars: int, after: int) -> Obligation:
-        needs = inputs if kind == "F" else gradients if kind in "BI" else []
-        wanted = forward_wanted if kind == "F" else kind in "BI" and backward_wanted
-        where = stage.rank, obligations.costs.of(Operation(kind, p, s, NONE))
-        place = obligations.bases[p, s], pipeline.microbatches
-        return Obligation(*where, take, give, tuple(needs), wanted, *place, BITS[kind], bars, after)
-
-    size, kept = stage.activation, stage.kept
-    found = {("F", p, s): obligation("F", size, 0 if trains else size, FORWARD, 0)}
-    if trains:
-        found["B", p, s] = obligation("B", 0, size, BACKWARD | INPUT | WEIGHT, FORWARD)
-    if trains:
-        found["I", p, s] = obligation("I", 0, size - kept, BACKWARD | INPUT, FORWARD)
-        found["W", p, s] = obligation("W", 0, kept, BACKWARD | WEIGHT, FORWARD | INPUT)
+    found = {}
+    for letter, kind in obligations.kinds(p):
+        needs = {"activation": inputs, "gradient": gradients, None: []}[kind.reads]
+        wanted = {"activation": forward_wanted, "gradient": backward_wanted, None: False}
+        found[letter, p, s] = Obligation(
+            kind=kind,
+            rank=stage.rank,
+            ticks=obligations.costs.of(Operation(letter, p, s, NONE)),
+            alloc=kind.alloc(stage, trains),
+            free=kind.free(stage, trains),
+            needs=tuple(needs),
+            wanted=wanted[kind.leaves],
+            base=obligations.bases[p, s],
+            microbatches=pipeline.microbatches,
+        )
     return found
 
 
@@ -139,6 +166,7 @@ def _reductions(spec: Spec) -> tuple[Reduction, ...]:
 
 
 def original(p: int, pipeline: Pipeline) -> int:
+    """The pipeline whose weights pipeline p has: itself, unless it is a copy."""
     return p if pipeline.replicates == NONE else pipeline.replicates
 
 
@@ -154,11 +182,8 @@ def _rules(obligations: Obligations) -> tuple[Rules, Rules]:
     near: Rules = {}
     far: Rules = {}
     for later, earlier, _ in obligations.spec.rules:
-        for kind in STARTS[later.kind]:
-            start = later._replace(kind=kind)
-            if obligations.happens(start) and any(
-                obligations.happens(earlier._replace(kind=end)) for end in ENDS[earlier.kind]
-            ):
+        for start in starts(later):
+            if obligations.happens(start) and any(map(obligations.happens, ends(earlier))):
                 same = _rank(obligations.spec, later) == _rank(obligations.spec, earlier)
                 (near if same else far).setdefault(start, []).append(earlier)
     return near, far

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.spec import Operation, Spec, digest
 from stretto.compiler.program.program import Claims, Compute, Program, ProgramName
+from stretto.compiler.proof.kinds import KINDS
 from stretto.compiler.proof.ledger import Ledger, RankTrace
 from stretto.compiler.proof.messages import Excess, Wording, over_limit
-from stretto.compiler.proof.obligations import COMPLETE, Obligations, original
+from stretto.compiler.proof.obligations import Obligations, original
 from stretto.compiler.proof.rank import walk
 from stretto.compiler.proof.simulate import RankTimes, run_together
 
@@ -98,7 +99,7 @@ def _forwards(program: Program, rank: int) -> list[Operation]:
     return [
         one.operation
         for one in program.ranks[rank]
-        if isinstance(one, Compute) and one.operation.kind == "F"
+        if isinstance(one, Compute) and KINDS[one.operation.kind].evaluates
     ]
 
 
@@ -184,18 +185,19 @@ def _shares(spec: Spec) -> Iterator[Diagnostic]:
 
 
 def _missing(obligations: Obligations, ledger: Ledger, words: Wording) -> Iterator[Diagnostic]:
-    """Every operation was done: F, and where the pipeline trains either B or I and W."""
+    """Every operation was done: F, where the pipeline trains either B or I and W, and what else
+    is required."""
     width = obligations.width
     for (p, s), base in obligations.bases.items():
         pipeline = obligations.spec.pipelines[p]
         states = ledger.done[base : base + pipeline.microbatches * width]
-        complete = COMPLETE if obligations.backward(p) else {1}
+        complete = obligations.complete(p)
         many = len(states) - sum(states.count(state) for state in complete)
         if many == 0:
             continue
         entry = next(e for e, state in enumerate(states) if state not in complete)
         state = states[entry]
-        kind = "F" if not state & 1 else "W" if state & 4 else "B"
+        kind = obligations.first_missing(p, state)
         at = entry // width, entry % width if obligations.spec.slices else -1
         operation = Operation(kind, p, s, *at)
         rank = pipeline.stages[s].rank
@@ -270,13 +272,14 @@ def _orders(program: Program, ranks: Sequence[RankTrace], words: Wording) -> Ite
     spec = program.spec
     for rank, trace in enumerate(ranks):
         whole = bool(spec.order) and spec.order[rank] != ""
-        if program.name == "train" and whole and digest(trace.units) != spec.order[rank]:
+        ran = [unit for unit in trace.units if KINDS[unit[0].kind].ordered]
+        if program.name == "train" and whole and digest(ran) != spec.order[rank]:
             yield _other_order(spec, rank, trace, words)
         elif spec.written and (program.name == "eval" or not whole):
             units = [unit.operations for unit in spec.written[rank]]
             if program.name == "eval":
-                units = [(f,) for unit in units for f in unit if f.kind == "F"]
-            run = iter(trace.units)
+                units = [(f,) for unit in units for f in unit if KINDS[f.kind].evaluates]
+            run = iter(ran)
             if not all(unit in run for unit in units):
                 yield _other_order(spec, rank, trace, words)
 

@@ -2,54 +2,34 @@
 brings the result it names (whether it does is for `prove` to compare, channel by channel).
 
 Shown here: each operation is one of this rank's obligations, comes once and after what it needs on
-this rank, reads exactly the results that it needs and leaves its own where somebody needs it; a
-slot is written while empty, read while it holds something, freed once, and none is left; overlapped
-units are legal; gradients are summed after the last of them. Counted on the way: the peaks. What
-the rank has in common with others comes out as a list of events and in the `Ledger`.
+this rank (`Progress`), reads exactly the results that it needs and leaves its own where somebody
+needs it; slots are used rightly (`Slots`); overlapped units are legal (`Overlap`); gradients are
+summed after the last of them. Counted on the way: the peaks. What the rank has in common with
+others comes out as a list of events and in the `Ledger`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.problem.spec import NONE, Operation
 from stretto.compiler.program.program import (
     Compute,
     Free,
-    Instruction,
     Program,
     Receive,
     Reduce,
     Send,
     Wait,
 )
-from stretto.compiler.proof.ledger import MEET, POSTED, RUN, SENT, SHIFT, WAIT, Ledger, RankTrace
-from stretto.compiler.proof.messages import Location, Wording
-from stretto.compiler.proof.obligations import BITS, ENDS, INPUT, Obligation, Obligations
-
-FEW = 4  # findings of one kind on one rank that are told one by one
-
-
-class _Content:
-    """What a slot holds, or will when it has arrived; where it was filled; whether it was used."""
-
-    __slots__ = ("arriving", "at", "operation", "received", "used")
-
-    def __init__(self, operation: Operation, at: int, received: bool):
-        self.operation = operation
-        self.at = at
-        self.received = received
-        self.arriving = received
-        self.used = False
-
-
-class _Open(NamedTuple):
-    """An overlapped unit whose first half was run: its event is completed by the second."""
-
-    unit: int
-    first: Compute
-    at: int
-    event: int
+from stretto.compiler.proof.findings import RankFindings
+from stretto.compiler.proof.kinds import KINDS
+from stretto.compiler.proof.ledger import MEET, POSTED, SENT, WAIT, Events, Ledger, RankTrace
+from stretto.compiler.proof.memory import Memory
+from stretto.compiler.proof.messages import Wording
+from stretto.compiler.proof.obligations import Obligation, Obligations
+from stretto.compiler.proof.overlap import Overlap
+from stretto.compiler.proof.progress import Progress
+from stretto.compiler.proof.slots import Slots
 
 
 def walk(
@@ -57,366 +37,182 @@ def walk(
 ) -> RankTrace:
     """Follow the list of `rank`. What is wrong goes into the ledger's findings; the trace is
     then good for counting only."""
-    return _Walk(program, obligations, rank, ledger, words).run()
+    state = _Walk(program, obligations, rank, ledger, words)
+    overlap = state.overlap
+    for i, instruction in enumerate(program.ranks[rank]):
+        kind = type(instruction)
+        if overlap.open is not None and kind is not Compute:
+            overlap.between(i, instruction, overlap.open)
+        EFFECTS[kind](state, i, instruction)
+    return state.finish()
 
 
 class _Walk:
+    """How far the list was followed."""
+
     def __init__(
         self, program: Program, obligations: Obligations, rank: int, ledger: Ledger, words: Wording
     ):
-        self.program, self.obligations, self.rank = program, obligations, rank
-        self.ledger, self.words = ledger, words
-        self.slots: dict[int, _Content] = {}
-        self.begun: dict[int, list[int]] = {}  # messages begun on a slot and not waited for
-        self.open: _Open | None = None
-        self.overlapped: set[int] = set()  # units that are over
-        self.reduced: set[int] = set()
-        self.left = _gradients(obligations, rank)
-        self.events: list[int] = []
-        self.places: list[int] = []
-        self.units: list[tuple[Operation, ...]] = []
+        self.program, self.obligations, self.rank, self.ledger = program, obligations, rank, ledger
+        self.findings = RankFindings(rank, ledger, words)
+        self.events = Events([], [])
+        self.progress = Progress(obligations, rank, ledger, self.findings)
+        self.overlap = Overlap(obligations, self.events, self.findings)
+        self.slots = Slots(self.findings)
+        self.memory = Memory(obligations.spec, rank)
+        self.activations = {k for k, kind in KINDS.items() if kind.leaves == "activation"}
         self.marks: dict[int, list[Operation]] = {}
-        limit = obligations.spec.limits[rank] if obligations.spec.limits else None
-        self.limit = None if limit is None else limit.grains
-        self.activations = self.peak = 0
-        self.over, self.over_at = 0, NONE
-        self.receives = self.most_receives = self.outputs = self.most_outputs = 0
-        self.told: dict[str, int] = {}
+        self.reduced: set[int] = set()
 
-    def run(self) -> RankTrace:
-        steps: dict[type, Callable[[int, Any], None]] = {
-            Compute: self.compute,
-            Receive: self.receive,
-            Send: self.send,
-            Wait: self.wait,
-            Free: self.free,
-            Reduce: self.reduce,
-        }
-        for i, instruction in enumerate(self.program.ranks[self.rank]):
-            kind = type(instruction)
-            if self.open is not None and kind is not Compute:
-                self.between(i, instruction, self.open)
-            steps[kind](i, instruction)
-        self.finish()
+    def finish(self) -> RankTrace:
+        """What must be so after the last instruction."""
+        self.overlap.close()
+        self.slots.close()
+        for number, reduction in enumerate(self.program.reductions):
+            mine = self.rank in [copy.rank for copy in reduction.copies]
+            if self.obligations.train and mine and number not in self.reduced:
+                what = self.findings.words.reduction(reduction)
+                self.findings.missing("wrong-sum", f"rank {self.rank} never runs the {what}")
+        self.findings.close()
         return RankTrace(
-            self.events,
-            self.places,
-            self.units,
-            self.peak,
-            self.over,
-            self.over_at,
-            self.most_receives,
-            self.most_outputs,
+            self.events.values,
+            self.events.places,
+            self.overlap.units,
+            self.memory.peak,
+            self.memory.over,
+            self.memory.over_at,
+            self.slots.most_receives,
+            self.slots.most_outputs,
             self.marks,
         )
 
-    # ------------------------------------------------------------------------ computing
-
-    def compute(self, i: int, compute: Compute) -> None:
-        operation = compute.operation
-        obligation = self.obligations.of.get(operation[:3])
-        if obligation is None or not self.exists(operation, obligation):
-            self.fault("no-such-duty", i, "this is not an operation of the schedule")
-            return
-        if obligation.rank != self.rank:
-            self.fault("wrong-rank", i, f"its stage is on rank {obligation.rank}")
-            return
-        if compute.stream != 0:
-            self.fault("unknown-stream", i, f"stream {compute.stream} is not known to this version")
-        self.mark_done(i, operation, obligation)
-        self.read(i, compute, obligation)
-        self.time(i, compute, obligation)
-        if compute.writes != NONE:
-            self.fill(i, compute.writes, _Content(operation, i, False))
-            self.outputs += 1
-            if self.outputs > self.most_outputs:
-                self.most_outputs = self.outputs
-        if (compute.writes != NONE) != obligation.wanted:
-            self.fault(
-                "wrong-result",
-                i,
-                "its result is needed, but is not kept"
-                if obligation.wanted
-                else "nothing needs a result",
-            )
-        if obligation.take:
-            self.activations += obligation.take
-            if self.activations > self.peak:
-                self.peak = self.activations
-                if self.limit is not None and self.over_at == NONE and self.peak > self.limit:
-                    self.over, self.over_at = self.peak, i
-        self.activations -= obligation.give
-
     def exists(self, operation: Operation, obligation: Obligation) -> bool:
+        """Whether its stage has this micro-batch and slice."""
         _, _, _, microbatch, slice_, part = operation
         slices = self.obligations.spec.slices
         known = 0 <= slice_ < slices if slices else slice_ == NONE
         return known and part == NONE and 0 <= microbatch < obligation.microbatches
-
-    def mark_done(self, i: int, operation: Operation, obligation: Obligation) -> None:
-        """Note that the operation was done; complain if it was before, or if something on this
-        rank should have been done first: its forward, its input gradient, the slice before it."""
-        done, width, slice_ = self.ledger.done, self.obligations.width, operation.slice
-        entry = obligation.base + operation.microbatch * width + (slice_ if slice_ > 0 else 0)
-        state = done[entry]
-        if state & obligation.bars:
-            self.fault("repeated-operation", i, "this was done before, or is part of what was")
-            return
-        if state & obligation.after != obligation.after:
-            first = "input gradient" if state & 1 else "forward"
-            self.fault("too-early", i, f"its {first} has not been computed yet")
-        kind = operation.kind
-        if width > 1 and kind != "W":
-            before = slice_ - 1 if kind == "F" else slice_ + 1
-            state_before = done[entry + before - slice_] if 0 <= before < width else 255
-            if not state_before & (BITS["F"] if kind == "F" else BITS["B"] | INPUT):
-                self.fault("too-early", i, f"slice {before} comes first")
-        done[entry] = state | obligation.bit
-        if kind in "BW":
-            self.left[operation[1:3]] -= 1
-        if self.obligations.before:
-            self.follow_rules(i, operation)
-        if self.obligations.across:
-            event = len(self.events) if self.open is None else self.open.event
-            self.marks.setdefault(event, []).append(operation)
-
-    def follow_rules(self, i: int, operation: Operation) -> None:
-        """What a rule puts before the operation on this rank must have been done, and not as the
-        other half of the same overlapped unit, which ends no earlier than this begins."""
-        for earlier in self.obligations.before.get(operation, ()):
-            _, p, s, microbatch, slice_, _ = earlier
-            entry = (
-                self.obligations.bases[p, s] + microbatch * self.obligations.width + max(slice_, 0)
-            )
-            bits = sum(BITS[kind] for kind in ENDS[earlier.kind])
-            beside = self.open is not None and self.open.first.operation == earlier
-            if not self.ledger.done[entry] & bits or beside:
-                self.fault("too-early", i, f"a rule puts it after {self.words.operation(earlier)}")
 
     def read(self, i: int, compute: Compute, obligation: Obligation) -> None:
         """The slots read hold what the operation needs, in this order: the result of the stage
         before it (of a gradient: after it), then those of the pipelines that feed it."""
         needs = obligation.needs
         if len(compute.reads) != len(needs):
-            self.fault(
-                "wrong-input", i, f"it needs {len(needs)} results, and reads {len(compute.reads)}"
-            )
+            message = f"it needs {len(needs)} results, and reads {len(compute.reads)}"
+            self.findings.fault("wrong-input", i, message)
             return
         _, _, _, microbatch, slice_, part = compute.operation
         for slot, (kinds, p, s) in zip(compute.reads, needs, strict=True):
-            content = self.slots.get(slot)
-            if content is None:
-                self.fault("empty-slot", i, f"it reads slot {slot}, which holds nothing")
-                continue
-            if content.arriving:
-                where = (self.rank, content.at), "the receive was posted here"
-                self.fault(
-                    "still-arriving", i, f"it reads slot {slot} before the wait for it", where
-                )
-            content.used = True
-            held = content.operation
-            if held[0] not in kinds or held[1:] != (p, s, microbatch, slice_, part):
-                need = Operation(kinds[0], p, s, microbatch, slice_)
-                self.fault(
-                    "wrong-input",
-                    i,
-                    f"it needs the result of {self.words.operation(need)}, but slot {slot} holds "
-                    f"that of {self.words.operation(held)}",
-                    ((self.rank, content.at), f"slot {slot} was filled here"),
-                )
-
-    def time(self, i: int, compute: Compute, obligation: Obligation) -> None:
-        """The event of the computation; of an overlapped unit there is one, and its second half
-        says how long."""
-        operation, unit = compute.operation, compute.unit
-        if unit == NONE and self.open is None:
-            costs = self.obligations.costs
-            ticks = costs.of(operation) if self.obligations.exceptional else obligation.ticks
-            self.event(i, RUN, ticks)
-            self.units.append((operation,))
-        elif self.open is None:
-            if unit in self.overlapped:
-                self.fault("wrong-overlap", i, f"overlapped unit {unit} was already complete")
-            if operation.kind != "F":
-                self.fault("wrong-overlap", i, "an overlapped unit begins with its forward")
-            self.open = _Open(unit, compute, i, len(self.events))
-            self.event(i, RUN, 0)
-        else:
-            self.close(i, compute, self.open)
-
-    def close(self, i: int, compute: Compute, opened: _Open) -> None:
-        """The second half of an overlapped unit."""
-        first, second = opened.first.operation, compute.operation
-        where = (self.rank, opened.at), "the first half of the overlapped unit"
-        self.open = None
-        self.overlapped.add(opened.unit)
-        self.units.append((first, second))
-        if compute.unit != opened.unit:
-            self.fault("wrong-overlap", i, f"overlapped unit {opened.unit} is not complete", where)
-        elif second.kind not in self.obligations.spec.overlap:
-            self.fault(
-                "wrong-overlap", i, f"the schedule does not let {second.kind} overlap F", where
-            )
-        elif (first.pipeline, first.microbatch) == (second.pipeline, second.microbatch):
-            self.fault("wrong-overlap", i, "both halves are of the same micro-batch", where)
-        else:
-            self.events[opened.event] = self.obligations.costs.pair(first, second) << SHIFT | RUN
-
-    def between(self, i: int, instruction: Instruction, opened: _Open) -> None:
-        """Between the halves of an overlapped unit the first one's result leaves, and what it
-        read is freed; anything else would tear them apart."""
-        first = opened.first
-        leaves = type(instruction) is Send and instruction.slot == first.writes
-        frees = type(instruction) is Free and instruction.slot in first.reads
-        if not leaves and not frees:
-            where = (self.rank, opened.at), "its first half"
-            self.fault("wrong-overlap", i, "this stands inside an overlapped unit", where)
-
-    # ------------------------------------------------------------------------ slots
-
-    def fill(self, i: int, slot: int, content: _Content) -> None:
-        held = self.slots.get(slot)
-        if held is not None:
-            where = (self.rank, held.at), f"slot {slot} was filled here"
-            what = self.words.operation(held.operation)
-            self.fault("slot-in-use", i, f"slot {slot} still has the result of {what}", where)
-        elif slot < 0:
-            self.fault("empty-slot", i, f"there is no slot {slot}")
-        self.slots[slot] = content
-
-    def receive(self, i: int, receive: Receive) -> None:
-        slot, channel, result = receive.slot, receive.channel, receive.result
-        if not self.usable(i, channel, sending=False, result=result):
-            return
-        self.fill(i, slot, _Content(result, i, True))
-        self.receives += 1
-        if self.receives > self.most_receives:
-            self.most_receives = self.receives
-        posted = self.ledger.posted[channel]
-        message = len(posted) * self.ledger.channels + channel
-        posted.append(result)
-        self.ledger.posted_at[channel].append(i)
-        self.begun[slot] = [message]
-        self.event(i, POSTED, message)
-
-    def send(self, i: int, send: Send) -> None:
-        slot, channel = send.slot, send.channel
-        content = self.slots.get(slot)
-        if content is None:
-            self.fault("empty-slot", i, f"slot {slot} holds nothing")
-            return
-        if content.arriving:
-            where = (self.rank, content.at), "the receive was posted here"
-            self.fault("still-arriving", i, f"slot {slot} is sent before the wait for it", where)
-            return
-        if not self.usable(i, channel, sending=True, result=content.operation):
-            return
-        content.used = True
-        sent = self.ledger.sent[channel]
-        message = len(sent) * self.ledger.channels + channel
-        sent.append(content.operation)
-        self.ledger.sent_at[channel].append(i)
-        self.begun.setdefault(slot, []).append(message)
-        self.event(i, SENT, message)
+            self.slots.read(i, slot, kinds, (p, s, microbatch, slice_, part))
 
     def usable(self, i: int, channel: int, sending: bool, result: Operation) -> bool:
         """Whether the message may travel on this channel."""
+        fault = self.findings.fault
         if not 0 <= channel < self.ledger.channels:
-            self.fault("wrong-channel", i, f"the plan has no channel {channel}")
+            fault("wrong-channel", i, f"the plan has no channel {channel}")
             return False
         source, target, traffic = self.program.channels[channel]
         if self.rank != (source if sending else target):
-            self.fault("wrong-channel", i, f"channel {channel} goes from rank {source} to {target}")
+            fault("wrong-channel", i, f"channel {channel} goes from rank {source} to {target}")
             return False
-        if traffic != ("activation" if result.kind == "F" else "gradient"):
-            self.fault("wrong-channel", i, f"channel {channel} is for {traffic}s")
+        if traffic != ("activation" if result.kind in self.activations else "gradient"):
+            fault("wrong-channel", i, f"channel {channel} is for {traffic}s")
         return True
 
-    def wait(self, i: int, wait: Wait) -> None:
-        messages = self.begun.pop(wait.slot, None)
-        if messages is None:
-            self.fault("idle-wait", i, f"nothing was begun on slot {wait.slot}")
-            return
-        for message in messages:
-            self.event(i, WAIT, message)
-        self.slots[wait.slot].arriving = False
 
-    def free(self, i: int, free: Free) -> None:
-        slot = free.slot
-        content = self.slots.pop(slot, None)
-        if content is None:
-            self.fault("empty-slot", i, f"slot {slot} is already free")
-            return
-        where = (self.rank, content.at), f"slot {slot} was filled here"
-        if self.begun.pop(slot, None) is not None:
-            way = "arriving" if content.arriving else "leaving"
-            self.fault("slot-in-use", i, f"its message is still {way}: no wait came before", where)
-        elif not content.used:
-            what = self.words.operation(content.operation)
-            self.fault("unused-result", i, f"nothing used the result of {what} in it", where)
-        if content.received:
-            self.receives -= 1
-        else:
-            self.outputs -= 1
-
-    # ------------------------------------------------------------------------ sums, the end
-
-    def reduce(self, i: int, reduce: Reduce) -> None:
-        number = reduce.reduction
-        if not 0 <= number < len(self.program.reductions):
-            self.fault("wrong-sum", i, f"the plan has no sum number {number}")
-            return
-        copies = self.program.reductions[number].copies
-        if not self.obligations.train:
-            self.fault("wrong-sum", i, "an evaluation computes no gradients")
-        elif number in self.reduced:
-            self.fault("wrong-sum", i, "this was summed before")
-        elif self.rank not in [copy.rank for copy in copies]:
-            self.fault("wrong-sum", i, "this rank has none of the copies")
-        for copy in copies:
-            if copy.rank == self.rank and self.left.get(copy[:2], 0):
-                missing = self.left[copy[:2]]
-                where = self.words.copies([copy])
-                self.fault("wrong-sum", i, f"{missing} weight gradients of {where} come later")
-        self.reduced.add(number)
-        self.event(i, MEET, number)
-
-    def finish(self) -> None:
-        """What must be so after the last instruction."""
-        if self.open is not None:
-            self.fault("wrong-overlap", self.open.at, "the overlapped unit has no second half")
-        for slot, content in self.slots.items():
-            what = self.words.operation(content.operation)
-            self.fault(
-                "slot-left", content.at, f"slot {slot}, with the result of {what}, is never freed"
-            )
-        for number, reduction in enumerate(self.program.reductions):
-            mine = self.rank in [copy.rank for copy in reduction.copies]
-            if self.obligations.train and mine and number not in self.reduced:
-                what = self.words.reduction(reduction)
-                self.ledger.findings.append(
-                    Diagnostic("wrong-sum", f"rank {self.rank} never runs the {what}")
-                )
-        for code, many in self.told.items():
-            if many > FEW:
-                message = f"rank {self.rank}: {many - FEW} more findings of this kind"
-                self.ledger.findings.append(Diagnostic(code, message))
-
-    def event(self, i: int, tag: int, value: int) -> None:
-        self.events.append(value << SHIFT | tag)
-        self.places.append(i)
-
-    def fault(self, code: str, i: int, message: str, *others: tuple[Location, str]) -> None:
-        told = self.told[code] = self.told.get(code, 0) + 1
-        if told <= FEW:
-            self.ledger.findings.append(self.words.finding(code, (self.rank, i), message, *others))
+def compute(walk: _Walk, i: int, one: Compute) -> None:
+    """An operation runs."""
+    operation, fault = one.operation, walk.findings.fault
+    obligation = walk.obligations.of.get(operation[:3])
+    if obligation is None or not walk.exists(operation, obligation):
+        fault("no-such-duty", i, "this is not an operation of the schedule")
+        return
+    if obligation.rank != walk.rank:
+        fault("wrong-rank", i, f"its stage is on rank {obligation.rank}")
+        return
+    if one.stream != 0:
+        fault("unknown-stream", i, f"stream {one.stream} is not known to this version")
+    opened = walk.overlap.open
+    new = walk.progress.mark(i, operation, obligation, opened and opened.first.operation)
+    if new and walk.obligations.across:
+        walk.marks.setdefault(walk.overlap.event, []).append(operation)
+    walk.read(i, one, obligation)
+    walk.overlap.compute(i, one, obligation)
+    if one.writes != NONE:
+        walk.slots.fill(i, one.writes, operation, received=False)
+        if not obligation.wanted:
+            fault("wrong-result", i, "nothing needs a result")
+    elif obligation.wanted:
+        fault("wrong-result", i, "its result is needed, but is not kept")
+    walk.memory.run(i, obligation)
 
 
-def _gradients(obligations: Obligations, rank: int) -> dict[tuple[int, int], int]:
-    """How many weight gradients each stage of the rank will have."""
-    found: dict[tuple[int, int], int] = {}
-    for p, pipeline in enumerate(obligations.spec.pipelines):
-        for s, stage in enumerate(pipeline.stages):
-            if stage.rank == rank and obligations.backward(p):
-                found[p, s] = pipeline.microbatches * obligations.width
-    return found
+def receive(walk: _Walk, i: int, one: Receive) -> None:
+    """A receive is posted."""
+    if not walk.usable(i, one.channel, sending=False, result=one.result):
+        return
+    walk.slots.fill(i, one.slot, one.result, received=True)
+    posted = walk.ledger.posted[one.channel]
+    message = len(posted) * walk.ledger.channels + one.channel
+    posted.append(one.result)
+    walk.ledger.posted_at[one.channel].append(i)
+    walk.slots.begun[one.slot] = [message]
+    walk.events.add(i, POSTED, message)
+
+
+def send(walk: _Walk, i: int, one: Send) -> None:
+    """A send begins."""
+    content = walk.slots.sendable(i, one.slot)
+    if content is None or not walk.usable(i, one.channel, sending=True, result=content.operation):
+        return
+    content.used = True
+    sent = walk.ledger.sent[one.channel]
+    message = len(sent) * walk.ledger.channels + one.channel
+    sent.append(content.operation)
+    walk.ledger.sent_at[one.channel].append(i)
+    walk.slots.begun.setdefault(one.slot, []).append(message)
+    walk.events.add(i, SENT, message)
+
+
+def wait(walk: _Walk, i: int, one: Wait) -> None:
+    """The rank waits until the messages begun on a slot are over."""
+    for message in walk.slots.wait(i, one.slot):
+        walk.events.add(i, WAIT, message)
+
+
+def free(walk: _Walk, i: int, one: Free) -> None:
+    """A slot is given back."""
+    walk.slots.free(i, one.slot)
+
+
+def reduce(walk: _Walk, i: int, one: Reduce) -> None:
+    """The gradients of the copies of a stage are summed."""
+    number, fault = one.reduction, walk.findings.fault
+    if not 0 <= number < len(walk.program.reductions):
+        fault("wrong-sum", i, f"the plan has no sum number {number}")
+        return
+    copies = walk.program.reductions[number].copies
+    if not walk.obligations.train:
+        fault("wrong-sum", i, "an evaluation computes no gradients")
+    elif number in walk.reduced:
+        fault("wrong-sum", i, "this was summed before")
+    elif walk.rank not in [copy.rank for copy in copies]:
+        fault("wrong-sum", i, "this rank has none of the copies")
+    for copy in copies:
+        if copy.rank == walk.rank and walk.progress.left.get(copy[:2], 0):
+            missing = walk.progress.left[copy[:2]]
+            where = walk.findings.words.copies([copy])
+            fault("wrong-sum", i, f"{missing} weight gradients of {where} come later")
+    walk.reduced.add(number)
+    walk.events.add(i, MEET, number)
+
+
+EFFECTS: dict[type, Callable[[_Walk, int, Any], None]] = {
+    Compute: compute,
+    Receive: receive,
+    Send: send,
+    Wait: wait,
+    Free: free,
+    Reduce: reduce,
+}
+"""By the type of an instruction what it does to the rank."""

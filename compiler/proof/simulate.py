@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.wording import listed
 from stretto.compiler.program.program import Program, Reduce
+from stretto.compiler.proof.kinds import ends
 from stretto.compiler.proof.ledger import MEET, RUN, SENT, SHIFT, TAG, WAIT, Ledger, RankTrace
 from stretto.compiler.proof.messages import Location, Wording
-from stretto.compiler.proof.obligations import ENDS, Obligations
+from stretto.compiler.proof.obligations import Obligations
 
 
 @dataclass(slots=True)
@@ -135,12 +136,12 @@ def _across(
     """A rule between two ranks holds only where messages carry it: the later operation's rank has
     heard, directly or not, from the earlier one's after it ended. Follow the run once more, with
     the set of ended operations (one bit each) that every rank has heard of."""
-    ends = [
-        earlier._replace(kind=kind)
+    ended = [
+        operation
         for earlier in sorted({e for many in obligations.across.values() for e in many})
-        for kind in ENDS[earlier.kind]
+        for operation in ends(earlier)
     ]
-    bit = {operation: 1 << k for k, operation in enumerate(ends)}
+    bit = {operation: 1 << k for k, operation in enumerate(ended)}
     heard, told, channels = [0] * len(ranks), dict[int, int](), len(program.channels)
     for rank, start, stop in state.steps if obligations.across else ():
         trace = ranks[rank]
@@ -157,7 +158,7 @@ def _across(
                     heard[other] = every
             for operation in trace.marks.get(e, ()):
                 for earlier in obligations.across.get(operation, ()):
-                    bits = _union(bit[earlier._replace(kind=k)] for k in ENDS[earlier.kind])
+                    bits = _union(bit[operation] for operation in ends(earlier))
                     if not heard[rank] & bits:
                         place = rank, trace.places[e]
                         text = (

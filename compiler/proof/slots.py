@@ -1,0 +1,121 @@
+"""The slots of one rank, followed through its list: a slot is written while empty, read while it
+holds something, freed once, and none is left."""
+
+from stretto.compiler.problem.spec import Operation
+from stretto.compiler.proof.findings import RankFindings
+
+
+class Content:
+    """What a slot holds, or will when it has arrived; where it was filled; whether it was used."""
+
+    __slots__ = ("arriving", "at", "operation", "received", "used")
+
+    def __init__(self, operation: Operation, at: int, received: bool):
+        self.operation = operation
+        self.at = at
+        self.received = received
+        self.arriving = received
+        self.used = False
+
+
+class Slots:
+    """What the slots of a rank hold, and the messages begun on each and not waited for. Counted:
+    the most slots at once that a receive filled, and that a computation did."""
+
+    def __init__(self, findings: RankFindings):
+        self.findings, self.words = findings, findings.words
+        self.held: dict[int, Content] = {}
+        self.begun: dict[int, list[int]] = {}
+        self.receives = self.most_receives = self.outputs = self.most_outputs = 0
+
+    def fill(self, i: int, slot: int, operation: Operation, received: bool) -> None:
+        """A computation writes to the slot, or a receive is posted into it."""
+        held = self.held.get(slot)
+        if held is not None:
+            where = self.findings.here(held.at, f"slot {slot} was filled here")
+            what = self.words.operation(held.operation)
+            message = f"slot {slot} still has the result of {what}"
+            self.findings.fault("slot-in-use", i, message, where)
+        elif slot < 0:
+            self.findings.fault("empty-slot", i, f"there is no slot {slot}")
+        self.held[slot] = Content(operation, i, received)
+        if received:
+            self.receives += 1
+            if self.receives > self.most_receives:
+                self.most_receives = self.receives
+        else:
+            self.outputs += 1
+            if self.outputs > self.most_outputs:
+                self.most_outputs = self.outputs
+
+    def sendable(self, i: int, slot: int) -> Content | None:
+        """What is in the slot, if it can be sent."""
+        content = self.held.get(slot)
+        if content is None:
+            self.findings.fault("empty-slot", i, f"slot {slot} holds nothing")
+            return None
+        if content.arriving:
+            where = self.findings.here(content.at, "the receive was posted here")
+            message = f"slot {slot} is sent before the wait for it"
+            self.findings.fault("still-arriving", i, message, where)
+            return None
+        return content
+
+    def read(self, i: int, slot: int, kinds: str, wanted: tuple[int, ...]) -> None:
+        """A computation reads the slot, which should hold the result of an operation of one of
+        these kinds; `wanted` has what its name says behind the kind."""
+        content = self.held.get(slot)
+        if content is None:
+            self.findings.fault("empty-slot", i, f"it reads slot {slot}, which holds nothing")
+            return
+        if content.arriving:
+            where = self.findings.here(content.at, "the receive was posted here")
+            message = f"it reads slot {slot} before the wait for it"
+            self.findings.fault("still-arriving", i, message, where)
+        content.used = True
+        held = content.operation
+        if held[0] not in kinds or held[1:] != wanted:
+            needed = self.words.operation(Operation(kinds[0], *wanted))
+            self.findings.fault(
+                "wrong-input",
+                i,
+                f"it needs the result of {needed}, but slot {slot} holds "
+                f"that of {self.words.operation(held)}",
+                self.findings.here(content.at, f"slot {slot} was filled here"),
+            )
+
+    def wait(self, i: int, slot: int) -> list[int]:
+        """The messages begun on the slot, which are over now."""
+        messages = self.begun.pop(slot, None)
+        if messages is None:
+            self.findings.fault("idle-wait", i, f"nothing was begun on slot {slot}")
+            return []
+        self.held[slot].arriving = False
+        return messages
+
+    def free(self, i: int, slot: int) -> None:
+        """The slot is given back."""
+        content = self.held.pop(slot, None)
+        if content is None:
+            self.findings.fault("empty-slot", i, f"slot {slot} is already free")
+            return
+        where = self.findings.here(content.at, f"slot {slot} was filled here")
+        if self.begun.pop(slot, None) is not None:
+            way = "arriving" if content.arriving else "leaving"
+            message = f"its message is still {way}: no wait came before"
+            self.findings.fault("slot-in-use", i, message, where)
+        elif not content.used:
+            what = self.words.operation(content.operation)
+            message = f"nothing used the result of {what} in it"
+            self.findings.fault("unused-result", i, message, where)
+        if content.received:
+            self.receives -= 1
+        else:
+            self.outputs -= 1
+
+    def close(self) -> None:
+        """After the last instruction all must be free."""
+        for slot, content in self.held.items():
+            what = self.words.operation(content.operation)
+            message = f"slot {slot}, with the result of {what}, is never freed"
+            self.findings.fault("slot-left", content.at, message)
