@@ -26,7 +26,7 @@ class CompiledPlace(NamedTuple):
     stage: int  # its slot
     span: Span
     name: str  # of the stage
-    plain: str | None  # the rank, where it is but a name
+    plain: str | None  # the name that is the rank, where E is no more than that
 
 
 class PipelineDecl(Struct):
@@ -62,7 +62,7 @@ class Declarations(Struct):
     microbatches: int | None = None
     parameters: dict[str, str] = {}
     overridden: set[str] = set()
-    """Parameters whose values came from outside."""
+    """Parameters whose values came from the settings."""
     pipelines: list[PipelineDecl] = []
     slices: int | None = 0
     split: s.SplitBackward | None = None
@@ -78,4 +78,4 @@ class Declarations(Struct):
     failed_requirements: list[Diagnostic] = []
     """Requirements that do not hold."""
     stated_at: dict[str, Span] = {}
-    """Where each statement that stands once was seen."""
+    """Where each statement stands that may stand once."""

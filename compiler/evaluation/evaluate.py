@@ -43,7 +43,7 @@ def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec 
     sensible = not declared.failed_requirements and _few_enough(declared, settings, reports)
     pipelines = resolve_pipelines(declared, reports) if sensible else None
     written = orders(declared, pipelines, spans, budget, reports)
-    known = pipelines or ()  # where that failed, names are checked nevertheless
+    known = pipelines or ()  # without pipelines names are still checked
     costs = cost_table(declared, known, budget, reports)
     check_kept(costs, known, reports)
     if declared.transfer is not None:

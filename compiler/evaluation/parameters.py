@@ -56,12 +56,12 @@ def size(
 
 
 def _setting(context: FileContext, name: s.Word, default: s.Expression) -> Any:
-    """What the settings say, else what the file says."""
+    """The value from the settings, else the default from the file."""
     given = context.unset.pop(name.text, None)
     if given is None:
         return compute(context, default)
     context.declared.overridden.add(name.text)
-    compile_expression(default, context.scope)  # a mistake in the default is one nevertheless
+    compile_expression(default, context.scope)  # reports mistakes in the unused default
     return exact(Fraction(given))
 
 

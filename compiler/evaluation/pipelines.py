@@ -88,7 +88,8 @@ def _default_stages(new: PipelineDecl, declared: Declarations, scope: Scope) -> 
 
 
 def _default(which: str, new: PipelineDecl, declared: Declarations, scope: Scope) -> int | None:
-    """`ranks` or `microbatches`, which has to stand above where a pipeline does not say its own."""
+    """The file's `ranks` or `microbatches`, for a pipeline that does not say its own. Reports where
+    it stands only further down."""
     if which not in declared.stated_at:
         if which in scope.defined_later:
             what = "stages" if which == "ranks" else "microbatches"

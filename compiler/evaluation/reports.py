@@ -1,4 +1,4 @@
-"""What is found to be wrong while a schedule is evaluated.
+"""The mistakes that are found while a schedule is evaluated, collected and counted.
 
 Mistakes that stand in the text are `add`ed once. Those that happen while something runs (a loop,
 the order of a rank) are raised as `EvalError`, caught where the statement is known, and recorded by
@@ -13,7 +13,7 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.diagnostics.wording import listed
 
-MOST_SHOWN = 100  # mistakes of one kind that are told
+MOST_SHOWN = 100  # mistakes of one kind that are reported
 MOST_PER_RANK = 100  # mistakes after which a rank's order is given up
 
 
@@ -118,13 +118,14 @@ class Reports:
             self.reject()
 
     def add_for_values(self, diagnostic: Diagnostic) -> None:
-        """A mistake that these parameters make; a `require` that failed explains it better."""
+        """A mistake that depends on the values of parameters: left out where a `require` fails,
+        which explains it better."""
         if len(self._values) < MOST_SHOWN:
             self._values.append(diagnostic)
 
     def add_once(self, what: str, diagnostic: Diagnostic) -> None:
         """A mistake of the text that shows in many places (a name that nothing defines, a statement
-        that is missing): told where it shows first."""
+        that is missing): reported where it shows first, for every `what` once."""
         if what not in self._told:
             self._told.add(what)
             self.add(diagnostic)
@@ -144,7 +145,7 @@ class Reports:
             repeated.ranks[rank] = None
 
     def attempt(self, action: Callable[[], Any]) -> Any:
-        """The action's value, or None where it error, which is then reported."""
+        """The action's value, or None where it raised an `EvalError`, which is then reported."""
         try:
             return action()
         except EvalError as error:
@@ -160,7 +161,7 @@ class Reports:
 
     def reject(self, failed: Iterable[Diagnostic] = ()) -> None:
         """Raises `Rejected` if anything was found. Where requirements `failed`, mistakes that
-        came of the parameters' values are their consequence and left out."""
+        depend on the values of parameters are left out: they follow from that."""
         failed = list(failed)
         found = [*self._static, *failed]
         if not failed:

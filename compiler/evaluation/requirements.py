@@ -1,4 +1,4 @@
-"""`require E, "why"`: judged where it stands, told with the values that made it fail."""
+"""`require E, "why"`: judged where it stands; the message shows the values that made it fail."""
 
 from typing import Any
 

@@ -25,7 +25,7 @@ def rules(
     budget: LoopBudget,
     reports: Reports,
 ) -> tuple[Rule, ...]:
-    """All rules. A `B` in one stands for what replaces it too; the Spec keeps it as written."""
+    """All rules, as they are written: a `B` in one also stands for the I and W that replace it."""
     found: list[Rule] = []
     for deferred in declared.rules:
         _one(deferred, declared, pipelines, intern(deferred.statement.span), budget, reports, found)

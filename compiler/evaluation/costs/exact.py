@@ -16,7 +16,7 @@ Overrides = dict[Operation, Exact]
 
 
 class ExactCosts(Struct, frozen=True):
-    """The table of costs with what it is about. Walking over many operations is paid for from the
+    """The table of costs with the pipelines it is about. Loops over many operations spend from the
     `budget`."""
 
     declared: Declarations

@@ -28,7 +28,7 @@ def apply_memory(
     budget: LoopBudget,
     out: CostTable,
 ) -> None:
-    """What one statement says of memory, into `out`. The scope is the statement's own frame."""
+    """Applies one `activation` statement to the table `out`. `scope` is a frame of its own."""
     scope.binding_hint = "for {} in a .. b"
     ranges = compile_ranges(statement.ranges, scope)
     places = CompiledIndex(statement, scope)
@@ -56,7 +56,7 @@ def apply_memory(
 
 
 def check_kept(costs: CostTable, pipelines: tuple[ResolvedPipeline, ...], reports: Reports) -> None:
-    """No more can be left of an activation than there was."""
+    """Reports a stage of which more would be left after I than its forward leaves in memory."""
     for (p, stage), (kept, span) in sorted(costs.kept.items()):
         whole = costs.activation.get((p, stage), 1)
         if kept > whole:
@@ -100,7 +100,7 @@ def links(pipelines: tuple[ResolvedPipeline, ...]) -> list[tuple[int, int]]:
 
 
 def limit(deferred: Deferred, declared: Declarations, out: CostTable) -> None:
-    """A limit on every rank; the tightest of several counts."""
+    """Applies one `limit` to every rank; of several the tightest counts."""
     statement: s.Limit = deferred.statement
     scope = deferred.scope.frame()
     scope.binding_hint = "for rank {}"

@@ -1,4 +1,5 @@
-"""The statements `cost`, applied in the order of the text, the last one that fits winning."""
+"""The statements `cost`, applied in the order of the text: the last one that fits an operation
+decides."""
 
 from stretto.compiler.evaluation.costs.memory import apply_memory
 from stretto.compiler.evaluation.costs.table import (
@@ -44,6 +45,8 @@ def cost_table(
 
 
 class _CostStatements:
+    """Applies one statement after the other to the table `out`."""
+
     def __init__(
         self,
         declared: Declarations,
@@ -146,7 +149,7 @@ class _CostStatements:
     def stage_patterns(
         self, mention: s.Mention, places: CompiledIndex, env: Env, among: list[ResolvedPipeline]
     ) -> list[StagePattern]:
-        """The stages that a half of a pair speaks of."""
+        """The stages that a half of a pair names."""
         if mention.stage is None:
             return [(NONE if mention.pipeline is None else among[0].index, NONE)]
         found = []

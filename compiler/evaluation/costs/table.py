@@ -14,7 +14,7 @@ from stretto.compiler.problem.spec import NONE
 Exact = int | Fraction
 
 MOST = 2**53
-"""The most ticks or grains of one thing: every reader of JSON holds whole numbers up to here."""
+"""The most ticks or grains of one thing: up to here every reader of JSON has exact integers."""
 
 StageKey = tuple[str, int, int]  # kind, pipeline, stage
 CellKey = tuple[int, int]  # micro-batch, slice
@@ -41,7 +41,7 @@ class PairCost(NamedTuple):
 
 
 class CostTable(Struct):
-    """Everything that has a price. A stage without an entry takes the default."""
+    """What the statements say of costs and memory. A stage without an entry has the default."""
 
     stages: dict[StageKey, Exact] = {}
     cells: dict[StageKey, dict[CellKey, Exact]] = {}
@@ -113,7 +113,8 @@ def size(value: Any, span: Span) -> Exact:
 
 
 def _bearable(value: Exact, span: Span, what: str) -> Exact:
-    """The value, unless no common unit could hold it, whatever the others are."""
+    """The value, unless it is too large, or too fine, for whole ticks in any unit. Raises
+    `EvalError`."""
     if value > MOST:
         message = f"{what} is 2^53 at most, and this is {show(value)}"
         raise eval_error("too-large", message, span, help="count in a larger unit")

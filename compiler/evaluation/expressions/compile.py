@@ -84,6 +84,7 @@ def compile_whole(e: s.Expression, scope: Scope, what: str) -> Callable[[Env], i
 
 
 def already_reported(env: Env) -> Any:
+    """The code of an expression with a reported mistake. Raises `AlreadyReported`."""
     raise AlreadyReported
 
 

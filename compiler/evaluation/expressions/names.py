@@ -1,4 +1,4 @@
-"""What can be read off the syntax alone: where names are defined, which ones an expression has."""
+"""What the syntax alone says of names: where they are defined, which ones an expression has."""
 
 from typing import Any
 
@@ -21,7 +21,8 @@ def definitions(schedule: s.Schedule) -> dict[str, Span]:
 
 
 def local_names(schedule: s.Schedule) -> dict[str, tuple[Span, str]]:
-    """Names that one statement gives a value and no other knows: where, and in what."""
+    """Names that are known inside of one statement only (the stage of a `place`, the rank of the
+    order): where each is defined, and in which kind of statement."""
     found: dict[str, tuple[Span, str]] = {}
     for statement in schedule.statements:
         match statement:

@@ -1,4 +1,4 @@
-"""`for i in a .. b, j in …`: compiled once, then walked, within the budget of the file."""
+"""`for i in a .. b, j in …`: compiled once, then iterated within the budget of the file."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple

@@ -154,7 +154,7 @@ class Scope:
         """Reports a name that nothing defines."""
         name = word.text
         if name in ("ranks", "microbatches") and name not in self.defined_later:
-            return  # that the statement is missing is said once, elsewhere
+            return  # `_complete` reports the missing statement
         if name in self.defined_later:
             found = diagnosis(
                 "unknown-name",

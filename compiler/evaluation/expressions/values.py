@@ -1,4 +1,4 @@
-"""What an expression can be worth: exact numbers, truth values, lists, pipelines. Python's `bool`
+"""The values of expressions: exact numbers, truth values, lists, pipelines. Python's `bool`
 is an `int`; here truth values are not numbers, so types are compared exactly."""
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ LARGEST = 2**1024
 
 class PipelineValue(Struct, frozen=True, eq=False):
     """A pipeline as expressions see it; `stages` and `microbatches` are None where they could not
-    be computed. Two are equal when they are the same."""
+    be computed. Compared by identity."""
 
     index: int
     name: str

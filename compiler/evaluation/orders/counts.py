@@ -1,5 +1,5 @@
-"""Which lines of an order ran an operation how often: the sum that an author would make by hand, to
-see which count is wrong. Only mistakes need it."""
+"""How often each line of an order ran an operation: what an author would count by hand to see which
+loop is wrong. For messages only."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -12,8 +12,8 @@ MOST_LINES = 8
 
 
 def scheduled_at(cursor: Cursor, kind: str) -> list[int]:
-    """The texts that gave a stage's operations of a kind. `I` stands for a `B` as well, since they
-    share one count; a `B` is no `W`."""
+    """The texts that scheduled a stage's operations of a kind. A `B` counts as an `I`, since the
+    two share one sequence of micro-batches, but not as a `W`."""
     if kind == "F":
         return [at for at in cursor.forward if at != UNSCHEDULED]
     texts = cursor.weight if kind == "W" else cursor.backward
@@ -26,7 +26,7 @@ def scheduled_at(cursor: Cursor, kind: str) -> list[int]:
 
 def by_line(texts: Iterable[int], span: Callable[[int], Span], lines: Iterable[int] = ()) -> str:
     """`3 times (line 9), never (line 10)`: how often these texts stand on each line; `lines` are
-    told though none of them stands there."""
+    listed even where there is none."""
     counts = Counter(span(at).line for at in texts)
     told = sorted({*counts, *lines})
     parts = [f"{times_in_words(counts[n]) if counts[n] else 'never'} (line {n})" for n in told]

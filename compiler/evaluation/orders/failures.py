@@ -14,7 +14,7 @@ from stretto.compiler.evaluation.reports import (
 
 
 class TooManyErrors(Exception):
-    """So much went wrong on this rank that going on tells nothing new."""
+    """The rank has had `MOST_PER_RANK` errors; the rest of its order is not run."""
 
 
 def fail(error: EvalError, resolver: Resolver, scope: Scope, env: Env) -> None:

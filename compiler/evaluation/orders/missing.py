@@ -1,5 +1,5 @@
-"""What the written orders leave out, in words: which operations, on which rank, and how often the
-lines that should run them did. Only mistakes need it."""
+"""The diagnostic for an incomplete order: which operations are missing on which rank, and how often
+the lines that should run them did. Imported only where there is such a mistake."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -62,7 +62,7 @@ def _cells(kind: str, cursor: Cursor, numbers: list[int]) -> list[tuple[int, int
     return sorted(cursor.cell(number, kind[0] != "F") for number in numbers)
 
 
-# ---- In words
+# ---- The message
 
 
 def _never(missing: MissingOperations, mentions: list[s.Mention]) -> str:

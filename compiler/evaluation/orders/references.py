@@ -1,5 +1,5 @@
-"""Operations as order blocks mention them, compiled: what is said of one is computed when it is
-taken or listed, what is left out stays open."""
+"""References to operations in order blocks, compiled to code that makes a `Request`: the indices
+that are written are computed when the reference is reached, those left out stay None."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +37,7 @@ class OrderContext(Struct, frozen=True):
 
 
 def compile_reference(mention: s.Mention, scope: Scope, context: OrderContext) -> RequestCode:
-    """Computes the expressions of a mention."""
+    """The code that computes the pipeline and the indices of a reference."""
     kind, optional, place = mention.kind, mention.optional, mention.span
     which = _which(mention, scope, context)
     if kind in "IW" and not context.split:

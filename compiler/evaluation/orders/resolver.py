@@ -52,7 +52,7 @@ class Resolver:
         self.single = {p: some[0] for p, some in self.cursors_of.items() if len(some) == 1}
         self.units: list[Unit] = []
         self.inputs = 0  # how many I's are scheduled: the next one's number on this rank
-        self.failures = 0  # of steps; those that an earlier one may explain are not reported
+        self.failures = 0  # how many steps could not be taken
 
     def name(self, cursor: Cursor, cell: tuple[int, int]) -> str:
         """`main[0, 3]`: stage and micro-batch, with the slice where there are slices."""
