@@ -16,8 +16,9 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.diagnostics.source import Source, Span
-from stretto.compiler.language import recover
 from stretto.compiler.language.build import builders
+from stretto.compiler.language.explain import culprit, explain, span
+from stretto.compiler.language.recover import go_on
 from stretto.compiler.language.refusals import Refusal
 from stretto.compiler.language.syntax import CostFile, Schedule
 from stretto.grammar import parser
@@ -27,7 +28,7 @@ MOST_WORDS = 100_000
 MOST_MISTAKES = 50
 DEEPEST = 200  # words of unfinished constructs, about 40 nested blocks or 190 parentheses
 
-# Control characters, direction marks and halves of surrogate pairs: never seen, never meant.
+# Control characters, direction marks and halves of surrogate pairs: never resumed, never meant.
 HIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
     "\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
@@ -46,12 +47,12 @@ def parse_costs(source: Source) -> CostFile:
 
 
 def _read(source: Source, start: str) -> Any:
-    text = _bearable(source)
+    text = _checked(source)
     session = _parser(source.name).parse_interactive(text, start=start)
     state: Any = session.parser_state
     lexer: Any = session.lexer_thread
     found: list[Diagnostic] = []
-    seen = -1  # where reading last went on
+    resumed = -1  # the position where reading last went on
     before: Token | None = None  # the last word that fitted
     while True:
         token = Token("$END", "", len(text))
@@ -67,12 +68,12 @@ def _read(source: Source, start: str) -> Any:
         except Refusal as refusal:
             at, mistakes = token.start_pos or 0, list(refusal.diagnostics)
         except (UnexpectedToken, UnexpectedCharacters) as error:
-            token = recover.culprit(error)
+            token = culprit(error)
             at = token.start_pos or 0
-            mistakes = [recover.explain(source, state, token, before)]
+            mistakes = [explain(source, state, token, before)]
         found.extend(mistakes)
-        seen = recover.go_on(text, state, lexer.state, max(at, seen + 1))
-        if seen < 0 or len(found) >= MOST_MISTAKES:
+        resumed = go_on(text, state, lexer.state, max(at, resumed + 1))
+        if resumed < 0 or len(found) >= MOST_MISTAKES:
             break
     if found:
         raise Rejected(sorted(found, key=lambda d: d.labels[0].span[1:]))
@@ -84,8 +85,9 @@ def _parser(file: str) -> Lark:
     return parser(builders(file))
 
 
-def _bearable(source: Source) -> str:
-    """The text, if nothing about it is hostile; a byte order mark at its start is a blank."""
+def _checked(source: Source) -> str:
+    """The text, with a blank for a byte order mark. Raises `Rejected` where it is too large or has
+    hidden characters."""
     name, text = source
     if len(text) > MOST_CHARACTERS:
         _refuse(name, f"the file has {len(text):,} characters; {MOST_CHARACTERS:,} are the most")
@@ -118,7 +120,7 @@ def _too_deep(name: str, token: Token) -> Diagnostic:
     return Diagnostic(
         "too-large",
         "this is nested too deeply",
-        (Label(recover.span(name, token)),),
+        (Label(span(name, token)),),
         help="name the inner parts with `let`",
     )
 

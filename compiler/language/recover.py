@@ -1,263 +1,19 @@
-"""Mistakes in the grammar: what to say about a word that does not fit (`explain`), and where to go
-on reading (`go_on`). Both read the parser's own table, so that nothing of the grammar is repeated.
-"""
+"""Where to go on reading after a mistake in the grammar: at the next statement."""
 
 import re
-from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
-from lark import Token
-from lark.exceptions import UnexpectedCharacters, UnexpectedToken
-from lark.parsers.lalr_analysis import Shift
-
-from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
-from stretto.compiler.diagnostics.source import Source, Span
 from stretto.compiler.diagnostics.suggest import nearest
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-RESERVED = _words(
-    "F B I W let repeat as for in if then else queue next and or not stages slice "
-    "min max abs ceil floor len"
+from stretto.compiler.language.lookahead import (
+    SCAN,
+    STARTS,
+    accepts,
+    balanced,
+    between_statements,
+    list_height,
 )
-PUNCTUATION = {
-    "LBRACE": "{", "RBRACE": "}", "LSQB": "[", "RSQB": "]", "LPAR": "(", "RPAR": ")",
-    "EQUAL": "=", "COMMA": ",", "VBAR": "|", "DOT": ".", "QMARK": "?", "SEMICOLON": ";",
-    "__ANON_0": "->", "__ANON_1": "<=", "__ANON_2": "..",
-}  # fmt: skip
-OPERATORS = _words("PLUS MINUS TIMES DIVIDE FLOOR_DIVIDE MODULO COMPARE AND OR LSQB DOT QMARK UNIT")
-LISTED = _words("statement cost_statement property step")  # rules of what stands in lists
-VALUES = _words("NUMBER NAME KIND FUNCTION STAGES LSQB LPAR MINUS NOT IF")
-KINDS = {
-    "NAME": "a name",
-    "KIND": "an operation (`F`, `B`, `I` or `W`)",
-    "STRING": 'a text between `"`',
-}
-STARTS = _words(
-    "schedule ranks microbatches param let require pipeline split overlap cost activation "
-    "transfer limit minimize rule order stages place replicates model feeds forward "
-    "F B I W next repeat for if queue"
-)
-COSTS = _words("cost activation transfer")
-STEPS = _words("F B I W next repeat for if queue")
-PROPERTIES = _words("stages place replicates model feeds forward")
-FOREIGN = {
-    "&": "write `and`", "!": "write `not`, or `!=`", "^": "there is no power: write `*`",
-    "'": 'a text stands between `"`',
-    ":": "blocks stand in `{ }`; ranges are `a .. b`",
-}  # fmt: skip
-# The text's words, roughly; a line that begins with `//` is meant as a comment.
-SCAN = re.compile(
-    r'^[^\S\n]*//[^\n]*|"[^"\n]*"|#[^\n]*|[A-Za-z_][A-Za-z0-9_]*|[0-9]+|\n|[^\S\n]+|.',
-    re.DOTALL | re.MULTILINE,
-)
+
 ELSE = re.compile(r"\s*else\b")
-
-
-def span(file: str, token: Token) -> Span:
-    """The place of a token."""
-    assert token.line and token.column and token.end_line and token.end_column
-    return Span(file, token.line, token.column, token.end_line, token.end_column)
-
-
-def culprit(error: UnexpectedToken | UnexpectedCharacters) -> Token:
-    """The word or character that does not fit."""
-    if isinstance(error, UnexpectedToken):
-        token: Token = error.token
-        return token
-    return Token(
-        "CHARACTER", error.char, error.pos_in_stream, error.line, error.column,
-        error.line, error.column + 1, (error.pos_in_stream or 0) + 1,
-    )  # fmt: skip
-
-
-# ---- What to say
-
-
-def explain(source: Source, state: Any, token: Token, before: Token | None) -> Diagnostic:
-    """What to say about a token that does not fit in this state of the parser, behind the token
-    `before`."""
-    from stretto.compiler.language.hints import hint
-
-    states, stack = state.parse_conf.states, state.state_stack
-    fits = {t for t in states[stack[-1]] if t.isupper() and accepts(states, stack, t)}
-    here = Label(span(source.name, token))
-    opened = _open_block(source.name, state)
-    if token.type == "$END":
-        return _end(here, opened, fits)
-    next_line = before is not None and (before.end_line or 0) < here.span.line
-    ends = accepts(states, stack, "SEMICOLON")
-    starts = _between(states, stack[-1]) or (ends and (next_line or token == "}"))
-    words = _starts(states, state) if starts or ends else set()
-    place = {"start"} if starts else {"end"} if ends else set()
-    place |= {"step"} if "F" in words else set()
-    help_ = hint(place, *_line_around(source.text, token.start_pos or 0))
-    if token.type == "CHARACTER":
-        return _character(token, here, fits, help_)
-    if starts:
-        return _no_start(source, token, words, here, opened, help_)
-    unfitting = _unfitting(token, here, fits)
-    if unfitting is not None and help_ is None:
-        return unfitting
-    if next_line and before is not None:
-        here = _behind(source.name, before)
-    return _syntax(f"{_expected(fits)}, found `{token}`", here, help_=help_)
-
-
-def _starts(states: Any, state: Any) -> set[str]:
-    """The words that begin a statement of the innermost list."""
-    stack = state.state_stack[: _height(states, state, ";")]
-    kinds = {word: "KIND" if word in "FBIW" else word.upper() for word in STARTS}
-    return {word for word, kind in kinds.items() if accepts(states, stack, kind)}
-
-
-def _line_around(text: str, at: int) -> tuple[str, str]:
-    """The line of a position, before and behind it."""
-    end = text.find("\n", at)
-    return text[text.rfind("\n", 0, at) + 1 : at], text[at : end if end >= 0 else len(text)]
-
-
-def _end(here: Label, opened: Label | None, fits: set[str]) -> Diagnostic:
-    if opened is None:
-        return _syntax(f"the file ends in the middle of a statement: {_expected(fits)}", here)
-    return _syntax("the file ends inside a block: `}` is missing", here, opened)
-
-
-def _unfitting(token: Token, here: Label, fits: set[str]) -> Diagnostic | None:
-    """A word that does not fit inside a statement, where more can be said than what would."""
-    if token.type == "COMPARE" and "COMPARE" not in fits and "AND" in fits:
-        help_ = "join two comparisons: `a < b and b < c`"
-        return _syntax("comparisons do not chain", here, help_=help_)
-    if token.type == "EQUAL" and "COMPARE" in fits:
-        return _syntax("`=` gives a name its value", here, help_="compare with `==`")
-    if token in RESERVED and fits <= {"NAME", *OPERATORS}:
-        message = f"`{token}` is a word of the language and cannot be a name"
-        return _syntax(message, here, help_="choose another name")
-    near = nearest(str(token), [w for w in map(_text, fits) if w.isalpha()])
-    if near is not None:
-        message = f"{_expected(fits)}, found `{token}`"
-        return _syntax(message, here, help_=f"did you mean `{near}`?")
-    return None
-
-
-def _syntax(message: str, *labels: Label | None, help_: str | None = None) -> Diagnostic:
-    return Diagnostic("syntax", message, tuple(x for x in labels if x is not None), help=help_)
-
-
-def _character(token: Token, here: Label, fits: set[str], help_: str | None) -> Diagnostic:
-    if token == '"':
-        return _syntax("this text does not end", here, help_='put `"` behind it, on its line')
-    message = f"`{token}` is not part of the language"
-    if not token.isascii():
-        names = "names are made of the letters a to z, digits and `_`"
-        return _syntax(message, here, help_=help_ or names)
-    if str(token) in FOREIGN:
-        return _syntax(message, here, help_=help_ or FOREIGN[str(token)])
-    return _syntax(f"{_expected(fits)}, found `{token}`", here, help_=help_)
-
-
-def _no_start(
-    source: Source,
-    token: Token,
-    words: set[str],
-    here: Label,
-    opened: Label | None,
-    help_: str | None,
-) -> Diagnostic:
-    """A word where a statement should begin."""
-    if token == "}":
-        return _syntax("this `}` closes nothing", here)
-    if token in STARTS and opened is not None:
-        message = f"`{token}` cannot stand in this block"
-        where = _home(token) if balanced(source.text) else "is a `}` missing above?"
-        return _syntax(message, here, opened, help_=where)
-    if token in STARTS and words == COSTS:
-        message = f"`{token}` cannot stand in a file of costs"
-        only = "it holds only `cost`, `activation` and `transfer` statements"
-        return Diagnostic("unknown-statement", message, (here,), help=only)
-    if token in STARTS - {"rank", "microbatch"} and help_ is None:
-        help_ = _home(token)
-    if help_ is None:
-        # `micro-batches` is three tokens and one mistake.
-        whole = re.match(r"\w*(-[A-Za-z]\w*)*", source.text[token.start_pos or 0 :])
-        near = _meant(whole[0] if whole else "", words)
-        help_ = f"did you mean `{near}`?" if near else f"one of {_begins(words)}"
-    message = f"no statement begins with `{token}`"
-    if not token.isidentifier():
-        return _syntax(message, here, help_=help_)
-    return Diagnostic("unknown-statement", message, (here,), help=help_)
-
-
-def _home(token: str) -> str:
-    """Where a statement that begins with this word belongs."""
-    if token in PROPERTIES | STEPS:
-        block = "pipeline" if token in PROPERTIES else "order rank"
-        return f"`{token}` stands inside the block of `{block}`"
-    if token == "let":
-        return "`let` stands outside of the block of `pipeline`"
-    return f"`{token}` stands outside of all blocks"
-
-
-def _meant(word: str, words: set[str]) -> str | None:
-    joined = word.replace("-", "")
-    return joined if joined in words else nearest(joined, sorted(words))
-
-
-def _begins(words: set[str]) -> str:
-    kinds = [kind for kind in "FBIW" if kind in words]
-    return _listing([f"`{word}`" for word in kinds + sorted(words - set(kinds))])
-
-
-def _expected(fits: set[str]) -> str:
-    """What would have fitted, in words."""
-    rest = set(fits)
-    names = []
-    if "NUMBER" in rest:
-        names.append("a value")
-        rest -= VALUES
-    if sum(_text(t) in STARTS for t in rest) > 3:
-        names.append("the next statement")
-        rest = {t for t in rest if _text(t) not in STARTS} - {"SEMICOLON", "KIND"}
-    for kind, words in KINDS.items():
-        if kind in rest:
-            names.append(words)
-    rest -= {*KINDS, "$END"}
-    if names or rest - OPERATORS:
-        rest -= OPERATORS
-    names += [f"`{_text(t)}`" for t in sorted(rest)]
-    return "expected " + _listing(names)
-
-
-def _listing(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
-
-
-def _text(kind: str) -> str:
-    """A terminal as it is written."""
-    return PUNCTUATION.get(kind, kind.lower())
-
-
-def _open_block(file: str, state: Any) -> Label | None:
-    closed = 0
-    for value in reversed(state.value_stack):
-        if isinstance(value, Token) and value.type in ("LBRACE", "RBRACE"):
-            closed += 1 if value.type == "RBRACE" else -1
-            if closed < 0:
-                return Label(span(file, value), "the block begins here")
-    return None
-
-
-def _behind(file: str, before: Token) -> Label:
-    """The place right behind the last word that was read."""
-    *_, line, column = span(file, before)
-    return Label(Span(file, line, column, line, column + 1))
-
-
-# ---- Where to go on
 
 
 def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
@@ -267,10 +23,10 @@ def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
     states, stack = state.parse_conf.states, state.state_stack
     closes = not balanced(text)  # whether a statement may end blocks that are still open
     if text.startswith("//", at):  # meant as a comment: what it says is no part of the schedule
-        ended = _between(states, stack[-1]) or accepts(states, stack, "SEMICOLON")
+        ended = between_statements(states, stack[-1]) or accepts(states, stack, "SEMICOLON")
         at = max(text.find("\n", at), at)
         if ended:
-            return _resume(text, state, lexer, _height(states, state, ";"), at)
+            return _resume(text, state, lexer, list_height(states, state, ";"), at)
     before = text[text.rfind("\n", 0, at) + 1 : at].lstrip()
     if before.startswith("//") or (closes and "//" in before):  # taken for a division so far
         at = max(text.find("\n", at), at)
@@ -287,7 +43,7 @@ def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
         if word == "}" and depth == 1 and not ELSE.match(text, match.end()):
             start = ";"  # the block was the mistaken statement's
         if start is not None:
-            height = _height(states, state, start, closes)
+            height = list_height(states, state, start, closes)
             if height:
                 go_on_at = match.end() if start == ";" else match.start()
                 return _resume(text, state, lexer, height, go_on_at)
@@ -307,13 +63,6 @@ def _resume(text: str, state: Any, lexer: Any, height: int, at: int) -> int:
     counter.column = at - counter.line_start_pos + 1
     lexer.last_token = None
     return at
-
-
-@lru_cache(maxsize=1)
-def balanced(text: str) -> bool:
-    """Whether every `{` of the file has its `}`."""
-    braces = [match[0] for match in SCAN.finditer(text) if match[0] in ("{", "}")]
-    return braces.count("{") == braces.count("}")
 
 
 def _start(text: str, match: "re.Match[str]", first: bool, at: int) -> str | None:
@@ -341,44 +90,3 @@ def _is_start(text: str, match: "re.Match[str]") -> bool:
         if later[0] in ";}" or (later[0] in STARTS - {"if", "F", "B", "I", "W", "stages"}):
             return False
     return False
-
-
-def _height(states: Any, parser: Any, word: str, closes: bool = False) -> int:
-    """How much of the stack remains when `word` begins the next statement of the innermost list
-    of statements that takes it (any does for `;`, which is skipped); 0 if none does. Only where it
-    `closes` open blocks may that list lie outside of them."""
-    kind = "RBRACE" if word == "}" else "KIND" if word in "FBIW" else word.upper()
-    stack, values = parser.state_stack, parser.value_stack
-    closed = 0  # blocks that have ended already
-    for height in range(len(stack), 0, -1):
-        above = values[height - 1] if height <= len(values) else None
-        if isinstance(above, Token) and above.type in ("LBRACE", "RBRACE"):
-            if above.type == "LBRACE" and not closed and not closes:
-                return 0
-            closed = max(0, closed + (1 if above.type == "RBRACE" else -1))
-        if (
-            not closed
-            and _between(states, stack[height - 1])
-            and (word == ";" or accepts(states, stack[:height], kind))
-        ):
-            return height
-    return 0
-
-
-def _between(states: Any, state: Any) -> bool:
-    """Whether the parser stands between two statements in this state."""
-    return not LISTED.isdisjoint(states[state])
-
-
-def accepts(states: Any, stack: Iterable[Any], kind: str) -> bool:
-    """Whether a terminal fits behind this stack, all reductions done."""
-    stack = list(stack)
-    while True:
-        action = states[stack[-1]].get(kind)
-        if action is None:
-            return False
-        if action[0] is Shift:
-            return True
-        rule = action[1]
-        del stack[len(stack) - len(rule.expansion) :]
-        stack.append(states[stack[-1]][rule.origin.name][1])
