@@ -132,15 +132,17 @@ def _longest(
 ) -> TickTable:
     """Raises what is `known`, in place, to the longest chain over the neighbours on one side.
     `order`: all operations, each after those on that side."""
-    path, edges, single, same_rank = graph.path, side.edges, side.single, side.same_rank
+    path, ticks = graph.path, graph.ticks
+    edges, single, same_rank = side.edges, side.single, side.same_rank
     sizes = [len(row) for row in known]
     whole = [[0] * size for size in sizes]  # with the operation itself
     for place in order:
         c, i = place
         longest = known[c][i]
         for other, step, lag in edges[c]:
-            if 0 <= i + step < sizes[other]:
-                time = whole[other][i + step] + lag
+            j = i + step
+            if 0 <= j < sizes[other]:
+                time = whole[other][j] + lag
                 if time > longest:
                     longest = time
         if single and place in single:
@@ -148,9 +150,9 @@ def _longest(
                 longest = max(longest, whole[other][j])
         if same_rank[c]:
             near = [
-                (known[other][i + step], graph.ticks[other][i + step])
+                (known[other][j], ticks[other][j])
                 for other, step in same_rank[c]
-                if 0 <= i + step < sizes[other]
+                if 0 <= (j := i + step) < sizes[other]
             ]
             longest = max(longest, _one_by_one(near))
         known[c][i] = longest
