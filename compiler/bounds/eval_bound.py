@@ -8,8 +8,8 @@ from stretto.compiler.problem.spec import Spec
 
 
 def forwards_bound(spec: Spec) -> Bound:
-    """The bound of the schedule without its backwards, and without the rules, which may name
-    them: where fewer things must hold, no bound is too high."""
+    """The bound of the schedule without its backwards. Its rules are left out, since they may name
+    backwards: with fewer constraints a bound is never too high."""
     lists = [
         tuple(
             unit._replace(operations=unit.operations[:1])

@@ -1,13 +1,13 @@
-"""Problem → nothing, or `Rejected`: memory limits that no order can meet, told at once, each with
-the smallest limit that could be met and what binds.
+"""Problem → nothing, or `Rejected`: memory limits that no order can meet are refused before any
+search, each with the smallest limit that could be met and the operations that need it.
 
 Whatever the order, while an operation runs a rank holds what the operations before it in the same
 micro-batch have taken and those after it give back; the largest such sum over the operations is
 the least a rank needs. Without rules and written orders this is exact: micro-batches can take
-turns, one through all its stages before the next starts, and pipelines likewise, unless one feeds
-several (then a turn's peak may lie higher, and the sum is a lower bound only). With rules or a
-part of an order it is a lower bound too; a written sequence raises it to what it holds by itself
-even if all that it leaves out gives back as early as can be.
+turns, one through all its stages before the next starts, and pipelines likewise. It is only a lower
+bound where a pipeline feeds several others (their micro-batches are held together), with rules, and
+with a part of an order. A written sequence raises it to what the sequence itself holds, if all that
+it leaves out gives memory back as early as possible.
 """
 
 from collections.abc import Iterator
@@ -30,8 +30,9 @@ class MemoryNeed(NamedTuple):
 
 
 def feasible(problem: Problem) -> None:
-    """Raises `Rejected` (`limit-too-small`), one diagnostic for each `limit` that is too small, if
-    a rank's limit is below what any order needs."""
+    """Refuses limits below what every order needs.
+
+    Raises `Rejected`: one diagnostic (`limit-too-small`) for each `limit` that is too small."""
     spec = problem.spec
     if not any(spec.limits):
         return
@@ -108,7 +109,7 @@ def _written(relaxed: Relaxation) -> dict[int, MemoryNeed]:
 
 
 def _diagnostic(relaxed: Relaxation, ranks: list[tuple[int, MemoryNeed]]) -> Diagnostic:
-    """Of the ranks under one limit that cannot meet it the one that needs most."""
+    """The refusal of one limit, about the rank that needs most of those that cannot meet it."""
     spec = relaxed.spec
     rank, need = max(ranks, key=lambda one: one[1].grains)
     limit = spec.limits[rank]

@@ -19,7 +19,8 @@ from stretto.compiler.bounds.relaxation import Residency
 
 
 def find(subject: Subject) -> Finding | None:
-    """h + memory · residence / L + q; None where the rank has no limit or holds nothing."""
+    """The least head + memory · residence / L + the least tail; None where the rank has no limit or
+    holds nothing."""
     relaxed, rank = subject.context.relaxed, subject.rank
     limit, residencies = relaxed.limits[rank], relaxed.residencies(rank)
     if not limit or not residencies:
