@@ -97,6 +97,7 @@ def flags(command: str) -> str:
     """The flags of a command, from the parser itself. Its own help is laid out differently by
     every version of Python."""
     (choices,) = (a.choices for a in cli.parser()._actions if isinstance(a.choices, dict))
+    choices[command].fill()
     rows = ["", f"`stretto {command}`", "", "| | |", "| --- | --- |"]
     for action in choices[command]._actions:
         if "--help" not in action.option_strings:

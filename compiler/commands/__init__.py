@@ -1,1 +1,19 @@
-"""The commands of `stretto`, a file each: `run(arguments)` does it and returns the exit code."""
+"""The commands of `stretto`, a file each: `add(parser)` declares its flags, `run(chosen)` does what
+they ask for and returns the exit code. To add a command, add its file and its row here.
+
+In come command lines that argparse has read; out go files, stdout (data), stderr (talk) and exit
+codes. `flags` has what several commands declare, `load` turns what was named into a proved Plan,
+`files` reads and writes.
+"""
+
+COMMANDS = {
+    "check": "prove schedules and plans",
+    "compile": "write a schedule's plan",
+    "show": "draw a schedule or plan",
+    "run": "train with a schedule on this machine",
+    "list": "compare the schedules that ship",
+    "new": "write a schedule file to start from",
+    "certify": "confirm a certificate, by a checker of its own",
+    "explain": "say what an error code means, or where a plan's time goes",
+}
+"""What each does, in the order of the help; the module has the command's name."""

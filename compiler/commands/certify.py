@@ -1,7 +1,7 @@
 """`stretto certify FILE`: check a certificate that `compile --certificate` wrote."""
 
 import json
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from fractions import Fraction
 
 from stretto.compiler.certificate.checker.check import certify
@@ -10,7 +10,15 @@ from stretto.compiler.certificate.write import unproven
 from stretto.compiler.commands import files
 
 
+def add(parser: ArgumentParser) -> None:
+    """The flags of `certify`."""
+    parser.add_argument(
+        "file", metavar="FILE", help="a certificate, as `stretto compile --certificate` writes it"
+    )
+
+
 def run(chosen: Namespace) -> int:
+    """Check the certificate and print what it proves. Returns 1 where it is refuted."""
     text = files.schedule(chosen.file).text
     try:
         certificate = json.loads(text)

@@ -1,11 +1,13 @@
 """`stretto check FILE…`: parse to prove, and say what was proved."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 
 from stretto.compiler.commands import files, load
+from stretto.compiler.commands.flags import FILE, add_inputs, add_messages, add_search
 from stretto.compiler.commands.report import report
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.diagnostics.render import FORMATS
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.order.budget import Budget
@@ -15,6 +17,20 @@ from stretto.compiler.proof.prove import ASSUMPTIONS
 from stretto.compiler.show.summary import Summary, figures, of_plan, step_of
 
 SEARCHES = ("time_limit", "effort", "gap", "engine")
+
+
+def add(parser: ArgumentParser) -> None:
+    """The flags of `check`."""
+    add_inputs(parser)
+    add_search(parser)
+    add_messages(parser)
+    parser.add_argument("files", nargs="+", metavar="FILE", help=FILE)
+    parser.add_argument(
+        "--format", choices=FORMATS, default="full", help="format of the diagnostics (default full)"
+    )
+    parser.add_argument(
+        "--assumptions", action="store_true", help="also print what the proofs rest on"
+    )
 
 
 def run(chosen: Namespace) -> int:

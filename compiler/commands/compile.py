@@ -1,17 +1,44 @@
 """`stretto compile FILE -o PLAN`: write the plan, print the summary."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 
 import msgspec
 
 from stretto.compiler.commands import files
+from stretto.compiler.commands.flags import add_inputs, add_messages, add_search
 from stretto.compiler.commands.load import load
 from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.plan.plan import write_plan
 from stretto.compiler.show.summary import of_plan, step_of, table
 
 
+def add(parser: ArgumentParser) -> None:
+    """The flags of `compile`."""
+    add_inputs(parser)
+    add_search(parser)
+    add_messages(parser)
+    parser.add_argument("file", metavar="FILE", help="a schedule; `-` for standard input")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="PLAN",
+        help="write the plan to this file, compressed if it ends in .gz (default: write none)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as a JSON object")
+    parser.add_argument(
+        "--forward-only",
+        action="store_true",
+        help="leave the training step out of the plan, which then only evaluates",
+    )
+    parser.add_argument(
+        "--certificate",
+        metavar="FILE",
+        help="also write a certificate of the order and its bound, for `stretto certify`",
+    )
+
+
 def run(chosen: Namespace) -> int:
+    """Compile the schedule and print its summary."""
     if files.is_plan(chosen.file):
         raise files.Unusable(f"`{chosen.file}` is a plan already; `check` and `show` read it")
     plan = load(chosen.file, chosen, forward_only=chosen.forward_only)

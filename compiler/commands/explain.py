@@ -2,7 +2,7 @@
 too. `stretto explain PLAN`: what its time goes into, and what would help."""
 
 import re
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +13,7 @@ import msgspec
 
 from stretto.compiler import library
 from stretto.compiler.commands import files
+from stretto.compiler.commands.flags import add_inputs, add_search
 from stretto.compiler.commands.load import Teller, load, searching
 from stretto.compiler.diagnostics.codes import CODES, complete
 from stretto.compiler.diagnostics.printable import printable
@@ -23,7 +24,21 @@ from stretto.compiler.program.program import Program
 from stretto.compiler.show.summary import step_of
 
 
+def add(parser: ArgumentParser) -> None:
+    """The flags of `explain`. Also of a plan it searches, for what would shorten it."""
+    add_inputs(parser)
+    add_search(parser)
+    parser.add_argument(
+        "what", metavar="WHAT", help="a code, as in `error[CODE]`; or a schedule or plan"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="of a schedule or plan: print one JSON object"
+    )
+    parser.set_defaults(searches_in_plans=True)
+
+
 def run(chosen: Namespace) -> int:
+    """Print what the code means, or where the time of the plan goes."""
     if (
         files.is_stream(chosen.what)
         or files.is_plan(chosen.what)

@@ -1,7 +1,7 @@
 """`stretto list`: the library side by side, at one size and with one set of costs. The table in
 which a user picks a schedule, best first; below, why the others refuse that size."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from fractions import Fraction
 from shutil import get_terminal_size
@@ -11,6 +11,7 @@ import msgspec
 
 from stretto.compiler import library
 from stretto.compiler.commands import files
+from stretto.compiler.commands.flags import add_inputs
 from stretto.compiler.commands.load import Refused, from_schedule
 from stretto.compiler.diagnostics.wording import columns
 from stretto.compiler.order.budget import Budget
@@ -34,7 +35,14 @@ class Row(NamedTuple):
     reason: str  # of a refusal
 
 
+def add(parser: ArgumentParser) -> None:
+    """The flags of `list`."""
+    add_inputs(parser)
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+
+
 def run(chosen: Namespace) -> int:
+    """Print the table of the library. Returns 1 where no schedule fits."""
     rows = sorted(compared(chosen), key=lambda row: merit(row))
     if not any(row.summary for row in rows):
         return none_fits(rows)

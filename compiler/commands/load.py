@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 
 from stretto.compiler.commands import files
+from stretto.compiler.commands.flags import without_effect
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.order import WRITTEN
@@ -31,29 +32,16 @@ def load(
 ) -> Plan:
     """The Plan of a schedule or plan file. Raises `Refused` and `Unusable`."""
     if files.is_plan(name):
-        idle(name, chosen)
+        _refuse_flags(name, chosen)
         return from_plan(name)
     return from_schedule(files.schedule(name), chosen, budget or searching(chosen), forward_only)
 
 
-def idle(name: str, chosen: Namespace) -> None:
-    """Flags that could not change anything. Raises `Unusable` if there are any; only `explain`
-    still searches when it has a plan."""
-    given = {
-        "--set": chosen.settings,
-        "--costs": chosen.costs,
-        "--max-ops": chosen.max_ops is not None,
-        "--time-limit": chosen.time_limit is not None and chosen.command != "explain",
-        "--effort": chosen.effort is not None,
-        "--gap": chosen.gap is not None,
-        "--engine": chosen.engine,
-        "--seed": chosen.seed,
-        "--no-cache": chosen.no_cache,
-        "--receive-slots": getattr(chosen, "receive_slots", None) is not None,
-    }
-    flags = [flag for flag, used in given.items() if used]
+def _refuse_flags(name: str, chosen: Namespace) -> None:
+    """Refuse flags that can change nothing of a plan. Raises `Unusable` if any was given."""
+    flags = without_effect(chosen)
     if flags:
-        verb = "changes" if flags[1:] == [] else "change"
+        verb = "change" if len(flags) > 1 else "changes"
         raise files.Unusable(
             f"`{name}` is a plan: its sizes, costs and order are fixed, and {' and '.join(flags)} "
             f"{verb} nothing; compile the schedule anew instead"

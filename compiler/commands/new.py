@@ -1,7 +1,7 @@
 """`stretto new NAME`: a schedule file to start from. Never writes over a file."""
 
 import re
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from stretto.compiler import library
@@ -38,7 +38,21 @@ order rank r {{
 """
 
 
+def add(parser: ArgumentParser) -> None:
+    """The flags of `new`."""
+    parser.add_argument(
+        "name", metavar="NAME", help="name of the schedule; the file will be NAME.pipe"
+    )
+    parser.add_argument(
+        "--from",
+        dest="origin",
+        metavar="SCHEDULE",
+        help="start from this schedule of the library (default: a commented 1F1B)",
+    )
+
+
 def run(chosen: Namespace) -> int:
+    """Write the file."""
     name: str = chosen.name.removesuffix(".pipe")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", Path(name).name):
         raise files.Unusable(f"`{chosen.name}` is no name: letters, digits and `_`")

@@ -7,7 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stretto.compiler.commands import files
+from stretto.compiler.commands.flags import FILE, add_inputs, add_messages, add_search, natural
 from stretto.compiler.commands.load import load
 from stretto.compiler.plan.plan import write_plan
 from stretto.compiler.show.summary import step_of
@@ -27,8 +28,40 @@ training needs PyTorch, which is not installed here. For CPUs:
 or, with the build that PyPI offers: pip install 'stretto[run]'"""
 
 
+def add(parser: ArgumentParser) -> None:
+    """The flags of `run`."""
+    add_inputs(parser)
+    add_search(parser)
+    add_messages(parser)
+    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODULE:NAME",
+        help="the Python function that makes the stages of the model",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="MODULE:NAME",
+        help="the Python function that yields `(x, target)` for every step",
+    )
+    parser.add_argument("--steps", type=natural, metavar="N", help="train for N steps")
+    parser.add_argument(
+        "--timeout", type=natural, metavar="SECONDS", help="seconds to wait for other ranks"
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare gradients with those of one process, bit by bit",
+    )
+    parser.add_argument("--trust", action="store_true", help="do not prove the plan on every rank")
+    parser.add_argument(
+        "--local", action="store_true", help="run all ranks as threads of one process"
+    )
+
+
 def run(chosen: Namespace) -> int:
-    """Returns the exit code of the training."""
+    """Train with the schedule or plan. Returns the exit code of the training."""
     if find_spec("torch") is None:
         raise files.Unusable(NO_TORCH)
     plan = load(chosen.file, chosen)

@@ -1,11 +1,19 @@
 """`stretto show PLAN|FILE`: a picture or listing, to stdout or a file."""
 
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from shutil import get_terminal_size
 
 from stretto.compiler.commands import files
+from stretto.compiler.commands.flags import (
+    FILE,
+    NARROWEST,
+    add_inputs,
+    add_messages,
+    add_search,
+    wide,
+)
 from stretto.compiler.commands.load import Refused, load
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.program.program import ProgramName
@@ -15,7 +23,33 @@ from stretto.compiler.show.summary import step_of
 UNKNOWN_WIDTH = 120  # columns, where the output is no terminal
 
 
+def add(parser: ArgumentParser) -> None:
+    """The flags of `show`."""
+    add_inputs(parser)
+    add_search(parser)
+    add_messages(parser)
+    parser.add_argument("file", metavar="FILE", help=FILE)
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="format of the picture (default: what the name of -o ends in, else text)",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="PICTURE", help="write the picture to this file (default stdout)"
+    )
+    parser.add_argument(
+        "--eval", action="store_true", help="draw the forwards of an evaluation, not the step"
+    )
+    parser.add_argument(
+        "--width",
+        type=wide,
+        metavar="COLUMNS",
+        help=f"width of a text picture, at least {NARROWEST} (default: that of the terminal)",
+    )
+
+
 def run(chosen: Namespace) -> int:
+    """Draw the schedule or plan, to stdout or a file."""
     format = chosen.format or named(chosen.output or "")
     plan = load(chosen.file, chosen)
     name: ProgramName = "eval" if chosen.eval else step_of(plan)

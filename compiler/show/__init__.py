@@ -1,7 +1,10 @@
 """Pictures and listings of a Program: a file per format, and the table of them here.
 
-Each file has a `draw(view)` that returns the text; the one for terminals also takes a `Look`. They
-are loaded when they are asked for.
+In comes a proved Plan; out goes a text, the same on every machine, in which nothing that comes from
+a user's file can act. Each format's file has a `draw(view)` that returns the text; the one for
+terminals also takes a `Look`. They are loaded when they are asked for. `kinds` has the letters and
+colours of the kinds of operations, `summary` the figures of a plan, `explanation` the text of
+`stretto explain`.
 """
 
 from importlib import import_module
@@ -9,7 +12,6 @@ from importlib import import_module
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import ProgramName
 from stretto.compiler.show.look import Look
-from stretto.compiler.show.view import view
 
 __all__ = ["FORMATS", "Look", "draw", "format_of"]
 
@@ -28,6 +30,8 @@ FORMATS = {
 def draw(plan: Plan, format: str, name: ProgramName = "train", look: Look | None = None) -> str:
     """The Program `name` of the plan in a format of the table. Raises `Rejected` where the format
     cannot hold it."""
+    from stretto.compiler.show.view import view  # with all that explains idle time
+
     module = import_module(f"{__name__}.{FORMATS[format][0]}")
     shown = view(plan, name)
     if format == "text":

@@ -1,0 +1,157 @@
+"""Flags that several commands share, by what they are about, and the types of arguments.
+
+A command's `add(parser)` calls the functions for the groups that it offers. What the flags mean is
+said in their help texts, of which `docs/cli.md` is made.
+"""
+
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from fractions import Fraction
+
+ENGINES = ("library", "list", "alternating", "offsets", "periodic", "anneal", "cpsat")
+NARROWEST = 40  # columns in which a text picture can still be read
+ONE_EACH = "one --set for each value"
+FILE = "a schedule or plan; `-` for standard input"
+
+
+def add_inputs(parser: ArgumentParser) -> None:
+    """The flags of every command that reads a schedule file."""
+    flags = parser.add_argument_group("reading a schedule")
+    flags.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=setting,
+        dest="settings",
+        metavar="NAME=VALUE",
+        help="override `ranks`, `microbatches` or a `param` of the file, any number of times: "
+        "--set ranks=16 --set memory=9/8",
+    )
+    flags.add_argument(
+        "--costs",
+        metavar="FILE",
+        help="take `cost`, `activation` and `transfer` statements from this file too",
+    )
+    flags.add_argument(
+        "--max-ops",
+        type=natural,
+        metavar="N",
+        help="refuse a schedule with more than N operations (default 4000000)",
+    )
+
+
+def add_search(parser: ArgumentParser) -> None:
+    """The flags of every command that may have to find an order."""
+    flags = parser.add_argument_group("finding an order that was not written")
+    flags.add_argument(
+        "--time-limit",
+        type=natural,
+        metavar="SECONDS",
+        help="stop the search after so many seconds (default 30; `explain`: 3)",
+    )
+    flags.add_argument(
+        "--effort",
+        type=natural,
+        metavar="N",
+        help="deterministic budget in units of work instead of seconds: the same order on every "
+        "machine; 0 takes the first order found",
+    )
+    flags.add_argument(
+        "--gap",
+        type=fraction,
+        metavar="PART",
+        help="stop within this fraction of the lower bound (0.02 is 2 %%; default 0, beyond "
+        "100 000 operations 0.002)",
+    )
+    flags.add_argument("--engine", choices=ENGINES, help="run only this engine (default: all)")
+    flags.add_argument(
+        "--seed", type=natural, default=0, metavar="N", help="random seed of the search (default 0)"
+    )
+    flags.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="neither use orders that were found before, nor keep this one",
+    )
+
+
+def add_messages(parser: ArgumentParser) -> None:
+    """The flags of every command that decides how data moves between ranks."""
+    flags = parser.add_argument_group("moving data")
+    flags.add_argument(
+        "--receive-slots",
+        type=positive,
+        metavar="N",
+        help="soft limit on receive buffers per rank (default: none); exceeded only where the "
+        "order needs more; can make the plan slower",
+    )
+
+
+def without_effect(chosen: Namespace) -> list[str]:
+    """The given flags that can change nothing where the file is a plan, whose sizes, costs and
+    order are fixed."""
+    searches = getattr(chosen, "searches_in_plans", False)
+    given = {
+        "--set": chosen.settings,
+        "--costs": chosen.costs,
+        "--max-ops": chosen.max_ops is not None,
+        "--time-limit": chosen.time_limit is not None and not searches,
+        "--effort": chosen.effort is not None,
+        "--gap": chosen.gap is not None,
+        "--engine": chosen.engine,
+        "--seed": chosen.seed,
+        "--no-cache": chosen.no_cache,
+        "--receive-slots": getattr(chosen, "receive_slots", None) is not None,
+    }
+    return [flag for flag, used in given.items() if used]
+
+
+# ------------------------------------------------------------------------- types of arguments
+
+
+def setting(text: str) -> tuple[str, Fraction]:
+    """`NAME=VALUE`, the value a number, a decimal or a fraction. Raises `ArgumentTypeError`."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip().isidentifier():
+        raise ArgumentTypeError(f"`{text}` is not NAME=VALUE")
+    if "=" in value:
+        pairs = re.split(r"[,;\s]+(?=\w+=)", text)
+        raise ArgumentTypeError(f"{ONE_EACH}: {' '.join(f'--set {pair}' for pair in pairs)}")
+    return name.strip(), fraction(value)
+
+
+def fraction(text: str) -> Fraction:
+    """A number as exact as it was written; `20 GiB` too, in bytes. Raises `ArgumentTypeError`."""
+    words = text.strip()
+    factor = 1
+    for power, unit in enumerate(("KiB", "MiB", "GiB", "TiB"), start=1):
+        if words.endswith(unit):
+            words, factor = words.removesuffix(unit), 1024**power
+    try:
+        if len(words) > 100 or "e" in words.lower():
+            raise ValueError
+        return Fraction(words.replace(" ", "")) * factor
+    except (ValueError, ZeroDivisionError):
+        raise ArgumentTypeError(f"`{text}` is not a number such as 8, 1.5, 9/8 or 20GiB") from None
+
+
+def natural(text: str) -> int:
+    """A whole number from 0. Raises `ArgumentTypeError`."""
+    if not text.isdecimal() or len(text) > 18:
+        raise ArgumentTypeError(f"`{text}` is not a whole number")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1. Raises `ArgumentTypeError`."""
+    number = natural(text)
+    if not number:
+        raise ArgumentTypeError("it is 1 at least")
+    return number
+
+
+def wide(text: str) -> int:
+    """Columns that a picture can be drawn in. Raises `ArgumentTypeError`."""
+    number = natural(text)
+    if number < NARROWEST:
+        raise ArgumentTypeError(f"a picture needs {NARROWEST} columns at least")
+    return number
