@@ -14,8 +14,9 @@ from stretto.compiler.evaluation.declarations import declare
 from stretto.compiler.evaluation.declared import Declarations
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget
 from stretto.compiler.evaluation.orders.run import Spans, orders
-from stretto.compiler.evaluation.placement import ResolvedPipeline, resolve_pipelines
+from stretto.compiler.evaluation.placement import resolve_pipelines
 from stretto.compiler.evaluation.reports import EvalError, Reports, diagnosis
+from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.evaluation.rules import rules
 from stretto.compiler.evaluation.settings import Settings
 from stretto.compiler.language import syntax as s

@@ -10,8 +10,8 @@ from stretto.compiler.evaluation.expressions.compile import compile_whole
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget, compile_ranges, for_each
 from stretto.compiler.evaluation.expressions.scope import Scope
 from stretto.compiler.evaluation.expressions.values import Env
-from stretto.compiler.evaluation.placement import ResolvedPipeline
 from stretto.compiler.evaluation.reports import Reports, backward_not_split, diagnosis
+from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import NONE, Operation, Rule
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 from stretto.compiler.evaluation.costs.table import CostTable, Exact
 from stretto.compiler.evaluation.declared import Declarations
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget
-from stretto.compiler.evaluation.placement import ResolvedPipeline
+from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.problem.spec import NONE, Kind, Operation
 
 Overrides = dict[Operation, Exact]

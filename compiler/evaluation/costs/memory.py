@@ -16,8 +16,8 @@ from stretto.compiler.evaluation.expressions.ranges import (
 )
 from stretto.compiler.evaluation.expressions.scope import Scope
 from stretto.compiler.evaluation.expressions.values import Env, show
-from stretto.compiler.evaluation.placement import ResolvedPipeline
 from stretto.compiler.evaluation.reports import AlreadyReported, EvalError, Reports, diagnosis
+from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.language import syntax as s
 
 

@@ -5,8 +5,8 @@ from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.evaluation.expressions.compile import compile_whole
 from stretto.compiler.evaluation.expressions.scope import Constant, ErrorBinding, Scope
 from stretto.compiler.evaluation.expressions.values import Env, PipelineValue, show
-from stretto.compiler.evaluation.placement import ResolvedPipeline
 from stretto.compiler.evaluation.reports import EvalError, diagnosis, eval_error
+from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.language import syntax as s
 
 

@@ -7,8 +7,8 @@ from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.costs.exact import ExactCosts, overrides
 from stretto.compiler.evaluation.costs.overlaps import pair_overrides, pairs
 from stretto.compiler.evaluation.costs.scale import UnitScale
-from stretto.compiler.evaluation.placement import ResolvedPipeline
 from stretto.compiler.evaluation.reports import Reports, diagnosis
+from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.problem.spec import (
     MAIN_KINDS,
     CostOverride,

@@ -5,12 +5,12 @@ needed is computed.
 
 import operator
 from collections.abc import Callable
-from fractions import Fraction
 from math import ceil, floor
 from typing import Any, assert_never
 
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.evaluation.expressions.arithmetic import ARITHMETIC, COMPARE
 from stretto.compiler.evaluation.expressions.scope import (
     Constant,
     ErrorBinding,
@@ -22,7 +22,6 @@ from stretto.compiler.evaluation.expressions.values import (
     Code,
     Env,
     PipelineValue,
-    bounded,
     computed,
     describe,
     exact,
@@ -200,63 +199,7 @@ def _binary(sign: str, left: Code, right: Code, a: Span, b: Span) -> Code:
     return lambda env: combine(left(env), right(env), a, b)
 
 
-def _add(x: Any, y: Any, a: Span, b: Span) -> Any:
-    return bounded(_number(x, a, "+") + _number(y, b, "+"), b)
-
-
-def _subtract(x: Any, y: Any, a: Span, b: Span) -> Any:
-    return bounded(_number(x, a, "-") - _number(y, b, "-"), b)
-
-
-def _multiply(x: Any, y: Any, a: Span, b: Span) -> Any:
-    return bounded(_number(x, a, "*") * _number(y, b, "*"), b)
-
-
-def _divide(x: Any, y: Any, a: Span, b: Span) -> Any:
-    x, y = _number(x, a, "/"), _divisor(y, b, "/")
-    return bounded(Fraction(x, y) if type(x) is int and type(y) is int else Fraction(x) / y, b)
-
-
-def _floor_divide(x: Any, y: Any, a: Span, b: Span) -> Any:
-    return bounded(_number(x, a, "//") // _divisor(y, b, "//"), b)
-
-
-def _modulo(x: Any, y: Any, a: Span, b: Span) -> Any:
-    return bounded(_number(x, a, "%") % _divisor(y, b, "%"), b)
-
-
-def _number(value: Any, span: Span, sign: str) -> Any:
-    if type(value) is int or type(value) is Fraction:
-        return value
-    raise eval_error("wrong-kind", f"`{sign}` needs numbers, and this is {describe(value)}", span)
-
-
-def _divisor(value: Any, span: Span, sign: str) -> Any:
-    if _number(value, span, sign) == 0:
-        raise eval_error("division-by-zero", "this divides by zero", span)
-    return value
-
-
-ARITHMETIC: dict[str, Callable[[Any, Any, Span, Span], Any]] = {
-    "+": _add,
-    "-": _subtract,
-    "*": _multiply,
-    "/": _divide,
-    "//": _floor_divide,
-    "%": _modulo,
-}
-
-
 # ---- Conditions
-
-COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 
 
 def _comparison(e: s.Comparison, scope: Scope) -> Code:

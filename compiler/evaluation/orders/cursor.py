@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 
-from stretto.compiler.evaluation.placement import ResolvedPipeline
+from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.problem.spec import Kind
 
 UNSCHEDULED = -1

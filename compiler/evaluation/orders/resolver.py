@@ -6,7 +6,7 @@ from typing import NamedTuple
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.orders.cursor import Cursor
-from stretto.compiler.evaluation.placement import ResolvedPipeline
+from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.problem.spec import Kind, Unit
 
 

@@ -12,8 +12,8 @@ from stretto.compiler.evaluation.orders.failures import TooManyErrors, record
 from stretto.compiler.evaluation.orders.references import OrderContext
 from stretto.compiler.evaluation.orders.resolver import Resolver
 from stretto.compiler.evaluation.orders.site import RANK, RESOLVER
-from stretto.compiler.evaluation.placement import ResolvedPipeline
 from stretto.compiler.evaluation.reports import AlreadyReported, EvalError, Reports, TooManyRounds
+from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import Unit
 
