@@ -184,4 +184,4 @@ def prose(member: griffe.Object) -> str:
 def sentence(member: griffe.Object) -> str:
     """The docstring's first sentence, for a cell of a table."""
     words = " ".join(prose(member).split("\n\n")[0].split()).replace("|", "\\|")
-    return re.split(r"(?<=[.:?]) (?=[A-Z`])", words)[0].rstrip(":")
+    return re.split(r"(?<=[.?]) (?=[A-Z`])", words)[0]
