@@ -26,7 +26,7 @@ from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.plan.lines import Lines, write_lines
 from stretto.compiler.plan.references import check_header, check_list, check_spec, operations_of
-from stretto.compiler.problem.spec import Spec
+from stretto.compiler.problem.spec import Pipeline, Spec, Stage
 from stretto.compiler.program.program import (
     Channel,
     Claims,
@@ -36,7 +36,7 @@ from stretto.compiler.program.program import (
     Reduction,
 )
 
-FORMAT, VERSION = "stretto-plan", 1
+FORMAT, VERSION = "stretto-plan", 2
 MAX_HEADER = 64 << 20  # bytes of the header line
 MAX_LINE = 256 << 20  # bytes of a rank's line
 MAX_FILE = 2 << 30  # bytes of all lines together
@@ -68,13 +68,15 @@ class Line(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Header(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The first line of the file."""
+    """The first line of the file. Of it, of the Spec, its pipelines and stages, a key that may be
+    left out is left out where its list, object or text is empty: what a schedule does not use does
+    not show in its plan, and a later version may add to this one without changing it."""
 
     format: Literal["stretto-plan"] = "stretto-plan"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     spec: Spec
-    channels: tuple[Channel, ...]
-    reductions: tuple[Reduction, ...]
+    channels: tuple[Channel, ...] = ()
+    reductions: tuple[Reduction, ...] = ()
     claims: dict[ProgramName, Claims]
     bound: Bound
     engine: str
@@ -182,12 +184,24 @@ def _canonical(value: Any) -> bytes:
 def _encode(header: Header) -> bytes:
     """The header's line. The written orders stay out: the lists are the order."""
     value = msgspec.to_builtins(header)
-    del value["spec"]["written"]
-    for pipeline in value["spec"]["pipelines"]:
+    spec = value["spec"]
+    del spec["written"]
+    for pipeline in spec["pipelines"]:
         for stage in pipeline["stages"]:
-            if not stage["further"]:
-                del stage["further"]
+            _leave_out(stage, Stage)
+        _leave_out(pipeline, Pipeline)
+    _leave_out(spec, Spec)
+    _leave_out(value, Header)
     return _canonical(value)
+
+
+def _leave_out(value: dict[str, Any], of: type[Struct]) -> None:
+    """Take the empty lists, objects and texts out of this value of a type `of`, where a reader
+    supposes them."""
+    names = of.__struct_fields__[-len(of.__struct_defaults__) :]
+    for name in names:
+        if value.get(name) in ([], (), {}, ""):
+            del value[name]
 
 
 # ---------------------------------------------------------------------------- reading
@@ -211,8 +225,12 @@ def _preamble(lines: Lines, raw: bytes) -> None:
         kind = _Preamble()
     if kind.format != FORMAT:
         lines.refuse("not-a-plan", f"it is no JSON object with `format` {FORMAT!r}")
-    if kind.version != VERSION:
-        text = f"it has version {kind.version!r} of the format, this stretto reads {VERSION}"
+    if type(kind.version) is int and kind.version != VERSION:
+        text = f"it has version {kind.version} of the format, this stretto reads {VERSION}"
+        if kind.version < VERSION:
+            text += f": compile it again, `stretto compile {kind.source()} -o PLAN`"
+        else:
+            text += f": use a stretto that reads version {kind.version}"
         lines.refuse("other-version", text)
 
 
@@ -278,8 +296,18 @@ def _check(lines: Lines, wrong: Iterator[tuple[str, str]]) -> None:
 
 
 class _Preamble(Struct):
+    """What is read of a header before it is known to be one of this version."""
+
     format: str = ""
     version: Any = None
+    sources: Any = None
+
+    def source(self) -> str:
+        """The file it was compiled from, as the header tells it; else `FILE`."""
+        match self.sources:
+            case [[str(name), *_], *_] if name and name.isprintable():
+                return name
+        return "FILE"
 
 
 _HEADER = msgspec.json.Decoder(Header)

@@ -7,6 +7,7 @@ All yield what is wrong as (path, words), for instance `$.spec.pipelines[0].stag
 
 from collections.abc import Iterable, Iterator
 
+from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE, Operation, Spec
 from stretto.compiler.program.program import (
     Channel,
@@ -73,6 +74,10 @@ def _within(path: str, value: int, least: int, most: int, what: str) -> Iterator
         yield path, f"{value} is not between {least} and {most} ({what})"
 
 
+def _unknown(kind: str) -> str:
+    return f"this version does not know {kind!r}"
+
+
 def _number(path: str, value: int) -> Iterator[Wrong]:
     yield from _within(path, value, 0, MAX_NUMBER, "no number here is negative or past 2^53")
 
@@ -94,6 +99,10 @@ def _pipeline(spec: Spec, p: int) -> Iterator[Wrong]:
         yield from _index(f"{path}.stages[{s}].rank", stage.rank, spec.ranks, "ranks")
         for key in ("F", "B", "I", "W", "activation"):
             yield from _number(f"{path}.stages[{s}].{key}", getattr(stage, key))
+        for letter, ticks in stage.further.items():
+            if letter not in KINDS:
+                yield f"{path}.stages[{s}].further", _unknown(letter)
+            yield from _number(f"{path}.stages[{s}].further.{letter}", ticks)
         size = stage.activation
         yield from _within(f"{path}.stages[{s}].kept", stage.kept, 0, size, "the activation")
     if pipeline.replicates != NONE:
@@ -122,13 +131,15 @@ def _tables(spec: Spec) -> Iterator[Wrong]:
     """The tables beside the pipelines. Called once those are known to be of sane size."""
     stages = {(p, s) for p, line in enumerate(spec.pipelines) for s in range(len(line.stages))}
     for k, kind in enumerate(spec.overlap):
-        if kind not in "BI":
+        if kind not in ("B", "I"):
             yield f"$.spec.overlap[{k}]", f"{kind} cannot overlap F"
     for k, (operation, ticks) in enumerate(spec.exceptions):
         yield from _operation(f"$.spec.exceptions[{k}][0]", operation, spec)
         yield from _number(f"$.spec.exceptions[{k}][1]", ticks)
     for k, pair in enumerate(spec.pairs):
         yield from _index(f"$.spec.pairs[{k}][0]", pair.rank, spec.ranks, "ranks")
+        if pair.kind not in ("B", "I"):
+            yield f"$.spec.pairs[{k}][2]", f"{pair.kind} cannot overlap F"
         if pair.forward not in stages or pair.backward not in stages:
             yield f"$.spec.pairs[{k}]", "it names a stage that does not exist"
         yield from _number(f"$.spec.pairs[{k}][4]", pair.ticks)
@@ -156,7 +167,9 @@ def _tables(spec: Spec) -> Iterator[Wrong]:
 
 
 def _operation(path: str, operation: Operation, spec: Spec) -> Iterator[Wrong]:
-    _, p, s, microbatch, slice_, part = operation
+    kind, p, s, microbatch, slice_, part = operation
+    if kind not in KINDS:
+        yield f"{path}[0]", _unknown(kind)
     wrong = [*_index(f"{path}[1]", p, len(spec.pipelines), "pipelines")]
     if not wrong:
         pipeline = spec.pipelines[p]
@@ -178,7 +191,7 @@ def check_header(
         yield from _index(f"$.channels[{k}][1]", channel.target, spec.ranks, "ranks")
     for k, reduction in enumerate(reductions):
         for c, (p, s, rank) in enumerate(reduction.copies):
-            path = f"$.reductions[{k}][0][{c}]"
+            path = f"$.reductions[{k}].copies[{c}]"
             wrong = [*_index(f"{path}[0]", p, len(spec.pipelines), "pipelines")]
             wrong = wrong or [*_index(f"{path}[1]", s, len(spec.pipelines[p].stages), "stages")]
             yield from wrong
@@ -210,8 +223,13 @@ def check_list(
             if not isinstance(instruction, Receive):
                 continue
             operation = instruction.result
-        _, p, s, microbatch, slice_, part = operation
-        known = 0 <= p < len(sizes) and 0 <= s < sizes[p][0] and 0 <= microbatch < sizes[p][1]
+        kind, p, s, microbatch, slice_, part = operation
+        known = (
+            kind in KINDS
+            and 0 <= p < len(sizes)
+            and 0 <= s < sizes[p][0]
+            and 0 <= microbatch < sizes[p][1]
+        )
         if not known or (slice_, part) != (NONE, NONE):
             at = 1 if isinstance(instruction, Compute) else 3
             yield from _operation(f"{path}[{i}][{at}]", operation, spec)

@@ -35,7 +35,7 @@ class Copy(NamedTuple):
     rank: int
 
 
-class Reduction(NamedTuple):
+class Reduction(Struct, frozen=True, order=True, forbid_unknown_fields=True):
     """Copies of one stage whose gradients are summed, in this order: by rank, then pipeline."""
 
     copies: tuple[Copy, ...]

@@ -116,7 +116,7 @@ def _sizes(spec: Spec) -> Iterator[Diagnostic]:
     for pipeline in spec.pipelines:
         for s, stage in enumerate(pipeline.stages):
             if (
-                min(stage.F, stage.B, stage.I, stage.W) < 0
+                min(stage.F, stage.B, stage.I, stage.W, *stage.further.values()) < 0
                 or not 0 <= stage.kept <= stage.activation
             ):
                 text = f"stage {s} of `{pipeline.name}` has a negative cost or size, or keeps more"

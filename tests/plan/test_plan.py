@@ -92,7 +92,7 @@ def test_the_file_is_what_the_document_says(plan: Plan, path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     header = json.loads(lines[0])
     assert list(header) == sorted(header)
-    assert (header["format"], header["version"]) == ("stretto-plan", 1)
+    assert (header["format"], header["version"]) == ("stretto-plan", 2)
     assert "written" not in header["spec"]
     assert hashlib.sha256(lines[0]).hexdigest() == plan.hash
     for rank, (line, raw) in enumerate(zip(header["ranks"], lines[1:], strict=True)):
@@ -104,6 +104,35 @@ def test_the_file_is_what_the_document_says(plan: Plan, path: Path) -> None:
             json.loads(raw), sort_keys=True, separators=(",", ":"), ensure_ascii=False
         )
         assert text.encode() + b"\n" == raw
+
+
+def test_what_a_schedule_does_not_use_is_left_out_of_its_plan(path: Path) -> None:
+    header = json.loads(path.read_bytes().splitlines()[0])
+    spec = header["spec"]
+    stages = [stage for pipeline in spec["pipelines"] for stage in pipeline["stages"]]
+    for value in (header, spec, *spec["pipelines"], *stages):
+        assert not [key for key, one in value.items() if one in ([], {}, "")]
+
+
+def test_a_plan_of_an_older_format_says_how_to_compile_it_again(path: Path) -> None:
+    name = json.loads(path.read_bytes().splitlines()[0])["sources"][0][0]
+    (found,) = refused(edited(path, at("version", to=1), 0))
+    assert found.code == "other-version"
+    assert found.message == (
+        f"{path}, header: it has version 1 of the format, this stretto reads 2: compile it again, "
+        f"`stretto compile {name} -o PLAN`"
+    )
+    path.write_text('{"format":"stretto-plan","version":1}\n')
+    (found,) = refused(path)
+    assert found.message.endswith("compile it again, `stretto compile FILE -o PLAN`")
+
+
+def test_a_plan_of_a_newer_format_says_which_version_it_needs(path: Path) -> None:
+    (found,) = refused(edited(path, at("version", to=7), 0))
+    assert found.message == (
+        f"{path}, header: it has version 7 of the format, this stretto reads 2: use a stretto that "
+        "reads version 7"
+    )
 
 
 def test_the_same_plan_is_the_same_bytes(plan: Plan, tmp_path: Path) -> None:
@@ -207,7 +236,7 @@ STAGE = ("spec", "pipelines", 0, "stages", 3)
 TRAIN = ("programs", "train")
 WRONG: list[tuple[int, Callable[[Any], object], str, str]] = [
     (0, at("format", to="other"), "not-a-plan", "`format`"),
-    (0, at("version", to=2), "other-version", "version 2"),
+    (0, at("version", to=3), "other-version", "version 3"),
     (0, at("version", to=True), "plan-field", "$.version: expected `int`, got `bool`"),
     (0, at("extra", to=1), "plan-field", "unknown field `extra`"),
     (0, lambda header: header.pop("bound"), "plan-field", "missing required field `bound`"),
@@ -234,7 +263,12 @@ WRONG: list[tuple[int, Callable[[Any], object], str, str]] = [
     (0, at("channels", 0, 0, to=4), "plan-reference", "$.channels[0][0]: there are only ranks"),
     (0, at("channels", 0, to=[0, 1]), "plan-field", "$.channels[0]"),
     (0, at("channels", 0, 2, to="weights"), "plan-field", "does not know 'weights'"),
-    (0, at("reductions", 0, 0, 0, to=[3, 0, 0]), "plan-reference", "$.reductions[0][0][0][0]"),
+    (
+        0,
+        at("reductions", 0, "copies", 0, to=[3, 0, 0]),
+        "plan-reference",
+        "$.reductions[0].copies[0][0]",
+    ),
     (0, lambda header: header["claims"].pop("eval"), "plan-reference", "`eval` alone"),
     (0, lambda header: header["ranks"].pop(), "plan-reference", "$.ranks: there are 4 ranks"),
     (0, at("ranks", 2, "bytes", to=1 << 40), "plan-reference", "$.ranks[2].bytes"),
