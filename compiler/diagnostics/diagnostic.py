@@ -14,7 +14,7 @@ Severity = Literal["error", "warning"]
 
 
 class Label(NamedTuple):
-    """A place and what is to be said about it; `text` may be empty."""
+    """A place in a source, and a text beside it, which may be empty."""
 
     span: Span
     text: str = ""

@@ -1,4 +1,4 @@
-"""Which known word may have been meant by an unknown one."""
+"""`nearest`: the known word that was probably meant by an unknown one."""
 
 from collections.abc import Iterable
 from itertools import islice

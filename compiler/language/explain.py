@@ -77,14 +77,14 @@ def explain(source: Source, state: Any, token: Token, before: Token | None) -> D
     next_line = before is not None and (before.end_line or 0) < here.span.line
     ends = accepts(states, stack, "SEMICOLON")
     starts = between_statements(states, stack[-1]) or (ends and (next_line or token == "}"))
-    words = _starts(states, state) if starts or ends else set()
+    keywords = _starts(states, state) if starts or ends else set()
     place = {"start"} if starts else {"end"} if ends else set()
-    place |= {"step"} if "F" in words else set()
+    place |= {"step"} if "F" in keywords else set()
     help_ = hint(place, *_line_around(source.text, token.start_pos or 0))
     if token.type == "CHARACTER":
         return _character(token, here, fits, help_)
     if starts:
-        return _no_start(source, token, words, here, opened, help_)
+        return _no_start(source, token, keywords, here, opened, help_)
     unfitting = _unfitting(token, here, fits)
     if unfitting is not None and help_ is None:
         return unfitting
@@ -113,7 +113,8 @@ def _end(here: Label, opened: Label | None, fits: set[str]) -> Diagnostic:
 
 
 def _unfitting(token: Token, here: Label, fits: set[str]) -> Diagnostic | None:
-    """A word that does not fit inside a statement, where more can be said than what would."""
+    """A more helpful message than what was expected instead, where there is one: for a word that
+    does not fit inside a statement."""
     if token.type == "COMPARE" and "COMPARE" not in fits and "AND" in fits:
         help_ = "join two comparisons: `a < b and b < c`"
         return _syntax("comparisons do not chain", here, help_=help_)
@@ -148,7 +149,7 @@ def _character(token: Token, here: Label, fits: set[str], help_: str | None) -> 
 def _no_start(
     source: Source,
     token: Token,
-    words: set[str],
+    keywords: set[str],
     here: Label,
     opened: Label | None,
     help_: str | None,
@@ -158,26 +159,26 @@ def _no_start(
         return _syntax("this `}` closes nothing", here)
     if token in STARTS and opened is not None:
         message = f"`{token}` cannot stand in this block"
-        where = _home(token) if balanced(source.text) else "is a `}` missing above?"
+        where = _where_it_belongs(token) if balanced(source.text) else "is a `}` missing above?"
         return _syntax(message, here, opened, help_=where)
-    if token in STARTS and words == COSTS:
+    if token in STARTS and keywords == COSTS:
         message = f"`{token}` cannot stand in a file of costs"
         only = "it holds only `cost`, `activation` and `transfer` statements"
         return Diagnostic("unknown-statement", message, (here,), help=only)
     if token in STARTS - {"rank", "microbatch"} and help_ is None:
-        help_ = _home(token)
+        help_ = _where_it_belongs(token)
     if help_ is None:
         # `micro-batches` is three tokens and one mistake.
         whole = re.match(r"\w*(-[A-Za-z]\w*)*", source.text[token.start_pos or 0 :])
-        near = _meant(whole[0] if whole else "", words)
-        help_ = f"did you mean `{near}`?" if near else f"one of {_begins(words)}"
+        near = _nearest_keyword(whole[0] if whole else "", keywords)
+        help_ = f"did you mean `{near}`?" if near else f"one of {_begins(keywords)}"
     message = f"no statement begins with `{token}`"
     if not token.isidentifier():
         return _syntax(message, here, help_=help_)
     return Diagnostic("unknown-statement", message, (here,), help=help_)
 
 
-def _home(token: str) -> str:
+def _where_it_belongs(token: str) -> str:
     """Where a statement that begins with this word belongs."""
     if token in PROPERTIES | STEPS:
         block = "pipeline" if token in PROPERTIES else "order rank"
@@ -187,18 +188,18 @@ def _home(token: str) -> str:
     return f"`{token}` stands outside of all blocks"
 
 
-def _meant(word: str, words: set[str]) -> str | None:
+def _nearest_keyword(word: str, keywords: set[str]) -> str | None:
     joined = word.replace("-", "")
-    return joined if joined in words else nearest(joined, sorted(words))
+    return joined if joined in keywords else nearest(joined, sorted(keywords))
 
 
-def _begins(words: set[str]) -> str:
-    kinds = [kind for kind in "FBIW" if kind in words]
-    return _listing([f"`{word}`" for word in kinds + sorted(words - set(kinds))])
+def _begins(keywords: set[str]) -> str:
+    kinds = [kind for kind in "FBIW" if kind in keywords]
+    return _listing([f"`{word}`" for word in kinds + sorted(keywords - set(kinds))])
 
 
 def _expected(fits: set[str]) -> str:
-    """What would have fitted, in words."""
+    """What would have fitted, as a list in English."""
     rest = set(fits)
     names = []
     if "NUMBER" in rest:
@@ -207,9 +208,9 @@ def _expected(fits: set[str]) -> str:
     if sum(_text(t) in STARTS for t in rest) > 3:
         names.append("the next statement")
         rest = {t for t in rest if _text(t) not in STARTS} - {"SEMICOLON", "KIND"}
-    for kind, words in KINDS.items():
+    for kind, name in KINDS.items():
         if kind in rest:
-            names.append(words)
+            names.append(name)
     rest -= {*KINDS, "$END"}
     if names or rest - OPERATORS:
         rest -= OPERATORS

@@ -1,6 +1,6 @@
-"""What may have been meant by a word that does not fit: a table of wrong lines, as people write who
-know other languages, and of what to type instead. `recover` asks here when its own sentence, made
-from the grammar, would not help.
+"""Help for common mistakes: a table of wrong lines, as people write them who know other languages,
+and of what to type instead. `explain` asks here when its own sentence, made from the grammar, would
+not help.
 """
 
 import re

@@ -1,7 +1,7 @@
 """From text to a `Schedule`: every statement of the file with its place, or every mistake in its
 grammar at once, in the order of the text.
 
-Whatever the text is, the answer comes within seconds: its size, its number of words and the depth
+Whatever the text is, the answer comes within seconds: its size, its number of tokens and the depth
 of its nesting are bounded, and nothing here recurses over it. After a mistake, reading goes on at
 the next statement (`recover`).
 """
@@ -24,11 +24,11 @@ from stretto.compiler.language.syntax import CostFile, Schedule
 from stretto.grammar import parser
 
 MOST_CHARACTERS = 2**20
-MOST_WORDS = 100_000
+MOST_TOKENS = 100_000
 MOST_MISTAKES = 50
-DEEPEST = 200  # words of unfinished constructs, about 40 nested blocks or 190 parentheses
+DEEPEST = 200  # tokens on the parser's stack: about 40 nested blocks or 190 parentheses
 
-# Control characters, direction marks and halves of surrogate pairs: never resumed, never meant.
+# Control characters, direction marks and halves of surrogate pairs: invisible, and never intended.
 HIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
     "\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
@@ -53,7 +53,7 @@ def _read(source: Source, start: str) -> Any:
     lexer: Any = session.lexer_thread
     found: list[Diagnostic] = []
     resumed = -1  # the position where reading last went on
-    before: Token | None = None  # the last word that fitted
+    before: Token | None = None  # the last token that fitted
     while True:
         token = Token("$END", "", len(text))
         try:
@@ -97,9 +97,9 @@ def _checked(source: Source) -> str:
     hidden = [_hidden(name, text, match) for match in found]
     if hidden:
         raise Rejected(hidden)
-    words = sum(1 for _ in TOKENS.finditer(text))
-    if words > MOST_WORDS:
-        _refuse(name, f"the file has {words:,} words; {MOST_WORDS:,} are the most")
+    tokens = sum(1 for _ in TOKENS.finditer(text))
+    if tokens > MOST_TOKENS:
+        _refuse(name, f"the file has {tokens:,} words; {MOST_TOKENS:,} are the most")
     return text
 
 

@@ -20,11 +20,11 @@ def _command(diagnostic: Diagnostic) -> str:
         if line == end_line:
             # GitHub takes columns within one line only, and its last one is inclusive.
             fields |= {"col": str(column), "endColumn": str(max(column, end_column - 1))}
-    told = ",".join(f"{name}={_property(value)}" for name, value in fields.items())
-    words = [diagnostic.message, *diagnostic.notes]
+    properties = ",".join(f"{name}={_property(value)}" for name, value in fields.items())
+    lines = [diagnostic.message, *diagnostic.notes]
     if diagnostic.help:
-        words.append(f"help: {diagnostic.help}")
-    return f"::{diagnostic.severity} {told}::{_escaped(chr(10).join(words))}"
+        lines.append(f"help: {diagnostic.help}")
+    return f"::{diagnostic.severity} {properties}::{_escaped(chr(10).join(lines))}"
 
 
 def _escaped(text: str) -> str:

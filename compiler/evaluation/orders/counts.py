@@ -28,6 +28,6 @@ def by_line(texts: Iterable[int], span: Callable[[int], Span], lines: Iterable[i
     """`3 times (line 9), never (line 10)`: how often these texts stand on each line; `lines` are
     listed even where there is none."""
     counts = Counter(span(at).line for at in texts)
-    told = sorted({*counts, *lines})
-    parts = [f"{times_in_words(counts[n]) if counts[n] else 'never'} (line {n})" for n in told]
+    shown = sorted({*counts, *lines})
+    parts = [f"{times_in_words(counts[n]) if counts[n] else 'never'} (line {n})" for n in shown]
     return ", ".join(parts[:MOST_LINES]) + (", …" if len(parts) > MOST_LINES else "")
