@@ -232,15 +232,15 @@ def page(series: dict[str, list[Row]]) -> str:
     lines = [
         "# How long a compile takes",
         "",
-        "From the text of a schedule to a proved plan on disk, and PyTorch's lowering of its own "
-        "schedules beside it, measured in one run by `python benchmarks/compile.py` (what is "
-        f"timed stands at its top) on {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}, torch {torch.__version__}. Every row is a process of its "
-        "own; memory is its peak. One core does all the work: where CPU and elapsed "
-        "seconds differ, the machine was busy with other things. A compile is done once, and its "
-        "plan read by each rank in part (last column, again in a fresh process); PyTorch's "
-        "lowering is done by every rank at its start, proves nothing and writes nothing, and its "
-        "memory is that of torch for the most part.",
+        "The time from the text of a schedule to a proved plan on disk, and for comparison that of "
+        "PyTorch's lowering of its own schedules, measured in one run by `python "
+        "benchmarks/compile.py` (its docstring says what is timed) on "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}. "
+        "Every row is a process of its own; memory is its peak. All work is done on one core: where "
+        "CPU and elapsed seconds differ, the machine was busy with other things. A schedule is "
+        "compiled once, and each rank reads its part of the plan (last column, again in a fresh "
+        "process). PyTorch's lowering runs on every rank at its start, proves nothing and writes "
+        "nothing, and most of its memory is torch itself.",
         "",
         "![CPU seconds by the number of operations](pictures/compile.svg)",
     ]
