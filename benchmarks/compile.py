@@ -236,9 +236,9 @@ def page(series: dict[str, list[Row]]) -> str:
         "PyTorch's lowering of its own schedules, measured in one run by `python "
         "benchmarks/compile.py` (its docstring says what is timed) on "
         f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}. "
-        "Every row is a process of its own; memory is its peak. All work is done on one core: where "
-        "CPU and elapsed seconds differ, the machine was busy with other things. A schedule is "
-        "compiled once, and each rank reads its part of the plan (last column, again in a fresh "
+        "Every row is a process of its own; memory is its peak. All work is done on one core: "
+        "where CPU and elapsed seconds differ, the machine was busy with other things. A schedule "
+        "is compiled once, and each rank reads its part of the plan (last column, again in a fresh "
         "process). PyTorch's lowering runs on every rank at its start, proves nothing and writes "
         "nothing, and most of its memory is torch itself.",
         "",

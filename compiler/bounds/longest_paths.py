@@ -1,4 +1,6 @@
-"""Longest chains. A `PrecedenceGraph` is a Relaxation with edges added to it: for every operation
+"""Longest chains: how early and how late operations can be.
+
+A `PrecedenceGraph` is a Relaxation with edges added to it: for every operation
 its head, the least time before its start, and its tail, the least time after its end, are longest
 paths. The longest path of all is a bound by itself (the critical path), and heads and tails carry
 the others.

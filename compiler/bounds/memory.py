@@ -1,4 +1,6 @@
-"""B3. What the limit forces. Let the micro-batches of a pipeline run first in, first out (B0), X a
+"""B3: what a memory limit forces.
+
+Let the micro-batches of a pipeline run first in, first out (B0), X a
 forward and Y a backward or weight gradient of it on one rank with limit L. Write x ≼ y for
 the order within one micro-batch (`microbatch_order`). For the smallest K with
 

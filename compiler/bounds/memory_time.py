@@ -1,4 +1,6 @@
-"""B5 (Little's law). Memory × time. What a forward leaves stays at least as long as the longest
+"""B5: memory × time (Little's law).
+
+What a forward leaves stays at least as long as the longest
 chain of edges from its start to the end of what gives it back, so on every rank with limit L
 
     L · (end − h − q) >= Σ over operations of memory · shortest residence

@@ -1,4 +1,6 @@
-"""B1. A rank runs one operation at a time. For every set S of operations on one rank
+"""B1: a rank runs one operation at a time.
+
+For every set S of operations on one rank
 
     end of the step >= min over S of head + sum over S of ticks + min over S of tail.
 

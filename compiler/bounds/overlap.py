@@ -1,4 +1,6 @@
-"""B6. What overlapped units can save. A unit of an F and a B (or I) takes E from its common start
+"""B6: what overlapped units can save.
+
+A unit of an F and a B (or I) takes E from its common start
 to its common end, the two after one another take F + B.
 
 Paths. Both results are there when the unit ends, so the time from the start of an operation to

@@ -1,4 +1,6 @@
-"""B8. A rank counts, whatever the op classes. Let the trained stages of a rank have N forwards in
+"""B8: a rank counts as if it had one stage, whatever its op classes.
+
+Let the trained stages of a rank have N forwards in
 all, and call F₍ₘ₎ the m-th of them that starts, of whichever class, I₍ₘ₎ and W₍ₘ₎ likewise; let
 each kind count with the least ticks that one of it takes on the rank. Then
 

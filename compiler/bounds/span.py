@@ -1,4 +1,6 @@
-"""B7. The span of a rank r, from its first start to its last end, is at least Jackson's value of
+"""B7: the span of a rank.
+
+The span of a rank r, from its first start to its last end, is at least Jackson's value of
 the operations of any rank, r or another, with heads measured from the start of r's first operation
 and tails to the end of r's last.
 

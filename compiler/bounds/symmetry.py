@@ -1,4 +1,6 @@
-"""B0. If the micro-batches of a pipeline are alike (the same durations, rules that hold for all of
+"""B0 and B2: micro-batches that are alike may run first in, first out.
+
+B0. If the micro-batches of a pipeline are alike (the same durations, rules that hold for all of
 them at one distance, no order that names one out of turn), some best order runs every op class
 in the order of the index.
 

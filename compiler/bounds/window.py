@@ -1,4 +1,6 @@
-"""B4. Why a limit idles a rank at both ends. On rank r let t1 be the least head of a backward, and
+"""B4: why a memory limit idles a rank at both ends of the step.
+
+On rank r let t1 be the least head of a backward, and
 t2 the least tail of a forward (of pipelines that are trained). h and q are the least head and tail
 of any operation of r; `work` is all it has to do.
 
