@@ -54,6 +54,8 @@ def measured(step: Callable[[], Any]) -> tuple[float, float]:
 
 
 def both(rank: int, plan: Plan, theirs: str, count: int) -> list[tuple[float, float]]:
+    """On one rank, our runtime and then torch's, with `count` stages on a rank; seconds as
+    `measured` gives them."""
     spec = plan.programs["train"].spec
     x, target = torch.randn(MICROBATCHES * ROWS, WIDTH), torch.randn(MICROBATCHES * ROWS, WIDTH)
     own = {
@@ -84,6 +86,7 @@ def both(rank: int, plan: Plan, theirs: str, count: int) -> list[tuple[float, fl
 
 
 def main() -> None:
+    """Prints the table."""
     print(f"{RANKS} ranks, {MICROBATCHES} micro-batches; microseconds per compute operation")
     print(f"{'':18} {'stretto: CPU':>13} {'wall':>6} {'torch: CPU':>13} {'wall':>6}")
     for name, theirs, count in PAIRS:

@@ -1,12 +1,12 @@
-"""What the units of slack around a message are worth (`docs/instructions.md`, "Messages"): how
-late plans are when durations vary, with receives posted none, one, two or any number of units
-ahead, and sends waited for as much later; and how many slots a rank holds for it.
+"""What slack around messages is worth (`docs/instructions.md`, "Messages"): how late plans end when
+durations vary, where receives are posted none, one, two or any number of units ahead and sends
+are awaited as many units later; and how many slots a rank holds for it.
 
     python benchmarks/slack.py
     python benchmarks/slack.py --receive-slots
 
-With the flag, how late plans are with any number of receive slots, and with 3, 2 and 1 advised.
-Every duration is drawn evenly from its planned one ± the fraction above the column; figures are
+With the flag: how late plans end with any number of receive slots, and where 3, 2 or 1 are advised.
+Every duration is drawn uniformly from the planned one ± the fraction above the column; figures are
 means over the seeds, in per cent of the makespan that was planned without advice.
 """
 
@@ -35,16 +35,15 @@ from stretto.compiler.program.timeline import time
 FOLDER = Path(next(iter(schedules.__path__)))
 SCHEDULES = ("one_f_one_b", "gpipe", "zb_h1", "interleaved_1f1b", "dualpipe")
 TRANSFERS = ("0", "1/10", "1/2")
-SLACKS = ((0, 0), (1, 0), (0, 1), (1, 1), (2, 2), (1000, 1000))
+ADVICE = (None, 3, 2, 1)  # receive slots per rank
+SLACKS = ((0, 0), (1, 0), (0, 1), (1, 1), (2, 2), (1000, 1000))  # units before, after
 JITTERS = (Fraction(1, 20), Fraction(1, 5), Fraction(1, 2))
 SEEDS = range(10)
 RANKS, MICROBATCHES = 8, 32
 
 
-ADVICE = (None, 3, 2, 1)
-
-
 def main() -> None:
+    """Prints the table that the command line asks for."""
     if "--receive-slots" in sys.argv[1:]:
         advised()
     else:
@@ -52,6 +51,7 @@ def main() -> None:
 
 
 def slack() -> None:
+    """By units of slack before receives and after sends."""
     print("| schedule | transfer | ahead, after | receives | outputs | ±5 % | ±20 % | ±50 % |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in SCHEDULES:
@@ -73,6 +73,7 @@ def slack() -> None:
 
 
 def advised() -> None:
+    """By receive slots advised."""
     print("| schedule | transfer | advice | receives | outputs | planned | ±20 % |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in SCHEDULES:
@@ -95,6 +96,8 @@ def advised() -> None:
 
 
 def ordered(name: str, transfer: str) -> Order:
+    """The schedule's order where every F, I and W takes 1000 ticks and a transfer that share of
+    them."""
     source = Source(f"{name}.pipe", (FOLDER / f"{name}.pipe").read_text())
     costs = parse_costs(
         Source("costs", f"cost F = 1000 cost I = 1000 cost W = 1000 transfer 1000 * {transfer}")
@@ -104,11 +107,13 @@ def ordered(name: str, transfer: str) -> Order:
 
 
 def mean_makespan(program: Program, jitter: Fraction) -> float:
+    """In ticks, over the seeds."""
     return sum(time(disturbed(program, jitter, seed)).makespan for seed in SEEDS) / len(SEEDS)
 
 
 def disturbed(program: Program, jitter: Fraction, seed: int) -> Program:
-    """The same lists, with other durations. A pair takes the sum of its two."""
+    """The same lists, each duration drawn uniformly from its own ± `jitter` of it. An overlapped
+    pair takes the sum of its two."""
     random, costs = Random(seed), Costs(program.spec)
     operations = [one.operation for row in program.ranks for one in row if isinstance(one, Compute)]
     exceptions = tuple(

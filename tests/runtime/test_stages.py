@@ -9,7 +9,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from stretto.runtime import Executor, PipelineError, run_local
+from stretto.runtime import Executor, PipelineError, Stopped, run_local
 from stretto.runtime.transport.local import Local
 from tests.support.specs import (
     interleaved,
@@ -188,3 +188,17 @@ def test_what_the_runtime_cannot_run_is_refused() -> None:
     forwards = replace(plan, programs={"eval": plan.programs["eval"]})
     with pytest.raises(PipelineError, match="only its forwards: call `eval`"):
         trained(forwards, *batch(spec_of(plan)))
+
+
+def test_keywords_that_the_executor_does_not_know_are_refused() -> None:
+    plan = plan_of(ordered(linear(1, 2), one_f_one_b))
+
+    def rank(transport: Local) -> None:
+        Executor(plan, [Layer(0)], loss, transport=transport, time_out=1)  # type: ignore[call-arg]
+
+    with pytest.raises(TypeError, match="unexpected keyword argument: time_out"):
+        run_local(plan, rank)
+
+
+def test_the_former_name_of_the_error_catches_it() -> None:
+    assert Stopped is PipelineError
