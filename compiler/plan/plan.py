@@ -198,10 +198,9 @@ def _encode(header: Header) -> bytes:
 def _leave_out(value: dict[str, Any], of: type[Struct]) -> None:
     """Take the empty lists, objects and texts out of this value of a type `of`, where a reader
     supposes them."""
-    names = of.__struct_fields__[-len(of.__struct_defaults__) :]
-    for name in names:
-        if value.get(name) in ([], (), {}, ""):
-            del value[name]
+    for field in msgspec.structs.fields(of):
+        if not field.required and value.get(field.name) in ([], (), {}, ""):
+            del value[field.name]
 
 
 # ---------------------------------------------------------------------------- reading
