@@ -1,18 +1,21 @@
-"""Waits → the critical chain: from the start of the step to the operation that ends last, each link
-held up by the one before it. Between two links lies no time but a message's on its way, so that
-the chain is as long as what it explains.
+"""TimedProgram → the critical path: from the start of the step to the operation that ends last,
+each link held up by the one before it. Between two links lies no time but a message's on its way,
+so that the path is as long as what it explains.
 """
 
 from fractions import Fraction
 
 from msgspec import Struct
 
-from stretto.compiler.analysis.dependencies import Place, Waits, name
-from stretto.compiler.analysis.idle import late
+from stretto.compiler.analysis.dependencies import name
+from stretto.compiler.analysis.idle import last_message
+from stretto.compiler.analysis.timed_program import TimedProgram
+from stretto.compiler.analysis.units import UnitIndex, unit_line, unit_name
 
 
 class Link(Struct, frozen=True):
-    """One operation of the critical chain, and why it did not start earlier."""
+    """One unit of the critical path, from `start` to `end` (ticks), the line that asks for it, and
+    why it did not start earlier."""
 
     operation: str
     rank: int
@@ -22,51 +25,57 @@ class Link(Struct, frozen=True):
     why: str
 
 
-def chain(known: Waits, rank: int) -> tuple[Link, ...]:
-    """The chain that ends with the last operation of `rank`, first link first."""
-    here: Place | None = (rank, len(known.units[rank]) - 1) if known.units[rank] else None
+def critical_path(timed: TimedProgram, rank: int) -> tuple[Link, ...]:
+    """The path that ends with the last operation of `rank`, first link first."""
+    spec = timed.spec
+    here: UnitIndex | None = (rank, len(timed.units[rank]) - 1) if timed.units[rank] else None
     found: list[Link] = []
     while here is not None:
         r, at = here
-        unit = known.units[r][at]
-        here, why = _held_up(known, r, at)
-        found.append(Link(known.named(unit), r, unit.start, unit.end, known.line(unit), why))
+        unit = timed.units[r][at]
+        here, why = _held_up(timed, r, at)
+        line = unit_line(spec, unit)
+        found.append(Link(unit_name(spec, unit), r, unit.start, unit.end, line, why))
     return tuple(found[::-1])
 
 
-def _held_up(known: Waits, rank: int, at: int) -> tuple[Place | None, str]:
+def _held_up(timed: TimedProgram, rank: int, at: int) -> tuple[UnitIndex | None, str]:
     """What a unit came right after, and in words."""
-    unit = known.units[rank][at]
-    for timed in unit.operations:
-        for other, lag in known.needs(timed.operation):
-            if known.end[other] + lag == unit.start and known.place[other] != (rank, at):
-                source, what = known.rank(other), name(known.spec, other)
+    unit, known = timed.units[rank][at], timed.dependencies
+    for operation in unit.names:
+        for other, lag in known.needs(operation):
+            if known.end[other] + lag == unit.start and timed.unit_of[other] != (rank, at):
+                source, what = known.topology.rank(other), name(timed.spec, other)
                 if source == rank:
-                    return known.place[other], f"needs {what}"
-                return known.place[other], f"needs {what} from rank {source}{_way(known, lag)}"
-    if at and known.units[rank][at - 1].end == unit.start:
-        return (rank, at - 1), f"comes after {known.named(known.units[rank][at - 1])}"
+                    return timed.unit_of[other], f"needs {what}"
+                why = f"needs {what} from rank {source}{_travel(timed, lag)}"
+                return timed.unit_of[other], why
+    if at and timed.units[rank][at - 1].end == unit.start:
+        before = unit_name(timed.spec, timed.units[rank][at - 1])
+        return (rank, at - 1), f"comes after {before}"
     if unit.start == 0:
         return None, "starts the step"
-    return _passage(known, rank, at)
+    return _message(timed, rank, at)
 
 
-def _passage(known: Waits, rank: int, at: int) -> tuple[Place | None, str]:
+def _message(timed: TimedProgram, rank: int, at: int) -> tuple[UnitIndex | None, str]:
     """The unit after which the message was sent or its receive posted, whichever was later."""
-    passage = late(known, rank, at)
-    if passage is None:
+    message = last_message(timed, rank, at)
+    if message is None:
         return None, "waits for a channel"
-    what, lag = name(known.spec, passage.result), known.lag.get(passage[1:3], 0)
+    what = name(timed.spec, message.result)
+    lag = timed.dependencies.topology.transfer(message.source, message.target)
     for after, words in (
-        (passage.posted, f"waits until rank {passage.target} has taken {what}, after"),
-        (passage.sent, f"waits until rank {passage.source} has sent {what}, after"),
+        (message.posted, f"waits until rank {message.target} has taken {what}, after"),
+        (message.sent, f"waits until rank {message.source} has sent {what}, after"),
     ):
         if after is not None:
-            unit = known.units[after[0]][after[1]]
-            if unit.end + lag == passage.arrived:
-                return after, f"{words} {known.named(unit)}{_way(known, lag)}"
-    return None, f"waits for {what}{_way(known, lag)}"
+            unit = timed.units[after[0]][after[1]]
+            if unit.end + lag == message.arrived:
+                return after, f"{words} {unit_name(timed.spec, unit)}{_travel(timed, lag)}"
+    return None, f"waits for {what}{_travel(timed, lag)}"
 
 
-def _way(known: Waits, lag: int) -> str:
-    return f", {Fraction(lag, known.spec.time_unit)} on the way" if lag else ""
+def _travel(timed: TimedProgram, lag: int) -> str:
+    """How long a message was on its way, in the units of the file; "" where it took no time."""
+    return f", {Fraction(lag, timed.spec.time_unit)} on the way" if lag else ""

@@ -7,9 +7,9 @@ from fractions import Fraction
 
 from msgspec import Struct
 
-from stretto.compiler.analysis.critical_path import Link, chain
-from stretto.compiler.analysis.dependencies import Waits
+from stretto.compiler.analysis.critical_path import Link, critical_path
 from stretto.compiler.analysis.idle import CAUSES, Cause, Idle, longest, stretches
+from stretto.compiler.analysis.timed_program import timed_program
 from stretto.compiler.program.program import Program
 from stretto.compiler.program.timeline import Timeline, time
 
@@ -42,13 +42,13 @@ class Explanation(Struct, frozen=True):
 def explain(program: Program, many: int = 10) -> Explanation:
     """Explain the Program: all idle time, and its longest stretches, so `many`."""
     timeline = time(program)
-    known = Waits(program, timeline)
-    listed = [one for rank in range(len(program.ranks)) for one in stretches(known, rank)]
+    timed = timed_program(program, timeline)
+    listed = [one for rank in range(len(program.ranks)) for one in stretches(timed, rank)]
     idle: list[Counter[Cause]] = [Counter() for _ in program.ranks]
     for one in listed:
         idle[one.rank][one.cause] += one.end - one.start
     first, last, rank = _explained(program, timeline)
-    links = chain(known, rank)
+    links = critical_path(timed, rank)
     return Explanation(
         timeline.makespan,
         first,

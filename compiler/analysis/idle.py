@@ -1,5 +1,5 @@
-"""Waits → the idle stretches of a rank, each with its cause, in the words that `explain` and every
-format of `show` use.
+"""TimedProgram → the idle stretches of a rank, each with its cause, in the words that `explain` and
+every format of `show` use.
 
 An idle stretch ends when the next unit starts. While no other unit of the rank has what it needs,
 the rank waits for data, and once that was made, for the channel that brings it. From the moment
@@ -16,7 +16,10 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from stretto.compiler.analysis.dependencies import Passage, Unit, Waits, name
+from stretto.compiler.analysis.dependencies import name
+from stretto.compiler.analysis.message_timings import MessageTiming
+from stretto.compiler.analysis.timed_program import TimedProgram
+from stretto.compiler.analysis.units import TimedUnit, unit_line, unit_name
 from stretto.compiler.problem.spec import Spec, number
 
 Cause = Literal["data", "memory", "order", "channel", "done"]
@@ -55,22 +58,22 @@ def longest(listed: Iterable[Idle], many: int) -> tuple[Idle, ...]:
     return tuple(order[:many])
 
 
-def stretches(known: Waits, rank: int) -> Iterator[Idle]:
+def stretches(timed: TimedProgram, rank: int) -> Iterator[Idle]:
     """The idle stretches of a rank in the order of time, cut where the cause changes."""
-    units = known.units[rank]
-    others = Others(known, rank)
+    units = timed.units[rank]
+    others = Others(timed, rank)
     before = 0
     for at, unit in enumerate(units):
         if unit.start > before:
-            yield from _cut(known, rank, at, before, others)
+            yield from _cut(timed, rank, at, before, others)
         before = unit.end
-    end = known.timeline.makespan
+    end = timed.timeline.makespan
     if before < end:
         why = "its last operation has ended" if units else "it has nothing to do"
         yield Idle(rank, before, end, "done", None, None, why)
 
 
-class Ready(NamedTuple):
+class Candidate(NamedTuple):
     """A unit that could run: since when it has what it needs, and its place. `short`: `FITS`,
     `FULL` if memory has no room for it now, or the place of a unit that would have none then."""
 
@@ -80,24 +83,24 @@ class Ready(NamedTuple):
 
 
 FITS, FULL = -1, -2
-NOBODY = Ready(FAR, -1, FITS)
+NOBODY = Candidate(FAR, -1, FITS)
 
 
 class Others:
     """What stands behind a place in a rank's order, and may run there."""
 
-    def __init__(self, known: Waits, rank: int):
-        limits = known.spec.limits
+    def __init__(self, timed: TimedProgram, rank: int):
+        limits = timed.spec.limits
         limit = limits[rank] if limits else None
-        self.units = known.units[rank]
+        self.units = timed.units[rank]
         self.limit = FAR if limit is None else limit.grains
         self.soon = [FAR]  # from a place on, when the first has what it needs
         self.loose = [FAR]  # the same of those that leave no more in memory than they find
         self.held = [FAR]  # when the first has its data, of those for which a rule is not met then
         for unit in reversed(self.units):
-            self.held.append(min(self.held[-1], unit.there if unit.there < unit.ready else FAR))
+            self.held.append(min(self.held[-1], unit.arrived if unit.arrived < unit.ready else FAR))
             self.soon.append(min(self.soon[-1], unit.ready))
-            self.loose.append(min(self.loose[-1], FAR if unit.take > unit.give else unit.ready))
+            self.loose.append(min(self.loose[-1], FAR if unit.alloc > unit.free else unit.ready))
         self.held.reverse()
         self.soon.reverse()
         self.loose.reverse()
@@ -106,7 +109,7 @@ class Others:
         """When the first of the units behind place `at` has its data, but a rule is not met."""
         return self.held[at + 1]
 
-    def after(self, at: int) -> tuple[Ready, Ready]:
+    def after(self, at: int) -> tuple[Candidate, Candidate]:
         """Of the units behind place `at` that have what they need when its unit starts: the first
         that would fit into memory here, and the first that would not."""
         fits = large = NOBODY
@@ -123,27 +126,27 @@ class Others:
                 continue
             short = self.short(at, unit, most, fullest)
             if short == FITS:
-                fits = min(fits, Ready(unit.ready, k, short))
+                fits = min(fits, Candidate(unit.ready, k, short))
             else:
-                large = min(large, Ready(unit.ready, k, short))
+                large = min(large, Candidate(unit.ready, k, short))
         return fits, large
 
-    def short(self, at: int, unit: Unit, most: int, fullest: int) -> int:
-        """What memory says if `unit` runs before place `at`; see `Ready`. `most`: grains at most
-        while the units before it run, `fullest` the place where that is."""
-        if self.units[at].held + unit.take > self.limit:
+    def short(self, at: int, unit: TimedUnit, most: int, fullest: int) -> int:
+        """What memory says if `unit` runs before place `at`; see `Candidate`. `most`: grains
+        at most while the units before it run, `fullest` the place where that is."""
+        if self.units[at].held + unit.alloc > self.limit:
             return FULL
-        return fullest if most + unit.take - unit.give > self.limit else FITS
+        return fullest if most + unit.alloc - unit.free > self.limit else FITS
 
 
-def _cut(known: Waits, rank: int, at: int, start: int, others: Others) -> Iterator[Idle]:
+def _cut(timed: TimedProgram, rank: int, at: int, start: int, others: Others) -> Iterator[Idle]:
     """One stretch, from `start` to the unit at place `at`, in pieces by their cause."""
-    unit = known.units[rank][at]
+    unit = timed.units[rank][at]
     fits, large = others.after(at)
     end = min(max(start, unit.ready), unit.start)  # from here on only a channel is left
     order = min(max(start, fits.since), end)
     memory = min(max(start, large.since), order)
-    rule = min(max(start, min(unit.there, unit.half, others.ruled(at))), memory)
+    rule = min(max(start, min(unit.arrived, unit.half_ready, others.ruled(at))), memory)
     data = min(max(start, unit.made), rule)
     pieces: tuple[tuple[Cause, int], ...] = (
         ("data", data),
@@ -156,8 +159,16 @@ def _cut(known: Waits, rank: int, at: int, start: int, others: Others) -> Iterat
     begin = start
     for k, (cause, until) in enumerate(pieces):
         if begin < until:
-            why = _why(known, rank, at, k, begin, (fits, large))
-            yield Idle(rank, begin, until, cause, known.named(unit), known.line(unit), why)
+            why = _why(timed, rank, at, k, begin, (fits, large))
+            yield Idle(
+                rank,
+                begin,
+                until,
+                cause,
+                unit_name(timed.spec, unit),
+                unit_line(timed.spec, unit),
+                why,
+            )
         begin = max(begin, until)
 
 
@@ -166,63 +177,71 @@ DATA, WAY, RULE, MEMORY, ORDER = range(5)
 
 
 def _why(
-    known: Waits, rank: int, at: int, piece: int, begin: int, ready: tuple[Ready, Ready]
+    timed: TimedProgram,
+    rank: int,
+    at: int,
+    piece: int,
+    begin: int,
+    ready: tuple[Candidate, Candidate],
 ) -> str:
     """The cause in words."""
-    units, (fits, large) = known.units[rank], ready
-    here = known.named(units[at])
+    units, (fits, large) = timed.units[rank], ready
+    here = unit_name(timed.spec, units[at])
     if piece == RULE:
-        return _rule(known, rank, at, begin)
+        return _rule(timed, rank, at, begin)
     if piece == MEMORY:
-        other = known.named(units[large.at])
+        other = unit_name(timed.spec, units[large.at])
         if large.short == FULL:
             return f"{other} is ready, but memory is full until {here}"
-        needing = known.named(units[large.short])
+        needing = unit_name(timed.spec, units[large.short])
         return f"{other} is ready, but would take memory that {needing} needs first"
     if piece == ORDER:
-        return f"{known.named(units[fits.at])} is ready, but the order has {here} first"
+        return f"{unit_name(timed.spec, units[fits.at])} is ready, but the order has {here} first"
     if piece not in (DATA, WAY):
-        return f"{here} {held_up(known, rank, at)}"
-    need = known.latest(units[at], arrived=piece == WAY)
+        return f"{here} {held_up(timed, rank, at)}"
+    need = timed.dependencies.latest(units[at].names, arrived=piece == WAY)
     if need is None:
         return f"{here} waits for its turn"
-    what, source = name(known.spec, need[0]), known.rank(need[0])
+    what, source = name(timed.spec, need[0]), timed.dependencies.topology.rank(need[0])
     if piece == WAY:
         return f"{here} waits for {what}, on its way from rank {source}"
     return f"{here} waits for {what}" + (f" of rank {source}" if source != rank else "")
 
 
-def _rule(known: Waits, rank: int, at: int, begin: int) -> str:
+def _rule(timed: TimedProgram, rank: int, at: int, begin: int) -> str:
     """Which unit could run but for a rule, and what that has first; or which half of a pair."""
     unit = min(
-        (unit for unit in known.units[rank][at:] if unit.there <= begin < unit.ready),
-        key=lambda unit: unit.there,
+        (unit for unit in timed.units[rank][at:] if unit.arrived <= begin < unit.ready),
+        key=lambda unit: unit.arrived,
         default=None,
     )
     if unit is None:
-        pair = known.units[rank][at].operations
-        first, other = sorted(pair, key=lambda t: known.ready(t.operation))
-        one, with_it = (name(known.spec, t.operation) for t in (first, other))
+        pair = timed.units[rank][at].operations
+        first, other = sorted(pair, key=lambda t: timed.dependencies.ready(t.operation))
+        one, with_it = (name(timed.spec, t.operation) for t in (first, other))
         return f"{one} is ready, but the order runs it together with {with_it}"
-    rules = [o for t in unit.operations for o in known.rules.get(t.operation, ())]
-    held = name(known.spec, max(rules, key=lambda o: known.end[o]))
-    return f"{known.named(unit)} has its data, but a rule has {held} first"
+    rules = [o for t in unit.operations for o in timed.dependencies.rules.get(t.operation, ())]
+    held = name(timed.spec, max(rules, key=lambda o: timed.dependencies.end[o]))
+    return f"{unit_name(timed.spec, unit)} has its data, but a rule has {held} first"
 
 
-def held_up(known: Waits, rank: int, at: int) -> str:
+def held_up(timed: TimedProgram, rank: int, at: int) -> str:
     """What a unit that has all it needs still waits for."""
-    passage = late(known, rank, at)
-    if passage is None:
+    message = last_message(timed, rank, at)
+    if message is None:
         return "has all that it needs, but a message is not through"
-    what = name(known.spec, passage.result)
-    if passage.source == rank:
-        return f"runs when rank {passage.target} has taken {what}"
-    if passage.posted is None:
-        return f"waits for {what}, on its way from rank {passage.source}"
-    return f"waits for {what} from rank {passage.source}, whose receive was posted late"
+    what = name(timed.spec, message.result)
+    if message.source == rank:
+        return f"runs when rank {message.target} has taken {what}"
+    if message.posted is None:
+        return f"waits for {what}, on its way from rank {message.source}"
+    return f"waits for {what} from rank {message.source}, whose receive was posted late"
 
 
-def late(known: Waits, rank: int, at: int) -> Passage | None:
+def last_message(timed: TimedProgram, rank: int, at: int) -> MessageTiming | None:
     """The message that ends the wait before a unit, if one does."""
-    start = known.units[rank][at].start
-    return next((p for p in known.passages(rank, at) if p.arrived == start), None)
+    start = timed.units[rank][at].start
+    return next(
+        (p for p in timed.messages.waited_for(timed.units[rank], rank, at) if p.arrived == start),
+        None,
+    )

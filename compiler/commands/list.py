@@ -27,7 +27,7 @@ on all ranks, divided by their number; copies: of every weight. Where a file lea
 (v_half), the first one found is listed; `stretto compile` looks for better ones."""
 
 
-class Row(NamedTuple):
+class LibraryRow(NamedTuple):
     name: str
     about: str
     summary: Summary | None
@@ -60,7 +60,7 @@ def run(chosen: Namespace) -> int:
     return 0
 
 
-def none_fits(rows: list[Row]) -> int:
+def none_fits(rows: list[LibraryRow]) -> int:
     """What keeps all from being listed: told once where it is the same of all."""
     reasons = {row.reason for row in rows}
     if len(reasons) == 1:
@@ -72,7 +72,7 @@ def none_fits(rows: list[Row]) -> int:
     return 1
 
 
-def compared(chosen: Namespace) -> Iterator[Row]:
+def compared(chosen: Namespace) -> Iterator[LibraryRow]:
     """Every schedule of the library, compiled; where nobody wrote the order, without a search."""
     for name in library.names():
         source = library.read(name)
@@ -80,9 +80,9 @@ def compared(chosen: Namespace) -> Iterator[Row]:
         try:
             plan = from_schedule(source, chosen, Budget(effort=0))
         except Refused as error:
-            yield Row(name, about, None, Fraction(0), error.diagnostics[0].message)
+            yield LibraryRow(name, about, None, Fraction(0), error.diagnostics[0].message)
         else:
-            yield Row(name, about, of_plan(plan), share(plan), "")
+            yield LibraryRow(name, about, of_plan(plan), share(plan), "")
 
 
 def share(plan: Plan) -> Fraction:
@@ -94,14 +94,14 @@ def share(plan: Plan) -> Fraction:
     return Fraction(max(plan.claims[step].activations) * spec.ranks * len(models), left or 1)
 
 
-def merit(row: Row) -> tuple[bool, float, Fraction, str]:
+def merit(row: LibraryRow) -> tuple[bool, float, Fraction, str]:
     """Those that fit by bubble, then memory."""
     if row.summary is None:
         return (True, 0.0, Fraction(0), row.name)
     return (False, row.summary.bubble, row.share, row.name)
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(row: LibraryRow) -> tuple[str, ...]:
     s = row.summary
     assert s is not None
     gap = "optimal" if s.optimal else percent(s.gap)
@@ -109,7 +109,7 @@ def cells(row: Row) -> tuple[str, ...]:
     return (row.name, *figures, f"{float(row.share):.3g}", str(s.weight_copies), row.about)
 
 
-def listed(row: Row) -> dict[str, object]:
+def listed(row: LibraryRow) -> dict[str, object]:
     if row.summary is None:
         return {"schedule": row.name, "about": row.about, "refused": row.reason}
     return {**msgspec.to_builtins(row.summary), "about": row.about}

@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 
 from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import Spec
 from stretto.compiler.program.timeline import Timed
-from stretto.compiler.show.kinds import KINDS, in_order
+from stretto.compiler.show.kinds import in_order
 from stretto.compiler.show.palette import colour
 from stretto.compiler.show.summary import figures
 from stretto.compiler.show.view import View

@@ -6,7 +6,7 @@ from colorsys import hls_to_rgb
 from functools import cache
 from typing import NamedTuple
 
-from stretto.compiler.show.kinds import KINDS
+from stretto.compiler.show.kinds import STYLES
 
 
 class Colour(NamedTuple):
@@ -30,7 +30,7 @@ class Colour(NamedTuple):
 def colour(kind: str, pipeline: int, chunk: int = 0) -> Colour:
     """The colour of an operation of `kind` on the rank's stage number `chunk` of a pipeline.
     Further pipelines than two take the hues of the first two, turned a little."""
-    hue, lightness, saturation = KINDS[kind].tones[pipeline % 2]
+    hue, lightness, saturation = STYLES[kind].tones[pipeline % 2]
     hue = (hue + 20 * (pipeline // 2)) % 360
     lightness = min(lightness + (0, 9, 17, 24)[min(chunk, 3)], 90)
     rgb = hls_to_rgb(hue / 360, lightness / 100, saturation / 100)

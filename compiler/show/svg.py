@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from stretto.compiler.analysis.idle import Idle, told
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE, show
 from stretto.compiler.program.timeline import Timed
-from stretto.compiler.show.kinds import KINDS, in_order
+from stretto.compiler.show.kinds import in_order
 from stretto.compiler.show.palette import colour
 from stretto.compiler.show.scale import marks
 from stretto.compiler.show.summary import figures

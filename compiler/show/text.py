@@ -20,9 +20,10 @@ from rich.text import Text
 
 from stretto.compiler.analysis.idle import CAUSES, WAITS, Cause, longest, told
 from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE
 from stretto.compiler.program.timeline import Timed
-from stretto.compiler.show.kinds import KINDS, in_order
+from stretto.compiler.show.kinds import in_order
 from stretto.compiler.show.look import Look
 from stretto.compiler.show.palette import Colour, colour
 from stretto.compiler.show.scale import marks
@@ -33,7 +34,7 @@ MOST = 1000  # columns that one would still scroll through
 WIDEST = 6  # columns for the shortest step of the clock, where there is room for more
 
 
-class Scale(NamedTuple):
+class TimeScale(NamedTuple):
     """From ticks to columns."""
 
     ticks: int  # the whole chart
@@ -43,18 +44,18 @@ class Scale(NamedTuple):
         return tick * self.columns // self.ticks
 
 
-class Cell(NamedTuple):
+class ChartCell(NamedTuple):
     character: str
     style: Style | None
 
 
 DIM = Style(dim=True)
-IDLE: dict[Cause, Cell] = {
-    "data": Cell("·", DIM),
-    "memory": Cell("=", DIM),
-    "order": Cell("-", DIM),
-    "channel": Cell("~", DIM),
-    "done": Cell(".", DIM),
+IDLE: dict[Cause, ChartCell] = {
+    "data": ChartCell("·", DIM),
+    "memory": ChartCell("=", DIM),
+    "order": ChartCell("-", DIM),
+    "channel": ChartCell("~", DIM),
+    "done": ChartCell(".", DIM),
 }
 LONGEST = 3  # idle stretches that are told in words
 
@@ -86,13 +87,13 @@ def draw(view: View, look: Look) -> str:
     return printed(lines, look)
 
 
-def fitted(view: View, room: int) -> Scale:
+def fitted(view: View, room: int) -> TimeScale:
     """The widest scale in `room` columns that gives each step of the clock whole columns; if there
     are more steps than columns, one that fills the room."""
     ticks = max(1, view.claims.makespan)
     steps = ticks // step_of(view)
     room = max(room, 10)
-    return Scale(ticks, steps * min(room // steps, WIDEST) if steps <= room else room)
+    return TimeScale(ticks, steps * min(room // steps, WIDEST) if steps <= room else room)
 
 
 def step_of(view: View) -> int:
@@ -101,9 +102,11 @@ def step_of(view: View) -> int:
     return gcd(max(1, view.claims.makespan), *ticks)
 
 
-def row_of(view: View, rank: int, row: int, height: int, scale: Scale, look: Look) -> list[Cell]:
+def row_of(
+    view: View, rank: int, row: int, height: int, scale: TimeScale, look: Look
+) -> list[ChartCell]:
     """One line of a lane: its bars, and where the rank is idle the mark of the cause."""
-    cells = [Cell(" ", None)] * scale.columns
+    cells = [ChartCell(" ", None)] * scale.columns
     for one in view.idle[rank]:
         first, last = scale.column(one.start), scale.column(one.end)
         cells[first:last] = [IDLE[one.cause]] * (last - first)
@@ -114,7 +117,7 @@ def row_of(view: View, rank: int, row: int, height: int, scale: Scale, look: Loo
         first, last = scale.column(bar.start), scale.column(bar.end)
         words = "" if row == 1 and not paired else label(bar, last - first, look)
         style = paint(view, bar) if look.colour else None
-        cells[first:last] = [Cell(c, style) for c in words.ljust(last - first)]
+        cells[first:last] = [ChartCell(c, style) for c in words.ljust(last - first)]
     return cells
 
 
@@ -150,7 +153,7 @@ def paint(view: View, bar: Timed) -> Style:
     return Style(color=f"rgb({ink[0]},{ink[1]},{ink[2]})", bgcolor=str(ground))
 
 
-def joined(cells: Iterable[Cell]) -> Text:
+def joined(cells: Iterable[ChartCell]) -> Text:
     """The cells of a line, neighbours of one style together."""
     text = Text()
     run, style = "", None
@@ -163,7 +166,7 @@ def joined(cells: Iterable[Cell]) -> Text:
     return text
 
 
-def axis(view: View, scale: Scale) -> str:
+def axis(view: View, scale: TimeScale) -> str:
     """Times below the chart, at round distances of at least eight columns."""
     line = ""
     for mark in marks(view.claims.makespan, view.spec.time_unit, max(2, scale.columns // 8)):
@@ -196,7 +199,7 @@ def legend(view: View, look: Look) -> list[Text]:
     return packed(entries, look.width)
 
 
-def hidden(view: View, look: Look, scale: Scale, frame: int) -> str:
+def hidden(view: View, look: Look, scale: TimeScale, frame: int) -> str:
     """What the chart leaves out, and how wide it would have to be, with the columns of the frame
     around it, to show it; "" if nothing."""
     bars = [bar for lane in view.lanes for bar in lane]

@@ -10,9 +10,10 @@ wrongly, is refused here. All rules were tried on torch 2.13.
 from collections.abc import Iterator
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
+from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE, Spec, show
 from stretto.compiler.program.timeline import Timed
-from stretto.compiler.show.kinds import KINDS
+from stretto.compiler.show.kinds import STYLES
 from stretto.compiler.show.view import View
 
 
@@ -45,7 +46,7 @@ def unknown(view: View) -> Iterator[Diagnostic]:
     """Kinds of operation that torch does not have."""
     seen = {bar.operation.kind: bar for lane in view.lanes for bar in reversed(lane)}
     for kind, bar in seen.items():
-        if KINDS[kind].torch is None:
+        if STYLES[kind].torch is None:
             what = show(view.spec, bar.operation)
             why = f"`{what}` is a {KINDS[kind].name}, which it does not know"
             yield refused(why, view.spec, bar.at)
@@ -91,4 +92,4 @@ def cells(lane: tuple[Timed, ...]) -> Iterator[str]:
             continue
         if kind == "I" and stage == 0 and following:
             merged = following.operation == bar.operation._replace(kind="W")
-        yield f"{stage}{KINDS['B' if merged else kind].torch}{microbatch}"
+        yield f"{stage}{STYLES['B' if merged else kind].torch}{microbatch}"

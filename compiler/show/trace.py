@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
+from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE, show
 from stretto.compiler.program.timeline import Timed
-from stretto.compiler.show.kinds import KINDS
-from stretto.compiler.show.view import Message, View
+from stretto.compiler.show.view import ShownMessage, View
 
 Event = dict[str, Any]
 COMPUTE, OVERLAPPED = 1, 2  # tracks of a rank
@@ -90,7 +90,7 @@ def micro(view: View, ticks: int | Fraction) -> int | float:
     return value.numerator if value.denominator == 1 else float(value)
 
 
-def travel(view: View, message: Message, number: int) -> Iterator[Event]:
+def travel(view: View, message: ShownMessage, number: int) -> Iterator[Event]:
     """An arrow from within the slice that made the result to the one that uses it; and where the
     way takes time, a slice of its own on the sending rank."""
     made, used = message.made, message.used

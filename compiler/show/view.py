@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from stretto.compiler.analysis.dependencies import Waits
 from stretto.compiler.analysis.idle import Idle, stretches
+from stretto.compiler.analysis.timed_program import timed_program
 from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.bounds.eval_bound import forwards_bound
 from stretto.compiler.diagnostics.source import Source, Span
 from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.kinds import memory_effect
 from stretto.compiler.problem.spec import NONE, Spec, number
 from stretto.compiler.program.program import (
     Claims,
@@ -37,7 +38,7 @@ class Level(NamedTuple):
     grains: int
 
 
-class Message(NamedTuple):
+class ShownMessage(NamedTuple):
     """A result under way to another rank: made by `made`, usable there at `arrival`, used by
     `used`."""
 
@@ -86,16 +87,16 @@ class View:
     @cached_property
     def idle(self) -> tuple[tuple[Idle, ...], ...]:
         """Every rank's idle stretches, each with its cause, in the words of `explain`."""
-        known = Waits(self.program, self.timeline)
+        known = timed_program(self.program, self.timeline)
         return tuple(tuple(stretches(known, rank)) for rank in range(self.spec.ranks))
 
     @cached_property
-    def messages(self) -> tuple[Message, ...]:
+    def messages(self) -> tuple[ShownMessage, ...]:
         """Every message, by receiving rank, in the order of use."""
         made = {bar.operation: bar for lane in self.lanes for bar in lane}
         arrived = {message[:2]: message.arrived for message in self.timeline.messages}
         return tuple(
-            Message(r.channel, made[r.result], arrived[r.channel, r.result], used)
+            ShownMessage(r.channel, made[r.result], arrived[r.channel, r.result], used)
             for lane, instructions in zip(self.lanes, self.program.ranks, strict=True)
             for r, used in received(lane, instructions)
         )
@@ -163,16 +164,8 @@ def levels(program: Program, lane: Iterable[Timed]) -> tuple[Level, ...]:
 
 def effects(program: Program, bar: Timed) -> Iterator[tuple[int, bool, int]]:
     """What the operation does to its rank's memory: when, whether it takes, and the grains."""
-    pipeline = program.spec.pipelines[bar.operation.pipeline]
-    stage = pipeline.stages[bar.operation.stage]
-    match bar.operation.kind:
-        case "F":
-            yield bar.start, True, stage.activation
-            if pipeline.forward_only or program.name == "eval":
-                yield bar.end, False, -stage.activation
-        case "B":
-            yield bar.end, False, -stage.activation
-        case "I":
-            yield bar.end, False, stage.kept - stage.activation
-        case "W":
-            yield bar.end, False, -stage.kept
+    effect = memory_effect(program.spec, bar.operation, program.name)
+    if effect.alloc:
+        yield bar.start, True, effect.alloc
+    if effect.free:
+        yield bar.end, False, -effect.free

@@ -1,0 +1,91 @@
+"""Program and its Timeline → `MessageTimings`: for every message when it arrived, and after which
+units it was sent and its receive was posted. Times are ticks.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from stretto.compiler.analysis.units import TimedUnit, UnitIndex
+from stretto.compiler.problem.spec import Operation
+from stretto.compiler.program.program import Compute, Program, Receive, Send, Wait
+from stretto.compiler.program.timeline import Timeline
+
+InstructionIndex = tuple[int, int]
+"""An instruction: its rank, and its place in the rank's list."""
+
+
+class MessageTiming(NamedTuple):
+    """A message: whose result, from which rank to which, after which units it is sent and its
+    receive posted (None: before the first), and when it has arrived."""
+
+    result: Operation
+    source: int
+    target: int
+    sent: UnitIndex | None
+    posted: UnitIndex | None
+    arrived: int
+
+
+class MessageTimings:
+    """All messages of a Program, found by the instruction that sends or receives them."""
+
+    def __init__(self, program: Program, timeline: Timeline, unit_of: dict[Operation, UnitIndex]):
+        self.ranks = program.ranks
+        self.unit_of = unit_of
+        self.computes = [[timed.instruction for timed in row] for row in timeline.ranks]
+        self.at = dict(self._matched(program, timeline))
+
+    def waited_for(self, units: list[TimedUnit], rank: int, at: int) -> Iterator[MessageTiming]:
+        """The messages that `rank` waits for between the unit at place `at` of its `units` and the
+        one before: those it receives, and its own that have to be taken first."""
+        first = units[at - 1].operations[-1].instruction + 1 if at else 0
+        for k in range(first, units[at].operations[0].instruction):
+            one = self.ranks[rank][k]
+            if type(one) is Wait:
+                yield from self._begun(rank, k, one.slot)
+
+    def _begun(self, rank: int, end: int, slot: int) -> Iterator[MessageTiming]:
+        """The messages begun on a slot that the wait at place `end` waits for."""
+        for k in range(end - 1, -1, -1):
+            one = self.ranks[rank][k]
+            if type(one) is Wait and one.slot == slot:
+                return
+            if isinstance(one, Send | Receive) and one.slot == slot:
+                yield self.at[rank, k]
+                if isinstance(one, Receive):
+                    return
+
+    def _matched(
+        self, program: Program, timeline: Timeline
+    ) -> Iterator[tuple[InstructionIndex, MessageTiming]]:
+        """Every message twice, by its send and by its receive: the n-th send of a channel meets
+        the n-th receive."""
+        sends: list[list[InstructionIndex]] = [[] for _ in program.channels]
+        posts: list[list[InstructionIndex]] = [[] for _ in program.channels]
+        for rank, row in enumerate(program.ranks):
+            for k, one in enumerate(row):
+                if type(one) is Send:
+                    sends[one.channel].append((rank, k))
+                elif type(one) is Receive:
+                    posts[one.channel].append((rank, k))
+        arrivals: list[list[tuple[Operation, int]]] = [[] for _ in program.channels]
+        for message in timeline.messages:
+            arrivals[message.channel].append((message.operation, message.arrived))
+        for c, (source, target, _) in enumerate(program.channels):
+            for sent, posted, (result, arrived) in zip(
+                sends[c], posts[c], arrivals[c], strict=False
+            ):
+                before, there = self._unit_before(*sent), self._unit_before(*posted)
+                timing = MessageTiming(result, source, target, before, there, arrived)
+                yield sent, timing
+                yield posted, timing
+
+    def _unit_before(self, rank: int, k: int) -> UnitIndex | None:
+        """The unit of the last compute before place `k` of a rank's list."""
+        n = bisect_left(self.computes[rank], k)
+        if not n:
+            return None
+        one = self.ranks[rank][self.computes[rank][n - 1]]
+        assert type(one) is Compute
+        return self.unit_of[one.operation]

@@ -1,0 +1,39 @@
+"""Program → `TimedProgram`: the Program with its clock and with all that its waits are read off:
+the dependencies of its operations, its units, its messages. What `idle` and `critical_path` read.
+"""
+
+from dataclasses import dataclass
+
+from stretto.compiler.analysis.dependencies import Dependencies
+from stretto.compiler.analysis.message_timings import MessageTimings
+from stretto.compiler.analysis.units import TimedUnit, UnitIndex, index_units, timed_units
+from stretto.compiler.problem.spec import Operation, Spec
+from stretto.compiler.program.program import Program
+from stretto.compiler.program.timeline import Timeline
+
+
+@dataclass(frozen=True, slots=True)
+class TimedProgram:
+    """See the module. `units` by rank, in the order they run; `unit_of` finds that of an
+    operation."""
+
+    program: Program
+    timeline: Timeline
+    dependencies: Dependencies
+    units: list[list[TimedUnit]]
+    unit_of: dict[Operation, UnitIndex]
+    messages: MessageTimings
+
+    @property
+    def spec(self) -> Spec:
+        """What the Program carries out."""
+        return self.program.spec
+
+
+def timed_program(program: Program, timeline: Timeline) -> TimedProgram:
+    """The Program with what its waits are read off; `timeline` is its clock."""
+    dependencies = Dependencies(program, timeline)
+    units = timed_units(program, timeline, dependencies)
+    unit_of = index_units(units)
+    messages = MessageTimings(program, timeline, unit_of)
+    return TimedProgram(program, timeline, dependencies, units, unit_of, messages)
