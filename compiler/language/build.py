@@ -46,9 +46,9 @@ def _builder(make: Make, refuse: Check | None, file: str) -> Callable[[Children]
             last = last.span
         span = Span(file, first.line, first.column, last.end_line, last.end_column)
         if refuse is not None:
-            found = tuple(refuse(children, span))
-            if found:
-                raise Refusal(found)
+            found = refuse(children, span)
+            if found and (mistakes := tuple(found)):
+                raise Refusal(mistakes)
         return make(children, span)
 
     return build
@@ -176,6 +176,10 @@ def _number(children: Children, span: Span) -> s.Number:
     return s.Number(int(value) if value == int(value) else value, span)
 
 
+def _name(children: Children, span: Span) -> s.Name:
+    return s.Name(str(children[0]), span)
+
+
 def _parenthesis(children: Children, span: Span) -> s.Expression:
     """The expression itself, with the parentheses inside its span."""
     of: s.Expression = children[1]
@@ -262,6 +266,7 @@ WRITTEN_OUT: dict[str, Make] = {
     "sum": _chain,
     "product": _chain,
     "number": _number,
+    "name": _name,  # as `fill` would, in a third of its time
     "parenthesis": _parenthesis,
     "mention": _mention,
     "exact": _mention,

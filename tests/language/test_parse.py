@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from lark import Lark
+from lark.parsers.lalr_analysis import Shift
 from msgspec import Struct
 
 from stretto import grammar
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.language import explain, lookahead
 from stretto.compiler.language import syntax as s
 from stretto.compiler.language.build import NODES, builders
 from stretto.compiler.language.hints import HINTS
@@ -127,6 +129,22 @@ def test_every_rule_of_the_grammar_is_built_and_every_node_is_made() -> None:
     classes = {v for v in vars(s).values() if isinstance(v, type) and issubclass(v, Struct)}
     made = {*NODES.values(), s.Word, s.Chain}  # of tokens; by `sum` and `product`
     assert classes - {Struct, s.Schedule, s.CostFile} == made
+
+
+def test_what_is_said_of_mistakes_knows_the_words_of_the_grammar() -> None:
+    """The words that begin a statement of a list are those that the parser takes there."""
+    first: dict[str, set[str]] = {rule: set() for rule in lookahead.LISTED}
+    states = grammar.parser(builders("x.pipe")).parse_interactive("", start="schedule")
+    for actions in states.parser_state.parse_conf.states.values():
+        kinds = {k for k, (action, _) in actions.items() if k.isupper() and action is Shift}
+        words = {w for kind in kinds for w in ("FBIW" if kind == "KIND" else (kind.lower(),))}
+        for rule in lookahead.LISTED & actions.keys():
+            first[rule] |= words - {"semicolon", "rbrace"}
+    assert set().union(*first.values()) == lookahead.STARTS
+    assert first["property"] - first["statement"] == explain.PROPERTIES
+    assert first["step"] - first["statement"] == explain.STEPS
+    name = re.search(r"^NAME: /\(\?!\((.*?)\)\\b", grammar.grammar(), re.MULTILINE)
+    assert name and set(name[1].split("|")) == explain.RESERVED
 
 
 def test_the_kept_table_is_the_grammars() -> None:
