@@ -148,6 +148,7 @@ class Version(Action):
     """`--version`: looked up only when it is asked for."""
 
     def __call__(self, parser: ArgumentParser, *_: object) -> None:
+        """Print the version and exit."""
         from importlib.metadata import version
 
         print(f"stretto {version('stretto')}")

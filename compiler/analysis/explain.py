@@ -14,7 +14,7 @@ from stretto.compiler.program.program import Program
 from stretto.compiler.program.timeline import Timeline, time
 
 
-class Relaxed(Struct, frozen=True):
+class Gain(Struct, frozen=True):
     """What would be gained if a demand were eased, found by solving again: the value of what is
     minimized, before and after, in the units of the file."""
 
@@ -26,7 +26,7 @@ class Relaxed(Struct, frozen=True):
 class Explanation(Struct, frozen=True):
     """`first`, `last`: the stretch of time that the chain explains; all of the makespan, or the
     longest span and the `rank` that has it. `idle[rank][cause]`: ticks. `stretches`: the longest
-    ones first. `relaxed`: the largest gain first. `notes`: what else is to be said of these."""
+    ones first. `gains`: the largest gain first. `notes`: what else is to be said of these."""
 
     makespan: int
     first: int
@@ -35,7 +35,7 @@ class Explanation(Struct, frozen=True):
     chain: tuple[Link, ...]
     idle: tuple[dict[Cause, int], ...]
     stretches: tuple[Idle, ...]
-    relaxed: tuple[Relaxed, ...] = ()
+    gains: tuple[Gain, ...] = ()
     notes: tuple[str, ...] = ()
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from stretto.compiler.analysis.explain import Explanation, Relaxed
+from stretto.compiler.analysis.explain import Explanation, Gain
 from stretto.compiler.analysis.reoptimize import Units, better, least, timed, units_of
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.problem.expand import expand
@@ -27,29 +27,30 @@ from stretto.compiler.program.program import Program
 from stretto.compiler.program.timeline import time
 
 CANDIDATES = 3
-"""So many ranks, transfers and rules are tried at most."""
+"""At most so many ranks, so many transfers and so many rules are tried."""
 
-LEAST = 0.3
-"""Seconds below which a search is not worth its beginning."""
+SHORTEST = 0.3
+"""Seconds; a shorter search is not begun."""
 
 
-AGAIN = "nothing eased, but searched again"
+SEARCHED_AGAIN = "nothing eased, but searched again"
 
 
 class Easing(NamedTuple):
-    """A Spec with less to keep to; whether its order is searched for, or stays and is timed."""
+    """A Spec with one demand eased, in words `what`. `search`: whether to look for an order of it,
+    or to keep the Program's order and time it again."""
 
     what: str
     spec: Spec
     search: bool
 
 
-def relaxed(
+def what_would_help(
     program: Program,
     explained: Explanation,
     budget: Budget,
     tell: Callable[[str], None] = lambda words: None,
-) -> tuple[tuple[Relaxed, ...], tuple[str, ...]]:
+) -> tuple[tuple[Gain, ...], tuple[str, ...]]:
     """The easings that gain something, the largest gain first, and what else is to be said. The
     budget's seconds are shared out among them; where it has an effort, each gets that and no clock
     is looked at. `program.spec.written` must hold what was written of an order that the compiler
@@ -59,30 +60,30 @@ def relaxed(
     if written:
         spec = replace(spec, written=())
     ways = list(_easings(explained, program, spec, written))
-    hunted = Hunted(units, budget, len(ways), tell)
-    now, gains = _now(program, spec, hunted, bool(ways) and not written)
+    trials = EasingTrials(units, budget, len(ways), tell)
+    now, gains = _baseline(program, spec, trials, bool(ways) and not written)
     try:
         for easing in ways:
-            after = hunted.value(easing, now)
+            after = trials.value(easing, now)
             if after is not None and after < now:
-                gains.append(Relaxed(easing.what, now, after))
+                gains.append(Gain(easing.what, now, after))
     except KeyboardInterrupt:
         pass
     gains.sort(key=lambda one: (one.after, one.before))
-    tried = {*hunted.useless, *hunted.missed, *(gain.what for gain in gains)}
-    without = [one.what for one in ways if one.what not in tried and one.what in hunted.tried]
-    hunted.missed += [one.what for one in ways if one.what not in {*tried, *without}]
-    return tuple(gains), tuple(_notes(spec, hunted, without))
+    tried = {*trials.useless, *trials.missed, *(gain.what for gain in gains)}
+    without = [one.what for one in ways if one.what not in tried and one.what in trials.tried]
+    trials.missed += [one.what for one in ways if one.what not in {*tried, *without}]
+    return tuple(gains), tuple(_notes(spec, trials, without))
 
 
-def _notes(spec: Spec, hunted: "Hunted", without: list[str]) -> Iterator[str]:
+def _notes(spec: Spec, trials: "EasingTrials", without: list[str]) -> Iterator[str]:
     """What was no gain, and why it was none."""
-    if hunted.useless:
-        yield f"no gain, as the lower bound shows: {'; '.join(hunted.useless)}"
+    if trials.useless:
+        yield f"no gain, as the lower bound shows: {'; '.join(trials.useless)}"
     if without:
         yield f"no gain was found: {'; '.join(without)}"
-    if hunted.missed:
-        yield f"not tried, for want of time (see --time-limit): {'; '.join(hunted.missed)}"
+    if trials.missed:
+        yield f"not tried, for want of time (see --time-limit): {'; '.join(trials.missed)}"
     if spec.jitter[0]:
         yield "these are times without jitter"
 
@@ -96,30 +97,30 @@ def _of_step(program: Program) -> Spec:
     return replace(spec, pipelines=lines, rules=(), written=())
 
 
-def _now(
-    program: Program, spec: Spec, hunted: "Hunted", search: bool
-) -> tuple[Fraction, list[Relaxed]]:
+def _baseline(
+    program: Program, spec: Spec, trials: "EasingTrials", search: bool
+) -> tuple[Fraction, list[Gain]]:
     """The value that easings are measured against: the plan's, or what is found without easing
     anything."""
     timeline = time(program)
     ticks = timeline.span if spec.minimize == "span" else timeline.makespan
     now, gains = Fraction(ticks, spec.time_unit), []
-    free = Fraction(timed(hunted.units, expand(spec)), spec.time_unit)
+    free = Fraction(timed(trials.units, expand(spec)), spec.time_unit)
     if free < now:
-        gains.append(Relaxed("receives posted as early as they can be of use", now, free))
+        gains.append(Gain("receives posted as early as they can be of use", now, free))
         now = free
     if search:
-        again = Easing(AGAIN, spec, True)
-        after = hunted.value(again, now)
-        hunted.useless, hunted.missed = [], []
+        again = Easing(SEARCHED_AGAIN, spec, True)
+        after = trials.value(again, now)
+        trials.useless, trials.missed = [], []
         if after is not None and after < now:
             if not spec.jitter[0]:
-                gains.append(Relaxed(AGAIN, now, after))
+                gains.append(Gain(SEARCHED_AGAIN, now, after))
             now = after
     return now, gains
 
 
-class Hunted:
+class EasingTrials:
     """Shares the budget out among what is still to be tried. `tried`, all that was; `useless`, what
     a bound shows to gain nothing; `missed`, what there was no time for."""
 
@@ -144,7 +145,7 @@ class Hunted:
         seconds = self.budget.seconds
         if self.budget.effort is None:
             seconds = (self.end - monotonic()) / (self.left + 1)
-            if seconds < LEAST:
+            if seconds < SHORTEST:
                 self.missed.append(easing.what)
                 return None
         self.tell(easing.what)

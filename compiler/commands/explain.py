@@ -64,7 +64,7 @@ SECONDS = 3.0
 def of_plan(chosen: Namespace) -> int:
     """The critical chain, idle time by its cause, and what easing a demand would gain."""
     from stretto.compiler.analysis.explain import explain
-    from stretto.compiler.analysis.what_if import relaxed
+    from stretto.compiler.analysis.what_if import what_would_help
     from stretto.compiler.show.explanation import data, text
 
     seconds = SECONDS if chosen.time_limit is None else float(chosen.time_limit)
@@ -74,10 +74,10 @@ def of_plan(chosen: Namespace) -> int:
     teller = Trying()
     budget = Budget(seconds, effort=chosen.effort, seed=chosen.seed, progress=teller.compiling)
     try:
-        gains, notes = relaxed(with_written(plan, program), found, budget, teller)
+        gains, notes = what_would_help(with_written(plan, program), found, budget, teller)
     finally:
         teller.clear()
-    found = msgspec.structs.replace(found, relaxed=gains, notes=notes)
+    found = msgspec.structs.replace(found, gains=gains, notes=notes)
     if chosen.json:
         print(msgspec.json.encode(data(program.spec, found)).decode())
     else:
@@ -107,6 +107,7 @@ class Trying(Teller):
     """Tells what is being tried, on stderr, once it has lasted two seconds."""
 
     def __call__(self, what: Progress | str) -> None:
+        """Tell what is being tried, if that has lasted two seconds."""
         if monotonic() < self.next:
             return
         if self.terminal:

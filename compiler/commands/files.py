@@ -37,10 +37,12 @@ def is_plan(name: str) -> bool:
 
 
 def begins_plan(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a plan: JSON or gzip."""
     return head[:1] == b"{" or is_gzip(head)
 
 
 def is_gzip(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is gzip (RFC 1952)."""
     return head[:2] == b"\x1f\x8b"
 
 
@@ -98,6 +100,7 @@ def schedule(name: str) -> Source:
 
 
 def decoded(name: str, data: bytes) -> str:
+    """The bytes of the file `name` as text. Raises `Unusable` if too large or no UTF-8."""
     if len(data) > LARGEST_TEXT:
         raise Unusable(f"`{name}` is larger than {LARGEST_TEXT >> 20} MiB")
     try:
@@ -127,6 +130,7 @@ def unknown(name: str) -> str:
 
 
 def neighbours(folder: Path) -> Iterator[Path]:
+    """The files of a folder; none where it cannot be read."""
     with suppress(OSError):
         yield from (entry for entry in folder.iterdir() if entry.is_file())
 

@@ -28,6 +28,9 @@ on all ranks, divided by their number; copies: of every weight. Where a file lea
 
 
 class LibraryRow(NamedTuple):
+    """A schedule of the library at the size that was asked for. Where it refuses that size there is
+    no `summary`, but a `reason`. `share`: see the text below the table."""
+
     name: str
     about: str
     summary: Summary | None
@@ -102,6 +105,7 @@ def merit(row: LibraryRow) -> tuple[bool, float, Fraction, str]:
 
 
 def cells(row: LibraryRow) -> tuple[str, ...]:
+    """The row as texts, in the columns of `HEAD`."""
     s = row.summary
     assert s is not None
     gap = "optimal" if s.optimal else percent(s.gap)
@@ -110,6 +114,7 @@ def cells(row: LibraryRow) -> tuple[str, ...]:
 
 
 def listed(row: LibraryRow) -> dict[str, object]:
+    """The row as an object of `list --json`."""
     if row.summary is None:
         return {"schedule": row.name, "about": row.about, "refused": row.reason}
     return {**msgspec.to_builtins(row.summary), "about": row.about}

@@ -117,8 +117,8 @@ def _slow(plan: Plan) -> None:
 
 
 def searching(chosen: Namespace) -> Budget:
-    """The budget that the flags give. A Ctrl-C ends the search of a command that goes on with the
-    best order so far; one that has more to do after it, it ends as a whole."""
+    """The budget that the flags give. On Ctrl-C most commands go on with the best order so far;
+    `run` and `explain` exit."""
     teller = Teller()
     return Budget(
         seconds=30.0 if chosen.time_limit is None else float(chosen.time_limit),
@@ -142,6 +142,7 @@ class Teller:
         self.written = False
 
     def __call__(self, now: Progress) -> None:
+        """Show the progress of the search, where it is due."""
         if not now.best:
             self.line(f"{now.engine} …")
             return
@@ -162,6 +163,7 @@ class Teller:
             print(f"\r\x1b[K{words}", end="", file=sys.stderr, flush=True)
 
     def interrupted(self) -> None:
+        """Say that a Ctrl-C has ended the search."""
         self.clear()
         files.say("interrupted: the best order so far is kept")
 

@@ -70,6 +70,7 @@ def run(chosen: Namespace) -> int:
 
 
 def original(name: str) -> str:
+    """The text of the library's schedule of this name. Raises `Unusable` if there is none."""
     if library.has(name):
         return library.read(name).text
     near = nearest(name, library.names())

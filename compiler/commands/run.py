@@ -127,6 +127,7 @@ class Training:
         return code if code >= 0 else 128 - code
 
     def end(self, number: int, _: object) -> None:
+        """Note the signal `number`, the first that comes, and pass it on."""
         if not self.ended:
             self.ended = number
             self.pass_on()
@@ -139,6 +140,7 @@ class Training:
             signal.alarm(PATIENCE)
 
     def kill(self, *_: object) -> None:
+        """End a training that has not ended in time, with all its processes."""
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)

@@ -33,7 +33,7 @@ def explain(problem: Problem) -> Diagnostic:
     something, and so on round. Operations without an order each wait for themselves.
     """
     stuck = _Stuck(problem)
-    words = _Explanation(stuck, stuck.circle())
+    words = _Sentences(stuck, stuck.circle())
     return Diagnostic(
         code="deadlock",
         message=words.message(),
@@ -118,7 +118,7 @@ def _shortest(graph: "nx.DiGraph[tuple[int, ...]]", tries: int = 100) -> list[tu
 # ---------------------------------------------------------------------------- words
 
 
-class _Explanation:
+class _Sentences:
     """The sentences about one circle. Each of its waits is for something that is held up at the
     next: `holders[k]` is what waits there."""
 

@@ -32,6 +32,7 @@ EDGES = {
 
 
 def draw(view: View) -> str:
+    """The graph as a `.dot` file."""
     graph = dependencies(view)
     lines = [
         f"digraph {quoted(view.spec.name)} {{",
@@ -71,6 +72,7 @@ def units(lane: tuple[Timed, ...]) -> Iterator[Unit]:
 
 
 def cluster(view: View, graph: Any, rank: int) -> Iterator[str]:
+    """The operations of one rank, as a cluster."""
     yield f'  subgraph cluster_{rank} {{ label="rank {rank}"; color="#9aa4b2";'
     for node, data in graph.nodes(data=True):
         if data["rank"] == rank:
@@ -84,5 +86,6 @@ def cluster(view: View, graph: Any, rank: int) -> Iterator[str]:
 
 
 def quoted(text: str) -> str:
+    """A text between quotes, as Graphviz reads it."""
     escaped = printable(text).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -31,9 +31,9 @@ def text(spec: Spec, explained: Explanation) -> str:
     if explained.stretches:
         parts.append(["", "the longest idle stretches"])
         parts.append([f"  {_stretch(spec, one, line)}" for one in explained.stretches])
-    if explained.relaxed or explained.notes:
+    if explained.gains or explained.notes:
         parts.append(["", "what would help"])
-        parts.append([f"  {r.what}: {r.before} → {r.after}" for r in explained.relaxed])
+        parts.append([f"  {r.what}: {r.before} → {r.after}" for r in explained.gains])
         parts.append([f"  ({note})" for note in explained.notes])
     return "\n".join(line for part in parts for line in part)
 
@@ -113,7 +113,7 @@ def data(spec: Spec, explained: Explanation) -> dict[str, Any]:
         "stretches": [timed(one) for one in explained.stretches],
         "relaxed": [
             {"what": r.what, "before": exact(r.before), "after": exact(r.after)}
-            for r in explained.relaxed
+            for r in explained.gains
         ],
         "notes": list(explained.notes),
     }

@@ -25,6 +25,7 @@ from stretto.compiler.show.view import View
 
 
 def draw(view: View) -> str:
+    """The page."""
     here = files("stretto.compiler.show")
     code = here.joinpath("page.js").read_text("utf-8")
     parts = {
@@ -85,10 +86,12 @@ def legend(spec: Spec, kind: str, pipeline: int) -> str:
 
 
 def chunk(view: View, bar: Timed) -> int:
+    """The place of the operation's stage among those of its pipeline on the same rank."""
     return view.chunks[bar.operation.pipeline, bar.operation.stage]
 
 
 def packed(view: View, bar: Timed, places: dict[str, int]) -> list[Any]:
+    """A bar as `page.js` reads it: an array of its figures, -1 for what there is not."""
     kind, pipeline, stage, microbatch, slice_, _ = bar.operation
     span = view.span(bar)
     source = places.get(span.file, -1) if span else -1

@@ -36,6 +36,7 @@ def draw(view: View) -> str:
 
 
 def entry(view: View, bar: Timed) -> dict[str, Any]:
+    """A bar of the timeline as an object."""
     kind, pipeline, stage, microbatch, slice_, part = bar.operation
     span = view.span(bar)
     return {
@@ -65,6 +66,7 @@ def stretch(view: View, one: Idle) -> dict[str, Any]:
 
 
 def given(index: int) -> int | None:
+    """An index as JSON has it: `null` where there is none."""
     return None if index == NONE else index
 
 

@@ -37,6 +37,7 @@ class Summary(Struct, frozen=True):
 def summarize(
     program: Program, claims: Claims, bound: Bound, engine: str, plan_hash: str
 ) -> Summary:
+    """The figures of one Program with these claims, this bound, this engine and the plan's hash."""
     spec = program.spec
     reached = claims.span if spec.minimize == "span" else claims.makespan
     return Summary(
@@ -122,6 +123,7 @@ def table(s: Summary) -> str:
 
 
 def largest(s: Summary) -> int | str:
+    """The most activations that a rank holds, in the units of the file."""
     return max(s.peak_activations, key=Fraction)
 
 
@@ -137,4 +139,5 @@ def runs(values: tuple[int | str, ...]) -> str:
 
 
 def percent(part: float) -> str:
+    """A part of 1 as `4.8 %`."""
     return f"{100 * part:.1f} %"

@@ -86,6 +86,7 @@ def escape(text: str) -> str:
 
 
 def refuse_too_many(view: View) -> None:
+    """Raises `Rejected` where there are more than `MOST` operations."""
     bars = sum(map(len, view.lanes))
     if bars > MOST:
         raise Rejected(
@@ -114,10 +115,12 @@ def paints(view: View) -> set[str]:
 
 
 def swatch(kind: str, pipeline: int, chunk: int) -> str:
+    """The class of a colour in the picture's style."""
     return f"{kind}{pipeline}-{chunk}"
 
 
 def heading(view: View) -> Iterator[str]:
+    """The schedule's name and figures."""
     s = view.summary
     yield f'<text class="name" x="{PAD}" y="27">{escape(s.schedule)}</text>'
     yield f'<text class="figures" x="{PAD}" y="46">{escape(figures(s))}</text>'
@@ -125,6 +128,7 @@ def heading(view: View) -> Iterator[str]:
 
 
 def axis(view: View, bottom: int) -> Iterator[str]:
+    """The grid of times and their labels, below the last lane at `bottom` (pixels)."""
     for mark in marks(view.claims.makespan, view.spec.time_unit, 14):
         at = x(view, mark)
         yield f'<path class="grid" d="M{at} {TOP - 4}V{bottom}"/>'
@@ -138,6 +142,7 @@ def across(view: View, tick: int) -> int:
 
 
 def x(view: View, tick: int) -> str:
+    """Where a tick lies, from the left edge of the picture, in pixels."""
     return hundredths(across(view, tick))
 
 
@@ -147,6 +152,7 @@ def hundredths(n: int) -> str:
 
 
 def lane(view: View, rank: int) -> Iterator[str]:
+    """All of one rank: its name, bars, idle stretches, curve of activations and peak."""
     top = TOP + rank * (LANE + CURVE + GAP)
     width = WIDTH - LEFT - RIGHT
     yield f'<text class="rank" x="{PAD}" y="{top + LANE // 2 + 4}">rank {rank}</text>'
@@ -191,6 +197,7 @@ def drawn(view: View, bar: Timed, top: int) -> Iterator[str]:
 
 
 def tip(view: View, bar: Timed) -> str:
+    """What is told of a bar to whoever hovers it: name, times and line."""
     words = f"{show(view.spec, bar.operation)}   {view.time(bar.start)} to {view.time(bar.end)}"
     span = view.span(bar)
     return f"{words}\n{span.file}:{span.line}" if span else words

@@ -41,10 +41,13 @@ class TimeScale(NamedTuple):
     columns: int
 
     def column(self, tick: int) -> int:
+        """The column in which a tick lies."""
         return tick * self.columns // self.ticks
 
 
 class ChartCell(NamedTuple):
+    """One character of the chart, and how it is coloured."""
+
     character: str
     style: Style | None
 
@@ -241,6 +244,7 @@ def packed(entries: list[Text], width: int) -> list[Text]:
 
 
 def printed(lines: Iterable[Text], look: Look) -> str:
+    """The lines as one text, with colour codes if the look has colour."""
     out = StringIO()
     console = Console(
         file=out,

@@ -73,6 +73,7 @@ def misordered(view: View) -> Iterator[Diagnostic]:
 
 
 def refused(why: str, spec: Spec, at: int) -> Diagnostic:
+    """The diagnostic that torch's CSV cannot hold the schedule, with a label at `spans[at]`."""
     return Diagnostic(
         "not-in-torch",
         f"torch's CSV cannot hold this schedule: {why}",

@@ -38,6 +38,7 @@ def draw(view: View) -> str:
 
 
 def of_rank(view: View, rank: int) -> Iterator[Event]:
+    """The names, slices and counters of one rank."""
     stages = sorted(
         {
             (p, s)
@@ -63,10 +64,12 @@ def of_rank(view: View, rank: int) -> Iterator[Event]:
 
 
 def named(rank: int, what: str, name: str, track: int = 0) -> Event:
+    """The event that names a process or a track."""
     return {"ph": "M", "name": what, "pid": rank + 1, "tid": track, "args": {"name": name}}
 
 
 def slice_of(view: View, bar: Timed, rank: int) -> Event:
+    """The slice of one operation."""
     span = view.span(bar)
     return {
         "ph": "X",
@@ -81,6 +84,7 @@ def slice_of(view: View, bar: Timed, rank: int) -> Event:
 
 
 def track(bar: Timed) -> int:
+    """The track of its rank on which an operation is drawn."""
     return OVERLAPPED if bar.unit != NONE and bar.operation.kind != "F" else COMPUTE
 
 

@@ -50,6 +50,8 @@ class ShownMessage(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
+    """One Program of a plan, laid out in time: see the module. `hash` is the plan's."""
+
     program: Program
     timeline: Timeline
     claims: Claims
@@ -65,6 +67,7 @@ class View:
 
     @property
     def spec(self) -> Spec:
+        """What the Program carries out."""
         return self.program.spec
 
     def time(self, ticks: int) -> int | str:
@@ -103,6 +106,7 @@ class View:
 
     @cached_property
     def summary(self) -> Summary:
+        """The figures of the Program."""
         return summarize(self.program, self.claims, self.bound, self.engine, self.hash)
 
     @cached_property

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from stretto.compiler.analysis.explain import Explanation, explain
-from stretto.compiler.analysis.what_if import relaxed
+from stretto.compiler.analysis.what_if import what_would_help
 from stretto.compiler.cli import main
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order.arrange import arrange
@@ -239,7 +239,7 @@ def peak(spec: Spec, row: list[Operation]) -> int:
 def test_a_halved_transfer_is_timed_anew() -> None:
     """GPipe on two ranks: one transfer there and one back are on the chain."""
     made = program(specs.ordered(specs.linear(2, 2, transfer=3), specs.gpipe))
-    found, _ = relaxed(made, explain(made), Budget(effort=0))
+    found, _ = what_would_help(made, explain(made), Budget(effort=0))
     now = Fraction(time(made).makespan)
     assert [(one.what, now - one.after) for one in found] == [
         ("all transfers halved", 3),
@@ -257,7 +257,7 @@ def test_more_memory_is_solved_again() -> None:
     made = msgspec.structs.replace(
         made, spec=msgspec.structs.replace(made.spec, order=("", ""), written=())
     )
-    found, _ = relaxed(made, explain(made), Budget(effort=0))
+    found, _ = what_would_help(made, explain(made), Budget(effort=0))
     gains = {one.what: one.before - one.after for one in found}
     assert gains["one more activation on every rank"] > 0
     assert found == tuple(sorted(found, key=lambda one: one.after))
