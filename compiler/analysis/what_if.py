@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from stretto.compiler.analysis.explain import Explanation, Gain
+from stretto.compiler.analysis.explanation import Explanation, Gain
 from stretto.compiler.analysis.reoptimize import Units, better, least, timed, units_of
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.problem.expand import expand

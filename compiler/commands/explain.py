@@ -63,7 +63,7 @@ SECONDS = 3.0
 
 def of_plan(chosen: Namespace) -> int:
     """The critical chain, idle time by its cause, and what easing a demand would gain."""
-    from stretto.compiler.analysis.explain import explain
+    from stretto.compiler.analysis.explanation import explain
     from stretto.compiler.analysis.what_if import what_would_help
     from stretto.compiler.show.explanation import data, text
 

@@ -12,8 +12,9 @@ from importlib import import_module
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import ProgramName
 from stretto.compiler.show.look import Look
+from stretto.compiler.show.summary import Summary, summarize
 
-__all__ = ["FORMATS", "Look", "draw", "format_of"]
+__all__ = ["FORMATS", "Look", "Summary", "draw", "format_of", "summarize"]
 
 FORMATS = {
     # name of the format: its module here, the suffix of a file that asks for it

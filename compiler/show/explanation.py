@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from stretto.compiler.analysis.critical_path import Link
-from stretto.compiler.analysis.explain import Explanation
+from stretto.compiler.analysis.explanation import Explanation
 from stretto.compiler.analysis.idle import CAUSES, WAITS, Idle, told
 from stretto.compiler.diagnostics.wording import columns
 from stretto.compiler.problem.spec import Spec, number

@@ -12,7 +12,7 @@ from random import Random
 import msgspec
 import pytest
 
-from stretto.compiler.analysis.explain import Explanation, explain
+from stretto.compiler.analysis.explanation import Explanation, explain
 from stretto.compiler.analysis.what_if import what_would_help
 from stretto.compiler.cli import main
 from stretto.compiler.diagnostics.diagnostic import Rejected

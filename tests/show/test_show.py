@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from stretto.compiler.analysis.explain import explain
+from stretto.compiler.analysis.explanation import explain
 from stretto.compiler.analysis.idle import WAITS, told
 from stretto.compiler.bounds.bound import bound
 from stretto.compiler.diagnostics.diagnostic import Rejected
