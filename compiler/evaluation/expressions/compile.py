@@ -24,7 +24,6 @@ from stretto.compiler.evaluation.expressions.values import (
     PipelineValue,
     computed,
     describe,
-    exact,
     is_number,
     number,
     truth,
@@ -346,6 +345,3 @@ def _length(e: s.Call, scope: Scope) -> Code | None:
             place = found.slot
             return lambda env: len(env[place].items)
     return None
-
-
-__all__ = ["compile_expression", "compile_whole", "exact"]
