@@ -120,6 +120,7 @@ class Lines:
         return line
 
     def refuse(self, code: str, words: str) -> NoReturn:
+        """Raise `Rejected` for the line that was begun last."""
         raise Rejected([self.diagnostic(code, words)])
 
     def diagnostic(self, code: str, words: str) -> Diagnostic:

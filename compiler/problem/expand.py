@@ -19,7 +19,7 @@ from stretto.compiler.problem.topology import Topology
 def expand(spec: Spec) -> Problem:
     """The Problem of the Spec. Raises `Rejected`: `deadlock`, `no-such-operation` (a rule)."""
     problem, table = _operations(spec)
-    edges = _Edges(problem)
+    edges = _EdgeLists(problem)
     _data(Topology(spec), table, edges)
     index = (
         {operation: i for i, operation in enumerate(problem.operations)}
@@ -46,7 +46,7 @@ class _Table:
     weight: list[list[list[tuple[int, int]]]] = field(default_factory=list)
 
 
-class _Edges:
+class _EdgeLists:
     """The edge lists of a Problem under construction."""
 
     def __init__(self, problem: Problem):
@@ -142,7 +142,7 @@ def _written_backwards(
 # ---------------------------------------------------------------------------- edges
 
 
-def _data(topology: Topology, table: _Table, edges: _Edges) -> None:
+def _data(topology: Topology, table: _Table, edges: _EdgeLists) -> None:
     """The edges along which activations and gradients flow, and those between the operations of a
     stage."""
     for p, pipeline in enumerate(topology.spec.pipelines):
@@ -155,7 +155,7 @@ def _data(topology: Topology, table: _Table, edges: _Edges) -> None:
                     edges.add(backward[q][t], backward[p][s], EdgeKind.GRADIENT, ticks_back)
 
 
-def _inside(slices: int, table: _Table, p: int, s: int, edges: _Edges) -> None:
+def _inside(slices: int, table: _Table, p: int, s: int, edges: _EdgeLists) -> None:
     """The edges between the operations of one stage."""
     forward, backward = table.forward[p][s], table.backward[p][s]
     edges.add(forward if backward else (), backward, EdgeKind.LOCAL)
@@ -169,7 +169,7 @@ def _inside(slices: int, table: _Table, p: int, s: int, edges: _Edges) -> None:
         edges.add(later, [i - 1 for i in later], EdgeKind.SLICE)
 
 
-def _rules(spec: Spec, index: dict[Operation, int], edges: _Edges) -> None:
+def _rules(spec: Spec, index: dict[Operation, int], edges: _EdgeLists) -> None:
     """The edges of the author's rules. `B` also means I and W where they replace it: what comes
     after both comes after W, and what both come after, I comes after."""
     wrong: dict[int, list[Operation]] = {}  # by the rule's text
@@ -197,7 +197,7 @@ def _missing(spec: Spec, at: int, operations: list[Operation]) -> Diagnostic:
     )
 
 
-def _orders(spec: Spec, index: dict[Operation, int], problem: Problem, edges: _Edges) -> None:
+def _orders(spec: Spec, index: dict[Operation, int], problem: Problem, edges: _EdgeLists) -> None:
     """The edges of the written orders: each unit comes after the one before it."""
     tail, head = [], []
     for units in spec.written:

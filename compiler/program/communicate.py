@@ -85,7 +85,7 @@ def _reductions(spec: Spec) -> tuple[Reduction, ...]:
     return tuple(found)
 
 
-class _Lane:
+class _ListLayout:
     """What is to stand where in one rank's list."""
 
     def __init__(self, lane: Lane):
@@ -113,7 +113,7 @@ def _lists(
     for rank, lane in enumerate(order.lanes):
         assert (lane.rank, lane.stream) == (rank, 0), "one lane for every rank"
     number = {channel: k for k, channel in enumerate(table)}
-    lanes = [_Lane(lane) for lane in order.lanes]
+    lanes = [_ListLayout(lane) for lane in order.lanes]
     for own, row in zip(lanes, outputs(order, times, edges, number, slots), strict=True):
         for output in row:
             own.made[output.result] = output
@@ -147,7 +147,7 @@ def _reads(problem: Problem, edges: list[DataEdge]) -> list[tuple[int, ...]]:
     return [tuple(uses) for uses in found]
 
 
-def _number(own: _Lane) -> None:
+def _number(own: _ListLayout) -> None:
     """Give every result a slot: first those received, then those made here. Within a unit, in
     time: 0 posts, 1 waits and frees before it, 2 and 3 its operations, 4 frees after it."""
     results, lifetimes = [], []
@@ -167,7 +167,7 @@ def _number(own: _Lane) -> None:
     own.slot.update((i, many + n) for i, n in zip(results, numbers, strict=True))
 
 
-def _list(problem: Problem, own: _Lane, reads: list[tuple[int, ...]]) -> list[Instruction]:
+def _list(problem: Problem, own: _ListLayout, reads: list[tuple[int, ...]]) -> list[Instruction]:
     """One rank's instructions, without the sums at its end."""
     operations, slot, made, received = problem.operations, own.slot, own.made, own.received
     found: list[Instruction] = []

@@ -52,6 +52,7 @@ def flow(problem: Problem) -> list[DataEdge]:
 
 
 def traffic(why: EdgeKind) -> Traffic:
+    """What travels along an edge of `flow`."""
     return "activation" if why is EdgeKind.ACTIVATION else "gradient"
 
 

@@ -22,6 +22,8 @@ from stretto.compiler.problem.spec import show as show
 
 
 class Channel(NamedTuple):
+    """One directed pair of ranks and one kind of traffic between them."""
+
     source: int
     target: int
     traffic: Traffic

@@ -44,6 +44,7 @@ class Ledger:
 
     @staticmethod
     def of(program: Program, obligations: Obligations) -> "Ledger":
+        """One for this Program in which nothing is written yet."""
         many = len(program.channels)
         return Ledger(
             many,

@@ -65,12 +65,14 @@ class Wording:
         )
 
     def at(self, place: Location) -> str:
+        """The place and what stands there: `rank 2, instruction 17: wait for slot 3`."""
         rank, i = place
         instruction = self.program.ranks[rank][i]
         of = " of the evaluation" if self.program.name == "eval" else ""
         return f"rank {rank}, instruction {i}{of}: {self.instruction(instruction, place)}"
 
     def instruction(self, instruction: Instruction, place: Location) -> str:
+        """The instruction in words."""
         match instruction:
             case Compute():
                 return self.operation(instruction.operation)
@@ -112,9 +114,11 @@ class Wording:
         return name(self.program.spec, operation)
 
     def reduction(self, reduction: Reduction) -> str:
+        """The sum in words, with the copies that it is over."""
         return f"sum of the gradients of {self.copies(reduction.copies)}"
 
     def copies(self, copies: Iterable[Copy]) -> str:
+        """The copies of a stage: `stage 0 of main (rank 1), stage 0 of back (rank 2)`."""
         pipelines = self.program.spec.pipelines
         named = (
             f"stage {s} of {pipelines[p].name if 0 <= p < len(pipelines) else f'pipeline {p}'} "
@@ -139,6 +143,7 @@ class Wording:
 
 
 def name(spec: Spec, operation: Operation) -> str:
+    """The operation as in `F main[0, 3]`; by its numbers where the Spec has no such pipeline."""
     if 0 <= operation.pipeline < len(spec.pipelines):
         text = show(spec, operation)
     else:

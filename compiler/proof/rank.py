@@ -2,8 +2,8 @@
 brings the result it names (whether it does is for `prove` to compare, channel by channel).
 
 Shown here: each operation is one of this rank's obligations, comes once and after what it needs on
-this rank (`Progress`), reads exactly the results that it needs and leaves its own where somebody
-needs it; slots are used rightly (`Slots`); overlapped units are legal (`Overlap`); gradients are
+this rank (`done`), reads exactly the results that it needs and leaves its own where somebody needs
+it; slots are used rightly (`slots`); overlapped units are legal (`overlapped`); gradients are
 summed after the last of them. Counted on the way: the peaks. What the rank has in common with
 others comes out as a list of events and in the `Ledger`.
 """
@@ -21,14 +21,14 @@ from stretto.compiler.program.program import (
     Send,
     Wait,
 )
+from stretto.compiler.proof.done import DoneOperations
 from stretto.compiler.proof.findings import RankFindings
 from stretto.compiler.proof.kinds import KINDS
 from stretto.compiler.proof.ledger import MEET, POSTED, SENT, WAIT, Events, Ledger, RankTrace
 from stretto.compiler.proof.memory import Memory
 from stretto.compiler.proof.messages import Wording
 from stretto.compiler.proof.obligations import Obligation, Obligations
-from stretto.compiler.proof.overlap import Overlap
-from stretto.compiler.proof.progress import Progress
+from stretto.compiler.proof.overlapped import OverlappedUnits
 from stretto.compiler.proof.slots import Slots
 
 
@@ -56,8 +56,8 @@ class _Walk:
         self.program, self.obligations, self.rank, self.ledger = program, obligations, rank, ledger
         self.findings = RankFindings(rank, ledger, words)
         self.events = Events([], [])
-        self.progress = Progress(obligations, rank, ledger, self.findings)
-        self.overlap = Overlap(obligations, self.events, self.findings)
+        self.done = DoneOperations(obligations, rank, ledger, self.findings)
+        self.overlap = OverlappedUnits(obligations, self.events, self.findings)
         self.slots = Slots(self.findings)
         self.memory = Memory(obligations.spec, rank)
         self.activations = {k for k, kind in KINDS.items() if kind.leaves == "activation"}
@@ -133,7 +133,7 @@ def compute(walk: _Walk, i: int, one: Compute) -> None:
     if one.stream != 0:
         fault("unknown-stream", i, f"stream {one.stream} is not known to this version")
     opened = walk.overlap.open
-    new = walk.progress.mark(i, operation, obligation, opened and opened.first.operation)
+    new = walk.done.mark(i, operation, obligation, opened and opened.first.operation)
     if new and walk.obligations.across:
         walk.marks.setdefault(walk.overlap.event, []).append(operation)
     walk.read(i, one, obligation)
@@ -199,8 +199,8 @@ def reduce(walk: _Walk, i: int, one: Reduce) -> None:
     elif walk.rank not in [copy.rank for copy in copies]:
         fault("wrong-sum", i, "this rank has none of the copies")
     for copy in copies:
-        if copy.rank == walk.rank and walk.progress.left.get(copy[:2], 0):
-            missing = walk.progress.left[copy[:2]]
+        if copy.rank == walk.rank and walk.done.left.get(copy[:2], 0):
+            missing = walk.done.left[copy[:2]]
             where = walk.findings.words.copies([copy])
             fault("wrong-sum", i, f"{missing} weight gradients of {where} come later")
     walk.reduced.add(number)

@@ -8,7 +8,7 @@ from stretto.compiler.proof.ledger import Ledger
 from stretto.compiler.proof.obligations import Obligation, Obligations
 
 
-class Progress:
+class DoneOperations:
     """The rank's entries in the ledger's table of what was done. `left`: for every stage of the
     rank the weight gradients that are still to come. `alike`: by what they leave, the bits of kinds
     that may stand for each other in another slice, as I and B."""

@@ -20,7 +20,7 @@ class OpenUnit(NamedTuple):
     event: int
 
 
-class Overlap:
+class OverlappedUnits:
     """The unit that is open, if one is, and the units so far."""
 
     def __init__(self, obligations: Obligations, events: Events, findings: RankFindings):
