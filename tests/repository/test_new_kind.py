@@ -84,8 +84,8 @@ def checksums() -> Iterator[Checksums]:
         ),
         "interpreter": (interpreter.OPERATIONS, checksum),
         "picture": (
-            pictures.KINDS,
-            KindStyle(NAME, "checksum", (Tone(130, 50, 70), Tone(100, 50, 60)), None),
+            pictures.STYLES,
+            KindStyle((Tone(130, 50, 70), Tone(100, 50, 60))),
         ),
     }
     for table, row in rows.values():
@@ -206,7 +206,7 @@ def test_the_proof_refuses_a_plan_that_is_wrong_about_it(
 
 def test_afterwards_it_is_unknown(tmp_path: Path) -> None:
     """The tables are as they were, and a plan that has it is refused."""
-    tables = kinds.KINDS, obligations.KINDS, interpreter.OPERATIONS, pictures.KINDS
+    tables = kinds.KINDS, obligations.KINDS, interpreter.OPERATIONS, pictures.STYLES
     assert [list(table) for table in tables] == [["F", "B", "I", "W"]] * 4
     path = tmp_path / "plan"
     write_plan(plan_of(spec()), path)
