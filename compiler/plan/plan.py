@@ -3,7 +3,7 @@
 The first line is the header, one line per rank follows; `docs/json.md` has the keys. Canonical
 means keys sorted, no blanks, numbers and texts written one way, so that equal plans are equal
 bytes on every machine and the hash of the header line, in which every other line's digest stands,
-is the plan's. `plan_file` writes and reads the lines, packed where the name ends in `.gz`: a rank
+is the plan's. `lines` writes and reads them, packed where the name ends in `.gz`: a rank
 reads the header, hops to its own line, and reads nothing else.
 
 Reading is strict: what is not, byte for byte, a plan that this version would write is refused with

@@ -208,7 +208,11 @@ def _needs(why: EdgeKind, waiting: Operation) -> str:
         case EdgeKind.GRADIENT:
             return "needs the gradient of"
         case EdgeKind.LOCAL:
-            return "needs its own" if waiting.kind == "W" else "is the backward of"
+            return (
+                "is the backward of"
+                if KINDS[waiting.kind].leaves == "gradient"
+                else "needs its own"
+            )
         case EdgeKind.SLICE:
             return "needs the slice next to it,"
         case EdgeKind.RULE:

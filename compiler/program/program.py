@@ -1,7 +1,7 @@
 """`Program`: for every rank the list of instructions that it runs, top to bottom.
 
-The table of instructions with the effect of each is `docs/instructions.md`; whoever adds one
-touches `communicate` (which emits it), `prove` (which checks it) and the executor (which runs it).
+The table of instructions with the effect of each is `docs/instructions.md`; where a new one is
+entered, CONTRIBUTING says.
 
 A *slot* is a numbered place on a rank for one result in transit: a received activation or
 gradient, or an output until it was sent or handed on. A *channel* is one directed pair of ranks

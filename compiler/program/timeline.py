@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.spec import NONE, Costs, Operation, show
+from stretto.compiler.problem.topology import Topology
 from stretto.compiler.program.program import Compute, Free, Program, Receive, Reduce, Send, Wait
 
 
@@ -106,11 +107,11 @@ class _Clock:
 
     def __init__(self, program: Program):
         spec = program.spec
-        transfer = {(t.source, t.target): t.ticks for t in spec.transfers}
+        topology = Topology(spec)
         self.program = program
         self.costs = Costs(spec)
         self.queues = [
-            _ChannelState(transfer.get((c.source, c.target), 0), [], [], [], [])
+            _ChannelState(topology.transfer(c.source, c.target), [], [], [], [])
             for c in program.channels
         ]
         self.members = [{c.rank for c in r.copies} for r in program.reductions]

@@ -13,9 +13,9 @@ from stretto.compiler.evaluation import Settings, evaluate
 from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order.arrange import Budget, arrange
 from stretto.compiler.problem.expand import expand
-from stretto.compiler.problem.spec import NONE, Operation, Spec
+from stretto.compiler.problem.spec import Operation, Spec
 from stretto.compiler.program.communicate import communicate
-from stretto.compiler.program.program import Compute, Program
+from stretto.compiler.program.program import Program
 from stretto.compiler.proof.prove import prove
 
 FOLDER = Path(next(iter(schedules.__path__)))
@@ -79,17 +79,8 @@ def figures(spec: Spec) -> Figures:
 
 def sequences(spec: Spec) -> list[list[Unit]]:
     """For every rank the units that its instruction list runs, in order."""
-    lists = []
-    for instructions in program(spec).ranks:
-        units: list[list[Operation]] = []
-        number = NONE
-        for compute in instructions:
-            if not isinstance(compute, Compute):
-                continue
-            if compute.unit != NONE and compute.unit == number:
-                units[-1].append(compute.operation)
-            else:
-                units.append([compute.operation])
-            number = compute.unit
-        lists.append([tuple(unit) for unit in units])
-    return lists
+    compiled = program(spec)
+    return [
+        [tuple([one.operation for one in unit]) for unit in compiled.units(rank)]
+        for rank in range(spec.ranks)
+    ]
