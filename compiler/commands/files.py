@@ -54,7 +54,8 @@ def is_stream(name: str) -> bool:
 
 @cache
 def streamed(name: str) -> bytes:
-    """All that comes, up to what a file of its kind may have and one byte more."""
+    """All that comes, up to what a file of its kind may have and one byte more. Raises `Unusable`
+    where nothing can be read."""
     if name == "-" and sys.stdin is None:
         raise Unusable("standard input is closed")
     with guarded(name), open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
@@ -85,7 +86,7 @@ def plan_file(name: str) -> Iterator[str]:
 
 def schedule(name: str) -> Source:
     """The text of a schedule: of the file `name`, of standard input for `-`, else of the library's
-    schedule of this name."""
+    schedule of this name. Raises `Unusable` where there is none or it cannot be read."""
     if name == "-":
         return Source("<stdin>", decoded(name, streamed(name)))
     if is_stream(name):
@@ -147,7 +148,7 @@ def write(name: str, data: str) -> None:
 
 @contextmanager
 def guarded(name: str) -> Iterator[None]:
-    """What the operating system refuses, in a sentence."""
+    """What the operating system refuses, in a sentence: raises `Unusable` for an `OSError`."""
     try:
         yield
     except BrokenPipeError:

@@ -49,7 +49,8 @@ def _refuse_flags(name: str, chosen: Namespace) -> None:
 
 
 def from_plan(name: str) -> Plan:
-    """A plan that was read is only well formed: prove it before anything is said of it."""
+    """A plan that was read is only well formed: prove it before anything is said of it. Raises
+    `Refused`."""
     sources: tuple[Source, ...] = ()
     try:
         with files.plan_file(name) as path, files.guarded(name):
@@ -66,7 +67,7 @@ def from_schedule(
     source: Source, chosen: Namespace, budget: Budget, forward_only: bool = False
 ) -> Plan:
     """Compiles. The plan knows its texts by their last names, so that it is the same wherever it
-    is made; diagnostics show them by the path that was given."""
+    is made; diagnostics show them by the path that was given. Raises `Refused`."""
     from stretto.compiler.driver import compile_text, renamed
     from stretto.compiler.evaluation import Settings
     from stretto.compiler.language.parse import parse_costs

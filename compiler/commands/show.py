@@ -49,7 +49,8 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
-    """Draw the schedule or plan, to stdout or a file."""
+    """Draw the schedule or plan, to stdout or a file. Raises `Refused` where the format cannot
+    hold it."""
     format = chosen.format or named(chosen.output or "")
     plan = load(chosen.file, chosen)
     name: ProgramName = "eval" if chosen.eval else step_of(plan)

@@ -93,7 +93,7 @@ class StageModule:
 
     def save(self, given: ForwardInput, output: Any, loss: Tensor | None) -> ForwardOutput:
         """Saves what the backward needs, and nothing else; the output is returned without its
-        graph. Raises as `forward`."""
+        graph. Raises `PipelineError`, as `forward`."""
         result = flat(output, f"`{self.name}`") if self.sends else ()
         if given.target is not None and (not isinstance(loss, Tensor) or loss.numel() != 1):
             raise PipelineError("the loss function must give a tensor with one number")
