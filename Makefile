@@ -6,8 +6,14 @@ CONSTRAINTS ?= constraints.txt
 RUN          = $(VENV)/bin
 STAMP        = $(VENV)/.installed
 EXTRAS       = run,solve,test,lint,docs
+# Tests run in this many processes. Ranks wait for each other and a search is given seconds: on a
+# machine with more cores more workers are faster, with fewer cores than workers they disturb those.
+WORKERS     ?= 2
+# One call and one closing line: the tests that start ranks are one group (`xdist_group`), which a
+# worker runs one by one while the other runs what computes. Alone, `pytest FILE` has no workers.
+PYTEST       = $(RUN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help install demo test test-full fuzz lint docs docs-current lock clean
+.PHONY: help install demo test test-full coverage fuzz lint docs docs-current lock clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,10 +33,13 @@ demo: $(STAMP)  ## DualPipe from a page of text to a trained step, on four CPU r
 	@$(RUN)/python examples/demo.py
 
 test: $(STAMP)  ## the test suite
-	$(RUN)/python -m pytest -m 'not full'
+	$(PYTEST) -m 'not full'
 
 test-full: $(STAMP)  ## the test suite with its sweeps
-	$(RUN)/python -m pytest
+	$(PYTEST)
+
+coverage: $(STAMP)  ## the test suite, and which lines it ran, processes that it starts included
+	$(PYTEST) -m 'not full' --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
 
 fuzz: $(STAMP)  ## random files against the language, for as long as it takes (FUZZ=20000)
 	FUZZ=$(or $(FUZZ),20000) $(RUN)/python -m pytest --timeout=0 -W ignore tests/evaluation/test_fuzz.py \

@@ -1,11 +1,22 @@
-"""Options of the test suite."""
+"""Options of the test suite, and the order of its tests where they run beside each other."""
+
+import os
 
 import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-cases`."""
     parser.addoption(
         "--update-cases",
         action="store_true",
         help="write the expected texts in tests/cases/ anew; the diff is then read like code",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Searches first: on a new machine their loops are compiled, for most of a minute, by one
+    worker, while the other is busy with the group of ranks, which xdist starts first because it is
+    the largest."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.parent.name != "order")

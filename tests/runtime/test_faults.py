@@ -17,6 +17,8 @@ from stretto.runtime import Executor
 from tests.support.ranks import Outcome, run
 from tests.support.training import Layer, batch, built, compiled, loss, spec_of
 
+pytestmark = pytest.mark.xdist_group("ranks")  # one after the other: they wait for each other
+
 PLAN = {"ranks": 3, "microbatches": 4}
 
 

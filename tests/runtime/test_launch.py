@@ -22,6 +22,8 @@ from tests.support.paths import ROOT
 from tests.support.ranks import run
 from tests.support.training import compiled, spec_of
 
+pytestmark = pytest.mark.xdist_group("ranks")  # one after the other: they wait for each other
+
 GPT = str(ROOT / "examples/gpt.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 

@@ -15,6 +15,8 @@ from stretto.runtime.transport.nccl import Nccl
 from tests.support.ranks import run
 from tests.support.training import Layer, batch, built, compiled, loss, seed_of, spec_of
 
+pytestmark = pytest.mark.xdist_group("ranks")  # one after the other: they wait for each other
+
 SCHEDULES: list[Any] = [
     ("gpipe", {"ranks": 4, "microbatches": 8}),
     ("one_f_one_b", {"ranks": 4, "microbatches": 8}),
