@@ -3,12 +3,14 @@ that it is sent; a rule between two ranks holds in every run only where some cha
 from the earlier operation to the later one. By the clock alone it would hold by luck."""
 
 from itertools import product
+from typing import Literal
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.order import Order
 from stretto.compiler.order.earliest_start import Earliest
+from stretto.compiler.problem.kinds import half
 from stretto.compiler.problem.problem import EdgeKind
-from stretto.compiler.problem.spec import NONE, Kind, Operation, show
+from stretto.compiler.problem.spec import NONE, Operation, show
 
 
 def unenforced(order: Order, times: Earliest) -> list[Diagnostic]:
@@ -32,15 +34,15 @@ def unenforced(order: Order, times: Earliest) -> list[Diagnostic]:
                 broken[problem.operations[a], problem.operations[b]] = a, b
     found: dict[int, list[tuple[int, int]]] = {}  # by the rule's text
     for rule in problem.spec.rules:
-        for earlier, later in product(_stands_for(rule.earlier, "W"), _stands_for(rule.later, "I")):
+        for earlier, later in product(_meant(rule.earlier, "last"), _meant(rule.later, "first")):
             if (earlier, later) in broken:
                 found.setdefault(rule.at, []).append(broken[earlier, later])
     return [_unheard(order, at, pairs) for at, pairs in found.items()]
 
 
-def _stands_for(operation: Operation, half: Kind) -> tuple[Operation, ...]:
-    """What a rule may mean by the operation: itself, or the half of a B that was split."""
-    return (operation, operation._replace(kind=half)) if operation.kind == "B" else (operation,)
+def _meant(operation: Operation, which: Literal["first", "last"]) -> list[Operation]:
+    """What a rule may mean by the operation: itself, or the half of it where it was split."""
+    return list(dict.fromkeys((operation, half(operation, which))))
 
 
 def _unheard(order: Order, at: int, pairs: list[tuple[int, int]]) -> Diagnostic:
