@@ -18,7 +18,7 @@ from stretto.compiler.commands.load import Teller, load, searching
 from stretto.compiler.diagnostics.codes import CODES, complete
 from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.diagnostics.suggest import nearest
-from stretto.compiler.order.budget import Budget, Progress
+from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import Program
 from stretto.compiler.show.summary import step_of
@@ -106,7 +106,7 @@ def with_written(plan: Plan, program: Program) -> Program:
 class Trying(Teller):
     """Tells what is being tried, on stderr, once it has lasted two seconds."""
 
-    def __call__(self, what: Progress | str) -> None:
+    def __call__(self, what: SearchProgress | str) -> None:
         """Tell what is being tried, if that has lasted two seconds."""
         if monotonic() < self.next:
             return
@@ -115,7 +115,7 @@ class Trying(Teller):
         else:
             files.say(f"trying: {what}")
 
-    def compiling(self, now: Progress) -> None:
+    def compiling(self, now: SearchProgress) -> None:
         """Only the word that loops are compiled: what is tried has been told."""
         if not now.best:
             self.line(f"{now.engine} …")

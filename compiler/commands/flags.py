@@ -8,7 +8,8 @@ import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from fractions import Fraction
 
-ENGINES = ("library", "list", "alternating", "offsets", "periodic", "anneal", "cpsat")
+from stretto.compiler.order.engines.table import BY_NAME, NAMES
+
 NARROWEST = 40  # columns in which a text picture can still be read
 ONE_EACH = "one --set for each value"
 FILE = "a schedule or plan; `-` for standard input"
@@ -63,7 +64,9 @@ def add_search(parser: ArgumentParser) -> None:
         help="stop within this fraction of the lower bound (0.02 is 2 %%; default 0, beyond "
         "100 000 operations 0.002)",
     )
-    flags.add_argument("--engine", choices=ENGINES, help="run only this engine (default: all)")
+    flags.add_argument(
+        "--engine", type=_engine, choices=NAMES, help="run only this engine (default: all)"
+    )
     flags.add_argument(
         "--seed", type=natural, default=0, metavar="N", help="random seed of the search (default 0)"
     )
@@ -155,3 +158,9 @@ def wide(text: str) -> int:
     if number < NARROWEST:
         raise ArgumentTypeError(f"a picture needs {NARROWEST} columns at least")
     return number
+
+
+def _engine(text: str) -> str:
+    """The name of the engine that this, its name or another word for it, stands for; what stands
+    for none as it is, for argparse to refuse."""
+    return BY_NAME[text].name if text in BY_NAME else text

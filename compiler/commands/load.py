@@ -13,7 +13,7 @@ from stretto.compiler.commands.flags import without_effect
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.order import WRITTEN
-from stretto.compiler.order.budget import Budget, Progress
+from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.plan.plan import Plan, read_plan
 from stretto.compiler.proof.prove import prove_all
 from stretto.compiler.show.summary import percent, step_of
@@ -142,7 +142,7 @@ class Teller:
         self.next = monotonic() + 2
         self.written = False
 
-    def __call__(self, now: Progress) -> None:
+    def __call__(self, now: SearchProgress) -> None:
         """Show the progress of the search, where it is due."""
         if not now.best:
             self.line(f"{now.engine} …")

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import NamedTuple
 
 
-class Progress(NamedTuple):
+class SearchProgress(NamedTuple):
     """What a search has to say while it runs: the engine at work, the best value so far and the
     proven bound (ticks of what is minimized), and the seconds it may still take. `best` is 0
     before the first order: then `engine` says what is being done instead."""
@@ -20,14 +20,14 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """`seconds` of wall-clock time at most. `effort`, where given, counts work instead: the same
-    number gives the same order on every machine, and 0 means no search at all, only known
-    schedules and lists. `gap`: good enough when the value is proven this close to the bound; None:
-    when it meets it, or for very large steps comes close (`hunt.ENOUGH`).
-    `engine` names the only one to use. `cache` allows results of an equal Problem to be taken
-    from, and left for, another run. `progress` is told of every step. `interrupted`, where given,
-    is told of a Ctrl-C that finds something found: the search then ends with the best so far.
-    Without it, and before anything was found, `KeyboardInterrupt` goes on its way."""
+    """`seconds` of wall-clock time at most. `effort`, where given, is a deterministic budget in
+    units of work instead: the same number gives the same order on every machine, and 0 means no
+    search at all, only published schedules and lists. `gap`: good enough when the value is proven
+    this close to the bound; None: when it meets it, or for very large steps comes close
+    (`search_state.ENOUGH`). `engine`: run only this one. `cache` allows results of an equal Problem
+    to be taken from, and left for, another run. `progress` is told of every step. `interrupted`,
+    where given, is called on Ctrl-C once an order exists: the search then ends with the best so
+    far. Without it, and before there is an order, `KeyboardInterrupt` is raised."""
 
     seconds: float = 30.0
     effort: int | None = None
@@ -35,7 +35,7 @@ class Budget:
     gap: Fraction | None = None
     engine: str | None = None
     cache: bool = False
-    progress: Callable[[Progress], None] | None = None
+    progress: Callable[[SearchProgress], None] | None = None
     interrupted: Callable[[], None] | None = None
 
     def deadline(self) -> float:

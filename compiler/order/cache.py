@@ -1,7 +1,7 @@
 """Orders that were found before, by the Problem and what was asked of the search, so that compiling
-again is instant. A word that is read here is not trusted: it is checked like any other order (what
-a search proved of it is believed). Nothing that goes wrong with the files is an error; then there
-is just no memory.
+again is instant. What is read here is not trusted: it is checked like any other order (what a
+search proved of it is believed). Nothing that goes wrong with the files is an error; then there is
+just no memory.
 """
 
 import json
@@ -17,13 +17,13 @@ from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.kernels.jit import cache_home
 from stretto.compiler.problem.problem import Problem
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Remembered(NamedTuple):
-    """A flat word, its engine, what was proven of it, and how long was searched for it."""
+    """A flat sequence, its engine, what was proven of it, and how long was searched for it."""
 
-    word: list[int]
+    sequence: list[int]
     engine: str
     proven: int
     seconds: float
@@ -35,8 +35,8 @@ def recall(problem: Problem, budget: Budget) -> Remembered | None:
         return None
     with suppress(OSError, ValueError, TypeError, KeyError):
         found = json.loads(_path(problem, budget).read_text())
-        word = [int(u) for u in found["word"]]
-        return Remembered(word, str(found["engine"]), int(found["proven"]), found["seconds"])
+        sequence = [int(u) for u in found["sequence"]]
+        return Remembered(sequence, str(found["engine"]), int(found["proven"]), found["seconds"])
     return None
 
 

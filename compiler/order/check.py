@@ -1,5 +1,5 @@
-"""Order → what it comes to, by operations and edges alone: nothing here knows of letters or words,
-so that whatever an engine made is checked by something that it does not share."""
+"""Order → what it comes to, by operations and edges alone: nothing here knows of op classes or
+sequences, so that whatever an engine made is checked by something that it does not share."""
 
 from dataclasses import dataclass
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from stretto.compiler.order import Order
 from stretto.compiler.problem.problem import EdgeKind
 from stretto.compiler.problem.spec import NONE, Costs
+from stretto.compiler.problem.topological import topological
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,13 @@ def earliest(order: Order) -> Earliest:
             if len(unit) == 1
             else costs.unit(tuple(operations[i] for i in unit))
         )
-    after: list[list[tuple[int, int]]] = [[] for _ in units]
+    heads: list[list[int]] = [[] for _ in units]
+    lags: list[list[int]] = [[] for _ in units]
     waits = [0] * len(units)
     for number in range(1, len(units)):
         if units[number - 1][0] == units[number][0]:
-            after[number - 1].append((number, 0))
+            heads[number - 1].append(number)
+            lags[number - 1].append(0)
             waits[number] = 1
     ordered = EdgeKind.ORDER
     for a, b, lag, why in zip(problem.tail, problem.head, problem.lag, problem.why, strict=True):
@@ -49,18 +52,16 @@ def earliest(order: Order) -> Earliest:
             continue  # the lanes have them
         u, v = unit_of[a], unit_of[b]
         if u >= 0 and v >= 0:
-            after[u].append((v, lag))
+            heads[u].append(v)
+            lags[u].append(lag)
             waits[v] += 1
     start = [0] * len(units)
-    sequence = [u for u, many in enumerate(waits) if not many]
-    for u in sequence:  # grows while it is read
+    sequence = topological(heads, waits)
+    for u in sequence:
         end = start[u] + ticks[u]
-        for v, lag in after[u]:
+        for v, lag in zip(heads[u], lags[u], strict=True):
             if end + lag > start[v]:
                 start[v] = end + lag
-            waits[v] -= 1
-            if not waits[v]:
-                sequence.append(v)
     if len(sequence) < len(units):
         raise ValueError("this order can never finish; whoever made it had to see to that")
     sequence.sort(key=start.__getitem__)  # keeps the sequence of those that start together

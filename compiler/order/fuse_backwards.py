@@ -1,5 +1,5 @@
-"""A Problem with some of its split backwards run whole: an engine that overlaps a forward with a
-whole backward decides so for single micro-batches."""
+"""A Problem with some of its split backwards run in full: an engine that overlaps a forward with a
+full backward decides so for single micro-batches."""
 
 from collections.abc import Mapping
 
@@ -7,26 +7,26 @@ from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import Costs
 
 
-def merged(problem: Problem, together: Mapping[int, int]) -> tuple[Problem, list[int]]:
-    """The Problem in which every I of `together` and its W are one B, and the new number of each
+def fuse_backwards(problem: Problem, full: Mapping[int, int]) -> tuple[Problem, list[int]]:
+    """The Problem in which every I of `full` and its W are one B, and the new number of each
     old operation. The edges of either are the B's."""
-    if not together:
+    if not full:
         return problem, list(range(len(problem.operations)))
     spec, costs = problem.spec, Costs(problem.spec)
-    gone = set(together.values())
+    gone = set(full.values())
     new = [0] * len(problem.operations)
     kept: list[int] = []
     for i in range(len(problem.operations)):
         if i not in gone:
             new[i] = len(kept)
             kept.append(i)
-    for i, w in together.items():
+    for i, w in full.items():
         new[w] = new[i]
     operations = [
-        problem.operations[i]._replace(kind="B") if i in together else problem.operations[i]
+        problem.operations[i]._replace(kind="B") if i in full else problem.operations[i]
         for i in kept
     ]
-    give = [problem.free[i] + (problem.free[together[i]] if i in together else 0) for i in kept]
+    free = [problem.free[i] + (problem.free[full[i]] if i in full else 0) for i in kept]
     edges = [
         (new[a], new[b], lag, why)
         for a, b, lag, why in zip(problem.tail, problem.head, problem.lag, problem.why, strict=True)
@@ -40,7 +40,7 @@ def merged(problem: Problem, together: Mapping[int, int]) -> tuple[Problem, list
             stream=[problem.stream[i] for i in kept],
             duration=[costs.of(operation) for operation in operations],
             alloc=[problem.alloc[i] for i in kept],
-            free=give,
+            free=free,
             overlaps_with=[problem.overlaps_with[i] for i in kept],
             at=[problem.at[i] for i in kept],
             tail=[a for a, _, _, _ in edges],

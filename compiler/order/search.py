@@ -1,135 +1,130 @@
 """Problem → Order, where nobody wrote it: engines in the order that pays, the best result checked.
 
-Known schedules that fit come first, so that no order found is worse; then list schedules, offset
-search, periodic steady states, annealing, CP-SAT. With the extra `solve` installed the loops are
-compiled and CP-SAT is there; without it the same engines run in plain Python, and find less.
+Published schedules that fit come first, so that no order found is worse; the other engines and
+their steps stand in `engines/table`. With the extra `solve` installed the loops are compiled and
+CP-SAT is there; without it the same engines run in plain Python, and find less.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from time import monotonic
 
 from stretto.compiler.bounds.bound import bound
 from stretto.compiler.order import Order
-from stretto.compiler.order.budget import Budget
+from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.order.cache import Remembered, recall, remember
 from stretto.compiler.order.check import check
-from stretto.compiler.order.engines.restarts import polish, robust
-from stretto.compiler.order.engines.run import (
-    alternate,
-    exact,
-    library,
-    lists,
-    offsets,
-    paces,
-    periodic,
-    warm,
-)
-from stretto.compiler.order.kernels.instance import model
-from stretto.compiler.order.kernels.sequences import complete, order_of
-from stretto.compiler.order.search_state import Found, Hunt, Stop, hunt
+from stretto.compiler.order.engines.restarts import robust
+from stretto.compiler.order.engines.table import ENGINES, SearchStep, engine, phases
+from stretto.compiler.order.kernels.instance import instance_of
+from stretto.compiler.order.kernels.jit import fast, kept
+from stretto.compiler.order.kernels.sequences import complete, order_of, sequence_of
+from stretto.compiler.order.search_state import Incumbent, SearchDone, SearchState, start_search
 from stretto.compiler.problem.problem import Problem
-
-ENGINES = (
-    "library",
-    "list",
-    "alternating",
-    "offsets",
-    "periodic",
-    "anneal",
-    "cpsat",
-)
-ROUNDS = 3
-LONG = 2000  # operations, beyond which annealing whole words gets slow
-SMALL = 250  # operations, of which CP-SAT proves most
+from stretto.compiler.problem.spec import Operation
 
 
 def search(problem: Problem, budget: Budget) -> Order:
     """The best Order that the budget allows. Raises `LookupError` if none was found at all,
-    and `KeyboardInterrupt` where a Budget's `interrupted` does not take it."""
+    `KeyError` for an engine that there is not, and `KeyboardInterrupt` where the Budget's
+    `interrupted` does not take it."""
     began = monotonic()
+    if budget.engine is not None:
+        budget = replace(budget, engine=engine(budget.engine).name)
     jitter = problem.spec.jitter[0] > 0 and budget.effort != 0 and budget.engine is None
     half = replace(budget, seconds=budget.seconds / 2) if jitter else budget
     least = bound(problem)
-    found = hunt(model(problem), half, least.ticks)
+    state = start_search(instance_of(problem), half, least.ticks)
     old = recall(problem, budget)
     best = None
     try:
-        if old is not None and complete(found.t, old.word):
-            found.proven = old.proven
-            found.offer(old.word, old.engine)
-        if not found.found or old is None or old.seconds < budget.seconds:
-            warm(found)
-            _engines(found)
+        if old is not None and complete(state.t, old.sequence):
+            state.proven = old.proven
+            state.submit(old.sequence, old.engine)
+        if not state.incumbents or old is None or old.seconds < budget.seconds:
+            warm(state)
+            run_engines(state)
         elif jitter:
-            best = found.best
-    except Stop:
+            best = state.best
+    except SearchDone:
         pass
     except KeyboardInterrupt:
-        found.interrupt()
-        best = found.best
-    if not found.found:
+        state.interrupt()
+        best = state.best
+    if not state.incumbents:
         raise LookupError("no order was found")
     if jitter and best is None:
-        best = robust(found, budget)
-    best = best or found.best
-    order = order_of(found.model, found.t, best.word, best.engine, found.proven)
-    outcome = check(order)
-    if (outcome.span if found.span else outcome.makespan) != best.value:
-        raise RuntimeError("two ways to time an order disagree")
+        best = robust(state, budget)
+    best = best or state.best
+    order = _checked(state, best)
     seconds = budget.seconds
-    if found.interrupted:
+    if state.interrupted:
         seconds = max(monotonic() - began, old.seconds if old is not None else 0.0)
-    if not found.interrupted or budget.effort is None:  # an effort means the same everywhere
-        _keep(problem, budget, best, found.proven, min(seconds, budget.seconds))
+    if not state.interrupted or budget.effort is None:  # an effort means the same everywhere
+        _keep(problem, budget, best, state.proven, min(seconds, budget.seconds))
     return replace(order, bound=least)
 
 
-def _keep(problem: Problem, budget: Budget, best: Found, proven: int, seconds: float) -> None:
-    word = [int(u) for u in best.word]
-    remember(problem, budget, Remembered(word, best.engine, proven, seconds))
+def improve(
+    problem: Problem, start: Sequence[Sequence[tuple[Operation, ...]]], budget: Budget
+) -> Order | None:
+    """The best Order that a short search finds from `start`, the units of every rank in the order
+    they run; None if there is none. What finds most in a short time: priority search where ranks
+    have several stages, and annealing. Raises `KeyboardInterrupt`."""
+    instance = instance_of(problem)
+    state = start_search(instance, budget, bound(problem).ticks)
+    warm(state)
+    several = any(many > 1 for many in state.t.stages_on)
+    steps = (
+        [SearchStep("offsets", 0.4), SearchStep("anneal")] if several else [SearchStep("anneal")]
+    )
+    try:
+        stages = {stage: g for g, stage in enumerate(instance.stages)}
+        sequence = sequence_of(state.t, stages, start)
+        if sequence is not None:
+            state.submit(sequence, "start")
+        _run(state, [SearchStep("library"), SearchStep("list")])
+        _run(state, steps if state.incumbents and budget.effort != 0 else [])
+    except SearchDone:
+        pass
+    return _checked(state, state.best) if state.incumbents else None
 
 
-def _engines(found: Hunt) -> None:
-    """Run what the budget names (with what it needs to start from), or everything that pays."""
-    only = found.budget.engine
-    if only in (None, "library", "anneal", "cpsat"):
-        library(found)
-    if only in (None, "list", "anneal", "cpsat"):
-        lists(found)
-    small = found.model.size <= SMALL
-    if only is None and small and found.found and found.budget.effort != 0:
-        exact(found, 0.3)  # most close at once
-    if only in (None, "alternating"):
-        alternate(found, 1.0 if only else 0.6 if found.model.size > LONG else 0.3)
-    if found.budget.effort == 0 and only in (None, "library", "list", "alternating"):
-        if only is None and _crowded(found):
-            paces(found)
+def warm(state: SearchState) -> None:
+    """Have the loops compiled before the clock starts: the first time on a machine it takes a
+    while, and must not eat what was meant for the search."""
+    if not fast() or state.budget.effort == 0:
         return
-    if only in (None, "offsets"):
-        offsets(found, 1.0 if only else 0.1 if _crowded(found) else 0.4)
-    if only == "periodic":
-        periodic(found, 1.0)
-    crowded = _crowded(found)
-    if only is None and crowded:
-        _steady(found, 0.55)
-    elif only in (None, "anneal") and found.found:
-        polish(found, 1.0 if only else 0.3)
-    if only in (None, "cpsat") and found.found:
-        exact(found, 1.0 if only else 0.6 if crowded or small else 0.3)
-    if only is None and found.found:
-        polish(found, 1.0)
+    began = monotonic()
+    if state.budget.progress is not None and not kept():
+        words = "compiling the loops of the search, once on this machine"
+        state.budget.progress(SearchProgress(words, 0, state.bound, state.budget.seconds))
+    for one in ENGINES:
+        one.warm(state)
+    state.deadline += monotonic() - began
 
 
-def _steady(found: Hunt, share: float) -> None:
-    """Steady states and their polish, again and again: luck decides which of them lead far."""
-    for turn in range(ROUNDS):
-        part = share / (ROUNDS - share * turn)
-        periodic(found, 0.5 * part, 100 * turn)
-        polish(found, 0.5 * part / (1 - 0.5 * part))
+def run_engines(state: SearchState) -> None:
+    """Run the chosen engine and those it starts from, or the whole portfolio. Raises `SearchDone`
+    when what was found is good enough."""
+    for steps in phases(state.budget.engine):
+        _run(state, [step for step in steps if step.when(state)])
 
 
-def _crowded(found: Hunt) -> bool:
-    """Whether list schedules probably lose much: several stages on a rank under a limit, and what
-    was found so far is not close to the bound."""
-    several = any(many > 1 for many in found.t.many)
-    return several and bool(found.found) and found.best.value > found.bound * 1.01
+def _run(state: SearchState, steps: Iterable[SearchStep]) -> None:
+    for step in steps:
+        engine(step.engine).run(state, step.share)
+
+
+def _checked(state: SearchState, best: Incumbent) -> Order:
+    """The Order, timed by what shares nothing with the engines."""
+    order = order_of(state.instance, state.t, best.sequence, best.engine, state.proven)
+    outcome = check(order)
+    if (outcome.span if state.span else outcome.makespan) != best.value:
+        raise RuntimeError("two ways to time an order disagree")
+    return order
+
+
+def _keep(problem: Problem, budget: Budget, best: Incumbent, proven: int, seconds: float) -> None:
+    sequence = [int(u) for u in best.sequence]
+    remember(problem, budget, Remembered(sequence, best.engine, proven, seconds))

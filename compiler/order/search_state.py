@@ -1,5 +1,5 @@
-"""What the engines share while they look for an order: the best word so far, the starts that were
-found on the way, and how much may still be spent."""
+"""What the engines share while they look for an order: the best sequences so far and where each
+came from, and how much may still be spent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,105 +8,112 @@ from math import ceil
 from time import monotonic
 from typing import Any
 
-from stretto.compiler.order.budget import Budget, Progress
+from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.order.kernels import evaluator
-from stretto.compiler.order.kernels.arrays import Ints, Tables, tables
-from stretto.compiler.order.kernels.evaluator import Samples, State
-from stretto.compiler.order.kernels.instance import Model
+from stretto.compiler.order.kernels.arrays import Arrays, Ints, arrays_of
+from stretto.compiler.order.kernels.evaluator import Evaluator, Samples
+from stretto.compiler.order.kernels.instance import SearchInstance
 from stretto.compiler.order.kernels.jit import ints
 
-VAST = 100_000  # operations, for which a search that goes on to the optimum takes minutes
-ENOUGH = Fraction(1, 500)  # above the bound is good enough for so many, unless told otherwise
-WORK = 1_000_000  # operations replayed for one unit of `effort`
+VAST = 100_000
+"""Operations, for which a search that goes on to the optimum takes minutes."""
+
+ENOUGH = Fraction(1, 500)
+"""So little above the bound is good enough for VAST problems, unless told otherwise."""
+
+WORK = 1_000_000
+"""Operations replayed for one unit of `effort`."""
 
 
-class Stop(Exception):
-    """Good enough, or nothing left to spend."""
+class SearchDone(Exception):
+    """What was found is good enough."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A word, what is minimized of it (ticks), and who found it."""
+class Incumbent:
+    """A flat sequence, what is minimized of it (ticks), and the engine that found it."""
 
     value: int
     engine: str
-    word: Ints
+    sequence: Ints
 
 
 @dataclass(slots=True)
-class Hunt:
-    """One search. `bound`: proven least value. `found`: the best of each engine, of
-    each of its starts where it makes several."""
+class SearchState:
+    """One search. `bound`: proven least value (ticks). `span`: whether the span is minimized, not
+    the makespan. `deadline`: a `monotonic` second. `spent`: operations replayed. `proven`: least
+    value (ticks) by exhaustive search, 0 where there was none. `incumbents`: the best of each
+    engine, of each of its starts where it makes several. `runs`: how often each engine has run."""
 
-    model: Model
+    instance: SearchInstance
     budget: Budget
     bound: int
-    t: Tables
+    t: Arrays
     span: bool
-    state: State
+    evaluator: Evaluator
     deadline: float
     spent: int = 0
-    proven: int = 0  # by exhaustive search
-    found: dict[tuple[str, int], Found] = field(default_factory=dict)
-    told: float = 0.0
+    proven: int = 0
+    incumbents: dict[tuple[str, int], Incumbent] = field(default_factory=dict)
+    runs: dict[str, int] = field(default_factory=dict)
+    reported: float = 0.0
     interrupted: bool = False
 
     @property
-    def best(self) -> Found:
-        """The best word so far; there must be one."""
-        return min(self.found.values(), key=lambda one: one.value)
+    def best(self) -> Incumbent:
+        """The best sequence so far; there must be one."""
+        return min(self.incumbents.values(), key=lambda one: one.value)
 
     @property
     def enough(self) -> int:
-        """The value at which the search may stop."""
+        """The value (ticks) at which the search may stop."""
         gap = self.budget.gap
         if gap is None:
-            gap = ENOUGH if self.model.size > VAST else Fraction(0)
+            gap = ENOUGH if self.instance.size > VAST else Fraction(0)
         return int(self.bound * (1 + gap))
 
-    def offer(self, word: Sequence[int] | Ints, engine: str, start: int = 0) -> int:
-        """Take a flat word into account, if it can run. Its value, or -1. Raises `Stop` when it is
-        good enough."""
-        flat = ints(word)
-        value: int = evaluator.evaluate(self.state, flat, self.span)
-        self.spent += self.model.size
+    def submit(self, sequence: Sequence[int] | Ints, engine: str, start: int = 0) -> int:
+        """Take a flat sequence into account, if it can run. Its value (ticks), or -1. Raises
+        `SearchDone` when it is good enough."""
+        flat = ints(sequence)
+        value: int = evaluator.evaluate(self.evaluator, flat, self.span)
+        self.spent += self.instance.size
         if value < 0:
             return -1
-        old = self.found.get((engine, start))
+        old = self.incumbents.get((engine, start))
         if old is None or value < old.value:
-            self.found[engine, start] = Found(value, engine, flat)
+            self.incumbents[engine, start] = Incumbent(value, engine, flat)
         if value <= self.enough:
-            raise Stop
-        self.tell(engine)
+            raise SearchDone
+        self.report(engine)
         return value
 
     def prove(self, value: int) -> None:
-        """Nothing is better than `value`, as a search through everything has shown. Raises `Stop`
-        when that makes the best good enough."""
+        """Nothing is better than `value` (ticks), as an exhaustive search has shown. Raises
+        `SearchDone` when that makes the best good enough."""
         self.proven = max(self.proven, value)
         self.bound = max(self.bound, value)
         if self.best.value <= self.enough:
-            raise Stop
+            raise SearchDone
 
-    def tell(self, engine: str) -> None:
-        """Let whoever waits know how it goes, once a second at most."""
+    def report(self, engine: str) -> None:
+        """Tell the Budget's `progress` how it goes, once a second at most."""
         now = monotonic()
-        if self.budget.progress is not None and self.found and now - self.told >= 1:
-            self.told = now
-            self.budget.progress(
-                Progress(engine, self.best.value, self.bound, max(0.0, self.left()))
-            )
+        if self.budget.progress is not None and self.incumbents and now - self.reported >= 1:
+            self.reported = now
+            left = max(0.0, self.left())
+            self.budget.progress(SearchProgress(engine, self.best.value, self.bound, left))
 
     def interrupt(self) -> None:
-        """A Ctrl-C came. The best so far is kept where there is one and somebody to be told so;
-        else raises `KeyboardInterrupt` again."""
-        if not self.found or self.budget.interrupted is None:
+        """A Ctrl-C came. Keeps the best order where there is one and the Budget has an
+        `interrupted`, which is called; else raises `KeyboardInterrupt` again."""
+        if not self.incumbents or self.budget.interrupted is None:
             raise KeyboardInterrupt
         self.interrupted = True
         self.budget.interrupted()
 
     def left(self) -> float:
-        """Seconds that may still be spent; where effort counts, the part of it, in units."""
+        """What may still be spent: seconds, or units of effort where these count."""
         if self.budget.effort is not None:
             return self.budget.effort - self.spent / WORK
         return self.deadline - monotonic()
@@ -117,27 +124,32 @@ class Hunt:
 
     def samples(self) -> Samples:
         """The durations as they are."""
-        return nominal(self.model, self.t)
+        return nominal(self.instance, self.t)
+
+    def mean_ticks(self) -> float:
+        """The mean duration (ticks) of an operation that takes any time at all."""
+        some: list[Any] = [ticks for ticks in self.instance.duration if ticks]
+        return float(sum(some) / max(1, len(some)))
 
 
-def hunt(model: Model, budget: Budget, bound: int) -> Hunt:
-    """A search that has found nothing yet."""
-    t = tables(model)
-    span = model.problem.spec.minimize == "span"
-    state = evaluator.prepare(t, nominal(model, t), budget.seed)
-    return Hunt(model, budget, bound, t, span, state, budget.deadline())
+def start_search(instance: SearchInstance, budget: Budget, bound: int) -> SearchState:
+    """A search that has found nothing yet; `bound` in ticks."""
+    t = arrays_of(instance)
+    span = instance.problem.spec.minimize == "span"
+    made = evaluator.evaluator_of(t, nominal(instance, t), budget.seed)
+    return SearchState(instance, budget, bound, t, span, made, budget.deadline())
 
 
-def nominal(model: Model, t: Tables) -> Samples:
+def nominal(instance: SearchInstance, t: Arrays) -> Samples:
     """One sample: the durations as they are."""
-    return Samples(evaluator.table([model.duration]), evaluator.table([list(t.unit_ticks)]))
+    return Samples(evaluator.table([instance.duration]), evaluator.table([list(t.unit_ticks)]))
 
 
-def jittered(model: Model, t: Tables, rows: int, seed: int) -> tuple[Tables, Samples]:
-    """`rows` samples in which every duration varies by the Spec's jitter, and the Tables they go
+def jittered(instance: SearchInstance, t: Arrays, rows: int, seed: int) -> tuple[Arrays, Samples]:
+    """`rows` samples in which every duration varies by the Spec's jitter, and the Arrays they go
     with: times are multiplied, so that short ones can vary at all."""
-    numerator, denominator = model.problem.spec.jitter
-    longest = max(model.duration, default=1)
+    numerator, denominator = instance.problem.spec.jitter
+    longest = max(instance.duration, default=1)
     scale = max(1, ceil(1000 / max(1, longest)))
     state = [(seed * 6151 + 77) % 2147483646 + 1]
 
@@ -157,5 +169,5 @@ def jittered(model: Model, t: Tables, rows: int, seed: int) -> tuple[Tables, Sam
         extra_lag=ints([scale * int(x) for x in t.extra_lag]),
     )
     return scaled, Samples(
-        evaluator.table(spread(model.duration)), evaluator.table(spread(t.unit_ticks))
+        evaluator.table(spread(instance.duration)), evaluator.table(spread(t.unit_ticks))
     )

@@ -1,7 +1,12 @@
-"""Problem → Order, where the author wrote the whole order: it is taken as it stands."""
+"""Problem → Order, where the units of every rank are known already: the order that the author
+wrote, which is taken as it stands, or that of another Program."""
 
-from stretto.compiler.order import WRITTEN, Lane, Order
+from collections.abc import Sequence
+
+from stretto.compiler.order import WRITTEN, Order, RankOrder
+from stretto.compiler.order.fuse_backwards import fuse_backwards
 from stretto.compiler.problem.problem import Problem
+from stretto.compiler.problem.spec import Operation
 
 
 def incomplete(problem: Problem) -> list[int]:
@@ -19,7 +24,31 @@ def written(problem: Problem) -> Order:
     are in the Problem and the Problem has no circle."""
     index = {operation: i for i, operation in enumerate(problem.operations)}
     lanes = [
-        Lane(rank, 0, tuple([tuple([index[o] for o in operations]) for operations, _ in units]))
+        RankOrder(
+            rank, 0, tuple([tuple([index[o] for o in operations]) for operations, _ in units])
+        )
         for rank, units in enumerate(problem.spec.written)
     ]
     return Order(problem, tuple(lanes), WRITTEN)
+
+
+def order_like(
+    problem: Problem, ranks: Sequence[Sequence[tuple[Operation, ...]]], engine: str
+) -> Order:
+    """The Order in which every rank runs these units; where they have a B that the Problem has
+    split, of the Problem with that backward in full. Raises `KeyError` for an operation that the
+    Problem does not have. Whether it can finish is not looked at: see `check`."""
+    index = {operation: i for i, operation in enumerate(problem.operations)}
+    full: dict[int, int] = {}  # I to W
+    for row in ranks:
+        for unit in row:
+            for o in unit:
+                if o not in index and o.kind == "B":
+                    full[index[o._replace(kind="I")]] = index[o._replace(kind="W")]
+    fused, _ = fuse_backwards(problem, full)
+    index = {operation: i for i, operation in enumerate(fused.operations)}
+    orders = tuple(
+        RankOrder(rank, 0, tuple(tuple(index[o] for o in unit) for unit in row))
+        for rank, row in enumerate(ranks)
+    )
+    return Order(fused, orders, engine)

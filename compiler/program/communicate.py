@@ -10,7 +10,7 @@ the sequence, and waits for sends whose receive is posted right after one that i
 """
 
 from stretto.compiler.diagnostics.diagnostic import Rejected
-from stretto.compiler.order import Lane, Order
+from stretto.compiler.order import Order, RankOrder
 from stretto.compiler.order.earliest_start import Earliest, earliest
 from stretto.compiler.order.unenforced_rules import unenforced
 from stretto.compiler.problem.kinds import KINDS
@@ -62,7 +62,7 @@ def forwards(order: Order, slots: int | None = None) -> Program:
     lanes = []
     for lane in order.lanes:
         units = tuple([(i,) for unit in lane.units for i in unit if evaluates[i]])
-        lanes.append(Lane(lane.rank, lane.stream, units))
+        lanes.append(RankOrder(lane.rank, lane.stream, units))
     edges = flow(order.problem)
     table = channels(order.problem, edges)
     alone = Order(order.problem, tuple(lanes), order.engine)
@@ -88,7 +88,7 @@ def _reductions(spec: Spec) -> tuple[Reduction, ...]:
 class _ListLayout:
     """What is to stand where in one rank's list."""
 
-    def __init__(self, lane: Lane):
+    def __init__(self, lane: RankOrder):
         many = len(lane.units) + 1  # the last is for what stands behind all of them
         self.units = lane.units
         self.posts: list[list[Message]] = [[] for _ in range(many)]  # before the unit

@@ -3,7 +3,7 @@ accompanies (`OperationKind.behind`). An Order that has none comes back as it is
 
 from dataclasses import replace
 
-from stretto.compiler.order import Lane, Order
+from stretto.compiler.order import Order, RankOrder
 from stretto.compiler.problem.kinds import KINDS, OperationKind
 from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import NONE, Costs
@@ -26,7 +26,7 @@ def _with(order: Order, kind: OperationKind) -> Order:
         for unit in lane.units:
             units.append(unit)
             units.extend([(beside[i],) for i in unit if i in beside])
-        lanes.append(Lane(lane.rank, lane.stream, tuple(units)))
+        lanes.append(RankOrder(lane.rank, lane.stream, tuple(units)))
     return replace(order, problem=problem, lanes=tuple(lanes))
 
 

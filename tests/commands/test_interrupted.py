@@ -17,14 +17,23 @@ def test_interruption_is_no_bug(stretto: Run, monkeypatch: pytest.MonkeyPatch) -
 
 
 def interrupting(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Ctrl-C when these of the search's steps begin."""
+    """Ctrl-C when these engines, or the `check` of what they found, begin."""
     from stretto.compiler.order import search
+    from stretto.compiler.order.engines.table import Engine
+
+    real = Engine.run
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for name in names:
-        monkeypatch.setattr(search, name, interrupted)
+    def run(engine: Engine, state: object, share: float) -> None:
+        if engine.name in names:
+            raise KeyboardInterrupt
+        real(engine, state, share)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Engine, "run", run)
+    if "check" in names:
+        monkeypatch.setattr(search, "check", interrupted)
 
 
 def test_an_interrupted_search_keeps_the_best_so_far(

@@ -10,6 +10,7 @@ import pytest
 from stretto.compiler import cli
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.driver import compile_file, compile_text
+from stretto.compiler.order.engines.table import ENGINES
 from stretto.compiler.show import FORMATS as PICTURES
 from stretto.compiler.show import draw
 from tests.support.paths import ROOT
@@ -82,8 +83,9 @@ def test_every_command_and_format_has_its_place() -> None:
     assert set(map(int, re.findall(r"^\| (\d+) \|", COMMANDS, re.MULTILINE))) == codes
 
 
-def test_the_engines_of_the_command_line_are_those_of_the_search() -> None:
-    from stretto.compiler.commands.flags import ENGINES as offered
-    from stretto.compiler.order.search import ENGINES
-
-    assert offered == ENGINES
+def test_the_engines_of_the_documents_are_those_of_the_search() -> None:
+    text = (ROOT / "docs" / "orders.md").read_text("utf-8")
+    for one in ENGINES:
+        assert f"| `{one.name}` | {one.summary} | {one.suits} |" in text
+        other = ", ".join(f"`{alias}`" for alias in one.aliases)
+        assert f"`{one.name}`: {other}" in text

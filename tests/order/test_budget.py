@@ -15,12 +15,12 @@ import pytest
 
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order.arrange import arrange
-from stretto.compiler.order.budget import Budget, Progress
+from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.order.check import check
 from stretto.compiler.order.engines.cpsat.solve import solved
 from stretto.compiler.order.kernels import evaluator
-from stretto.compiler.order.kernels.arrays import tables
-from stretto.compiler.order.kernels.instance import letter, model
+from stretto.compiler.order.kernels.arrays import arrays_of
+from stretto.compiler.order.kernels.instance import class_of, instance_of
 from stretto.compiler.order.kernels.jit import ints
 from stretto.compiler.order.kernels.sequences import pack
 from stretto.compiler.order.search_state import jittered
@@ -118,7 +118,7 @@ def test_an_order_found_before_is_found_at_once(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     problem = expand(limited(vee(3, 6, (2, 3, 1), transfer=1), 8))
-    told: list[Progress] = []
+    told: list[SearchProgress] = []
     budget = Budget(effort=1, cache=True, progress=told.append)
     first = arrange(problem, budget)
     files = list((tmp_path / "stretto" / "orders").iterdir())
@@ -127,7 +127,7 @@ def test_an_order_found_before_is_found_at_once(
     again = arrange(problem, budget)
     assert again.lanes == first.lanes
     assert len(told) <= 1  # nothing was searched
-    files[0].write_text('{"word": [0, 0], "engine": "x", "proven": 0, "seconds": 99}')
+    files[0].write_text('{"sequence": [0, 0], "engine": "x", "proven": 0, "seconds": 99}')
     assert check(arrange(problem, budget)).makespan == check(first).makespan  # not trusted
 
 
@@ -160,19 +160,19 @@ def test_under_jitter_the_mean_is_less() -> None:
         spec = limited(linear(4, 12, costs, transfer=1), 12)
         spec = msgspec.structs.replace(spec, overlap=())
         shaky = msgspec.structs.replace(spec, jitter=(1, 5))
-        judge = model(expand(shaky))
-        t, samples = jittered(judge, tables(judge), 100, 4711)
-        state = evaluator.prepare(t, samples, 1)
+        judge = instance_of(expand(shaky))
+        t, samples = jittered(judge, arrays_of(judge), 100, 4711)
+        state = evaluator.evaluator_of(t, samples, 1)
         at = {stage: g for g, stage in enumerate(judge.stages)}
         means = []
         for one in (spec, shaky):
             order = arrange(expand(one), Budget(effort=8))
             operations = order.problem.operations
             words = [
-                [tuple(letter(operations[i], at) for i in unit) for unit in lane.units]
+                [tuple(class_of(operations[i], at) for i in unit) for unit in lane.units]
                 for lane in order.lanes
             ]
-            word = pack(tables(judge), words)
+            word = pack(arrays_of(judge), words)
             assert word is not None
             means.append(evaluator.evaluate(state, ints(word), False))
         gains.append(1 - means[1] / means[0])

@@ -17,13 +17,13 @@ from stretto.compiler.order import Order
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
-from stretto.compiler.order.engines.cpsat import large_neighbourhood as stretches
-from stretto.compiler.order.engines.priority_rules import Lists, rules
+from stretto.compiler.order.engines.cpsat import large_neighbourhood as lns
+from stretto.compiler.order.engines.priority_rules import ListScheduler, rules
 from stretto.compiler.order.kernels.evaluator import evaluate
-from stretto.compiler.order.kernels.instance import model
+from stretto.compiler.order.kernels.instance import instance_of
 from stretto.compiler.order.kernels.jit import ints
 from stretto.compiler.order.kernels.sequences import order_of
-from stretto.compiler.order.search_state import Stop, hunt
+from stretto.compiler.order.search_state import SearchDone, start_search
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Limit, Pair, Spec
 from stretto.compiler.program.communicate import communicate
@@ -239,21 +239,21 @@ def test_stretches_make_a_poor_order_better(shape: str) -> None:
         spec = instance(shape, seed, 60)
         spec = msgspec.structs.replace(spec, minimize="makespan", overlap=(), pairs=())
         problem = expand(spec)
-        made, found = model(problem), []
-        if not stretches.suits(made):
+        made, found = instance_of(problem), []
+        if not lns.suits(made):
             continue
         for _ in range(2):
-            one = hunt(made, Budget(effort=2), bound(problem).ticks)
-            words = [Lists(made, one.t).run(rule) for rule in rules(made)]
+            one = start_search(made, Budget(effort=2), bound(problem).ticks)
+            words = [ListScheduler(one.t).run(rule) for rule in rules(made)]
             listed = [word for word in words if word is not None]
-            values = [evaluate(one.state, ints(word), False) for word in listed]
+            values = [evaluate(one.evaluator, ints(word), False) for word in listed]
             start = listed[values.index(max(values))]
-            with suppress(Stop):
-                one.offer(start, "list")
-                stretches.improve(one, start, 0.2)
+            with suppress(SearchDone):
+                one.submit(start, "list")
+                lns.improve(one, start, 0.2)
             assert one.best.value <= max(values)
-            found.append([int(u) for u in one.best.word])
-        order = order_of(made, one.t, one.best.word, "cpsat")
+            found.append([int(u) for u in one.best.sequence])
+        order = order_of(made, one.t, one.best.sequence, "cpsat")
         assert bound(problem).ticks <= check(order).makespan == one.best.value
         assert found[0] == found[1]
         gained += one.best.engine == "cpsat"

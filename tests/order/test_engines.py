@@ -11,14 +11,14 @@ import pytest
 from stretto.compiler.bounds.bound import bound
 from stretto.compiler.bounds.feasible import memory_needs
 from stretto.compiler.bounds.relaxation import relax
-from stretto.compiler.order import Lane, Order
+from stretto.compiler.order import Order, RankOrder
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
-from stretto.compiler.order.engines.priority_rules import Lists, rules
-from stretto.compiler.order.engines.published import known
-from stretto.compiler.order.kernels.arrays import tables
-from stretto.compiler.order.kernels.instance import model as model_of
+from stretto.compiler.order.engines.priority_rules import ListScheduler, rules
+from stretto.compiler.order.engines.published import published_schedules
+from stretto.compiler.order.kernels.arrays import arrays_of
+from stretto.compiler.order.kernels.instance import instance_of
 from stretto.compiler.order.kernels.sequences import order_of, pack
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Feed, Limit, Pair, Spec
@@ -183,9 +183,9 @@ def test_no_list_rule_gets_stuck_that_reserves(spec: Spec) -> None:
     """At any limit that can be met: the largest sum of one pipeline's stages on a rank."""
     least = max(need.grains for need in memory_needs(relax(spec)))
     for grains in range(least, least + 9):
-        made = model_of(expand(limited(spec, grains)))
-        maker = Lists(made, tables(made))
-        reserving = [r for r in rules(made) if r.reserve and r.cap == made.limit]
+        made = instance_of(expand(limited(spec, grains)))
+        maker = ListScheduler(arrays_of(made))
+        reserving = [r for r in rules(made) if r.reserve and r.in_flight_cap == made.limit]
         assert reserving
         assert all(maker.run(rule) is not None for rule in reserving)
 
@@ -195,10 +195,10 @@ def test_never_worse_than_a_known_schedule(grains: int) -> None:
     """Not even where nothing is searched; and memory spent better never hurts."""
     for spec in (linear(4, 8, (2, 3, 1), transfer=1), vee(4, 8, (2, 3, 1)), both_ways(4, 16)):
         problem = expand(limited(spec, grains))
-        made = model_of(problem)
-        t = tables(made)
+        made = instance_of(problem)
+        t = arrays_of(made)
         legal = []
-        for name, words in known(made):
+        for name, words in published_schedules(made):
             word = pack(t, words)
             assert word is not None
             order = order_of(made, t, word, name)
@@ -219,7 +219,7 @@ def test_an_unmet_limit_is_noticed() -> None:
     for broken in (
         Order(expand(limited(spec, 1)), order.lanes, ""),
         Order(order.problem, (lanes[0], lanes[1]._replace(units=lanes[1].units[:-1])), ""),
-        Order(order.problem, (Lane(0, 0, lanes[0].units[::-1]), lanes[1]), ""),
+        Order(order.problem, (RankOrder(0, 0, lanes[0].units[::-1]), lanes[1]), ""),
     ):
         with pytest.raises(ValueError):
             check(broken)

@@ -19,10 +19,10 @@ from stretto.compiler.order.engines import (
 from stretto.compiler.order.engines import (
     one_f_one_b as alternating,
 )
-from stretto.compiler.order.kernels.instance import model
+from stretto.compiler.order.kernels.instance import instance_of
 from stretto.compiler.order.kernels.jit import ints
 from stretto.compiler.order.kernels.sequences import complete
-from stretto.compiler.order.search_state import Hunt, hunt
+from stretto.compiler.order.search_state import SearchState, start_search
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Limit, Spec
 from tests.support.paths import DATA
@@ -60,23 +60,23 @@ def alone(spec: Spec) -> Spec:
     return msgspec.structs.replace(spec, overlap=(), pairs=())
 
 
-def looking(spec: Spec) -> Hunt:
-    return hunt(model(expand(spec)), Budget(), 0)
+def looking(spec: Spec) -> SearchState:
+    return start_search(instance_of(expand(spec)), Budget(), 0)
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_alternating_orders_take_as_long_as_their_words(seed: int) -> None:
     """And their words have every operation and keep to the limit."""
     found = looking(chain(Random(seed)))
-    assert alternating.suits(found.model)
+    assert alternating.suits(found.instance)
     ran = 0
-    for ahead, wait in alternating.starts(found.model):
+    for ahead, wait in alternating.starts(found.instance):
         for moves in (0, 30):
-            search = alternating.prepare(found.model, found.t, ahead, wait, seed)
+            search = alternating.prepare(found.instance, found.t, ahead, wait, seed)
             value = alternating.run(search, moves, 3.0, 0.1, 0.1, found.span, 0)
             if value >= 0:
                 assert complete(found.t, [int(u) for u in search.best])
-                assert anneal.evaluate(found.state, search.best, found.span) == value
+                assert anneal.evaluate(found.evaluator, search.best, found.span) == value
                 ran += 1
     assert ran
 
@@ -90,15 +90,25 @@ def test_circles_take_as_long_as_their_words(seed: int) -> None:
     limits = tuple(Limit(4 + random.randint(0, 8), 0) for _ in range(spec.ranks))
     spec = msgspec.structs.replace(alone(spec), limits=limits, split_backward=seed % 3 > 0)
     found = looking(spec)
-    assert periodic.suits(found.model)
-    circles = periodic.begin(found.model, found.state, seed)
-    word = ints([-1] * found.model.size)
+    assert periodic.suits(found.instance)
+    circles = periodic.begin(found.instance, found.evaluator, seed)
+    word = ints([-1] * found.instance.size)
     best = word.copy()
     first = periodic.run(
-        found.state, circles, periodic.copied(circles), word, best, 0, 9.0, 0.1, 0.1, found.span, 0
+        found.evaluator,
+        circles,
+        periodic.copied(circles),
+        word,
+        best,
+        0,
+        9.0,
+        0.1,
+        0.1,
+        found.span,
+        0,
     )
     value = periodic.run(
-        found.state,
+        found.evaluator,
         circles,
         periodic.copied(circles),
         word,
@@ -112,16 +122,16 @@ def test_circles_take_as_long_as_their_words(seed: int) -> None:
     )
     assert 0 <= value <= first
     assert complete(found.t, [int(u) for u in best])
-    assert anneal.evaluate(found.state, best, found.span) == value
+    assert anneal.evaluate(found.evaluator, best, found.span) == value
 
 
 def test_a_circle_is_shifted_there_and_back() -> None:
     found = looking(alone(vee(3, 6)))
-    circles = periodic.begin(found.model, found.state, 0)
+    circles = periodic.begin(found.instance, found.evaluator, 0)
 
     def words() -> list[int]:
-        word = ints([-1] * found.model.size)
-        for r in range(found.model.ranks):
+        word = ints([-1] * found.instance.size)
+        for r in range(found.instance.ranks):
             periodic.unroll(found.t, circles, r, word)
         return [int(u) for u in word]
 

@@ -51,14 +51,14 @@ def test_a_search_begins_with_the_order_of_the_smaller_limit(
     from stretto.compiler.order import search
 
     case = limits.Case("small", 2, (10, 16, 6, 1), 3, 6)
-    real, calls = search._engines, []
+    real, calls = search.run_engines, []
 
     def only_once(hunt: object) -> None:
         calls.append(hunt)
         if len(calls) == 1:
             real(hunt)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(search, "_engines", only_once)
+    monkeypatch.setattr(search, "run_engines", only_once)
     monkeypatch.setattr(limits, "library", lambda problem: None)
     first, second = limits.curve(case, (3, 4), 1)
     assert len(calls) == 2

@@ -258,8 +258,8 @@ class _Built:
             cp.add_no_overlap(row)
             limit = spec.limits[rank] if spec.limits else None
             if limit is not None and self.held[rank]:
-                intervals, grains = zip(*self.held[rank], strict=True)
-                cp.add_cumulative(intervals, grains, limit.grains)
+                stays, grains = zip(*self.held[rank], strict=True)
+                cp.add_cumulative(stays, grains, limit.grains)
 
     def units(self) -> None:
         """A boolean for each unit that may overlap."""
@@ -297,7 +297,7 @@ class _Built:
             cp.add(end == start + size)
             self.rows[t.rank].append(cp.new_optional_interval_var(start, size, end, alone, ""))
             if self.spec.pipelines[t.place[0]].forward_only:
-                self.hold(t.rank, start, end, t.activation)
+                self.stay(t.rank, start, end, t.activation)
             return
         whole = self.whole[t.place]
         cp.add(size == t.ticks[0]).only_enforce_if(alone, whole)
@@ -315,8 +315,8 @@ class _Built:
             cp.add(w == end).only_enforce_if(whole)
             self.ends[t.rank].append((w, done))
             self.weight[t.place] = w, done
-        self.hold(t.rank, self.start[t.place, True], end, t.activation - t.kept)
-        self.hold(t.rank, self.start[t.place, True], done, t.kept)
+        self.stay(t.rank, self.start[t.place, True], end, t.activation - t.kept)
+        self.stay(t.rank, self.start[t.place, True], done, t.kept)
 
     def demands(self) -> None:
         """Rules, and the part of an order that was written (without pairs)."""
@@ -338,7 +338,7 @@ class _Built:
         start, end = self.start[place, kind == "F"], self.end[place, kind == "F"]
         return start, self.weight[place][1] if kind == "B" and place in self.weight else end
 
-    def hold(self, rank: int, start: Any, end: Any, grains: int) -> None:
+    def stay(self, rank: int, start: Any, end: Any, grains: int) -> None:
         """Memory held on a rank from `start` to `end`."""
         size = self.cp.new_int_var(0, self.horizon, "")
         self.held[rank].append((self.cp.new_interval_var(start, size, end, ""), grains))

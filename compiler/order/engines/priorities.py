@@ -1,198 +1,224 @@
-"""Offset search: one number per letter says when, in a steady state, its operations should run;
-operation n scores number + n · period, and a list scheduler turns scores into a word. Every point
-keeps to the limit, and a move changes the steady state of all micro-batches at once. Annealed on
-the numbers, and on how many activations each rank may hold.
+"""Priority search: one number per op class says when, in a steady state, its operations should run;
+operation n scores number + n · period, and the list scheduler turns scores into a sequence. Every
+point keeps to the limit, and a move changes the steady state of all micro-batches at once. Annealed
+on the numbers, and on how many activations each rank may have in flight.
 """
 
-from math import exp, log
+from time import monotonic
 from typing import Any, NamedTuple
 
 from stretto.compiler.order.engines.priority_rules import NEVER, periods, unhindered
-from stretto.compiler.order.kernels.arrays import Ints, Tables
-from stretto.compiler.order.kernels.instance import Model
+from stretto.compiler.order.engines.spending import RunBatch, RunLength, spend
+from stretto.compiler.order.kernels.annealing import Cooling, Goal, copy, heat, threshold
+from stretto.compiler.order.kernels.arrays import Arrays, Ints
+from stretto.compiler.order.kernels.evaluator import blank
+from stretto.compiler.order.kernels.instance import SearchInstance
 from stretto.compiler.order.kernels.jit import compiled, ints
-from stretto.compiler.order.kernels.list_scheduler import decode
+from stretto.compiler.order.kernels.list_scheduler import (
+    ListState,
+    Policy,
+    list_schedule,
+    list_state,
+)
 from stretto.compiler.order.kernels.moves import draw
-from stretto.compiler.order.kernels.replay import NOTHING
+from stretto.compiler.order.kernels.op_classes import F, W, kind_of, stage_of
+from stretto.compiler.order.search_state import SearchState
+
+NAME = "offsets"
+ROUND = 12_000_000  # operations listed in one run
+
+WAYS: tuple[tuple[int, float, float], ...] = (
+    (32, 3.0, 0.1),
+    (16, 6.0, 0.5),
+    (0, 1.0, 0.1),
+    (32, 1.0, 0.1),
+    (64, 3.0, 0.1),
+    (16, 3.0, 0.1),
+    (24, 3.0, 0.3),
+    (0, 0.3, 0.1),
+    (48, 2.0, 0.1),
+    (32, 6.0, 0.5),
+)
+"""The lookahead (64ths), how hot to begin (mean durations), how much the mean end counts: what won
+on one problem or another."""
 
 
-class Search(NamedTuple):
-    """What a run works on. `key` by letter, `period` by letter, `cap` by rank; `place` by letter
-    (its stage's place along the chain); the rest is memory for `decode` and for the best."""
+class PriorityState(NamedTuple):
+    """What a run works on: the `policy`, whose keys and caps are changed. `depth` (of its stage
+    along the chain) by class, `step` (grains by which a cap changes) by rank. The rest is memory:
+    for the list scheduler, for what is undone, and for the best sequence."""
 
-    t: Tables
-    key: Ints
-    period: Ints
-    cap: Ints
-    place: Ints
+    t: Arrays
+    policy: Policy
+    list: ListState
+    depth: Ints
     step: Ints
-    eager: Ints
-    word: Ints
-    size: Ints
-    begin: Ints
-    free: Ints
-    end: Ints
     old_key: Ints
     old_cap: Ints
     best: Ints
     random: Ints
 
 
-def prepare(model: Model, t: Tables, seed: int, late: int = 4, halves: int = 2) -> Search:
-    """Numbers as if every operation ran as soon as its data is there, weight gradients `late`
-    times their duration after it."""
-    letters = len(model.rank)
-    key = unhindered(model, late)
-    period = [max(1, ticks * halves // 2) for ticks in periods(model)]
-    sizes = [NEVER] * model.ranks
-    for x, r in enumerate(model.rank):
-        if x % 3 == 0 and model.count[x] and model.take[model.base[x]]:
-            sizes[r] = min(sizes[r], model.take[model.base[x]])
-    blank = [NOTHING] * model.size
-    return Search(
+def run(state: SearchState, share: float) -> None:
+    """Anneal from several seeds in several ways."""
+    instance, mean = state.instance, state.mean_ticks()
+    pairing = bool(instance.pairs)
+    until = state.left() * (1 - share)
+    depth = max(s for _, s in instance.stages) + 1
+    lates = ((4, 2), (4 * depth, 1), (2 * depth, 2), (8 * depth, 1), (0, 2))
+
+    def seconds() -> float:
+        began, some = monotonic(), 20
+        trial = prepare(instance, state.t, state.budget.seed, Start(lookahead=32))
+        anneal(trial, Cooling(some, mean, mean / 50), Goal(state.span, 0.1, state.enough))
+        return (monotonic() - began) / some
+
+    length = RunLength(max(200, min(20_000, ROUND // max(1, instance.size))), 50, 4)
+    moves = length.moves(state, until, seconds)
+
+    def work(k: int) -> Any:
+        lookahead, hot, weight = WAYS[k % len(WAYS)]
+        start = Start(*lates[k // 2 % len(lates)], lookahead, pairing)
+        s = prepare(instance, state.t, state.budget.seed + k, start)
+        cooling = Cooling(moves, hot * mean, hot * mean / 50)
+        value = anneal(s, cooling, Goal(state.span, weight, state.enough))
+        return s.best if value >= 0 else None
+
+    spend(state, until, work, RunBatch(NAME, moves * instance.size, kept=4, last=10 * len(WAYS)))
+
+
+def warm(state: SearchState) -> None:
+    """Have the loops compiled."""
+    s = prepare(state.instance, state.t, 0, Start())
+    anneal(s, Cooling(0, 1.0, 1.0), Goal(state.span, 0.1, 0))
+
+
+class Start(NamedTuple):
+    """Where a run begins: weight gradients `late` times their duration after they could run, the
+    period in `halves` of the least; and what the policy says of `lookahead` and `pairing`."""
+
+    late: int = 4
+    halves: int = 2
+    lookahead: int = 0
+    pairing: bool = False
+
+
+def prepare(instance: SearchInstance, t: Arrays, seed: int, start: Start) -> PriorityState:
+    """The state of a run that begins with numbers as if every operation ran as soon as its data is
+    there."""
+    key = unhindered(instance, start.late)
+    sizes = [NEVER] * instance.ranks
+    for x, r in enumerate(instance.rank):
+        if kind_of(x) == F and instance.count[x] and instance.alloc[instance.base[x]]:
+            sizes[r] = min(sizes[r], instance.alloc[instance.base[x]])
+    policy = Policy(
+        ints(key),
+        ints([max(1, ticks * start.halves // 2) for ticks in periods(instance)]),
+        ints([NEVER] * instance.ranks),
+        ints(instance.limit),
+        start.lookahead,
+        True,
+        start.pairing,
+    )
+    return PriorityState(
         t,
-        ints(key),
-        ints(period),
-        ints(model.limit),
-        ints([model.stages[x // 3][1] for x in range(letters)]),
+        policy,
+        list_state(t),
+        ints([instance.stages[stage_of(x)][1] for x in range(len(key))]),
         ints([0 if size == NEVER else size for size in sizes]),
-        ints([NEVER] * model.ranks),
-        ints(blank),
-        ints([0] * model.ranks),
-        ints([0] * model.ranks),
-        ints([0] * model.ranks),
-        ints([0] * model.size),
         ints(key),
-        ints(model.limit),
-        ints(blank),
+        ints(instance.limit),
+        blank(instance.size),
         ints([(seed * 104729 + 4321) % 2147483646 + 1]),
     )
 
 
 @compiled
-def _value(s: Search, look: int, span: bool, pairing: bool) -> int:
-    """What is minimized, of the word that the numbers make; -1 if it got stuck."""
-    for p in range(len(s.word)):
-        s.word[p] = -1
-    value = decode(
-        s.t,
-        s.key,
-        s.period,
-        s.eager,
-        s.cap,
-        look,
-        True,
-        pairing,
-        s.word,
-        s.size,
-        s.begin,
-        s.free,
-        s.end,
-    )
-    if value >= 0 and span:
+def anneal(s: PriorityState, cooling: Cooling, goal: Goal) -> int:
+    """Anneal the numbers; the best sequence goes to `s.best`. Its value (ticks), or -1 if none was
+    found."""
+    key, cap = s.policy.key, s.policy.in_flight_cap
+    found = _value(s, goal)
+    cost = 1e18
+    if found >= 0:
+        cost = found + goal.weight * _mean(s)
+        copy(s.list.sequence, s.best)
+    scale = max(1, int(2 * cooling.hot))
+    for move in range(cooling.moves):
+        if 0 <= found <= goal.enough:
+            break
+        hot = heat(cooling, move)
+        copy(key, s.old_key)
+        copy(cap, s.old_cap)
+        for _ in range(1 + draw(s.random, 3)):
+            _change(s, 1 + draw(s.random, scale))
+        value = _value(s, goal)
+        new = value + goal.weight * _mean(s)
+        if value >= 0 and new <= threshold(cost, hot, s.random):
+            cost = new
+            if found < 0 or value < found:
+                found = value
+                copy(s.list.sequence, s.best)
+        else:
+            copy(s.old_key, key)
+            copy(s.old_cap, cap)
+    return int(found)
+
+
+@compiled
+def _value(s: PriorityState, goal: Goal) -> int:
+    """What is minimized, of the sequence that the numbers make; -1 if the scheduler got stuck."""
+    value = list_schedule(s.t, s.policy, s.list)
+    if value >= 0 and goal.span:
         value = 0
-        for r in range(len(s.cap)):
-            value = max(value, s.free[r] - s.begin[r])
+        for r in range(len(s.list.stop)):
+            value = max(value, s.list.stop[r] - s.list.begin[r])
     return value
 
 
 @compiled
-def _mean(s: Search) -> float:
+def _mean(s: PriorityState) -> float:
+    """The mean end of the ranks (ticks)."""
     total = 0.0
-    for r in range(len(s.free)):
-        total += s.free[r]
-    return float(total / len(s.free))
+    for r in range(len(s.list.stop)):
+        total += s.list.stop[r]
+    return float(total / len(s.list.stop))
 
 
 @compiled
-def _change(s: Search, scale: int) -> None:
+def _change(s: PriorityState, scale: int) -> None:
     """Change some numbers: one; those of a kind by a ramp along the chain; those of a kind from a
     stage on, or up to it; all weight gradients of a rank; or a rank's cap."""
-    letters, random = len(s.key), s.random
-    x = draw(random, letters)
+    key, cap, random = s.policy.key, s.policy.in_flight_cap, s.random
+    classes = len(key)
+    x = draw(random, classes)
     for _ in range(20):
         if s.t.count[x] > 0:
             break
-        x = draw(random, letters)
-    kind, place, rank = x % 3, s.place[x], s.t.rank[x]
+        x = draw(random, classes)
+    kind, depth, rank = kind_of(x), s.depth[x], s.t.rank[x]
     by = draw(random, 2 * scale + 1) - scale
     dice = draw(random, 10)
     if dice < 3:
-        s.key[x] += by
+        key[x] += by
     elif dice < 5:
-        for y in range(kind, letters, 3):
-            s.key[y] += by * (s.place[y] - place) // 4
+        for y in range(kind, classes, 3):
+            key[y] += by * (s.depth[y] - depth) // 4
     elif dice < 7:
         below = draw(random, 2) == 0
-        for y in range(kind, letters, 3):
-            if (s.place[y] <= place) == below:
-                s.key[y] += by
+        for y in range(kind, classes, 3):
+            if (s.depth[y] <= depth) == below:
+                key[y] += by
     elif dice < 8:
-        for y in range(2, letters, 3):
+        for y in range(W, classes, 3):
             if s.t.rank[y] == rank:
-                s.key[y] += by
+                key[y] += by
     elif s.step[rank] > 0:
         more = s.step[rank] if draw(random, 2) == 0 else -s.step[rank]
         above = dice == 9
-        for r in range(len(s.cap)):
+        for r in range(len(cap)):
             if r == rank or (above and r > rank):
-                old = min(s.cap[r], s.step[rank] * 100_000)
-                s.cap[r] = min(s.t.limit[r], max(s.step[rank], old + more))
+                old = min(cap[r], s.step[rank] * 100_000)
+                cap[r] = min(s.t.limit[r], max(s.step[rank], old + more))
     else:
-        s.key[x] += by
-
-
-@compiled
-def run(
-    s: Search,
-    moves: int,
-    hot: float,
-    cold: float,
-    weight: float,
-    look: int,
-    span: bool,
-    pairing: bool,
-    enough: int,
-) -> int:
-    """Anneal the numbers; the best word goes to `s.best`. Its value, or -1 if none was found."""
-    value = _value(s, look, span, pairing)
-    found = value
-    cost = 1e18
-    if value >= 0:
-        cost = value + weight * _mean(s)
-        for p in range(len(s.word)):
-            s.best[p] = s.word[p]
-    scale = max(1, int(2 * hot))
-    for turn in range(moves):
-        if 0 <= found <= enough:
-            break
-        heat = hot * exp(log(cold / hot) * turn / moves)
-        for x in range(len(s.key)):
-            s.old_key[x] = s.key[x]
-        for r in range(len(s.cap)):
-            s.old_cap[r] = s.cap[r]
-        for _ in range(1 + draw(s.random, 3)):
-            _change(s, 1 + draw(s.random, scale))
-        value = _value(s, look, span, pairing)
-        fine = value >= 0
-        if fine:
-            new = value + weight * _mean(s)
-            fine = new <= cost - heat * log((1 + draw(s.random, 1 << 30)) / (1 << 30))
-        if fine:
-            cost = new
-            if found < 0 or value < found:
-                found = value
-                for p in range(len(s.word)):
-                    s.best[p] = s.word[p]
-        else:
-            for x in range(len(s.key)):
-                s.key[x] = s.old_key[x]
-            for r in range(len(s.cap)):
-                s.cap[r] = s.old_cap[r]
-    return found
-
-
-def mean_ticks(model: Model) -> float:
-    """The mean duration of an operation that takes any time at all."""
-    some: list[Any] = [ticks for ticks in model.duration if ticks]
-    return float(sum(some) / max(1, len(some)))
+        key[x] += by

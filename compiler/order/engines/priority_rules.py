@@ -1,82 +1,93 @@
-"""List schedules by many rules, of which the best is kept. No rule wins everywhere."""
+"""List schedules by many priority rules, of which the best is kept. No rule wins everywhere."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice, product
-from typing import NamedTuple
+from time import monotonic
 
-from stretto.compiler.order.kernels.arrays import Ints, Tables
-from stretto.compiler.order.kernels.instance import BACK, F, Model
-from stretto.compiler.order.kernels.jit import ints
-from stretto.compiler.order.kernels.list_scheduler import decode
-from stretto.compiler.order.kernels.replay import NOTHING
+from stretto.compiler.order.kernels.arrays import Arrays, Ints
+from stretto.compiler.order.kernels.instance import SearchInstance
+from stretto.compiler.order.kernels.jit import fast, ints
+from stretto.compiler.order.kernels.list_scheduler import Policy, list_schedule, list_state
+from stretto.compiler.order.kernels.op_classes import (
+    BACK,
+    F,
+    W,
+    forward_of,
+    forwards,
+    kind_of,
+    stage_of,
+    weights,
+)
+from stretto.compiler.order.search_state import SearchState
 
-NEVER = 1 << 40
+NAME = "list"
+NEVER = 1 << 40  # larger than any number of operations, grains or ticks
+FEW_RULES = 32  # for problems so large that a list takes long; fewer where loops are not compiled
+LARGE = 100_000  # operations
 
 
-class Rule(NamedTuple):
-    """How to choose: `keys` and `periods` by letter, `eager` and `cap` by rank, `look` in 64ths,
-    as in `decode`."""
+def run(state: SearchState, share: float) -> None:
+    """Submit list schedules by many rules, whatever the share; fewer where each takes long."""
+    scheduler = ListScheduler(state.t)
+    many = None
+    if state.instance.size > LARGE // 10 and not fast():
+        many = FEW_RULES // 3
+    elif state.instance.size > LARGE:
+        many = FEW_RULES
+    began, budget = monotonic(), state.budget
+    for rule in islice(rules(state.instance), many):
+        sequence = scheduler.run(rule)
+        if sequence is not None:
+            state.submit(sequence, NAME)
+        # A search limited by time must leave some for what finds more.
+        late = monotonic() - began > budget.seconds / 4
+        if budget.effort is None and state.incumbents and late:
+            break
 
-    keys: list[int]
-    periods: list[int]
-    eager: list[int]
-    cap: list[int]
-    look: int
-    reserve: bool
-    pairing: bool
+
+def warm(state: SearchState) -> None:
+    """Have the loops compiled."""
+    ListScheduler(state.t).run(next(rules(state.instance)))
 
 
-class Lists:
-    """Runs rules, with the memory that takes made once. `word` and `value` are of the last run."""
+class ListScheduler:
+    """Runs rules, in memory that is made once."""
 
-    def __init__(self, model: Model, t: Tables):
-        self.model, self.t = model, t
-        self._word = ints([NOTHING] * model.size)
-        self._size = ints([0] * model.ranks)
-        self._begin = ints([0] * model.ranks)
-        self._free = ints([0] * model.ranks)
-        self._end = ints([0] * model.size)
+    def __init__(self, t: Arrays):
+        self._t = t
+        self._state = list_state(t)
 
-    def run(self, rule: Rule) -> Ints | None:
-        """The flat word that the rule makes; None where it got stuck."""
-        self._word[:] = ints([NOTHING] * self.model.size)
-        value = decode(
-            self.t,
-            ints(rule.keys),
-            ints(rule.periods),
-            ints(rule.eager),
-            ints(rule.cap),
-            rule.look,
-            rule.reserve,
-            rule.pairing,
-            self._word,
-            self._size,
-            self._begin,
-            self._free,
-            self._end,
+    def run(self, rule: Policy) -> Ints | None:
+        """The flat sequence that the rule, of lists, makes; None where it got stuck."""
+        arrays = rule._replace(
+            key=ints(rule.key),
+            period=ints(rule.period),
+            max_pending_w=ints(rule.max_pending_w),
+            in_flight_cap=ints(rule.in_flight_cap),
         )
-        return None if value < 0 else self._word.copy()
+        value = list_schedule(self._t, arrays, self._state)
+        return None if value < 0 else self._state.sequence.copy()
 
 
-def rules(model: Model) -> Iterator[Rule]:
+def rules(instance: SearchInstance) -> Iterator[Policy]:
     """Rules to try, the more promising first."""
-    plain = _plain(model)
+    plain = _plain(instance)
     yield from islice(plain, 24)
-    yield from _steady(model)
+    yield from _steady(instance)
     yield from plain
 
 
-def _plain(model: Model) -> Iterator[Rule]:
-    """Gradients first; forwards of late stages before or
-    after those of early ones, or by micro-batch; weight gradients when more than so many wait, or
-    only when nothing else can run; how long to wait for a gradient that is known to come."""
-    letters, ranks = len(model.rank), model.ranks
+def _plain(instance: SearchInstance) -> Iterator[Policy]:
+    """Gradients first; forwards of late stages before or after those of early ones, or by
+    micro-batch; weight gradients when more than so many wait, or only when nothing else can run;
+    how long to wait for a gradient that is known to come."""
+    classes, ranks = len(instance.rank), instance.ranks
     place = [0] * ranks  # of each rank along its first pipeline
-    for g in reversed(range(len(model.stages))):
-        place[model.rank[3 * g]] = model.stages[g][1]
+    for g in reversed(range(len(instance.stages))):
+        place[instance.rank[forward_of(g)]] = instance.stages[g][1]
     depth = max(place) + 1
-    several = len(model.stages) > ranks
-    eagers = [
+    several = len(instance.stages) > ranks
+    pendings = [
         [0] * ranks,
         [NEVER] * ranks,
         place,
@@ -86,80 +97,83 @@ def _plain(model: Model) -> Iterator[Rule]:
         [depth - 1 - at for at in place],
         [depth // 2] * ranks,
     ]
-    caps = [model.limit, *_early(model, place, depth)]
+    caps = [instance.limit, *_early(instance, place, depth)]
     flavours = ((1, 0), (-1, 0), (0, 1)) if several else ((1, 0),)
-    for pairing in (True, False) if model.pairs else (False,):
+    for pairing in (True, False) if instance.pairs else (False,):
         for reserve in (True, False) if several else (True,):
-            for cap, eager, look in product(caps, eagers, (64, 0, 32)):
+            for cap, pending, look in product(caps, pendings, (64, 0, 32)):
                 for sign, period in flavours:
-                    keys = [_key(model, x, sign) for x in range(letters)]
-                    periods = [period * 8 if x % 3 != 2 else 0 for x in range(letters)]
-                    yield Rule(keys, periods, eager, cap, look, reserve, pairing)
+                    keys = [_key(instance, x, sign) for x in range(classes)]
+                    periods = [period * 8 if kind_of(x) != W else 0 for x in range(classes)]
+                    yield Policy(keys, periods, pending, cap, look, reserve, pairing)
 
 
-def _key(model: Model, x: int, sign: int) -> int:
-    stage = model.stages[x // 3][1]
-    if x % 3 == F:
+def _key(instance: SearchInstance, x: int, sign: int) -> int:
+    stage = instance.stages[stage_of(x)][1]
+    if kind_of(x) == F:
         return 100_000 - sign * stage
-    return 10 if x % 3 == BACK else 1_000_000
+    return 10 if kind_of(x) == BACK else 1_000_000
 
 
-def _early(model: Model, place: list[int], depth: int) -> list[list[int]]:
-    """How much may be on its way to each rank's backwards, for one stage per rank: what is
-    admitted early is in the way later. 1F1B's and the eager one's; and where the limit allows
-    some more than the number of ranks, a number that falls towards the end of the chain by one or
-    two from rank to rank (less would make the ranks wait for each other), the twos all at the
-    end, all at the beginning, or spread."""
-    size = max((model.take[model.base[x]] for x in range(0, len(model.rank), 3)), default=0)
-    if not size or len(model.stages) != model.ranks:
+def _early(instance: SearchInstance, place: list[int], depth: int) -> list[list[int]]:
+    """Caps (grains) on what each rank has in flight, for one stage per rank: what is admitted early
+    is in the way later. 1F1B's and the eager one's; and where the limit allows some more than the
+    number of ranks, a number that falls towards the end of the chain by one or two from rank to
+    rank (less would make the ranks wait for each other), the twos all at the end, all at the
+    beginning, or spread."""
+    size = max((instance.alloc[instance.base[x]] for x in forwards(len(instance.rank))), default=0)
+    if not size or len(instance.stages) != instance.ranks:
         return []
     last = depth - 1
     found = [[size * (ahead * (last - at) + 1) for at in place] for ahead in (1, 2)]
-    most = min(model.limit) // size
+    most = min(instance.limit) // size
     if depth < most < 2 * depth:
         found.append([size * (1 + (most - 1) * (last - at) // last) for at in place])
         found.append([size * min(most - at, 2 * (last - at) + 1) for at in place])
         found.append([size * max(depth - at, most - 2 * at) for at in place])
         found.append([size * (1 - -(most - 1) * (last - at) // last) for at in place])
-    caps = [[min(a, b) for a, b in zip(cap, model.limit, strict=True)] for cap in found]
-    return [cap for cap in caps if cap != model.limit]
+    caps = [[min(a, b) for a, b in zip(cap, instance.limit, strict=True)] for cap in found]
+    return [cap for cap in caps if cap != instance.limit]
 
 
-def _steady(model: Model) -> Iterator[Rule]:
+def _steady(instance: SearchInstance) -> Iterator[Policy]:
     """What comes next in a steady state where every operation runs as soon as its data is there:
     good where the limit is below the number of ranks; or, with weight gradients very late and
     younger micro-batches hardly behind older ones, where it is far above."""
-    never = [NEVER] * model.ranks
-    depth = max(s for _, s in model.stages) + 1
+    never = [NEVER] * instance.ranks
+    depth = max(s for _, s in instance.stages) + 1
     first = list(product((64, 0), (6, 0), (2, 3)))
     later = product((32, 16, 64, 0), (4 * depth, 8 * depth, 2 * depth, 6), (1, 2))
     for look, late, halves in chain(first, later):
-        keys = unhindered(model, late)
-        period = [ticks * halves // 2 for ticks in periods(model)]
-        yield Rule(keys, period, never, model.limit, look, True, bool(model.pairs))
+        keys = unhindered(instance, late)
+        period = [ticks * halves // 2 for ticks in periods(instance)]
+        yield Policy(keys, period, never, instance.limit, look, True, bool(instance.pairs))
 
 
-def unhindered(model: Model, late: int = 4, waits: Sequence[int] = (0,) * 6) -> list[int]:
-    """The earliest start of operation 0 of every letter by the data alone; weight gradients `late`
-    times their own duration after it. `waits` (ticks) come on top of transfers: for forwards to an
-    earlier rank, the same, a later one; then likewise for backwards."""
-    key = [0] * len(model.rank)
-    for _ in range(2 * len(model.stages)):
-        for x, needs in enumerate(model.needs):
-            if not model.count[x]:
+def unhindered(
+    instance: SearchInstance, late: int = 4, waits: Sequence[int] = (0,) * 6
+) -> list[int]:
+    """The earliest start (ticks) of operation 0 of every class by the data alone; weight gradients
+    `late` times their own duration after it. `waits` (ticks) come on top of transfers: for
+    forwards to an earlier rank, the same, a later one; then likewise for backwards."""
+    key = [0] * len(instance.rank)
+    for _ in range(2 * len(instance.stages)):
+        for x, needs in enumerate(instance.needs):
+            if not instance.count[x]:
                 continue
+            first = 1 if kind_of(x) == F else 4
             before = [
-                (y, lag + waits[3 * (x % 3 > 0) + 1 + _sign(model.rank[x] - model.rank[y])])
+                (y, lag + waits[first + _sign(instance.rank[x] - instance.rank[y])])
                 for y, lag in needs
-                if model.count[y]
+                if instance.count[y]
             ]
-            if x % 3:
+            if kind_of(x) != F:
                 before.append((x - 1, 0))
-            starts = [key[y] + model.duration[model.base[y]] + lag for y, lag in before]
+            starts = [key[y] + instance.duration[instance.base[y]] + lag for y, lag in before]
             key[x] = max([key[x], *starts])
-    for x in range(2, len(key), 3):
-        if model.count[x]:
-            key[x] += late * model.duration[model.base[x]]
+    for x in weights(len(key)):
+        if instance.count[x]:
+            key[x] += late * instance.duration[instance.base[x]]
     return key
 
 
@@ -167,10 +181,11 @@ def _sign(number: int) -> int:
     return (number > 0) - (number < 0)
 
 
-def periods(model: Model) -> list[int]:
-    """By letter the time between its operations, if the busiest rank never idles."""
-    work = [0] * model.ranks
-    for x, r in enumerate(model.rank):
-        work[r] += sum(model.duration[model.base[x] : model.base[x] + model.count[x]])
+def periods(instance: SearchInstance) -> list[int]:
+    """By class the time (ticks) between its operations, if the busiest rank never idles."""
+    work = [0] * instance.ranks
+    for x, r in enumerate(instance.rank):
+        work[r] += sum(instance.duration[instance.base[x] : instance.base[x] + instance.count[x]])
     most = max(work, default=0)
-    return [max(1, most // max(1, model.count[x - x % 3])) for x in range(len(model.rank))]
+    many = [instance.count[forward_of(stage_of(x))] for x in range(len(instance.rank))]
+    return [max(1, most // max(1, one)) for one in many]

@@ -1,82 +1,64 @@
-"""Annealing as an engine: the best words of all engines, round by round; and what `under jitter`
-adds to it."""
+"""Local search as an engine: annealing the best sequences of all engines, round by round; and what
+`under jitter` adds to it."""
 
 from collections.abc import Sequence
 from time import monotonic
-from typing import Any
 
 from stretto.compiler.order.budget import Budget
-from stretto.compiler.order.engines import local_search as annealing
-from stretto.compiler.order.engines import priorities as offsetting
-from stretto.compiler.order.engines.run import CHAINS, side_by_side
-from stretto.compiler.order.kernels import evaluator
+from stretto.compiler.order.engines.local_search import anneal
+from stretto.compiler.order.engines.spending import CHAINS, rounds, side_by_side
+from stretto.compiler.order.kernels.annealing import Cooling, Goal
+from stretto.compiler.order.kernels.evaluator import Evaluator, blank, evaluate, evaluator_of
 from stretto.compiler.order.kernels.jit import ints
-from stretto.compiler.order.search_state import WORK, Found, Hunt, jittered
+from stretto.compiler.order.search_state import WORK, Incumbent, SearchState, jittered
 
+NAME = "anneal"
 STARTS = 6  # that are annealed, the best ones
 SMALL = 250  # operations: a search that can afford to forget its start
 GENTLE = (0.05, 0.1, 0.05, 0.2, 0.07)  # temperatures, in mean durations, round by round
 STRONG = (0.5, 0.35, 0.5, 0.2, 0.35)
+WEIGHTS = (0.1, 0.5, 0.3, 0.05)  # of the mean end
+NEAR = 1.1  # of the best: what is worse is hardly ever annealed to the best
+SAMPLES = 12  # of the durations, under jitter
 
 
-def polish(hunt: Hunt, share: float) -> None:
+def run(state: SearchState, share: float) -> None:
     """Anneal: every start for a while, the better half of them for longer, and so on; then the
     best two as long as that helps, and when it does not all again. Gently: what a good start has
     must not be lost at once."""
-    began = hunt.left()
-    end = began * (1 - share)
-    starts = first = _starts(hunt)
-    rate = _rate(hunt, starts[0])
-    turn = 0
-    while hunt.left() > end and not hunt.over():
-        room = hunt.left() - end
+    if not state.incumbents:
+        return
+    until = state.left() * (1 - share)
+    starts = first = _starts(state)
+    rate = _rate(state, starts[0])
+    for turn in rounds(state, until):
+        room = state.left() - until
         moves = max(500, int(room / 4 * rate * CHAINS / max(CHAINS, len(starts))))
-        results = _anneal_all(hunt, starts, moves, turn)
+        results = _anneal_all(state, starts, moves, turn)
         pool = sorted([*results, *starts], key=lambda one: one.value)
         few = len(starts) <= CHAINS and pool[0].value == min(one.value for one in starts)
         starts = first if few else _distinct(pool)[: max(CHAINS, len(starts) // 2)]
-        turn += 1
 
 
-NEAR = 1.1  # of the best: what is worse is hardly ever annealed to the best
+def warm(state: SearchState) -> None:
+    """Have the loops compiled."""
+    sequence = blank(state.instance.size)
+    goal = Goal(state.span, 0.1, 0)
+    anneal(state.evaluator, sequence, sequence.copy(), Cooling(0, 1.0, 1.0), goal, False)
 
 
-def _starts(hunt: Hunt) -> list[Found]:
-    """What is near the best, of every engine in turn: what one engine finds may be better now, and
-    lead less far."""
-    near = sorted(hunt.found.values(), key=lambda one: one.value)
-    near = [one for one in near if one.value <= near[0].value * NEAR]
-    turns: list[tuple[int, Found]] = []
-    seen: dict[str, int] = {}
-    for one in near:
-        seen[one.engine] = seen.get(one.engine, 0) + 1
-        turns.append((seen[one.engine], one))
-    return [one for _, one in sorted(turns, key=lambda turn: turn[0])][:STARTS]
-
-
-def _heat(hunt: Hunt, start: Found, turn: int) -> float:
-    """The temperature to begin with. Small problems may forget their start, and a list schedule
-    of several stages under a limit had better do so."""
-    if hunt.model.size <= SMALL:
-        return STRONG[turn % len(STRONG)]
-    if start.engine == "list" and turn == 0 and any(many > 1 for many in hunt.t.many):
-        return STRONG[0]
-    return GENTLE[turn % len(GENTLE)]
-
-
-SAMPLES = 12
-
-
-def robust(hunt: Hunt, budget: Budget) -> Found:
+def robust(state: SearchState, budget: Budget) -> Incumbent:
     """The order with the least mean over samples of the durations, starting from the best ones
     for the durations as they are, in what is left of the whole budget."""
-    t, samples = jittered(hunt.model, hunt.t, SAMPLES, budget.seed)
-    starts = sorted(hunt.found.values(), key=lambda one: one.value)[:STARTS]
-    judge = evaluator.prepare(t, samples, budget.seed)
-    means = [evaluator.evaluate(judge, ints(one.word), hunt.span) for one in starts]
-    best, word = min(zip(means, [one.word for one in starts], strict=True), key=lambda one: one[0])
-    mean = offsetting.mean_ticks(hunt.model) * max(samples.ticks[0]) / max(hunt.model.duration)
-    deadline, spent, turn, rate = hunt.deadline + budget.seconds / 2, 0, 0, 0.0
+    instance = state.instance
+    t, samples = jittered(instance, state.t, SAMPLES, budget.seed)
+    starts = sorted(state.incumbents.values(), key=lambda one: one.value)[:STARTS]
+    judge = evaluator_of(t, samples, budget.seed)
+    values = [evaluate(judge, ints(one.sequence), state.span) for one in starts]
+    best = min(values)
+    sequence = starts[values.index(best)].sequence
+    mean = state.mean_ticks() * max(samples.ticks[0]) / max(instance.duration)
+    deadline, turn, rate = state.deadline + budget.seconds / 2, 0, 0.0
     try:
         while True:
             began = monotonic()
@@ -86,87 +68,109 @@ def robust(hunt: Hunt, budget: Budget) -> Found:
                 if left <= 0:
                     break
             else:
-                moves = max(100, budget.effort * WORK // (SAMPLES * hunt.model.size))
+                moves = max(100, budget.effort * WORK // (SAMPLES * instance.size))
                 if turn == 4:
                     break
-            state = evaluator.prepare(t, samples, budget.seed + turn)
-            trial, better = ints(word), ints(word)
+            made = evaluator_of(t, samples, budget.seed + turn)
+            trial, better = ints(sequence), ints(sequence)
             hot = GENTLE[turn % len(GENTLE)] * mean
-            value = annealing.run(
-                state, trial, better, moves, hot, hot / 5, 0.1, hunt.span, _overlaps(hunt), 0
+            goal = Goal(state.span, 0.1, 0)
+            value = anneal(
+                made, trial, better, Cooling(moves, hot, hot / 5), goal, _overlaps(state)
             )
-            spent += moves
             rate = moves / max(1e-4, monotonic() - began)
             turn += 1
             if 0 <= value < best:
-                best, word = value, better
+                best, sequence = value, better
     except KeyboardInterrupt:
-        hunt.interrupt()
-    value = evaluator.evaluate(hunt.state, ints(word), hunt.span)
-    return Found(value, "anneal", word)
+        state.interrupt()
+    value = evaluate(state.evaluator, ints(sequence), state.span)
+    return Incumbent(value, NAME, sequence)
 
 
-def _overlaps(hunt: Hunt) -> bool:
+def _starts(state: SearchState) -> list[Incumbent]:
+    """Starts within NEAR of the best, round-robin over engines: the best start need not lie in the
+    best basin."""
+    near = sorted(state.incumbents.values(), key=lambda one: one.value)
+    near = [one for one in near if one.value <= near[0].value * NEAR]
+    turns: list[tuple[int, Incumbent]] = []
+    seen: dict[str, int] = {}
+    for one in near:
+        seen[one.engine] = seen.get(one.engine, 0) + 1
+        turns.append((seen[one.engine], one))
+    return [one for _, one in sorted(turns, key=lambda turn: turn[0])][:STARTS]
+
+
+def _heat(state: SearchState, start: Incumbent, turn: int) -> float:
+    """The temperature to begin with. Small problems may forget their start, and a list schedule
+    of several stages under a limit had better do so."""
+    if state.instance.size <= SMALL:
+        return STRONG[turn % len(STRONG)]
+    if start.engine == "list" and turn == 0 and any(many > 1 for many in state.t.stages_on):
+        return STRONG[0]
+    return GENTLE[turn % len(GENTLE)]
+
+
+def _overlaps(state: SearchState) -> bool:
     """Whether pairs may be merged and split."""
-    some = bool(hunt.model.pairs) or any(ticks >= 0 for ticks in hunt.model.joint)
-    return some and not any(x >= 0 for x in hunt.model.partner)
+    instance = state.instance
+    some = bool(instance.pairs) or any(ticks >= 0 for ticks in instance.full_backward)
+    return some and not any(op >= 0 for op in instance.partner)
 
 
-def _rate(hunt: Hunt, start: Found) -> float:
+def _rate(state: SearchState, start: Incumbent) -> float:
     """Moves that one chain makes per unit of what is left: per second, or per unit of effort."""
-    if hunt.budget.effort is not None:
-        return WORK / max(1, hunt.model.size)
+    if state.budget.effort is not None:
+        return WORK / max(1, state.instance.size)
     began = monotonic()
-    moves = max(50, min(2000, 400_000 // hunt.model.size))
-    _anneal(hunt, start, moves, 0.03, 0, hunt.state)
+    moves = max(50, min(2000, 400_000 // state.instance.size))
+    _anneal(state, start, Cooling(moves, 0.03, 0.02), WEIGHTS[0], state.evaluator)
     return moves / max(1e-4, monotonic() - began)
 
 
-def _distinct(pool: Sequence[Found]) -> list[Found]:
-    found: list[Found] = []
+def _distinct(pool: Sequence[Incumbent]) -> list[Incumbent]:
+    """The pool without those that are in it twice."""
+    found: list[Incumbent] = []
     for one in pool:
-        if all(one.value != other.value or list(one.word) != list(other.word) for other in found):
+        if all(
+            one.value != other.value or list(one.sequence) != list(other.sequence)
+            for other in found
+        ):
             found.append(one)
     return found
 
 
-def _anneal_all(hunt: Hunt, starts: Sequence[Found], moves: int, turn: int) -> list[Found]:
+def _anneal_all(
+    state: SearchState, starts: Sequence[Incumbent], moves: int, turn: int
+) -> list[Incumbent]:
     """Anneal every start; two at a time where loops are compiled."""
     jobs = list(starts)
     while len(jobs) < CHAINS:
         jobs.append(jobs[0])
-    states = [
-        evaluator.prepare(hunt.t, hunt.samples(), hunt.budget.seed + 1000 * turn + k + 1)
+    made = [
+        evaluator_of(state.t, state.samples(), state.budget.seed + 1000 * turn + k + 1)
         for k in range(len(jobs))
     ]
 
-    def work(k: int) -> Found | None:
-        return _anneal(hunt, jobs[k], moves, _heat(hunt, jobs[k], turn), turn + k, states[k])
+    def work(k: int) -> Incumbent | None:
+        cooling = Cooling(moves, _heat(state, jobs[k], turn), 0.02)
+        return _anneal(state, jobs[k], cooling, WEIGHTS[(turn + k) % len(WEIGHTS)], made[k])
 
     results = side_by_side(work, range(len(jobs)))
-    hunt.spent += moves * hunt.model.size * len(jobs) // CHAINS
+    state.spent += moves * state.instance.size * len(jobs) // CHAINS
     good = [one for one in results if one is not None]
     for one in good:
-        hunt.offer(one.word, "anneal")
+        state.submit(one.sequence, NAME)
     return good
 
 
 def _anneal(
-    hunt: Hunt, start: Found, moves: int, hot: float, turn: int, state: Any
-) -> Found | None:
-    mean = offsetting.mean_ticks(hunt.model)
-    word, best = ints(start.word), ints(start.word)
-    weight = (0.1, 0.5, 0.3, 0.05)[turn % 4]
-    value = annealing.run(
-        state,
-        word,
-        best,
-        moves,
-        hot * mean,
-        0.02 * mean,
-        weight,
-        hunt.span,
-        _overlaps(hunt),
-        hunt.enough,
-    )
-    return None if value < 0 else Found(value, "anneal", best)
+    state: SearchState, start: Incumbent, cooling: Cooling, weight: float, s: Evaluator
+) -> Incumbent | None:
+    """What one run finds; `cooling` in mean durations."""
+    mean = state.mean_ticks()
+    sequence, best = ints(start.sequence), ints(start.sequence)
+    cooling = Cooling(cooling.moves, cooling.hot * mean, cooling.cold * mean)
+    goal = Goal(state.span, weight, state.enough)
+    value = anneal(s, sequence, best, cooling, goal, _overlaps(state))
+    return None if value < 0 else Incumbent(value, NAME, best)

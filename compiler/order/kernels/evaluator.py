@@ -1,29 +1,38 @@
-"""Times a candidate order: the state that a search replays in, and what the replay is judged by."""
+"""Times candidates: the memory that a search replays sequences in, and what a replay is judged
+by."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from stretto.compiler.order.kernels.arrays import Ints, Tables
+from stretto.compiler.order.kernels.arrays import Arrays, Ints
 from stretto.compiler.order.kernels.jit import compiled, fast, ints
-from stretto.compiler.order.kernels.replay import assign, replay
+from stretto.compiler.order.kernels.op_classes import stages_in
+from stretto.compiler.order.kernels.replay import NOTHING, Assigned, Replay, assign, replay
 
-REACH = (3, 8, 30, 100)  # how far a unit goes at most, one of these each time
+REACH = (3, 8, 30, 100)
+"""How far (positions) a unit goes at most, one of these each time."""
+
+NEVER = 1 << 60
+"""Ticks: later than anything. (Loops take it, and the number of the only sample, from the
+Evaluator: numba compiles a function anew for every constant that it is called with.)"""
 
 
 class Samples(NamedTuple):
-    """Durations to replay with, one row each: `ticks` by place, `unit_ticks` by unit."""
+    """Durations to replay with, one row each: `ticks` by op index, `unit_ticks` by unit."""
 
     ticks: Any
     unit_ticks: Any
 
 
-class State(NamedTuple):
-    """Everything a run needs to have at hand, made once."""
+class Evaluator(NamedTuple):
+    """Everything a run needs to have at hand, made once. `start`, `stop`, `rest` by sample and
+    position; `end` by sample and op index; `kept_…` are those of the last accepted sequence.
+    `since` by sample and rank. `copy` by position. `nominal`: the number of the first sample. See
+    `Assigned` and `Replay` for the others."""
 
-    t: Tables
+    t: Arrays
     samples: Samples
-    first: Ints
-    second: Ints
+    assigned: Assigned
     rest: Any
     start: Any
     stop: Any
@@ -32,8 +41,6 @@ class State(NamedTuple):
     kept_stop: Any
     kept_end: Any
     since: Any
-    seen: Ints
-    merged: Ints
     at: Ints
     waiter: Ints
     following: Ints
@@ -42,39 +49,45 @@ class State(NamedTuple):
     copy: Ints
     random: Ints
     reach: Ints
+    never: int
+    nominal: int
 
 
-def prepare(t: Tables, samples: Samples, seed: int) -> State:
-    """A State for this Tables."""
-    rows, places, ranks = len(samples.ticks), len(t.ticks), len(t.limit)
-    letters = len(t.rank)
+def evaluator_of(t: Arrays, samples: Samples, seed: int) -> Evaluator:
+    """An Evaluator for these Arrays."""
+    rows, size, ranks = len(samples.ticks), len(t.ticks), len(t.limit)
+    classes = len(t.rank)
 
     def row(size: int, value: int = -1) -> Any:
         return table([[value] * size for _ in range(rows)])
 
-    return State(
-        t,
-        samples,
-        ints([-1] * places),
-        ints([-1] * places),
-        row(places, 0),
-        row(places),
-        row(places),
-        row(places),
-        row(places),
-        row(places),
-        row(places),
-        row(ranks, 0),
-        ints([0] * letters),
-        ints([0] * (letters // 3)),
-        ints([0] * ranks),
-        ints([-1] * places),
-        ints([-1] * ranks),
-        ints([-1] * ranks),
-        ints([0] * ranks),
-        ints([0] * places),
-        ints([(seed * 7919 + 12345) % 2147483646 + 1]),
-        ints(REACH),
+    return Evaluator(
+        t=t,
+        samples=samples,
+        assigned=Assigned(
+            first=ints([-1] * size),
+            second=ints([-1] * size),
+            seen=ints([0] * classes),
+            fused=ints([0] * stages_in(classes)),
+        ),
+        rest=row(size, 0),
+        start=row(size),
+        stop=row(size),
+        end=row(size),
+        kept_start=row(size),
+        kept_stop=row(size),
+        kept_end=row(size),
+        since=row(ranks, 0),
+        at=ints([0] * ranks),
+        waiter=ints([-1] * size),
+        following=ints([-1] * ranks),
+        blocked=ints([-1] * ranks),
+        stack=ints([0] * ranks),
+        copy=ints([0] * size),
+        random=ints([(seed * 7919 + 12345) % 2147483646 + 1]),
+        reach=ints(REACH),
+        never=NEVER,
+        nominal=0,
     )
 
 
@@ -87,37 +100,41 @@ def table(rows: Sequence[Sequence[int]]) -> Any:
     return numpy.array(rows, dtype=numpy.int64)
 
 
+def blank(size: int) -> Ints:
+    """A flat sequence without units."""
+    return ints([NOTHING] * size)
+
+
 @compiled
-def evaluate(s: State, word: Ints, span: bool) -> int:
-    """Replay the whole word; the sum over the samples of what is minimized, or -1."""
+def evaluate(s: Evaluator, sequence: Ints, span: bool) -> int:
+    """Replay the whole sequence; the sum over the samples of what is minimized, or -1."""
     t = s.t
     ranks = len(t.limit)
     for r in range(ranks):
-        if not assign(t, r, t.word_at[r + 1] - 1, word, s.first, s.second, s.seen, s.merged):
+        if not assign(t, r, t.sequence_at[r + 1] - 1, sequence, s.assigned):
             return -1
     total = 0
     for k in range(len(s.samples.ticks)):
         for r in range(ranks):
-            s.since[k][r] = t.word_at[r]
-            remaining(s, k, r, word)
-        if not replayed(s, k, word, 1 << 60):
+            s.since[k][r] = t.sequence_at[r]
+            remaining(s, k, r, sequence)
+        if not replayed(s, k, sequence, s.never):
             return -1
-        total += objective(s, k, word, span)
+        total += objective(s, k, sequence, span)
     return total
 
 
 @compiled
-def replayed(s: State, k: int, word: Ints, cut: int) -> bool:
-    return replay(
+def replayed(s: Evaluator, k: int, sequence: Ints, cut: int) -> bool:
+    """Replay with the durations of sample k from `since` on; see `replay`."""
+    one = Replay(
         s.t,
-        word,
-        s.first,
-        s.second,
+        s.assigned.first,
+        s.assigned.second,
         s.since[k],
         s.samples.ticks[k],
         s.samples.unit_ticks[k],
         s.rest[k],
-        cut,
         s.start[k],
         s.stop[k],
         s.end[k],
@@ -127,32 +144,33 @@ def replayed(s: State, k: int, word: Ints, cut: int) -> bool:
         s.blocked,
         s.stack,
     )
+    return replay(one, sequence, cut)
 
 
 @compiled
-def remaining(s: State, k: int, r: int, word: Ints) -> None:
-    """The work of rank r after each position."""
+def remaining(s: Evaluator, k: int, r: int, sequence: Ints) -> None:
+    """Work out `rest`: the work of rank r after each position (ticks of sample k)."""
     work = 0
-    for p in range(s.t.word_at[r + 1] - 1, s.t.word_at[r] - 1, -1):
+    for p in range(s.t.sequence_at[r + 1] - 1, s.t.sequence_at[r] - 1, -1):
         s.rest[k][p] = work
-        u = word[p]
+        u = sequence[p]
         if u >= 0:
-            if s.t.solo[u] >= 0:
-                work += s.samples.ticks[k][s.first[p]]
+            if s.t.single[u] >= 0:
+                work += s.samples.ticks[k][s.assigned.first[p]]
             else:
                 work += s.samples.unit_ticks[k][u]
 
 
 @compiled
-def objective(s: State, k: int, word: Ints, span: bool) -> int:
-    """What is minimized, of the replayed word."""
+def objective(s: Evaluator, k: int, sequence: Ints, span: bool) -> int:
+    """What is minimized (ticks), of the replayed sequence: the makespan, or the longest span."""
     worst = 0
     for r in range(len(s.t.limit)):
-        lo, hi = s.t.word_at[r], s.t.word_at[r + 1]
+        lo, hi = s.t.sequence_at[r], s.t.sequence_at[r + 1]
         if hi > lo:
             last = s.stop[k][hi - 1]
             if span:
-                while lo < hi - 1 and word[lo] < 0:
+                while lo < hi - 1 and sequence[lo] < 0:
                     lo += 1
                 last -= s.start[k][lo]
             if last > worst:
@@ -161,10 +179,10 @@ def objective(s: State, k: int, word: Ints, span: bool) -> int:
 
 
 @compiled
-def mean_end(s: State, k: int) -> float:
-    """The mean end of the ranks."""
+def mean_end(s: Evaluator, k: int) -> float:
+    """The mean end of the ranks (ticks)."""
     total = 0
     for r in range(len(s.t.limit)):
-        if s.t.word_at[r + 1] > s.t.word_at[r]:
-            total += s.stop[k][s.t.word_at[r + 1] - 1]
+        if s.t.sequence_at[r + 1] > s.t.sequence_at[r]:
+            total += s.stop[k][s.t.sequence_at[r + 1] - 1]
     return total / len(s.t.limit)

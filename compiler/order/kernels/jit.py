@@ -1,6 +1,6 @@
-"""Compile the hot loops where numba is installed; run the very same functions as they are where
-it is not. They are written in the part of Python that both understand, over plain sequences of
-integers, so that either gives the same result.
+"""Compile the hot loops where numba is installed; run the very same functions as they are where it
+is not. They are written in the part of Python that both understand, over plain sequences of
+integers, so that both give the same result.
 """
 
 import os
@@ -25,17 +25,17 @@ def fast() -> bool:
 
 
 def kept() -> bool:
-    """Whether loops that were compiled on this machine before are there to be used again."""
-    return any(_kept().rglob("*.nbi"))
+    """Whether this machine has compiled the present loops before and kept them."""
+    return any(_loops().rglob("*.nbi"))
 
 
 def compiled(function: Function) -> Function:
-    """The function, compiled (and kept on disk) where that is possible."""
+    """The function, compiled and kept on disk where numba is installed, else as it is."""
     if not fast():
         return function
     numba: Any = import_module("numba")
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(_kept())
+    numba.config.CACHE_DIR = str(_loops())
     try:
         made: Function = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # no place to keep it
@@ -45,18 +45,27 @@ def compiled(function: Function) -> Function:
     return made
 
 
+def inlined(function: Function) -> Function:
+    """The function as it is, for plain Python; where loops are compiled they may call it too, and
+    the compiler puts its text in place of the call."""
+    if fast():
+        extending: Any = import_module("numba.extending")
+        extending.register_jitable(function)
+    return function
+
+
 def cache_home() -> Path:
-    """Where things are kept that can be made again."""
+    """The folder for files that can be made again (`XDG_CACHE_HOME`, else `~/.cache`)."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(home) / "stretto"
 
 
 @cache
-def _kept() -> Path:
-    """Where compiled loops are kept: by the text of all of them, because numba does not notice
-    when a function that was compiled into another changes."""
+def _loops() -> Path:
+    """Where compiled loops are kept: under a hash of every module that may define some, because
+    numba does not notice when a function that was compiled into another changes."""
     kernels = Path(__file__).parent
-    files = sorted([*kernels.glob("*.py"), *(kernels.parent / "engines").glob("*.py")])
+    files = sorted([*kernels.glob("*.py"), *(kernels.parent / "engines").rglob("*.py")])
     text = b"".join(path.read_bytes() for path in files)
     return cache_home() / "loops" / sha256(text).hexdigest()[:16]
 

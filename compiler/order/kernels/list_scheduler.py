@@ -1,12 +1,12 @@
 """List scheduling: whenever a rank falls idle it starts the operation with the least score among
-those that can start now. One loop, plain integers, no object per operation: about 4 µs for each
-in plain Python, and written so that it can be compiled.
+those that can start now. One loop, plain integers, no object per operation, and written so that it
+can be compiled.
 
-The score of operation n of letter x is key[x] + n · period[x]. A rank may leave itself idle for
-something better that is known to come soon (`look`), do weight gradients once more than `eager`
-of them wait, and pair what may overlap (`pairing`). What is on its way, activations of forwards
-whose backward has not run, it may keep below `cap`: 1F1B is such a cap, and nothing but the limit
-then says how long weight gradients wait.
+The score of operation n of class x is key[x] + n · period[x]. A rank may leave itself idle for
+something better that is known to come soon (`lookahead`), do weight gradients once more than
+`max_pending_w` of them wait, and pair what may overlap (`pairing`). `in_flight_cap` limits the
+activations in flight (forward done, backward not): 1F1B is such a cap, and nothing but the memory
+limit then says how long weight gradients wait.
 
 With `reserve` it never gets stuck, at any limit that can be met: a forward is admitted only if the
 micro-batches that are under way on the rank can still finish one after the other, in an order that
@@ -14,247 +14,311 @@ is the same everywhere (index, then pipeline). Then the oldest one of all can al
 """
 
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, NamedTuple
 
-from stretto.compiler.order.kernels.arrays import Ints, Tables
-from stretto.compiler.order.kernels.jit import compiled
+from stretto.compiler.order.kernels.arrays import Arrays, Ints
+from stretto.compiler.order.kernels.jit import compiled, ints
+from stretto.compiler.order.kernels.op_classes import (
+    BACK,
+    F,
+    W,
+    kind_of,
+    stage_of,
+    stages_in,
+)
+from stretto.compiler.order.kernels.replay import NOTHING, data_ready, ready
 
 FOREVER = 1 << 60
-URGENT = 500  # the score of a weight gradient when more than `eager` wait
+URGENT = 500
+"""The score of a weight gradient when more than `max_pending_w` wait."""
+
+ALONE, EXCLUDED = -1, -2
+"""In place of a partner's class: the operation runs alone; it may not run now."""
+
+
+class Policy(NamedTuple):
+    """How to choose: `key` and `period` by class, `max_pending_w` (operations) and `in_flight_cap`
+    (grains) by rank, `lookahead` in 64ths of the duration of what would be started instead. See
+    the module."""
+
+    key: Ints
+    period: Ints
+    max_pending_w: Ints
+    in_flight_cap: Ints
+    lookahead: int
+    reserve: bool
+    pairing: bool
+
+
+class ListState(NamedTuple):
+    """A list schedule in the making. `sequence`: the flat sequence, rank r's units from
+    `sequence_at[r]` on, `size[r]` of them. By rank `begin` and `stop` (ticks: first start, last
+    end), `held` (grains), `in_flight` (grains of forwards whose backward is to come), `pending_w`
+    (weight gradients that could run), `freeable` (grains that these would give back), `idle` (1:
+    it waits to be told that something has ended). `done` by class, `fused` (full backwards) by
+    stage, `end` (ticks; -1 for what has not run) by op index."""
+
+    sequence: Ints
+    size: Ints
+    begin: Ints
+    stop: Ints
+    held: Ints
+    in_flight: Ints
+    pending_w: Ints
+    freeable: Ints
+    idle: Ints
+    done: Ints
+    fused: Ints
+    end: Ints
+
+
+def list_state(t: Arrays) -> ListState:
+    """Memory for list schedules."""
+    size, ranks, classes = len(t.ticks), len(t.limit), len(t.rank)
+    lengths = [*[ranks] * 8, classes, stages_in(classes), size]  # of the fields after the first
+    return ListState(ints([NOTHING] * size), *(ints([0] * many) for many in lengths))
 
 
 @compiled
-def decode(
-    t: Tables,
-    key: Ints,
-    period: Ints,
-    eager: Ints,
-    cap: Ints,
-    look: int,
-    reserve: bool,
-    pairing: bool,
-    word: Ints,
-    size: Ints,
-    begin: Ints,
-    free: Ints,
-    end: Ints,
-) -> int:
-    """Fill `word` (units, rank r's from `word_at[r]` on, `size[r]` of them), `begin` and `free`
-    (ticks, by rank: first start and last end) and `end` (ticks, by place; -1 for what never ran).
-    Returns the makespan, or -1 if it got stuck. `look` in 64ths of the duration of what would be
-    started instead."""
-    letters, ranks, places, stages = len(t.rank), len(t.limit), len(t.ticks), len(t.rank) // 3
-    for x in range(places):
-        end[x] = -1
-    done = [0] * letters
-    merged = [0] * stages
-    held = [0] * ranks
-    flying = [0] * ranks  # grains of forwards whose backward is to come
-    waiting = [0] * ranks  # weight gradients that could run
-    freeable = [0] * ranks  # grains that they would give back
-    idle = [False] * ranks
+def list_schedule(t: Arrays, policy: Policy, s: ListState) -> int:
+    """Make the list schedule of the policy. Returns the makespan (ticks), or -1 if it got
+    stuck."""
+    _reset(s)
+    ranks = len(t.limit)
     events = [(0, r) for r in range(ranks)]
-    for r in range(ranks):
-        size[r] = 0
-        free[r] = 0
-        begin[r] = 0
-    has_extra, has_partner, can_pair = len(t.extra_at) > 1, len(t.partner) > 0, len(t.pair) > 0
-    left, makespan = 0, 0
-    for x in range(letters):
-        left += t.count[x]
+    left = len(s.end)
     while events:
         now, r = heappop(events)
-        if now < free[r]:
+        if now < s.stop[r]:
             continue
-        best, best_score, best_mate, best_ticks = -1, FOREVER, -1, 0
-        soon = FOREVER  # the earliest start still to come
-        late, late_score = FOREVER, FOREVER  # that of the best still to come
-        for at in range(t.letter_at[r], t.letter_at[r + 1]):
-            x = t.letter[at]
-            n = done[x]
-            kind = x % 3
-            g = x // 3
-            if kind == 2:
-                n_left = t.count[x] - n - (merged[g] if t.joint[g] >= 0 else 0)
-                if n_left <= 0 or n + merged[g] >= done[x - 1]:
-                    continue
-            elif n >= t.count[x]:
-                continue
-            place = t.base[x] + n
-            mate = -1
-            if has_partner and kind != 2 and t.partner[place] >= 0:
-                if kind == 1:
-                    continue  # its forward speaks for both
-                mate = t.partner[place]
-                for bt in range(t.letter_at[r], t.letter_at[r + 1]):
-                    y = t.letter[bt]
-                    if y % 3 == 1 and t.base[y] <= mate < t.base[y] + t.count[y]:
-                        late_mate = t.base[y] + done[y] != mate or done[y - 1] < t.own[mate]
-                        mate = -2 if late_mate else y
-                        break
-                if mate == -2:
-                    continue
-            if kind == 1 and done[x - 1] < t.own[place]:
-                continue
-            if kind == 0:
-                if held[r] + t.take[place] > t.limit[r]:
-                    continue
-                if flying[r] + t.take[place] > cap[r]:
-                    continue
-                if (
-                    reserve
-                    and t.many[r] > 1
-                    and not _admits(t, r, x, n, done, held[r] - freeable[r])
-                ):
-                    continue
-            ready = 0
-            for which in range(2):
-                y = x if which == 0 else mate
-                if y < 0:
-                    break
-                place_y = t.base[y] + done[y]
-                for k in range(t.need_at[y], t.need_at[y + 1]):
-                    e = end[t.base[t.need[k]] + done[y]]
-                    if e < 0:
-                        ready = FOREVER
-                        break
-                    if e + t.need_lag[k] > ready:
-                        ready = e + t.need_lag[k]
-                if has_extra and ready < FOREVER:
-                    for k in range(t.extra_at[place_y], t.extra_at[place_y + 1]):
-                        e = end[t.extra[k]]
-                        if e < 0:
-                            ready = FOREVER
-                            break
-                        if e + t.extra_lag[k] > ready:
-                            ready = e + t.extra_lag[k]
-            if ready == FOREVER:
-                continue
-            score = key[x] + n * period[x]
-            if kind == 2 and waiting[r] > eager[r]:
-                score = URGENT
-            if ready <= now:
-                if score < best_score:
-                    best, best_score, best_mate = x, score, mate
-            else:
-                if ready < soon:
-                    soon = ready
-                if score < late_score:
-                    late, late_score = ready, score
+        best, mate, again = _pick(t, policy, s, r, now)
         if best < 0:
-            idle[r] = True
-            if soon < FOREVER:
-                heappush(events, (soon, r))
+            s.idle[r] = 1
+            if again < FOREVER:
+                heappush(events, (again, r))
             continue
-        place = t.base[best] + done[best]
-        best_ticks = t.ticks[place]
-        if late_score < best_score and (late - now) * 64 < look * best_ticks:
-            idle[r] = True
-            heappush(events, (late, r))
-            continue
-        if can_pair and pairing and best_mate < 0 and best % 3 != 2:
-            alone = best
-            best, best_mate = _mate(
-                t, r, best, done, end, held[r], cap[r] - flying[r], now, key, period
-            )
-            if reserve and best_mate >= 0 and t.many[r] > 1:
-                x = best if best % 3 == 0 else best_mate
-                if not _admits(t, r, x, done[x], done, held[r] - freeable[r]):
-                    best, best_mate = alone, -1
-        unit = best
-        if best_mate >= 0:
-            unit = t.pair[best // 3 * stages + best_mate // 3]
-            best_ticks = t.unit_ticks[unit]
-        idle[r] = False
-        stop = now + best_ticks
-        if best_mate < 0:
-            best_ticks = t.ticks[t.base[best] + done[best]]
-            stop = now + best_ticks
-        if size[r] == 0:
-            begin[r] = now
-        word[t.word_at[r] + size[r]] = unit
-        size[r] += 1
-        free[r] = stop
-        if stop > makespan:
-            makespan = stop
-        for which in range(2):
-            y = best if which == 0 else best_mate
-            if y < 0:
-                break
-            place = t.base[y] + done[y]
-            end[place] = stop
-            done[y] += 1
-            left -= 1
-            held[r] += t.take[place] - t.give[place]
-            kind = y % 3
-            if kind == 0 and t.give[place] == 0:
-                flying[r] += t.take[place]
-            elif kind == 1:
-                flying[r] -= t.take[t.base[y - 1] + done[y] - 1]
-            if kind == 1 and t.count[y + 1] > 0:
-                kept = t.give[t.base[y + 1]]
-                if t.merged[unit]:
-                    merged[y // 3] += 1
-                    held[r] -= kept
-                    left -= 1
-                elif t.whole[place]:
-                    merged[y // 3] += 1
-                else:
-                    waiting[r] += 1
-                    freeable[r] += kept
-            elif kind == 2:
-                waiting[r] -= 1
-                freeable[r] -= t.give[place]
-            for k in range(t.next_at[y], t.next_at[y + 1]):
-                other = t.rank[t.next[k]]
-                if idle[other]:
-                    heappush(events, (stop + t.next_lag[k], other))
-            if has_extra:
-                for other in range(ranks):
-                    if idle[other]:
-                        heappush(events, (stop, other))
-        heappush(events, (stop, r))
+        left -= _start(t, s, r, now, best, mate)
+        _tell(t, s, r, best, mate, events)
+    makespan = 0
+    for r in range(ranks):
+        makespan = max(makespan, s.stop[r])
     return makespan if left == 0 else -1
 
 
 @compiled
-def _admits(t: Tables, r: int, x: int, n: int, done: Any, bound_up: int) -> bool:
-    """Whether, with forward n of letter x admitted, the micro-batches under way on rank r can
-    still finish one after the other, each with what those before it have given back (a banker's
-    question). `bound_up`: grains held that no waiting W can give back."""
-    many, most, first, last, jobs = t.slices, 0, FOREVER, n // t.slices, 0
-    for at in range(t.letter_at[r], t.letter_at[r + 1]):
-        y = t.letter[at]
-        if y % 3 != 0:
+def _reset(s: ListState) -> None:
+    for p in range(len(s.end)):
+        s.end[p] = -1
+        s.sequence[p] = -1
+    for r in range(len(s.size)):
+        s.size[r] = 0
+        s.begin[r] = 0
+        s.stop[r] = 0
+        s.held[r] = 0
+        s.in_flight[r] = 0
+        s.pending_w[r] = 0
+        s.freeable[r] = 0
+        s.idle[r] = 0
+    for x in range(len(s.done)):
+        s.done[x] = 0
+    for g in range(len(s.fused)):
+        s.fused[g] = 0
+
+
+@compiled
+def _pick(t: Arrays, policy: Policy, s: ListState, r: int, now: int) -> tuple[int, int, int]:
+    """What rank r starts now: a class and that of its partner (ALONE where it has none). Or -1,
+    where it starts nothing, and when it is to look again (ticks; FOREVER: when told)."""
+    best, mate, again = _best(t, policy, s, r, now)
+    if best < 0:
+        return best, mate, again
+    if len(t.pair) > 0 and policy.pairing and mate < 0 and kind_of(best) != W:
+        mate = _mate(t, policy, s, r, best, now)
+        if policy.reserve and mate >= 0 and t.stages_on[r] > 1:
+            forward = best if kind_of(best) == F else mate
+            if not _safe(t, s, r, forward):
+                mate = ALONE
+    return best, mate, again
+
+
+@compiled
+def _best(t: Arrays, policy: Policy, s: ListState, r: int, now: int) -> tuple[int, int, int]:
+    """The same, but for pairs that nobody wrote: of what can start now the operation with the
+    least score, unless a better one is known to come soon."""
+    best, best_score, mate = -1, FOREVER, ALONE
+    soon = FOREVER  # the earliest start still to come
+    late, late_score = FOREVER, FOREVER  # that of the best still to come
+    for at in range(t.class_at[r], t.class_at[r + 1]):
+        x = t.op_class[at]
+        n = s.done[x]
+        other = _admissible(t, policy, s, r, x)
+        if other == EXCLUDED:
             continue
-        most += t.take[t.base[y]] * many
-        jobs = max(jobs, t.job[y // 3] + 1)
-        over = done[y + 1] if t.count[y + 1] > 0 else done[y]
+        begin = ready(t, x, t.base[x] + n, s.end, now)
+        if begin >= 0 and other >= 0:
+            begin = ready(t, other, t.base[other] + s.done[other], s.end, begin)
+        if begin < 0:
+            continue
+        score = policy.key[x] + n * policy.period[x]
+        if kind_of(x) == W and s.pending_w[r] > policy.max_pending_w[r]:
+            score = URGENT
+        if begin == now:
+            if score < best_score:
+                best, best_score, mate = x, score, other
+        else:
+            if begin < soon:
+                soon = begin
+            if score < late_score:
+                late, late_score = begin, score
+    if best < 0:
+        return -1, ALONE, soon
+    ticks = t.ticks[t.base[best] + s.done[best]]
+    if late_score < best_score and (late - now) * 64 < policy.lookahead * ticks:
+        return -1, ALONE, late
+    return best, mate, now
+
+
+@compiled
+def _admissible(t: Arrays, policy: Policy, s: ListState, r: int, x: int) -> int:
+    """Whether the next operation of class x may run on rank r once its data is there: the class
+    of the one that it was written to overlap with, ALONE, or EXCLUDED."""
+    n, kind, g = s.done[x], kind_of(x), stage_of(x)
+    if kind == W:
+        left = t.count[x] - n - (s.fused[g] if t.full_backward[g] >= 0 else 0)
+        if left <= 0 or n + s.fused[g] >= s.done[x - W + BACK]:
+            return EXCLUDED
+        return ALONE
+    if n >= t.count[x]:
+        return EXCLUDED
+    op, mate = t.base[x] + n, ALONE
+    if len(t.partner) > 0 and t.partner[op] >= 0:
+        if kind == BACK:
+            return EXCLUDED  # its forward speaks for both
+        mate = _partner(t, s, r, t.partner[op])
+        if mate == EXCLUDED:
+            return EXCLUDED
+    if kind == BACK:
+        return ALONE if s.done[x - BACK] >= t.forwards_before[op] else EXCLUDED
+    if s.held[r] + t.alloc[op] > t.limit[r]:
+        return EXCLUDED
+    if s.in_flight[r] + t.alloc[op] > policy.in_flight_cap[r]:
+        return EXCLUDED
+    if policy.reserve and t.stages_on[r] > 1 and not _safe(t, s, r, x):
+        return EXCLUDED
+    return mate
+
+
+@compiled
+def _partner(t: Arrays, s: ListState, r: int, op: int) -> int:
+    """The class of the backward `op`, if it is the next of its class and its forwards are over;
+    else EXCLUDED."""
+    for at in range(t.class_at[r], t.class_at[r + 1]):
+        y = t.op_class[at]
+        if kind_of(y) == BACK and t.base[y] <= op < t.base[y] + t.count[y]:
+            if t.base[y] + s.done[y] != op or s.done[y - BACK] < t.forwards_before[op]:
+                return EXCLUDED
+            return int(y)
+    return EXCLUDED
+
+
+@compiled
+def _start(t: Arrays, s: ListState, r: int, now: int, best: int, mate: int) -> int:
+    """Start the operation, or the pair, now. How many operations that is, a W that a full
+    backward takes along included."""
+    unit = best
+    stop = now + t.ticks[t.base[best] + s.done[best]]
+    if mate >= 0:
+        forward, backward = (best, mate) if kind_of(best) == F else (mate, best)
+        unit = t.pair[stage_of(forward) * len(s.fused) + stage_of(backward)]
+        stop = now + t.unit_ticks[unit]
+        best, mate = forward, backward
+    s.idle[r] = 0
+    if s.size[r] == 0:
+        s.begin[r] = now
+    s.sequence[t.sequence_at[r] + s.size[r]] = unit
+    s.size[r] += 1
+    s.stop[r] = stop
+    many = _run(t, s, r, best, stop, t.fused[unit] > 0)
+    if mate >= 0:
+        many += _run(t, s, r, mate, stop, t.fused[unit] > 0)
+    return many
+
+
+@compiled
+def _run(t: Arrays, s: ListState, r: int, x: int, stop: int, fused: bool) -> int:
+    """Account for the next operation of class x, which ends at `stop`; `fused`: a backward takes
+    its W along. How many operations that is."""
+    op, kind = t.base[x] + s.done[x], kind_of(x)
+    s.end[op] = stop
+    s.done[x] += 1
+    s.held[r] += t.alloc[op] - t.free[op]
+    if kind == F:
+        if t.free[op] == 0:
+            s.in_flight[r] += t.alloc[op]
+        return 1
+    if kind == W:
+        s.pending_w[r] -= 1
+        s.freeable[r] -= t.free[op]
+        return 1
+    f, w = x - BACK, x - BACK + W
+    s.in_flight[r] -= t.alloc[t.base[f] + s.done[x] - 1]
+    if t.count[w] > 0:
+        kept = t.free[t.base[w]]
+        if fused:
+            s.fused[stage_of(x)] += 1
+            s.held[r] -= kept
+            return 2
+        if t.is_full[op]:
+            s.fused[stage_of(x)] += 1
+        else:
+            s.pending_w[r] += 1
+            s.freeable[r] += kept
+    return 1
+
+
+@compiled
+def _tell(t: Arrays, s: ListState, r: int, best: int, mate: int, events: Any) -> None:
+    """Have idle ranks look again when what rank r has just started reaches them, and rank r when
+    it is over."""
+    stop = s.stop[r]
+    for which in range(2):
+        y = best if which == 0 else mate
+        if y >= 0:
+            for k in range(t.next_at[y], t.next_at[y + 1]):
+                other = t.rank[t.next[k]]
+                if s.idle[other] > 0:
+                    heappush(events, (stop + t.next_lag[k], other))
+    if len(t.extra_at) > 1:
+        for other in range(len(s.idle)):
+            if s.idle[other] > 0:
+                heappush(events, (stop, other))
+    heappush(events, (stop, r))
+
+
+@compiled
+def _safe(t: Arrays, s: ListState, r: int, x: int) -> bool:
+    """Whether, with the next forward of class x admitted, the micro-batches under way on rank r
+    can still finish one after the other, each with what those before it have given back. This is
+    the banker's algorithm."""
+    many, most, first, last, jobs = t.slices, 0, FOREVER, s.done[x] // t.slices, 0
+    for at in range(t.class_at[r], t.class_at[r + 1]):
+        y = t.op_class[at]
+        if kind_of(y) != F:
+            continue
+        most += t.alloc[t.base[y]] * many
+        jobs = max(jobs, t.job[stage_of(y)] + 1)
+        over = s.done[y + BACK] if t.count[y + BACK] > 0 else s.done[y]
         if over < t.count[y]:
             first = min(first, over // many)
-        last = max(last, (done[y] - 1) // many)
-    free = t.limit[r] - bound_up - t.take[t.base[x] + n]
+        last = max(last, (s.done[y] - 1) // many)
+    locked = s.held[r] - s.freeable[r]  # what no weight gradient that waits can give back
+    free = t.limit[r] - locked - t.alloc[t.base[x] + s.done[x]]
     oldest = True
     for m in range(first, last + 1):
         for job in range(jobs):
-            needs, holds, open_ = 0, 0, False
-            for at in range(t.letter_at[r], t.letter_at[r + 1]):
-                y = t.letter[at]
-                if y % 3 != 0 or t.job[y // 3] != job or m * many >= t.count[y]:
-                    continue
-                begun = max(0, min(many, done[y] - m * many))
-                over = begun
-                if t.count[y + 1] > 0:
-                    over = max(0, min(many, done[y + 1] - m * many))
-                if over < many:
-                    open_ = True
-                if y == x and n // many == m:
-                    begun += 1
-                needs += t.take[t.base[y]] * (many - begun)
-                if t.count[y + 1] > 0:
-                    holds += t.take[t.base[y]] * (begun - over)
-            if open_:
-                if oldest and job == t.job[x // 3] and m == n // many:
+            needs, holds, waiting = _account(t, s, r, x, m, job)
+            if waiting:
+                if oldest and job == t.job[stage_of(x)] and m == s.done[x] // many:
                     return True
                 oldest = False
                 if needs > free:
@@ -266,41 +330,51 @@ def _admits(t: Tables, r: int, x: int, n: int, done: Any, bound_up: int) -> bool
 
 
 @compiled
-def _mate(
-    t: Tables,
-    r: int,
-    best: int,
-    done: Any,
-    end: Ints,
-    held: int,
-    room: int,
-    now: int,
-    key: Ints,
-    period: Ints,
-) -> tuple[int, int]:
-    """What letter `best` could overlap with right now: (forward, backward), or (best, -1)."""
-    stages = len(t.rank) // 3
-    found, score = -1, FOREVER
-    for at in range(t.letter_at[r], t.letter_at[r + 1]):
-        y = t.letter[at]
-        if y % 3 != 1 - best % 3 or done[y] >= t.count[y]:
+def _account(t: Arrays, s: ListState, r: int, x: int, m: int, job: int) -> tuple[int, int, bool]:
+    """Of micro-batch m in the pipelines of `job` on rank r, with the next forward of class x
+    admitted: the grains that it needs to finish, those that it gives back then, and whether it is
+    under way or to come at all."""
+    needs, holds, waiting, many = 0, 0, False, t.slices
+    for at in range(t.class_at[r], t.class_at[r + 1]):
+        y = t.op_class[at]
+        if kind_of(y) != F or t.job[stage_of(y)] != job or m * many >= t.count[y]:
             continue
-        forward, back = (best, y) if best % 3 == 0 else (y, best)
-        if t.pair[forward // 3 * stages + back // 3] < 0:
+        begun = max(0, min(many, s.done[y] - m * many))
+        over = begun
+        if t.count[y + BACK] > 0:
+            over = max(0, min(many, s.done[y + BACK] - m * many))
+        if over < many:
+            waiting = True
+        if y == x and s.done[x] // many == m:
+            begun += 1
+        needs += t.alloc[t.base[y]] * (many - begun)
+        if t.count[y + BACK] > 0:
+            holds += t.alloc[t.base[y]] * (begun - over)
+    return needs, holds, waiting
+
+
+@compiled
+def _mate(t: Arrays, policy: Policy, s: ListState, r: int, best: int, now: int) -> int:
+    """The class of the best operation that the next one of class `best` could overlap with right
+    now, or ALONE."""
+    room = policy.in_flight_cap[r] - s.in_flight[r]
+    found, score = ALONE, FOREVER
+    for at in range(t.class_at[r], t.class_at[r + 1]):
+        y = t.op_class[at]
+        if kind_of(y) != BACK - kind_of(best) or s.done[y] >= t.count[y]:
             continue
-        place = t.base[forward] + done[forward]
+        forward, back = (best, y) if kind_of(best) == F else (y, best)
+        if t.pair[stage_of(forward) * len(s.fused) + stage_of(back)] < 0:
+            continue
+        op = t.base[forward] + s.done[forward]
         if (
-            held + t.take[place] > t.limit[r]
-            or t.take[place] > room
-            or done[back - 1] < t.own[t.base[back] + done[back]]
+            s.held[r] + t.alloc[op] > t.limit[r]
+            or t.alloc[op] > room
+            or s.done[back - BACK] < t.forwards_before[t.base[back] + s.done[back]]
         ):
             continue
-        ready = 0
-        for k in range(t.need_at[y], t.need_at[y + 1]):
-            e = end[t.base[t.need[k]] + done[y]]
-            ready = FOREVER if e < 0 else max(ready, e + t.need_lag[k])
-        if ready <= now and key[y] + done[y] * period[y] < score:
-            found, score = y, key[y] + done[y] * period[y]
-    if found < 0:
-        return best, -1
-    return (best, found) if best % 3 == 0 else (found, best)
+        begin = data_ready(t, y, s.done[y], s.end, now)
+        mine = policy.key[y] + s.done[y] * policy.period[y]
+        if begin == now and mine < score:
+            found, score = y, mine
+    return found

@@ -1,13 +1,13 @@
-"""Small changes of one rank's word, for a search over words: a unit moved or swapped with another,
-two that may overlap merged into a pair, a pair split. Each writes into `word` and returns whether
+"""Small changes of one rank's sequence, for local search: a unit moved or swapped with another, two
+that may overlap merged into a pair, a pair split. Each writes into `sequence` and returns whether
 it changed anything that makes sense; whoever calls keeps a copy. Random numbers come from a small
 generator of whole numbers, so that a seed gives the same search compiled or not.
 """
 
-from stretto.compiler.order.kernels.arrays import Ints, Tables
+from stretto.compiler.order.kernels.arrays import Arrays, Ints
 from stretto.compiler.order.kernels.jit import compiled
-
-NOTHING = -1
+from stretto.compiler.order.kernels.op_classes import BACK, F, W, kind_of, stage_of, stages_in
+from stretto.compiler.order.kernels.replay import NOTHING
 
 
 @compiled
@@ -18,147 +18,155 @@ def draw(state: Ints, below: int) -> int:
 
 
 @compiled
-def shift(word: Ints, a: int, b: int) -> None:
+def shift(sequence: Ints, a: int, b: int) -> None:
     """Move what is at position a to position b; what is between moves up."""
-    u = word[a]
+    u = sequence[a]
     step = 1 if b > a else -1
     p = a
     while p != b:
-        word[p] = word[p + step]
+        sequence[p] = sequence[p + step]
         p += step
-    word[b] = u
+    sequence[b] = u
 
 
 @compiled
-def is_fixed(t: Tables, u: int) -> bool:
+def is_fixed(t: Arrays, u: int) -> bool:
     """Whether the author wrote where this unit stands among others that he wrote."""
     if u < 0:
         return False
-    if t.solo[u] >= 0:
-        return bool(t.fixed[t.solo[u]] > 0)
-    return bool(t.fixed[t.back[u]] > 0)
+    if t.single[u] >= 0:
+        return bool(t.fixed[t.single[u]] > 0)
+    return bool(t.fixed[t.backward[u]] > 0)
 
 
 @compiled
-def may_pass(t: Tables, word: Ints, a: int, b: int) -> bool:
+def may_pass(t: Arrays, sequence: Ints, a: int, b: int) -> bool:
     """Whether the unit at a may go to b: it changes something, and passes nothing that was
     written before or after it."""
     lo, hi = min(a, b), max(a, b)
-    same, written, fixed = True, False, is_fixed(t, word[a])
+    same, written, fixed = True, False, is_fixed(t, sequence[a])
     for p in range(lo, hi + 1):
-        if word[p] != word[a] and word[p] >= 0:
+        if sequence[p] != sequence[a] and sequence[p] >= 0:
             same = False
-        if p != a and fixed and is_fixed(t, word[p]):
+        if p != a and fixed and is_fixed(t, sequence[p]):
             written = True
     return not same and not written
 
 
 @compiled
-def move(t: Tables, word: Ints, a: int, b: int) -> bool:
+def move(t: Arrays, sequence: Ints, a: int, b: int) -> bool:
     """Move the unit at a to b."""
-    if word[a] < 0 or not may_pass(t, word, a, b):
+    if sequence[a] < 0 or not may_pass(t, sequence, a, b):
         return False
-    shift(word, a, b)
+    shift(sequence, a, b)
     return True
 
 
 @compiled
-def swap(t: Tables, word: Ints, a: int, b: int) -> bool:
+def swap(t: Arrays, sequence: Ints, a: int, b: int) -> bool:
     """Swap the units at a and b."""
-    if word[a] < 0 or word[b] < 0 or word[a] == word[b]:
+    if sequence[a] < 0 or sequence[b] < 0 or sequence[a] == sequence[b]:
         return False
-    if not may_pass(t, word, a, b) or not may_pass(t, word, b, a):
+    if not may_pass(t, sequence, a, b) or not may_pass(t, sequence, b, a):
         return False
-    u = word[a]
-    word[a] = word[b]
-    word[b] = u
+    u = sequence[a]
+    sequence[a] = sequence[b]
+    sequence[b] = u
     return True
 
 
 @compiled
-def merge(t: Tables, word: Ints, lo: int, hi: int, a: int, state: Ints) -> bool:
-    """Make a pair of the forward or backward alone at a and a partner close to it; the rank's word
-    is lo … hi - 1. A backward that takes its weight gradient with it takes the next one."""
-    u = word[a]
-    if u < 0 or len(t.pair) == 0 or t.solo[u] < 0 or t.solo[u] % 3 == 2:
+def merge(t: Arrays, sequence: Ints, lo: int, hi: int, a: int, state: Ints) -> bool:
+    """Make a pair of the forward or backward alone at a and a partner close to it; the rank's
+    sequence is lo … hi - 1. A backward that takes its weight gradient with it takes the next
+    one."""
+    u = sequence[a]
+    if u < 0 or len(t.pair) == 0 or t.single[u] < 0 or kind_of(t.single[u]) == W:
         return False
-    x = t.solo[u]
-    stages = len(t.rank) // 3
+    x = t.single[u]
+    stages = stages_in(len(t.rank))
     step = 1 if draw(state, 2) == 0 else -1
     skip = draw(state, 3)
     b = a + step
     while lo <= b < hi and abs(b - a) <= 12:
-        v = word[b]
+        v = sequence[b]
         y = -1
-        if v >= 0 and t.solo[v] >= 0 and t.solo[v] % 3 == 1 - x % 3:
-            y = t.solo[v]
+        if v >= 0 and t.single[v] >= 0 and kind_of(t.single[v]) == BACK - kind_of(x):
+            y = t.single[v]
         if y >= 0:
-            forward, back = (x, y) if x % 3 == 0 else (y, x)
-            pair = t.pair[forward // 3 * stages + back // 3]
+            forward, back = (x, y) if kind_of(x) == F else (y, x)
+            pair = t.pair[stage_of(forward) * stages + stage_of(back)]
             if pair >= 0:
                 if skip > 0:
                     skip -= 1
                 else:
-                    word[a] = pair
-                    word[b] = NOTHING
-                    return t.merged[pair] == 0 or take_weight(t, word, min(a, b), hi, back + 1)
+                    sequence[a] = pair
+                    sequence[b] = NOTHING
+                    return t.fused[pair] == 0 or take_weight(
+                        t, sequence, min(a, b), hi, back - BACK + W
+                    )
         b += step
     return False
 
 
 @compiled
-def take_weight(t: Tables, word: Ints, a: int, hi: int, w: int) -> bool:
-    """Remove the first W of letter w after a."""
+def take_weight(t: Arrays, sequence: Ints, a: int, hi: int, w: int) -> bool:
+    """Remove the first W of class w from position a on."""
     for p in range(a, hi):
-        if word[p] == w:
-            word[p] = NOTHING
+        if sequence[p] == w:
+            sequence[p] = NOTHING
             return True
     return False
 
 
 @compiled
-def split(t: Tables, word: Ints, lo: int, hi: int, a: int, state: Ints) -> bool:
-    """Split the pair (or whole backward) at a into what it is made of."""
-    u = word[a]
-    if u < 0 or t.solo[u] >= 0:
+def split(t: Arrays, sequence: Ints, lo: int, hi: int, a: int, state: Ints) -> bool:
+    """Split the pair (or full backward) at a into what it is made of."""
+    u = sequence[a]
+    if u < 0 or t.single[u] >= 0:
         return False
-    x, b = t.forward[u], t.back[u]
+    x, b = t.forward[u], t.backward[u]
     if x >= 0:
         first, second = (x, b) if draw(state, 2) == 0 else (b, x)
-        word[a] = first
-        if not put(word, lo, hi, a, second):
+        sequence[a] = first
+        if not put(sequence, lo, hi, a, second):
             return False
     else:
-        word[a] = b
-    if t.merged[u] > 0:
+        sequence[a] = b
+    if t.fused[u] > 0:
         after = min(hi - 1, a + draw(state, 12))
-        return put(word, lo, hi, max(a, after), b + 1)
+        return put(sequence, lo, hi, max(a, after), b - BACK + W)
     return True
 
 
 @compiled
-def put(word: Ints, lo: int, hi: int, a: int, u: int) -> bool:
+def put(sequence: Ints, lo: int, hi: int, a: int, u: int) -> bool:
     """Put unit u right after position a, using up the nearest free position."""
     for far in range(hi - lo):
         p = a + far
-        if p < hi and word[p] == NOTHING:
-            word[p] = u
-            shift(word, p, min(a + 1, p))
+        if p < hi and sequence[p] == NOTHING:
+            sequence[p] = u
+            shift(sequence, p, min(a + 1, p))
             return True
         p = a - far
-        if p >= lo and word[p] == NOTHING:
-            word[p] = u
-            shift(word, p, a)
+        if p >= lo and sequence[p] == NOTHING:
+            sequence[p] = u
+            shift(sequence, p, a)
             return True
     return False
 
 
 @compiled
-def join(t: Tables, word: Ints, hi: int, a: int) -> bool:
-    """Run the backward at a whole, with the next weight gradient of its stage."""
-    u = word[a]
-    if u < 0 or t.solo[u] < 0 or t.solo[u] % 3 != 1 or t.joint[t.solo[u] // 3] < 0:
+def join(t: Arrays, sequence: Ints, hi: int, a: int) -> bool:
+    """Run the backward at a in full, with the next weight gradient of its stage."""
+    u = sequence[a]
+    if (
+        u < 0
+        or t.single[u] < 0
+        or kind_of(t.single[u]) != BACK
+        or t.full_backward[stage_of(t.single[u])] < 0
+    ):
         return False
-    x = t.solo[u]
-    word[a] = t.joint[x // 3]
-    return take_weight(t, word, a, hi, x + 1)
+    x = t.single[u]
+    sequence[a] = t.full_backward[stage_of(x)]
+    return take_weight(t, sequence, a, hi, x - BACK + W)

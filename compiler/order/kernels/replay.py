@@ -1,83 +1,116 @@
-"""Replay words: where each unit starts and ends if every rank runs its word top to bottom, each
-unit as soon as it can. The inner loop of every search over words; compiled where numba is there.
+"""Replay sequences: where each unit starts and ends if every rank runs its sequence top to bottom,
+each unit as soon as it can. The inner loop of every search over sequences; compiled where numba is
+there.
 
-Positions are those of `Tables.word_at`: a rank's word has as many as it has operations, so that
-pairs can be merged and split in place; what is not used holds NOTHING.
+Positions are those of `Arrays.sequence_at`: a rank's sequence has as many as it has operations, so
+that pairs can be merged and split in place; what is not used holds NOTHING.
 """
 
-from stretto.compiler.order.kernels.arrays import Ints, Tables
+from typing import NamedTuple
+
+from stretto.compiler.order.kernels.arrays import Arrays, Ints
 from stretto.compiler.order.kernels.jit import compiled
+from stretto.compiler.order.kernels.op_classes import BACK, F, W, kind_of, stage_of
 
 NOTHING = -1
-STUCK = 1 << 60
+
+
+class Assigned(NamedTuple):
+    """Which operations the units of a sequence run, by position, as op indices: `first` (the
+    forward, or the only one) and `second` (a pair's backward). `seen` (by class) and `fused` (by
+    stage) are scratch."""
+
+    first: Ints
+    second: Ints
+    seen: Ints
+    fused: Ints
+
+
+class Replay(NamedTuple):
+    """What a replay reads: `first`, `second` and `rest` (the work of the rank after it, ticks) by
+    position, `since` (the position to begin at) by rank, `ticks` by op index, `unit_ticks` by
+    unit. What it writes: `start` and `stop` (ticks) by position, `end` by op index. The rest is
+    scratch: `waiter` by op index, the others by rank; `waiter` and `blocked` are -1 at first."""
+
+    t: Arrays
+    first: Ints
+    second: Ints
+    since: Ints
+    ticks: Ints
+    unit_ticks: Ints
+    rest: Ints
+    start: Ints
+    stop: Ints
+    end: Ints
+    at: Ints
+    waiter: Ints
+    following: Ints
+    blocked: Ints
+    stack: Ints
 
 
 @compiled
-def assign(
-    t: Tables, r: int, last: int, word: Ints, first: Ints, second: Ints, seen: Ints, merged: Ints
-) -> bool:
-    """Give the units of rank r up to position `last` their operations: `first` (the forward, or
-    the only one) and `second` (a pair's backward), by position, as places. False if the word
-    breaks the memory limit or runs something before what it needs on its own rank. `seen` and
-    `merged` are scratch, by letter and by stage."""
-    for at in range(t.letter_at[r], t.letter_at[r + 1]):
-        seen[t.letter[at]] = 0
-        merged[t.letter[at] // 3] = 0
+def assign(t: Arrays, r: int, last: int, sequence: Ints, into: Assigned) -> bool:
+    """Give the units of rank r up to position `last` their operations. False if the sequence
+    breaks the memory limit or runs something before what it needs on its own rank."""
+    seen, fused = into.seen, into.fused
+    for at in range(t.class_at[r], t.class_at[r + 1]):
+        seen[t.op_class[at]] = 0
+        fused[stage_of(t.op_class[at])] = 0
     held, limit = 0, t.limit[r]
-    for p in range(t.word_at[r], last + 1):
-        u = word[p]
+    for p in range(t.sequence_at[r], last + 1):
+        u = sequence[p]
         if u < 0:
             continue
-        x = t.solo[u]
-        second[p] = -1
+        into.second[p] = -1
+        x = t.single[u]
         if x >= 0:
-            place = t.base[x] + seen[x]
-            kind = x % 3
-            if kind == 0:
-                held += t.take[place]
+            op = t.base[x] + seen[x]
+            kind = kind_of(x)
+            if kind == F:
+                held += t.alloc[op]
                 if held > limit:
                     return False
-            elif kind == 1:
-                if seen[x - 1] < t.own[place]:
+            elif kind == BACK:
+                if seen[x - BACK] < t.forwards_before[op]:
                     return False
-                if t.whole[place] > 0:
-                    merged[x // 3] += 1
-            elif seen[x] + merged[x // 3] >= seen[x - 1]:
+                if t.is_full[op] > 0:
+                    fused[stage_of(x)] += 1
+            elif seen[x] + fused[stage_of(x)] >= seen[x - W + BACK]:
                 return False
-            held -= t.give[place]
+            held -= t.free[op]
             seen[x] += 1
-            first[p] = place
+            into.first[p] = op
             continue
-        b = t.back[u]
-        place_b = t.base[b] + seen[b]
-        if seen[b - 1] < t.own[place_b]:
+        b = t.backward[u]
+        op_b = t.base[b] + seen[b]
+        if seen[b - BACK] < t.forwards_before[op_b]:
             return False
+        into.first[p] = op_b
         x = t.forward[u]
         if x >= 0:
-            place = t.base[x] + seen[x]
-            held += t.take[place]
+            op = t.base[x] + seen[x]
+            held += t.alloc[op]
             if held > limit:
                 return False
-            held -= t.give[place]
+            held -= t.free[op]
             seen[x] += 1
-            first[p] = place
-            second[p] = place_b
-        else:
-            first[p] = place_b
-        held -= t.give[place_b]
+            into.first[p] = op
+            into.second[p] = op_b
+        held -= t.free[op_b]
         seen[b] += 1
-        if t.merged[u] > 0:
-            merged[b // 3] += 1
-            held -= t.give[t.base[b + 1]]
-        elif t.whole[place_b] > 0:
-            merged[b // 3] += 1
+        if t.fused[u] > 0:
+            fused[stage_of(b)] += 1
+            held -= t.free[t.base[b - BACK + W]]
+        elif t.is_full[op_b] > 0:
+            fused[stage_of(b)] += 1
     return True
 
 
 @compiled
-def _ready(t: Tables, place: int, x: int, end: Ints, now: int) -> int:
-    """When operation `place` of letter x can start; or -1 - the place that it still waits for."""
-    n = place - t.base[x]
+def data_ready(t: Arrays, x: int, n: int, end: Ints, now: int) -> int:
+    """When the data of operation n of class x is there, `now` at the earliest; or -1 - the op
+    index that it still waits for."""
     for k in range(t.need_at[x], t.need_at[x + 1]):
         source: int = t.base[t.need[k]] + n
         e = end[source]
@@ -85,8 +118,16 @@ def _ready(t: Tables, place: int, x: int, end: Ints, now: int) -> int:
             return -1 - source
         if e + t.need_lag[k] > now:
             now = e + t.need_lag[k]
-    if len(t.extra_at) > 1:
-        for k in range(t.extra_at[place], t.extra_at[place + 1]):
+    return now
+
+
+@compiled
+def ready(t: Arrays, x: int, op: int, end: Ints, now: int) -> int:
+    """When operation `op` of class x can start, by its data and by what was written; or -1 - the
+    op index that it still waits for."""
+    now = data_ready(t, x, op - t.base[x], end, now)
+    if now >= 0 and len(t.extra_at) > 1:
+        for k in range(t.extra_at[op], t.extra_at[op + 1]):
             e = end[t.extra[k]]
             if e < 0:
                 return int(-1 - t.extra[k])
@@ -96,105 +137,93 @@ def _ready(t: Tables, place: int, x: int, end: Ints, now: int) -> int:
 
 
 @compiled
-def replay(
-    t: Tables,
-    word: Ints,
-    first: Ints,
-    second: Ints,
-    since: Ints,
-    ticks: Ints,
-    unit_ticks: Ints,
-    rest: Ints,
-    cut: int,
-    start: Ints,
-    stop: Ints,
-    end: Ints,
-    at: Ints,
-    waiter: Ints,
-    following: Ints,
-    blocked: Ints,
-    stack: Ints,
-) -> bool:
+def replay(s: Replay, sequence: Ints, cut: int) -> bool:
     """Times of all units from position `since[r]` on, for every rank r; what stands before keeps
     the times that it has. False as soon as a unit ends so late that, with the `rest` of the work
-    of its rank, it would end after `cut`; or if ranks wait for each other. `end` is by place; what
-    follows `end` is scratch, by rank but for `waiter`, by place; -1 at first."""
+    of its rank, it would end after `cut`; or if ranks wait for each other."""
+    t = s.t
     ranks = len(t.limit)
     for r in range(ranks):
-        at[r] = since[r]
-        stack[r] = r
-        for p in range(since[r], t.word_at[r + 1]):
-            if word[p] >= 0:
-                if first[p] >= 0:
-                    end[first[p]] = -1
-                if second[p] >= 0:
-                    end[second[p]] = -1
+        s.at[r] = s.since[r]
+        s.stack[r] = r
+        for p in range(s.since[r], t.sequence_at[r + 1]):
+            if sequence[p] >= 0:
+                if s.first[p] >= 0:
+                    s.end[s.first[p]] = -1
+                if s.second[p] >= 0:
+                    s.end[s.second[p]] = -1
     top = ranks
-    fine = True
-    while top > 0 and fine:
-        top -= 1
-        r = stack[top]
-        p = at[r]
-        now = 0
-        if p > t.word_at[r]:
-            now = stop[p - 1]
-        while p < t.word_at[r + 1]:
-            u = word[p]
-            if u < 0:
-                start[p] = now
-                stop[p] = now
-                p += 1
-                continue
-            place = first[p]
-            x = t.solo[u]
-            if x >= 0:
-                s = now
-                if x % 3 != 2 or len(t.extra_at) > 1:
-                    s = _ready(t, place, x, end, now)
-                long = ticks[place]
-            elif second[p] >= 0:
-                s = _ready(t, place, t.forward[u], end, now)
-                if s >= 0:
-                    s = _ready(t, second[p], t.back[u], end, s)
-                long = unit_ticks[u]
-            else:
-                s = _ready(t, place, t.back[u], end, now)
-                long = unit_ticks[u]
-            if s < 0:
-                source = -1 - s
-                following[r] = waiter[source]
-                waiter[source] = r
-                blocked[r] = source
-                break
-            now = s + long
-            if now + rest[p] > cut:
-                fine = False
-                break
-            start[p] = s
-            stop[p] = now
-            end[place] = now
-            w = waiter[place]
-            if w >= 0:
-                waiter[place] = -1
-                while w >= 0:
-                    stack[top] = w
-                    top += 1
-                    w = following[w]
-            if second[p] >= 0:
-                end[second[p]] = now
-                w = waiter[second[p]]
-                if w >= 0:
-                    waiter[second[p]] = -1
-                    while w >= 0:
-                        stack[top] = w
-                        top += 1
-                        w = following[w]
-            p += 1
-        at[r] = p
+    while top > 0:
+        top = _advance(s, sequence, cut, s.stack[top - 1], top - 1)
+    fine = top == 0
     for r in range(ranks):
-        if at[r] < t.word_at[r + 1]:
+        if s.at[r] < t.sequence_at[r + 1]:
             fine = False
-        if blocked[r] >= 0:
-            waiter[blocked[r]] = -1
-            blocked[r] = -1
+        if s.blocked[r] >= 0:
+            s.waiter[s.blocked[r]] = -1
+            s.blocked[r] = -1
     return fine
+
+
+@compiled
+def _advance(s: Replay, sequence: Ints, cut: int, r: int, top: int) -> int:
+    """Run rank r until it has to wait or is done. The height of the stack of ranks that may go
+    on, or -1 where `cut` is passed."""
+    t, p, now = s.t, s.at[r], 0
+    if p > t.sequence_at[r]:
+        now = s.stop[p - 1]
+    while p < t.sequence_at[r + 1]:
+        u = sequence[p]
+        if u < 0:
+            s.start[p] = now
+            s.stop[p] = now
+            p += 1
+            continue
+        op = s.first[p]
+        x = t.single[u]
+        if x >= 0:
+            begin = now
+            if kind_of(x) != W or len(t.extra_at) > 1:
+                begin = ready(t, x, op, s.end, now)
+            long = s.ticks[op]
+        else:
+            begin = now
+            if s.second[p] >= 0:
+                begin = ready(t, t.forward[u], op, s.end, now)
+            if begin >= 0:
+                backward = s.second[p] if s.second[p] >= 0 else op
+                begin = ready(t, t.backward[u], backward, s.end, begin)
+            long = s.unit_ticks[u]
+        if begin < 0:
+            source = -1 - begin
+            s.following[r] = s.waiter[source]
+            s.waiter[source] = r
+            s.blocked[r] = source
+            break
+        now = begin + long
+        if now + s.rest[p] > cut:
+            top = -1
+            break
+        s.start[p] = begin
+        s.stop[p] = now
+        s.end[op] = now
+        top = _wake(s, op, top)
+        if s.second[p] >= 0:
+            s.end[s.second[p]] = now
+            top = _wake(s, s.second[p], top)
+        p += 1
+    s.at[r] = p
+    return top
+
+
+@compiled
+def _wake(s: Replay, op: int, top: int) -> int:
+    """Put the ranks that wait for `op` on the stack, which is `top` high; its new height."""
+    w = s.waiter[op]
+    if w >= 0:
+        s.waiter[op] = -1
+        while w >= 0:
+            s.stack[top] = w
+            top += 1
+            w = s.following[w]
+    return top
