@@ -9,8 +9,10 @@
 The first three read tables of instances with the best values known (`optimizer_targets.json`,
 `zero_bubble_memory_sweep.csv`, `proven_optima_small.json`) and print a table in Markdown, a row
 that falls short marked; `--write FILE` writes it there, between the marks of its name. A row is
-searched for the first number of seconds; if it falls short, anew for the next. The sweeps are
-those of `benchmarks/limits.py` and `benchmarks/size.py`.
+searched for the first number of seconds; if it falls short, anew for the next. With `--effort N`
+units of work count in place of seconds, and the table has no times: it is the same on every
+machine, so that two versions are compared by their values. The sweeps are those of
+`benchmarks/limits.py` and `benchmarks/size.py`.
 """
 
 import argparse
@@ -65,11 +67,11 @@ Judge = Callable[[Result], Row]
 Case = tuple[Spec, Judge]
 
 
-def solve(spec: Spec, seconds: float) -> Result:
+def solve(spec: Spec, budget: Budget) -> Result:
     """Search from the Spec on."""
     began = perf_counter()
     problem = expand(spec)
-    order = search(problem, Budget(seconds=seconds, gap=Fraction(0)))
+    order = search(problem, budget)
     took = perf_counter() - began
     outcome = check(order)
     value = outcome.span if spec.minimize == "span" else outcome.makespan
@@ -179,28 +181,28 @@ def _row(
     return Row(name, value, known, least, found.engine, found.seconds, fine, better, proved)
 
 
-def solved(cases: Iterable[Case], allowed: Sequence[float]) -> Iterator[Row]:
-    """The rows, each searched for so many seconds, and anew for the next as long as it falls
+def solved(cases: Iterable[Case], allowed: Sequence[Budget]) -> Iterator[Row]:
+    """The rows, each searched with the first budget, and anew with the next as long as it falls
     short."""
     for spec, judge in cases:
-        for seconds in allowed:
-            row = judge(solve(spec, seconds))
+        for budget in allowed:
+            row = judge(solve(spec, budget))
             if row.fine:
                 break
         yield row
 
 
-def table(rows: Iterable[Row]) -> Iterator[str]:
-    """The rows in Markdown, as they come, and what they come to."""
-    yield "| instance | found | known | bound | engine | seconds | |"
-    yield "|---|---:|---:|---:|---|---:|---|"
+def table(rows: Iterable[Row], timed: bool = True) -> Iterator[str]:
+    """The rows in Markdown, as they come, and what they come to; `timed`: with the seconds."""
+    yield f"| instance | found | known | bound | engine |{' seconds |' if timed else ''} |"
+    yield f"|---|---:|---:|---:|---|{'---:|' if timed else ''}---|"
     every = []
     for row in rows:
         every.append(row)
         word = "missed" if not row.fine else "better" if row.better else ""
         yield (
             f"| {row.name} | {row.found} | {row.known} | {row.bound} | {row.engine} "
-            f"| {row.seconds:.1f} | {word} |"
+            f"|{f' {row.seconds:.1f} |' if timed else ''} {word} |"
         )
     missed, better = (sum(c) for c in zip(*[(not r.fine, r.better) for r in every], strict=True))
     proved = sum(row.proved for row in every)
@@ -221,6 +223,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, nargs="+", metavar="RANKS")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--seconds", type=float, nargs="+", default=[120.0])
+    parser.add_argument("--effort", type=int, metavar="N")
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
@@ -231,9 +234,13 @@ def main() -> None:
     }
     if options.pairs:
         asked["pairs"] = pairs(options.pairs, options.only)
+    allowed = [Budget(seconds=seconds, gap=Fraction(0)) for seconds in options.seconds]
+    timed = options.effort is None
+    if not timed:
+        allowed = [Budget(effort=options.effort, gap=Fraction(0))]
     for name, rows in asked.items():
         lines = []
-        for line in table(solved(rows, options.seconds)):
+        for line in table(solved(rows, allowed), timed):
             print(line, flush=True)
             lines.append(line)
         if options.write:

@@ -3,6 +3,7 @@ problems, CP-SAT on small ones, published schedules, and the proof of the Progra
 
 from fractions import Fraction
 from itertools import product
+from pathlib import Path
 from random import Random
 
 import msgspec
@@ -17,6 +18,8 @@ from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
 from stretto.compiler.order.engines.priority_rules import ListScheduler, rules
 from stretto.compiler.order.engines.published import published_schedules
+from stretto.compiler.order.engines.table import BY_NAME, ENGINES
+from stretto.compiler.order.kernels import jit
 from stretto.compiler.order.kernels.arrays import arrays_of
 from stretto.compiler.order.kernels.instance import instance_of
 from stretto.compiler.order.kernels.sequences import order_of, pack
@@ -247,3 +250,23 @@ def test_pairs_are_made_where_they_pay() -> None:
     dualpipe = Fraction(3 * 5 + 11 * 2 + (2 - 1) * 1)  # T of the traced class at F = I = W = 1
     assert check(order).makespan <= dualpipe
     prove(communicate(order))
+
+
+def test_an_engine_is_asked_for_by_any_of_its_words() -> None:
+    """Names and aliases are distinct, and every module of the table has what it is to have."""
+    words = [word for one in ENGINES for word in (one.name, *one.aliases)]
+    assert len(set(words)) == len(words) == len(BY_NAME)
+    problem = expand(limited(linear(3, 4), 8))
+    found = [arrange(problem, Budget(effort=1, engine=e)) for e in ("list", "priority-rules")]
+    assert found[0].lanes == found[1].lanes
+    with pytest.raises(KeyError):
+        arrange(problem, Budget(effort=0, engine="none of these"))
+
+
+def test_the_compiled_loops_are_kept_by_the_text_of_all_of_them() -> None:
+    """Every module that defines a compiled function lies in a folder that the key is made of."""
+    order = Path(str(jit.__file__)).parent.parent
+    homes = (order / "kernels", order / "engines")
+    for path in order.rglob("*.py"):
+        if "@compiled" in path.read_text("utf-8") or "@inlined" in path.read_text("utf-8"):
+            assert any(home in path.parents for home in homes), path

@@ -1,4 +1,4 @@
-"""The two engines that search steady states, against the replay of words, which they do not share
+"""The two engines that search steady states, against the replay of sequences, which they do not share
 their clocks with, and against a published table."""
 
 import csv
@@ -10,15 +10,9 @@ import pytest
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
-from stretto.compiler.order.engines import (
-    local_search as anneal,
-)
-from stretto.compiler.order.engines import (
-    modulo as periodic,
-)
-from stretto.compiler.order.engines import (
-    one_f_one_b as alternating,
-)
+from stretto.compiler.order.engines import modulo, one_f_one_b
+from stretto.compiler.order.kernels.annealing import Cooling, Goal
+from stretto.compiler.order.kernels.evaluator import evaluate
 from stretto.compiler.order.kernels.instance import instance_of
 from stretto.compiler.order.kernels.jit import ints
 from stretto.compiler.order.kernels.sequences import complete
@@ -65,24 +59,24 @@ def looking(spec: Spec) -> SearchState:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_alternating_orders_take_as_long_as_their_words(seed: int) -> None:
-    """And their words have every operation and keep to the limit."""
+def test_alternating_orders_take_as_long_as_their_sequences(seed: int) -> None:
+    """And their sequences have every operation and keep to the limit."""
     found = looking(chain(Random(seed)))
-    assert alternating.suits(found.instance)
+    assert one_f_one_b.suits(found.instance)
     ran = 0
-    for ahead, wait in alternating.starts(found.instance):
+    for ahead, wait in one_f_one_b.starts(found.instance):
         for moves in (0, 30):
-            search = alternating.prepare(found.instance, found.t, ahead, wait, seed)
-            value = alternating.run(search, moves, 3.0, 0.1, 0.1, found.span, 0)
+            search = one_f_one_b.prepare(found.instance, found.t, ahead, wait, seed)
+            value = one_f_one_b.anneal(search, Cooling(moves, 3.0, 0.1), Goal(found.span, 0.1, 0))
             if value >= 0:
                 assert complete(found.t, [int(u) for u in search.best])
-                assert anneal.evaluate(found.evaluator, search.best, found.span) == value
+                assert evaluate(found.evaluator, search.best, found.span) == value
                 ran += 1
     assert ran
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_circles_take_as_long_as_their_words(seed: int) -> None:
+def test_circles_take_as_long_as_their_sequences(seed: int) -> None:
     random = Random(seed)
     costs = (random.randint(1, 9), random.randint(1, 9), random.randint(1, 9))
     shape = vee if seed % 2 else both_ways
@@ -90,58 +84,45 @@ def test_circles_take_as_long_as_their_words(seed: int) -> None:
     limits = tuple(Limit(4 + random.randint(0, 8), 0) for _ in range(spec.ranks))
     spec = msgspec.structs.replace(alone(spec), limits=limits, split_backward=seed % 3 > 0)
     found = looking(spec)
-    assert periodic.suits(found.instance)
-    circles = periodic.begin(found.instance, found.evaluator, seed)
-    word = ints([-1] * found.instance.size)
-    best = word.copy()
-    first = periodic.run(
-        found.evaluator,
-        circles,
-        periodic.copied(circles),
-        word,
-        best,
-        0,
-        9.0,
-        0.1,
-        0.1,
-        found.span,
-        0,
-    )
-    value = periodic.run(
-        found.evaluator,
-        circles,
-        periodic.copied(circles),
-        word,
-        best,
-        400,
-        9.0,
-        0.1,
-        0.1,
-        found.span,
-        0,
+    assert modulo.suits(found.instance)
+    circles = modulo.begin(found.instance, found.evaluator, seed)
+    sequence = ints([-1] * found.instance.size)
+    best = sequence.copy()
+    goal = Goal(found.span, 0.1, 0)
+    first, value = (
+        modulo.anneal(
+            found.evaluator,
+            circles,
+            modulo.copied(circles),
+            sequence,
+            best,
+            Cooling(moves, 9.0, 0.1),
+            goal,
+        )
+        for moves in (0, 400)
     )
     assert 0 <= value <= first
     assert complete(found.t, [int(u) for u in best])
-    assert anneal.evaluate(found.evaluator, best, found.span) == value
+    assert evaluate(found.evaluator, best, found.span) == value
 
 
 def test_a_circle_is_shifted_there_and_back() -> None:
     found = looking(alone(vee(3, 6)))
-    circles = periodic.begin(found.instance, found.evaluator, 0)
+    circles = modulo.begin(found.instance, found.evaluator, 0)
 
-    def words() -> list[int]:
-        word = ints([-1] * found.instance.size)
+    def sequences() -> list[int]:
+        sequence = ints([-1] * found.instance.size)
         for r in range(found.instance.ranks):
-            periodic.unroll(found.t, circles, r, word)
-        return [int(u) for u in word]
+            modulo.unroll(found.t, circles, r, sequence)
+        return [int(u) for u in sequence]
 
-    before, moved = words(), 0
+    before, moved = sequences(), 0
     for by in (1, 2, 5, 7, 12):
-        for x in found.t.letter:
-            periodic.shift(found.t, circles, x, by)
-            moved += words() != before
-            periodic.shift(found.t, circles, x, -by)
-            assert words() == before
+        for x in found.t.op_class:
+            modulo.shift(found.t, circles, x, by)
+            moved += sequences() != before
+            modulo.shift(found.t, circles, x, -by)
+            assert sequences() == before
     assert moved > 10
 
 
