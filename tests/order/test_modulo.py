@@ -1,5 +1,5 @@
-"""The two engines that search steady states, against the replay of sequences, which they do not share
-their clocks with, and against a published table."""
+"""The two engines that search steady states, against the replay of sequences, which they do not
+share their clocks with, and against a published table."""
 
 import csv
 from random import Random

@@ -30,16 +30,35 @@ def kept() -> bool:
 
 
 def compiled(function: Function) -> Function:
-    """The function, compiled and kept on disk where numba is installed, else as it is."""
+    """The function, compiled and kept on disk where numba is installed, else as it is.
+
+    It must make no list and no array: it is compiled without reference counting. A state is a tuple
+    of dozens of arrays, and to count every use of each of them, by counters that two threads share,
+    takes ten times as long as the search itself. (`counted` is for those that make some.)"""
+    return _compile(function, {"_nrt": False})
+
+
+def part(function: Function) -> Function:
+    """The same for a part of one loop, which is compiled as if its text stood in place of the
+    call: to hand dozens of arrays over takes longer than what it does with them."""
+    return _compile(function, {"_nrt": False, "inline": "always"})
+
+
+def counted(function: Function) -> Function:
+    """The same for a function that makes lists."""
+    return _compile(function, {"_nrt": True})
+
+
+def _compile(function: Function, options: dict[str, Any]) -> Function:
     if not fast():
         return function
     numba: Any = import_module("numba")
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(_loops())
     try:
-        made: Function = numba.njit(cache=True, nogil=True)(function)
+        made: Function = numba.njit(cache=True, nogil=True, **options)(function)
     except RuntimeError:  # no place to keep it
-        made = numba.njit(nogil=True)(function)
+        made = numba.njit(nogil=True, **options)(function)
     finally:
         numba.config.CACHE_DIR = before
     return made

@@ -14,10 +14,10 @@ is the same everywhere (index, then pipeline). Then the oldest one of all can al
 """
 
 from heapq import heappop, heappush
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from stretto.compiler.order.kernels.arrays import Arrays, Ints
-from stretto.compiler.order.kernels.jit import compiled, ints
+from stretto.compiler.order.kernels.jit import compiled, counted, ints, part
 from stretto.compiler.order.kernels.op_classes import (
     BACK,
     F,
@@ -56,7 +56,8 @@ class ListState(NamedTuple):
     end), `held` (grains), `in_flight` (grains of forwards whose backward is to come), `pending_w`
     (weight gradients that could run), `freeable` (grains that these would give back), `idle` (1:
     it waits to be told that something has ended). `done` by class, `fused` (full backwards) by
-    stage, `end` (ticks; -1 for what has not run) by op index."""
+    stage, `end` (ticks; -1 for what has not run) by op index. `whom`: ranks that are to look
+    again, `when` (ticks)."""
 
     sequence: Ints
     size: Ints
@@ -70,39 +71,50 @@ class ListState(NamedTuple):
     done: Ints
     fused: Ints
     end: Ints
+    when: Ints
+    whom: Ints
 
 
 def list_state(t: Arrays) -> ListState:
     """Memory for list schedules."""
     size, ranks, classes = len(t.ticks), len(t.limit), len(t.rank)
-    lengths = [*[ranks] * 8, classes, stages_in(classes), size]  # of the fields after the first
+    told = len(t.next) + ranks + 1
+    lengths = [*[ranks] * 8, classes, stages_in(classes), size, told, told]  # after the first field
     return ListState(ints([NOTHING] * size), *(ints([0] * many) for many in lengths))
 
 
-@compiled
+@counted
 def list_schedule(t: Arrays, policy: Policy, s: ListState) -> int:
     """Make the list schedule of the policy. Returns the makespan (ticks), or -1 if it got
     stuck."""
     _reset(s)
-    ranks = len(t.limit)
-    events = [(0, r) for r in range(ranks)]
+    when, whom, stops, makespan = s.when, s.whom, s.stop, 0
+    events = [(0, r) for r in range(len(s.size))]
     left = len(s.end)
     while events:
         now, r = heappop(events)
-        if now < s.stop[r]:
+        if now < stops[r]:
             continue
-        best, mate, again = _pick(t, policy, s, r, now)
-        if best < 0:
-            s.idle[r] = 1
-            if again < FOREVER:
-                heappush(events, (again, r))
-            continue
-        left -= _start(t, s, r, now, best, mate)
-        _tell(t, s, r, best, mate, events)
-    makespan = 0
-    for r in range(ranks):
-        makespan = max(makespan, s.stop[r])
+        started, many = _step(t, policy, s, r, now)
+        left -= started
+        makespan = max(makespan, stops[r])
+        for k in range(many):
+            heappush(events, (when[k], whom[k]))
     return makespan if left == 0 else -1
+
+
+@compiled
+def _step(t: Arrays, policy: Policy, s: ListState, r: int, now: int) -> tuple[int, int]:
+    """Let rank r look for something to start. How many operations it starts, and how many ranks
+    are to look again, `whom` and `when`."""
+    best, mate, again = _pick(t, policy, s, r, now)
+    if best < 0:
+        s.idle[r] = 1
+        s.when[0] = again
+        s.whom[0] = r
+        return 0, 1 if again < FOREVER else 0
+    started = _start(t, s, r, now, best, mate)
+    return started, _tell(t, s, r, best, mate)
 
 
 @compiled
@@ -125,7 +137,7 @@ def _reset(s: ListState) -> None:
         s.fused[g] = 0
 
 
-@compiled
+@part
 def _pick(t: Arrays, policy: Policy, s: ListState, r: int, now: int) -> tuple[int, int, int]:
     """What rank r starts now: a class and that of its partner (ALONE where it has none). Or -1,
     where it starts nothing, and when it is to look again (ticks; FOREVER: when told)."""
@@ -141,7 +153,7 @@ def _pick(t: Arrays, policy: Policy, s: ListState, r: int, now: int) -> tuple[in
     return best, mate, again
 
 
-@compiled
+@part
 def _best(t: Arrays, policy: Policy, s: ListState, r: int, now: int) -> tuple[int, int, int]:
     """The same, but for pairs that nobody wrote: of what can start now the operation with the
     least score, unless a better one is known to come soon."""
@@ -178,7 +190,7 @@ def _best(t: Arrays, policy: Policy, s: ListState, r: int, now: int) -> tuple[in
     return best, mate, now
 
 
-@compiled
+@part
 def _admissible(t: Arrays, policy: Policy, s: ListState, r: int, x: int) -> int:
     """Whether the next operation of class x may run on rank r once its data is there: the class
     of the one that it was written to overlap with, ALONE, or EXCLUDED."""
@@ -221,7 +233,7 @@ def _partner(t: Arrays, s: ListState, r: int, op: int) -> int:
     return EXCLUDED
 
 
-@compiled
+@part
 def _start(t: Arrays, s: ListState, r: int, now: int, best: int, mate: int) -> int:
     """Start the operation, or the pair, now. How many operations that is, a W that a full
     backward takes along included."""
@@ -244,7 +256,7 @@ def _start(t: Arrays, s: ListState, r: int, now: int, best: int, mate: int) -> i
     return many
 
 
-@compiled
+@part
 def _run(t: Arrays, s: ListState, r: int, x: int, stop: int, fused: bool) -> int:
     """Account for the next operation of class x, which ends at `stop`; `fused`: a backward takes
     its W along. How many operations that is."""
@@ -276,23 +288,29 @@ def _run(t: Arrays, s: ListState, r: int, x: int, stop: int, fused: bool) -> int
     return 1
 
 
-@compiled
-def _tell(t: Arrays, s: ListState, r: int, best: int, mate: int, events: Any) -> None:
+@part
+def _tell(t: Arrays, s: ListState, r: int, best: int, mate: int) -> int:
     """Have idle ranks look again when what rank r has just started reaches them, and rank r when
-    it is over."""
-    stop = s.stop[r]
+    it is over: `whom` and `when`, and how many these are."""
+    stop, many = s.stop[r], 1
+    s.when[0] = stop
+    s.whom[0] = r
     for which in range(2):
         y = best if which == 0 else mate
         if y >= 0:
             for k in range(t.next_at[y], t.next_at[y + 1]):
                 other = t.rank[t.next[k]]
                 if s.idle[other] > 0:
-                    heappush(events, (stop + t.next_lag[k], other))
+                    s.when[many] = stop + t.next_lag[k]
+                    s.whom[many] = other
+                    many += 1
     if len(t.extra_at) > 1:
         for other in range(len(s.idle)):
             if s.idle[other] > 0:
-                heappush(events, (stop, other))
-    heappush(events, (stop, r))
+                s.when[many] = stop
+                s.whom[many] = other
+                many += 1
+    return many
 
 
 @compiled

@@ -9,7 +9,7 @@ that pairs can be merged and split in place; what is not used holds NOTHING.
 from typing import NamedTuple
 
 from stretto.compiler.order.kernels.arrays import Arrays, Ints
-from stretto.compiler.order.kernels.jit import compiled
+from stretto.compiler.order.kernels.jit import compiled, part
 from stretto.compiler.order.kernels.op_classes import BACK, F, W, kind_of, stage_of
 
 NOTHING = -1
@@ -107,7 +107,7 @@ def assign(t: Arrays, r: int, last: int, sequence: Ints, into: Assigned) -> bool
     return True
 
 
-@compiled
+@part
 def data_ready(t: Arrays, x: int, n: int, end: Ints, now: int) -> int:
     """When the data of operation n of class x is there, `now` at the earliest; or -1 - the op
     index that it still waits for."""
@@ -121,7 +121,7 @@ def data_ready(t: Arrays, x: int, n: int, end: Ints, now: int) -> int:
     return now
 
 
-@compiled
+@part
 def ready(t: Arrays, x: int, op: int, end: Ints, now: int) -> int:
     """When operation `op` of class x can start, by its data and by what was written; or -1 - the
     op index that it still waits for."""
