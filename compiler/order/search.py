@@ -25,9 +25,9 @@ from stretto.compiler.problem.spec import Operation
 
 
 def search(problem: Problem, budget: Budget) -> Order:
-    """The best Order that the budget allows. Raises `LookupError` if none was found at all,
-    `KeyError` for an engine that there is not, and `KeyboardInterrupt` where the Budget's
-    `interrupted` does not take it."""
+    """The best Order that the budget allows. Raises `LookupError` if none was found at all, or for
+    an engine that there is not, and `KeyboardInterrupt` where the Budget's `interrupted` does not
+    take it."""
     began = monotonic()
     if budget.engine is not None:
         budget = replace(budget, engine=engine(budget.engine).name)
