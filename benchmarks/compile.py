@@ -131,8 +131,9 @@ def lowering(name: str, ranks: int, microbatches: int) -> Row:
     """PyTorch's order and its lowering. It wants stage modules: these know only their place."""
     from types import SimpleNamespace
 
-    from torch.distributed.pipelining import schedules as torch
+    from torch.distributed.pipelining import schedules
 
+    torch: Any = schedules  # what its passes return is not what the next are annotated to take
     chunks = 1 if name in ONE else 2
     stages: Any = [
         SimpleNamespace(

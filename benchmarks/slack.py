@@ -23,7 +23,8 @@ from stretto.compiler.evaluation import evaluate
 from stretto.compiler.evaluation.settings import Settings
 from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order import Order
-from stretto.compiler.order.arrange import Budget, arrange
+from stretto.compiler.order.arrange import arrange
+from stretto.compiler.order.budget import Budget
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import CostOverride, Costs
 from stretto.compiler.program import messages

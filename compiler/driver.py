@@ -24,7 +24,7 @@ from stretto.compiler.plan.plan import Plan, assemble
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
-from stretto.compiler.program.program import Program, ProgramName
+from stretto.compiler.program.program import Claims, Program, ProgramName
 from stretto.compiler.proof.prove import prove_all
 
 
@@ -60,7 +60,7 @@ def _line(
     }
     if forward_only:
         del programs["train"]
-    claimed = {name: claims(program) for name, program in programs.items()}
+    claimed: dict[ProgramName, Claims] = {n: claims(program) for n, program in programs.items()}
     prove_all(programs, claimed)
     least = forwards_bound(spec) if forward_only else _least(order.bound or bound(problem), order)
     sources = (source, settings.costs.source) if settings.costs else (source,)

@@ -133,7 +133,8 @@ def fields(owner: griffe.Class) -> list[griffe.Attribute]:
 def methods(owner: griffe.Class) -> list[griffe.Object]:
     """Public methods, class methods and properties."""
     called = [m for m in owner.members.values() if isinstance(m, griffe.Function)]
-    read = [m for m in owner.members.values() if "property" in m.labels]
+    attributes = [m for m in owner.members.values() if isinstance(m, griffe.Attribute)]
+    read = [m for m in attributes if "property" in m.labels]
     return [m for m in [*read, *called] if m.name[0] != "_"]
 
 
@@ -158,6 +159,8 @@ def parameters(function: griffe.Function) -> Iterator[str]:
     """The parameters as they are written, `*` and `/` between them where they stand."""
     seen: griffe.ParameterKind | None = None
     kinds = griffe.ParameterKind
+    marks: dict[griffe.ParameterKind | None, str]
+    marks = {kinds.var_positional: "*", kinds.var_keyword: "**"}
     for one in function.parameters:
         if one.name in ("self", "cls"):
             continue
@@ -169,7 +172,7 @@ def parameters(function: griffe.Function) -> Iterator[str]:
         ):
             yield "*"
         seen = one.kind
-        stars = {kinds.var_positional: "*", kinds.var_keyword: "**"}.get(one.kind, "")
+        stars = marks.get(one.kind, "")
         kind = f": {one.annotation}" if one.annotation is not None else ""
         equals = " = " if kind else "="
         default = f"{equals}{one.default}" if one.default is not None and not stars else ""

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import TypedDict
+from typing import Required, TypedDict
 
 TABLE = Path(__file__).parent / "glossary.toml"
 HEAD = """# Glossary
@@ -16,8 +16,8 @@ One word for one thing, in schedule files, in the code and in messages; and what
 class Term(TypedDict, total=False):
     """A word of the table; `docs/glossary.toml` says what the keys mean."""
 
-    word: str
-    means: str
+    word: Required[str]
+    means: Required[str]
     types: list[str]
     pytorch: str
     megatron: str

@@ -3,7 +3,7 @@ ships: all of it from the files themselves, their comments and what their plans 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from stretto.compiler import library
@@ -88,7 +88,7 @@ def summary(plan: Plan) -> Summary:
     return summarize(plan.programs[name], plan.claims[name], plan.bound, plan.engine, plan.hash)
 
 
-def line(cells: tuple[str, ...] | list[str]) -> str:
+def line(cells: Sequence[str]) -> str:
     """A line of a Markdown table."""
     return f"| {' | '.join(cells)} |\n"
 

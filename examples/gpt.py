@@ -44,7 +44,8 @@ class Block(nn.Module):
         q, k, v = (part.view(batch, length, HEADS, -1).transpose(1, 2) for part in parts)
         seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out_of_attention(seen.transpose(1, 2).reshape(batch, length, WIDTH))
-        return x + self.narrow(F.gelu(self.widen(self.before_perceptron(x))))
+        x = x + self.narrow(F.gelu(self.widen(self.before_perceptron(x))))
+        return x
 
 
 class Stage(nn.Module):
@@ -76,7 +77,9 @@ class Embedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(sequences, bytes) of numbers to (sequences, bytes, WIDTH)."""
-        return self.bytes(tokens) + self.places(torch.arange(tokens.shape[1], device=tokens.device))
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        x: Tensor = self.bytes(tokens) + self.places(places)
+        return x
 
 
 class Head(nn.Sequential):

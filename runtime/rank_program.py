@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stretto.compiler.plan.plan import Plan, read_rank
+from stretto.compiler.plan.plan import Plan, RankLists, read_rank
 from stretto.compiler.program.program import (
     NONE,
     Channel,
@@ -74,9 +74,11 @@ def plan_for_rank(plan: Plan | str | os.PathLike[str], rank: int, world: int) ->
     does."""
     try:
         found = _read(plan, rank)
-        many = found.spec.ranks
-    except (ValueError, IndexError):  # a plan of fewer ranks
-        many = _read(plan, 0).spec.ranks
+    except (ValueError, IndexError):
+        found = _read(plan, 0)
+        if found.spec.ranks == world:  # it is not that the plan is for fewer
+            raise
+    many = found.spec.ranks
     if many != world:
         count = "1 rank" if many == 1 else f"{many} ranks"
         raise PipelineError(
@@ -92,7 +94,7 @@ def _read(plan: Plan | str | os.PathLike[str], rank: int) -> RankPlan:
         train = plan.programs.get("train")
         spec, channels = first.spec, first.channels
         reductions = train.reductions if train else ()
-        lists = {name: program.ranks[rank] for name, program in plan.programs.items()}
+        lists: RankLists = {name: program.ranks[rank] for name, program in plan.programs.items()}
         digest = plan.hash
     else:
         header, lists = read_rank(plan, rank)
@@ -102,7 +104,9 @@ def _read(plan: Plan | str | os.PathLike[str], rank: int) -> RankPlan:
         raise PipelineError(
             "this plan cuts micro-batches into slices, which the runtime cannot run yet"
         )
-    programs = {name: rank_program(name, own, channels) for name, own in lists.items()}
+    programs: dict[ProgramName, RankProgram] = {
+        name: rank_program(name, own, channels) for name, own in lists.items()
+    }
     return RankPlan(rank, spec, StageGraph(spec), channels, reductions, programs, digest)
 
 

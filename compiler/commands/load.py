@@ -52,6 +52,7 @@ def from_plan(name: str) -> Plan:
     """A plan that was read is only well formed: prove it before anything is said of it. Raises
     `Refused`."""
     sources: tuple[Source, ...] = ()
+    path = name
     try:
         with files.plan_file(name) as path, files.guarded(name):
             plan = read_plan(path)

@@ -121,10 +121,10 @@ class Training:
                 if self.ended:  # while it was started
                     self.pass_on()
                 code = self.process.wait()
-        if self.ended:
-            files.say("stretto: interrupted")
-            return 128 + self.ended
-        return code if code >= 0 else 128 - code
+            if not self.ended:
+                return code if code >= 0 else 128 - code
+        files.say("stretto: interrupted")
+        return 128 + self.ended
 
     def end(self, number: int, _: object) -> None:
         """Note the signal `number`, the first that comes, and pass it on."""

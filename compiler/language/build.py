@@ -37,13 +37,7 @@ def builders(file: str) -> SimpleNamespace:
 
 def _builder(make: Make, refuse: Check | None, file: str) -> Callable[[Children], Any]:
     def build(children: Children) -> Any:
-        first, last = children[0], children[-1]
-        if type(first) is not Token:
-            first = first.span
-        if type(last) is tuple:
-            last = last[-1].span
-        elif type(last) is not Token:
-            last = last.span
+        first, last = _place(children[0]), _place(children[-1])
         span = Span(file, first.line, first.column, last.end_line, last.end_column)
         if refuse is not None:
             found = refuse(children, span)
@@ -52,6 +46,13 @@ def _builder(make: Make, refuse: Check | None, file: str) -> Callable[[Children]
         return make(children, span)
 
     return build
+
+
+def _place(child: Any) -> Any:
+    """What says where a child stands: a token, the span of a node, that of a list's last node."""
+    if type(child) is tuple:
+        return child[-1].span
+    return child if type(child) is Token else child.span
 
 
 # ---- Nodes by the types of their fields

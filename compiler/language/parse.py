@@ -64,6 +64,8 @@ def _read(source: Source, start: str) -> Any:
                 before = token
             token = _end(text)
             result = state.feed_token(token, True)
+            if not found:
+                return result
             break
         except Refusal as refusal:
             at, mistakes = token.start_pos or 0, list(refusal.diagnostics)
@@ -75,9 +77,7 @@ def _read(source: Source, start: str) -> Any:
         resumed = go_on(text, state, lexer.state, max(at, resumed + 1))
         if resumed < 0 or len(found) >= MOST_MISTAKES:
             break
-    if found:
-        raise Rejected(sorted(found, key=lambda d: d.labels[0].span[1:]))
-    return result
+    raise Rejected(sorted(found, key=lambda d: d.labels[0].span[1:]))
 
 
 @lru_cache(maxsize=16)

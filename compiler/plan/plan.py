@@ -245,7 +245,9 @@ def _rank_line(lines: Lines, header: Header, rank: int) -> RankLists:
     part: RankLine = _decode(lines, raw, _RANK_LINE)
     _same(lines, raw, _canonical(part))
     names: tuple[ProgramName, ...] = ("train", "eval")
-    lists = {name: own for name in names if (own := getattr(part.programs, name)) is not None}
+    lists: RankLists = {
+        name: own for name in names if (own := getattr(part.programs, name)) is not None
+    }
     if part.rank != rank or lists.keys() != header.claims.keys():
         there = " and ".join(f"`{name}`" for name in header.claims)
         lines.refuse("plan-reference", f"$: this should be {there} of rank {rank}")

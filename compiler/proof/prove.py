@@ -85,7 +85,9 @@ def prove_all(
 ) -> dict[ProgramName, Proof]:
     """Prove the Programs of one plan, each with what is claimed of it, and that an evaluation runs
     the forwards of the step in the step's order. Raises `Rejected`."""
-    proofs = {n: prove(program, claims[n] if claims else None) for n, program in programs.items()}
+    proofs: dict[ProgramName, Proof] = {
+        name: prove(program, claims[name] if claims else None) for name, program in programs.items()
+    }
     if programs.keys() >= {"train", "eval"}:
         train, evaluation = programs["train"], programs["eval"]
         for rank in range(train.spec.ranks):

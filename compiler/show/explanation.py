@@ -8,7 +8,7 @@ import msgspec
 
 from stretto.compiler.analysis.critical_path import Link
 from stretto.compiler.analysis.explanation import Explanation
-from stretto.compiler.analysis.idle import CAUSES, WAITS, Idle, told
+from stretto.compiler.analysis.idle import CAUSES, WAITS, Cause, Idle, told
 from stretto.compiler.diagnostics.wording import columns
 from stretto.compiler.problem.spec import Spec, number
 
@@ -69,7 +69,7 @@ def _link(link: Link, t: Any, lines: bool) -> tuple[str, ...]:
 
 
 def _table(explained: Explanation, t: Any) -> Iterator[str]:
-    used = [cause for cause in CAUSES if any(idle[cause] for idle in explained.idle)]
+    used: list[Cause] = [cause for cause in CAUSES if any(idle[cause] for idle in explained.idle)]
     rows = [("rank", "idle", *(WAITS[cause] for cause in used))]
     for rank, idle in enumerate(explained.idle):
         rows.append((str(rank), t(sum(idle.values())), *(t(idle[cause]) for cause in used)))

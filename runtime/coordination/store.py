@@ -19,18 +19,23 @@ class KeyValueStore(Protocol):
 
     def set(self, key: str, value: str, /) -> None:
         """Writes the value."""
+        ...
 
     def get(self, key: str, /) -> bytes:
         """The value; blocks until the key is there."""
+        ...
 
     def add(self, key: str, amount: int, /) -> int:
         """Adds to a counter, and returns its new value."""
+        ...
 
     def check(self, keys: list[str], /) -> bool:
         """Whether all keys are there."""
+        ...
 
     def delete_key(self, key: str, /) -> bool:
         """Whether there was such a key to delete."""
+        ...
 
 
 class MissingKeys(Exception):

@@ -87,7 +87,7 @@ def _run_on_zeros(module: nn.Module, example: ExampleInput, label: str) -> Tenso
 def _attributes_kept(module: nn.Module) -> Iterator[None]:
     """Puts back what a forward assigns to its modules, a cache for instance, and every parameter
     and buffer: `functional_call` leaves its stand-ins in a layer that has two names."""
-    tables = [
+    tables: list[dict[str, Any]] = [
         table
         for part in module.modules()
         for table in (part.__dict__, part._parameters, part._buffers)

@@ -107,7 +107,7 @@ def _models(job: TrainingJob, plan: RankPlan) -> Models:
 def _data(job: TrainingJob, plan: RankPlan) -> Data:
     if "train" not in plan.programs or all(p.forward_only for p in plan.spec.pipelines):
         raise PipelineError("this plan has only its forwards, and so nothing to train with")
-    data = find(job.data, "data") if job.data else _models(job, plan).data()
+    data: Data | None = find(job.data, "data") if job.data else _models(job, plan).data()
     if not callable(data):
         raise PipelineError(
             "training needs data: --data MODULE:NAME, a function step -> (x, target), the same on "

@@ -26,6 +26,7 @@ class Pending(Protocol):
 
     def wait(self) -> object:
         """Returns when the message was received, or the sent tensors may be reused."""
+        ...
 
 
 class Transport(Protocol):
@@ -38,16 +39,20 @@ class Transport(Protocol):
     def open(self, lanes: Sequence[P2PLane]) -> int:
         """Adds lanes, and returns the number of the first. All ranks call it with the same ones,
         while no message is under way."""
+        ...
 
     def send(self, lane: int, tensors: Sequence[Tensor]) -> Sequence[Pending]:
         """Begins to send. The tensors must not change until the message is over."""
+        ...
 
     def receive(self, lane: int, buffers: Sequence[Tensor]) -> Sequence[Pending]:
         """Posts a receive into the buffers, whose shapes are those of the sender's tensors."""
+        ...
 
     def abort(self, report: str) -> None:
         """Ends this rank's waits, although nothing will come: by an exception where that is
         possible, else by the end of the process. Called from another thread."""
+        ...
 
 
 def to_bytes(tensor: Tensor) -> Tensor:

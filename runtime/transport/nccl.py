@@ -16,6 +16,7 @@ over gloo.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -52,9 +53,9 @@ class Nccl:
         """As `Transport.open`: a communicator for every lane, all initialized."""
         before = len(self.lanes)
         for lane in lanes:
-            own = None
+            own: dist.ProcessGroup | None = None
             for family in self.families:
-                pair = dist.new_group(
+                pair: Any = dist.new_group(  # torch does not annotate it
                     [family[lane.source], family[lane.target]], backend=self.backend
                 )
                 if family == self.own and self.rank in lane:

@@ -134,7 +134,7 @@ class Scope:
 
     def varying(self) -> Iterator[tuple[str, int]]:
         """The names whose values loops (or the rank) give, outermost first, with their slots."""
-        chain = [self]
+        chain: list[Scope] = [self]
         while chain[-1].outer is not None:
             chain.append(chain[-1].outer)
         for scope in reversed(chain):

@@ -46,9 +46,10 @@ def _compile_half(half: s.Mention | s.Next, site: Site) -> Callable[[Env], Reque
     def run(env: Env) -> Request:
         item = draw(env)
         assert item is not None
-        if len(item) > 1:
+        first, *others = item
+        if others:
             message = f"the next of `{half.queue.text}` is a pair already"
-            raise eval_error("wrong-pair", message, half.span, Label(item[0].span, "listed here"))
-        return item[0]
+            raise eval_error("wrong-pair", message, half.span, Label(first.span, "listed here"))
+        return first
 
     return run

@@ -2,7 +2,6 @@
 that are written are computed when the reference is reached, those left out stay None."""
 
 from collections.abc import Callable
-from typing import Any
 
 from msgspec import Struct
 
@@ -52,11 +51,11 @@ def compile_reference(mention: s.Mention, scope: Scope, context: OrderContext) -
     ]
     stage, microbatch, slice_ = indices
     if stage is microbatch is slice_ is None:
-        if not callable(which):
+        if which is None or isinstance(which, int):
             fixed = Request(kind, which, None, None, None, optional, place)
             return lambda env: fixed
         return lambda env: Request(kind, which(env), None, None, None, optional, place)
-    find = which if callable(which) else lambda env: which
+    find = (lambda env: which) if which is None or isinstance(which, int) else which
     return lambda env: Request(
         kind,
         find(env),
@@ -68,7 +67,9 @@ def compile_reference(mention: s.Mention, scope: Scope, context: OrderContext) -
     )
 
 
-def _which(mention: s.Mention, scope: Scope, context: OrderContext) -> Any:
+def _which(
+    mention: s.Mention, scope: Scope, context: OrderContext
+) -> int | Callable[[Env], int] | None:
     """The pipeline's index, None, or code that computes it."""
     word = mention.pipeline
     if word is None:
