@@ -15,8 +15,13 @@ def test_run_starts_torchrun_and_prints_how(stretto: Run, monkeypatch: pytest.Mo
     from stretto.compiler.commands import run
 
     started: list[list[str]] = []
+
+    def ended(_: run.Training, words: list[str]) -> int:
+        started.append(words)
+        return 3
+
     monkeypatch.setattr(run, "find_spec", lambda _: object())
-    monkeypatch.setattr(run.Training, "run", lambda _, words: started.append(words) or 3)
+    monkeypatch.setattr(run.Training, "run", ended)
     words = "run good.pipe --model a:b --data c:d --steps 5 --timeout 9 --verify --trust"
     assert stretto(*words.split())[0] == 3
     (command,) = started

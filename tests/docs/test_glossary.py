@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import generate_glossary
-import make
 import pytest
 
 from tests.repository.sources import modules
@@ -38,7 +37,7 @@ DOMAIN = {
 
 
 def test_the_page_is_made_from_the_table() -> None:
-    assert (ROOT / "docs/glossary.md").read_text("utf-8") == make.glossary()
+    assert (ROOT / "docs/glossary.md").read_text("utf-8") == generate_glossary.glossary()
 
 
 @pytest.mark.parametrize("term", TERMS, ids=lambda term: term["word"])

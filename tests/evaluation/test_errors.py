@@ -21,7 +21,7 @@ from stretto.compiler.language.parse import parse
 from stretto.compiler.order.budget import Budget
 from tests.support.paths import CASES, ROOT
 
-CASES = sorted((CASES / "errors").glob("*.pipe"))
+FILES = sorted((CASES / "errors").glob("*.pipe"))
 MAIN = "schedule example ranks 4 microbatches 8\npipeline main { }\n"
 
 
@@ -37,7 +37,7 @@ def diagnostics(source: Source) -> tuple[Diagnostic, ...]:
     return ()
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_what_is_said(path: Path, request: pytest.FixtureRequest) -> None:
     source = Source(path.name, path.read_text())
     told = render(diagnostics(source), [source])
@@ -49,7 +49,7 @@ def test_what_is_said(path: Path, request: pytest.FixtureRequest) -> None:
 
 
 def test_three_mistakes_are_three_diagnostics() -> None:
-    path = next(p for p in CASES if p.stem == "three-mistakes")
+    path = next(p for p in FILES if p.stem == "three-mistakes")
     assert len(diagnostics(Source(path.name, path.read_text()))) == 3
 
 
@@ -69,7 +69,7 @@ def test_examples_of_a_code(code: str) -> None:
 
 
 def test_every_code_with_an_example_has_a_case() -> None:
-    told = "\n".join(path.with_suffix(".txt").read_text() for path in CASES)
+    told = "\n".join(path.with_suffix(".txt").read_text() for path in FILES)
     assert set(WITH_EXAMPLES) <= set(re.findall(r"^error\[([a-z-]+)\]", told, re.MULTILINE))
 
 

@@ -178,7 +178,7 @@ def test_a_rule_without_slices_means_all_of_them() -> None:
 
 def test_orders_have_digests_and_partial_ones_none() -> None:
     whole = spec(MAIN + "order rank r { repeat 8 { F } repeat 8 { B } }")
-    units = [(Operation(k, 0, 2, m),) for k in "FB" for m in range(8)]  # type: ignore[arg-type]
+    units = [(Operation(k, 0, 2, m),) for k in "FB" for m in range(8)]
     assert whole.order[2] == digest(units)
     assert [u.operations for u in whole.written[2]] == units
     assert {str(whole.spans[u.at]) for u in whole.written[2]} == {

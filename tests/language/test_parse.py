@@ -59,7 +59,7 @@ def test_the_library_reads_the_same_when_printed(path: Path) -> None:
 
 
 # What stands at a node's place in the text.
-LOOKS = {
+LOOKS: dict[type, str] = {
     s.Word: r"\w+",
     s.Name: r"\w+",
     s.Mention: r"[FBIW].*",

@@ -145,8 +145,9 @@ def test_the_same_plan_is_the_same_bytes(plan: Plan, tmp_path: Path) -> None:
         plan.engine,
         plan.sources,
     )
+    found: list[bytes] = []
     for name in NAMES:
-        found = []
+        found.clear()
         write_plan(plan, tmp_path / name)
         for one in (plan, again, backwards, read_plan(tmp_path / name)):
             write_plan(one, tmp_path / name)
@@ -316,9 +317,9 @@ def test_every_compute_field_is_looked_at(path: Path) -> None:
     for field, value in ((1, ["F", 9, 0, 0, -1, -1]), (1, ["F", 0, 0, 0, 0, -1]), (2, [999])):
         path.write_bytes(header + b"".join(lines))
         assert refused(edited(path, at(*TRAIN, k, field, to=value), 1))[0].code == "plan-reference"
-    for field, value in ((3, -2), (3, 999), (4, -5), (4, 999), (5, 1), (6, -2), (6, 999)):
+    for field, number in ((3, -2), (3, 999), (4, -5), (4, 999), (5, 1), (6, -2), (6, 999)):
         path.write_bytes(header + b"".join(lines))
-        found = refused(edited(path, at(*TRAIN, k, field, to=value), 1))
+        found = refused(edited(path, at(*TRAIN, k, field, to=number), 1))
         assert f"$.programs.train[{k}][{field}]" in found[0].message
 
 

@@ -3,6 +3,7 @@ out. The explorer, which runs Programs with sends that wait for their receives, 
 not ours to bend here."""
 
 from collections import Counter
+from functools import partial
 from random import Random
 
 import pytest
@@ -89,7 +90,7 @@ def test_it_finishes_under_any_interleaving_with_sends_that_wait() -> None:
         random = Random(seed)
         for program in programs(random_spec(seed)):
             for _ in range(2):
-                assert follow(program, 0, random.choice) == FINISH  # type: ignore[arg-type]
+                assert follow(program, 0, random.choice) == FINISH
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -114,7 +115,7 @@ def test_a_post_behind_the_wait_for_it_would_be_found() -> None:
     row.append(row.pop(post))
     ranks = (program.ranks[0], tuple(row))
     broken = Program(program.spec, "train", program.channels, (), ranks)
-    assert follow(broken, 0, Random(0).choice) != FINISH  # type: ignore[arg-type]
+    assert follow(broken, 0, Random(0).choice) != FINISH
     with pytest.raises(Rejected):
         prove(broken)
 
@@ -214,8 +215,8 @@ def test_a_rule_that_results_carry_is_kept() -> None:
 def test_the_first_half_of_a_pair_does_not_speak_for_the_second() -> None:
     """F of micro-batch 1 leaves rank 0 before B of micro-batch 0, which it overlaps, has ended."""
     spec = specs.linear(2, 2, split=False)
-    f, b = (lambda s, m: Operation("F", 0, s, m)), (lambda s, m: Operation("B", 0, s, m))
-    order = [
+    f, b = partial(Operation, "F", 0), partial(Operation, "B", 0)
+    order: list[specs.Units] = [
         [(f(0, 0),), (f(0, 1), b(0, 0)), (b(0, 1),)],
         [(f(1, 0),), (b(1, 0),), (f(1, 1),), (b(1, 1),)],
     ]

@@ -112,7 +112,7 @@ def test_it_finishes_under_any_interleaving_with_sends_that_wait() -> None:
         for make in (communicate, forwards):
             program = make(order, random.choice([1, 1, 2]))
             for _ in range(2):
-                assert follow(program, 0, random.choice) == FINISH  # type: ignore[arg-type]
+                assert follow(program, 0, random.choice) == FINISH
 
 
 def test_a_receive_that_is_held_back_is_timed_as_late() -> None:

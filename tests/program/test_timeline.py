@@ -1,5 +1,6 @@
 """The clock against longest paths computed here, and by hand."""
 
+from functools import partial
 from random import Random
 
 import msgspec
@@ -11,7 +12,15 @@ from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import CostOverride, Costs, Operation, PairCostOverride, Spec
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
-from stretto.compiler.program.program import Channel, Compute, Program, Receive, Send, Wait
+from stretto.compiler.program.program import (
+    Channel,
+    Compute,
+    Instruction,
+    Program,
+    Receive,
+    Send,
+    Wait,
+)
 from stretto.compiler.program.timeline import time
 from tests.support import specs
 
@@ -86,8 +95,8 @@ def test_makespan_span_and_idle_time() -> None:
 
 
 def test_a_pair_is_busy_once_and_both_results_count_at_its_end() -> None:
-    f, b = (lambda s, m: Operation("F", 0, s, m)), (lambda s, m: Operation("B", 0, s, m))
-    order = [
+    f, b = partial(Operation, "F", 0), partial(Operation, "B", 0)
+    order: list[specs.Units] = [
         [(f(0, 0),), (f(0, 1), b(0, 0)), (b(0, 1),)],
         [(f(1, 0),), (b(1, 0),), (f(1, 1),), (b(1, 1),)],
     ]
@@ -105,7 +114,7 @@ def late(program: Program) -> Program:
     ranks = []
     for row in program.ranks:
         moved: dict[int, Receive] = {}
-        found = []
+        found: list[Instruction] = []
         for one in row:
             if isinstance(one, Receive):
                 moved[one.slot] = one
@@ -153,7 +162,7 @@ def test_lists_that_wait_for_each_other_are_refused() -> None:
 def test_peaks_of_a_split_backward() -> None:
     """Sizes 2, of which 1 is kept from the end of I on: F F I F … on one rank."""
     words = ["F0", "F1", "I0", "F2", "W0", "I1", "I2", "W1", "W2"]
-    units = [(Operation(word[0], 0, 0, int(word[1])),) for word in words]  # type: ignore[arg-type]
+    units = [(Operation(word[0], 0, 0, int(word[1])),) for word in words]
     spec = specs.written(specs.linear(1, 3), [units])
     order = written(expand(spec))
     assert claims(communicate(order)).activations == (5,)
@@ -161,7 +170,7 @@ def test_peaks_of_a_split_backward() -> None:
 
 
 def test_a_pair_holds_both_activations_at_once() -> None:
-    f, b = (lambda m: Operation("F", 0, 0, m)), (lambda m: Operation("B", 0, 0, m))
+    f, b = partial(Operation, "F", 0, 0), partial(Operation, "B", 0, 0)
     for pair, peak in ((True, 4), (False, 2)):
         middle = [(f(1), b(0))] if pair else [(b(0),), (f(1),)]
         spec = specs.written(specs.linear(1, 2), [[(f(0),), *middle, (b(1),)]])

@@ -143,8 +143,7 @@ def laid_out(spec: Spec, random: Random) -> Program:
         slot = slots[rank].setdefault(result, len(slots[rank]))
         last = max([made + 0.4, *(place[u][1] + 0.4 for u in them if place[u][0] == rank)])
         for other in {place[user][0] for user in them} - {rank}:
-            traffic = "activation" if result.kind == "F" else "gradient"
-            channel = Channel(rank, other, traffic)  # type: ignore[arg-type]
+            channel = Channel(rank, other, "activation" if result.kind == "F" else "gradient")
             if channel not in channels:
                 channels.append(channel)
             c = channels.index(channel)
@@ -155,18 +154,18 @@ def laid_out(spec: Spec, random: Random) -> Program:
             needed = min(place[user][1] for user in them if place[user][0] == other)
             messages.setdefault(c, []).append((sent, needed, result))
         items[rank].append((last + 1e-9, Free(slot)))
-    for c, them in messages.items():
-        them.sort(key=lambda message: message[0])
+    for c, queue in messages.items():
+        queue.sort(key=lambda message: message[0])
         if random.random() < 0.05:
-            random.shuffle(them)
+            random.shuffle(queue)
         other = channels[c].target
         posts, limit = [], 1e9
-        for _, needed, _ in reversed(them):
-            limit = min(limit, needed)
+        for _, by, _ in reversed(queue):
+            limit = min(limit, by)
             posts.append(limit - (limit + 0.9) * random.random() ** patient)
-        for post, (_, needed, result) in zip(sorted(posts), them, strict=True):
+        for post, (_, by, result) in zip(sorted(posts), queue, strict=True):
             slot = slots[other].setdefault(result, len(slots[other]))
-            waited = needed - (needed - post) * random.random() ** 6 / 2
+            waited = by - (by - post) * random.random() ** 6 / 2
             last = max(place[u][1] for u in users[result] if place[u][0] == other)
             items[other] += [
                 (post, Receive(slot, c, result)),

@@ -22,9 +22,11 @@ from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.driver import compile_file
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.spec import Limit, Spec
-from stretto.compiler.program.program import Claims, Program
+from stretto.compiler.program.program import Claims, Program, ProgramName
 from stretto.compiler.proof.prove import prove
 from tests.support.mutants import Mutant, harmless, mutants, random_mutant
+
+Found = Iterable[tuple[ProgramName, Mutant]]  # which program of the plan, broken how
 
 SMALLEST = {"dualpipe": (2, 4), "dualpipe_v": (2, 4)}  # ranks, micro-batches; else (2, 2)
 LARGER = {"dualpipe": (4, 8), "dualpipe_v": (3, 6)}  # else (4, 4)
@@ -93,21 +95,18 @@ def single(program: Program) -> Iterator[Mutant]:
 def sample(program: Program, many: int, edits: int, random: Random) -> Iterator[Mutant]:
     """Mutants with so many edits at once."""
     for _ in range(many):
-        broken, kinds = program, []
+        broken, done = program, list[Mutant]()
         for _ in range(edits):
-            mutant = random_mutant(broken, random)
-            broken = mutant.program
-            kinds.append(str(mutant))
-        kind = mutant.kind if edits == 1 else f"{edits} edits"
-        yield Mutant(kind, broken, " and ".join(kinds))
+            done.append(random_mutant(broken, random))
+            broken = done[-1].program
+        kind = done[0].kind if edits == 1 else f"{edits} edits"
+        yield Mutant(kind, broken, " and ".join(map(str, done)))
 
 
-def judged(
-    name: str, plan: Plan, found: Iterable[tuple[str, Mutant]], states: int = MANY_STATES
-) -> Tally:
+def judged(name: str, plan: Plan, found: Found, states: int = MANY_STATES) -> Tally:
     tally = Tally(states=states)
     for program, mutant in found:
-        good, claims = plan.programs[program], plan.claims[program]  # type: ignore[index]
+        good, claims = plan.programs[program], plan.claims[program]
         where = f"{name}, {program}: {mutant}"
         tally.judge(good, claims, mutant.kind, where, mutant.program)
     return tally
@@ -119,14 +118,15 @@ def judged(
 @pytest.mark.parametrize("name", library.names())
 def test_every_instruction_of_the_smallest_plans(name: str) -> None:
     plan = compiled(name, SMALLEST.get(name, (2, 2)))
-    programs = ["train"] if "train" in plan.programs else ["eval"]
-    found = ((p, mutant) for p in programs for mutant in single(plan.programs[p]))  # type: ignore[index]
+    which: ProgramName = "train" if "train" in plan.programs else "eval"
+    found: Found = ((which, mutant) for mutant in single(plan.programs[which]))
     judged(name, plan, found).check(name)
 
 
 @pytest.mark.parametrize("edits", [1, 2])
 def test_a_sample_of_larger_plans(edits: int) -> None:
     total = Tally()
+    found: Found
     for name in library.names():
         plan = compiled(name, LARGER.get(name, (4, 4)))
         random = Random(f"{name} {edits}")
@@ -141,6 +141,8 @@ def test_a_sample_of_larger_plans(edits: int) -> None:
 @pytest.mark.parametrize("name", library.names())
 def test_every_instruction_of_larger_plans(name: str) -> None:
     """Of the largest, every eleventh mutant."""
+    found: Found
+    twice: Found
     for sizes, default, every in (
         (SMALLEST, (2, 4), 1),
         (LARGER, (4, 4), 1),
@@ -157,9 +159,9 @@ def test_every_instruction_of_larger_plans(name: str) -> None:
 # ---------------------------------------------------------------------------- headers
 
 
-def forged(plan: Plan, name: str) -> Iterator[tuple[str, Program, Claims]]:
+def forged(plan: Plan, name: ProgramName) -> Iterator[tuple[str, Program, Claims]]:
     """The program with one number or text of its header changed."""
-    program, claims = plan.programs[name], plan.claims[name]  # type: ignore[index]
+    program, claims = plan.programs[name], plan.claims[name]
     spec = program.spec
 
     def with_spec(**changes: object) -> Program:

@@ -22,6 +22,7 @@ from stretto.compiler.program.program import (
     Free,
     Instruction,
     Program,
+    ProgramName,
     Receive,
     Reduce,
     Reduction,
@@ -52,7 +53,7 @@ def findings(program: Program, claims: Claims | None = None) -> tuple[Diagnostic
 
 
 def op(name: str, microbatch: int, stage: int, pipeline: int = 0) -> Operation:
-    return Operation(name, pipeline, stage, microbatch)  # type: ignore[arg-type]
+    return Operation(name, pipeline, stage, microbatch)
 
 
 # ---------------------------------------------------------------------------- figures
@@ -371,11 +372,11 @@ def test_an_order_that_leaves_operations_out_keeps_the_sequence_of_the_others() 
 
 def test_an_evaluation_runs_the_forwards_of_the_step() -> None:
     spec = specs.ordered(specs.interleaved(2, 2, 2), specs.interleaved_1f1b)
-    programs = {"train": train(spec), "eval": evaluation(spec)}
+    programs: dict[ProgramName, Program] = {"train": train(spec), "eval": evaluation(spec)}
     assert prove_all(programs).keys() == programs.keys()
     other = specs.random_order(specs.interleaved(2, 2, 2), Random(2))
     bare = replace(spec, written=())
-    mixed = {
+    mixed: dict[ProgramName, Program] = {
         "train": replace(programs["train"], spec=bare),
         "eval": replace(evaluation(other), spec=bare),
     }

@@ -58,7 +58,8 @@ def faulty_step(
     spec = spec_of(plan)
     modules = built(spec, rank, lambda seed: Faulty(seed) if seed == 1 else Layer(seed))
     for module in modules.values():
-        module.act, module.when = act, when
+        if isinstance(module, Faulty):
+            module.act, module.when = act, when
     x, target = batch(spec)
     Executor(plan, modules, loss, timeout=timeout).step(x, target=target)
 

@@ -272,7 +272,7 @@ def test_models_that_are_none() -> None:
 # The example ------------------------------------------------------------------------------------
 
 
-def curve(rank: int, plan: Plan, steps: int) -> list[float]:
+def curve(rank: int, plan: Plan, steps: int) -> list[list[float]]:
     """The losses of this rank's micro-batches, summed, by step."""
     gpt = find(f"{GPT}:MODEL", "model")
     data = find(f"{GPT}:DATA", "data")
@@ -285,7 +285,7 @@ def curve(rank: int, plan: Plan, steps: int) -> list[float]:
     }
     optimizer = gpt.optimizer([p for stage in stages.values() for p in stage.parameters()])
     executor = Executor(plan, stages, gpt.loss, timeout=60)
-    found = []
+    found: list[list[float]] = []
     for step in range(1, steps + 1):
         x, target = data(step)
         losses: list[torch.Tensor] = []

@@ -21,6 +21,7 @@ from tests.support.training import (
     loss,
     plan_of,
     spec_of,
+    there,
     trained,
 )
 
@@ -52,7 +53,7 @@ def test_batches_may_be_tuples_and_dicts() -> None:
         assert torch.allclose(found.outputs[1], output)
         (judge(output, target) / 2).backward()
         for ours, theirs in zip(found.gradients("main", 0), first.parameters(), strict=True):
-            assert torch.allclose(ours, theirs.grad, atol=1e-5)
+            assert torch.allclose(there(ours), there(theirs.grad), atol=1e-5)
 
 
 def test_an_edge_may_have_several_tensors_some_without_gradient() -> None:
@@ -83,7 +84,7 @@ def test_an_edge_may_have_several_tensors_some_without_gradient() -> None:
         (judge(output, wanted) / 3).backward()
     for s, module in enumerate(modules):
         for ours, theirs in zip(found.gradients("main", s), module.parameters(), strict=True):
-            assert torch.equal(ours, theirs.grad)
+            assert torch.equal(there(ours), there(theirs.grad))
     assert found.outputs[2][1].dtype == torch.int64
 
 
@@ -113,6 +114,7 @@ def test_agreeing_on_shapes_leaves_modules_as_they_were() -> None:
         torch.manual_seed(0)
         modules = trained(plan_of(spec), x, target, kind).modules
         for module in (modules[0]["main", 0], modules[1]["main", 1]):
+            assert isinstance(module, kind)
             assert module.norm.num_batches_tracked == 3 and module.calls == 3
             assert type(module.cache) is Tensor
 
@@ -130,9 +132,10 @@ def test_a_layer_with_two_names_keeps_its_parameters() -> None:
     x, target = batch(spec_of(plan))
     twice, once = trained(plan, x, target, Twice), trained(plan, x, target)
     for (_, stage), module in twice.modules[1].items():
+        assert isinstance(module, Twice)
         assert all(type(p) is nn.Parameter for p in module.same.parameters())
         pairs = zip(twice.gradients("main", stage), once.gradients("main", stage), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
+        assert all(torch.equal(there(a), there(b)) for a, b in pairs)
 
 
 def test_new_shapes_are_agreed_on_anew() -> None:

@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from stretto.runtime.stage.split_backward import input_gradient, weight_gradient, whole
+from tests.support.training import there
 
 WIDTH = 16
 
@@ -25,7 +27,9 @@ class Products(TorchDispatchMode):
         super().__init__()
         self.count = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         self.count += function.overloadpacket.__name__ in ("mm", "addmm", "bmm", "baddbmm")
         return function(*args, **kwargs or {})
 
@@ -74,13 +78,14 @@ class Double(torch.autograd.Function):
     calls = 0
 
     @staticmethod
-    def forward(ctx, x, weight):
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         return x @ weight
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         Double.calls += 1
+        (gradient,) = gradients
         x, weight = ctx.saved_tensors
         return gradient @ weight.t(), x.flatten(0, -2).t() @ gradient.flatten(0, -2)
 
@@ -301,8 +306,9 @@ def test_nothing_is_held_after_a_whole_backward_either() -> None:
 
 def test_hooks_of_parameters_run_in_w_once() -> None:
     module, calls = perceptron(), []
-    module[0].weight.register_hook(lambda g: calls.append("tensor"))
-    module[0].weight.register_post_accumulate_grad_hook(lambda p: calls.append("after"))
+    weight = module.get_parameter("0.weight")
+    weight.register_hook(lambda g: calls.append("tensor"))
+    weight.register_post_accumulate_grad_hook(lambda p: calls.append("after"))
     inputs, output = forward(module, normal(4, WIDTH))
     _, deferred = input_gradient([output], (torch.ones_like(output),), inputs)
     assert calls == []
@@ -318,8 +324,8 @@ def test_outputs_that_depend_on_the_input_on_weights_or_on_nothing() -> None:
     above = tuple(torch.ones_like(output) for output in outputs)
     found, deferred = input_gradient(outputs, above, [x, unused])
     weight_gradient(deferred)
-    assert torch.equal(found[0], torch.full((3,), 3.0)) and found[1] is None
-    assert torch.allclose(scale.grad, x.detach().sum() + 3 + 1)
+    assert torch.equal(there(found[0]), torch.full((3,), 3.0)) and found[1] is None
+    assert torch.allclose(there(scale.grad), x.detach().sum() + 3 + 1)
 
 
 class Random_(nn.Module):
@@ -381,4 +387,4 @@ def test_random_graphs(seed: int) -> None:
     assert same(found, expected)
     for ours, theirs in zip(weights, expected_weights, strict=True):
         assert (ours is None) == (theirs is None)
-        assert ours is None or torch.allclose(ours, theirs, rtol=1e-13, atol=1e-13)
+        assert ours is None or torch.allclose(ours, there(theirs), rtol=1e-13, atol=1e-13)

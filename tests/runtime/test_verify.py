@@ -23,6 +23,7 @@ from tests.support.training import (
     plan_of,
     seed_of,
     spec_of,
+    there,
 )
 
 
@@ -105,7 +106,8 @@ def test_zeros_instead_of_no_gradient_are_told_as_that() -> None:
             def changed(*args: Any, **kwargs: Any) -> Any:
                 result = step(*args, **kwargs)
                 module = next(iter(executor.stages.values())).module
-                module.idle.grad = torch.zeros_like(module.idle)
+                idle = module.get_parameter("idle")
+                idle.grad = torch.zeros_like(idle)
                 return result
 
             executor.step = changed  # type: ignore[method-assign]
@@ -123,12 +125,12 @@ def test_zeros_instead_of_no_gradient_are_told_as_that() -> None:
 def test_one_changed_bit_of_one_gradient_is_found() -> None:
     def doctor(executor: Executor) -> None:
         if executor.rank == 2:
-            parameter = next(iter(executor.stages.values())).module.up.weight
+            parameter = next(iter(executor.stages.values())).module.get_parameter("up.weight")
             step = executor.step
 
             def changed(*args: Any, **kwargs: Any) -> Any:
                 result = step(*args, **kwargs)
-                flat = parameter.grad.view(-1)
+                flat = there(parameter.grad).view(-1)
                 flat[3] = torch.nextafter(flat[3], torch.tensor(9.0))
                 return result
 
@@ -145,7 +147,9 @@ def test_a_weight_gradient_that_is_left_out_or_doubled_is_found(times: int) -> N
     def doctor(executor: Executor) -> None:
         if executor.rank == 1:
             for stage in executor.stages.values():
-                stage.module.up.weight.register_hook(lambda gradient: times * gradient)
+                stage.module.get_parameter("up.weight").register_hook(
+                    lambda gradient: times * gradient
+                )
 
     verdict = verified(plan_of(ordered(linear(3, 3), zb_h1)), doctor)
     assert [stage.equal for stage in verdict.stages] == [True, False, True]
@@ -155,7 +159,7 @@ def test_losses_of_other_microbatches_are_found() -> None:
     def doctor(executor: Executor) -> None:
         step = executor.step
 
-        def changed(x: Any, **kwargs: Any) -> Any:
+        def changed(x: Any = None, **kwargs: Any) -> Any:
             return step(x + (1e-3 if executor.rank == 0 else 0), **kwargs)
 
         executor.step = changed  # type: ignore[method-assign]
@@ -169,7 +173,7 @@ def test_copies_that_did_not_start_equal_are_found() -> None:
         if executor.rank == 3:
             with torch.no_grad():
                 for stage in executor.stages.values():
-                    stage.module.up.weight[0, 0] += 1e-3
+                    stage.module.get_parameter("up.weight")[0, 0] += 1e-3
 
     verdict = verified(dualpipe(), doctor)
     assert not verdict.equal
@@ -214,7 +218,7 @@ def test_gradients_of_a_sparse_embedding_are_compared() -> None:
             return self.layer(x + self.rows((x[:, 0] > 0).long()))
 
     def changed(executor: Executor) -> None:
-        weight = executor.stages[executor.plan.stages[0]].module.rows.weight
+        weight = executor.stages[executor.plan.stages[0]].module.get_parameter("rows.weight")
         weight.register_hook(lambda gradient: gradient * 2)
 
     plan = plan_of(ordered(linear(2, 3), one_f_one_b))

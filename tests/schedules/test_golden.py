@@ -96,9 +96,9 @@ def operation(token: str, ranks: int, rank: int, vee: bool) -> Operation:
     kind, way, microbatch = token[0], int(token[1]), int(token[3:])
     if vee:
         stage = 2 * ranks - 1 - rank if way else rank
-        return Operation(kind, 0, stage, microbatch)  # type: ignore[arg-type]
+        return Operation(kind, 0, stage, microbatch)
     stage = ranks - 1 - rank if way else rank
-    return Operation(kind, way, stage, microbatch)  # type: ignore[arg-type]
+    return Operation(kind, way, stage, microbatch)
 
 
 def published(key: str, costs: tuple[int, int, int] = (1, 1, 1), pair: int | None = None) -> Spec:

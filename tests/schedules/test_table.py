@@ -30,7 +30,8 @@ def test_the_library_compiles_to_what_the_table_says(request: pytest.FixtureRequ
 
 
 def library_table() -> str:
-    rows = [("schedule", "ranks", "micro-batches", "makespan", "bubble", "peak", "plan")]
+    head = ("schedule", "ranks", "micro-batches", "makespan", "bubble", "peak", "plan")
+    rows: list[tuple[str, ...]] = [head]
     for name in library.WRITTEN:
         for size in SIZES:
             values = {key: Fraction(value) for key, value in size.items()}

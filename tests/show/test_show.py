@@ -27,7 +27,7 @@ from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Operation, Spec, show
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
-from stretto.compiler.program.program import Send
+from stretto.compiler.program.program import Claims, Program, ProgramName, Send
 from stretto.compiler.show import FORMATS, Look, draw, format_of
 from stretto.compiler.show.text import IDLE
 from stretto.compiler.show.view import view
@@ -38,8 +38,8 @@ EVIL = '</script><script>alert(1)</script>"><img src=x onerror=alert(1)>\x1b]0;x
 
 def planned(spec: Spec, source: str = "made\n") -> Plan:
     order = arrange(expand(spec), Budget())
-    programs = {"train": communicate(order), "eval": forwards(order)}
-    claimed = {name: claims(program) for name, program in programs.items()}
+    programs: dict[ProgramName, Program] = {"train": communicate(order), "eval": forwards(order)}
+    claimed: dict[ProgramName, Claims] = {name: claims(made) for name, made in programs.items()}
     least = bound(order.problem)
     return assemble(programs, claimed, least, "written", [Source("made.pipe", source)])
 
@@ -67,7 +67,7 @@ def evil() -> Plan:
 # ------------------------------------------------------------------------- json
 
 
-@pytest.mark.parametrize("spec", some_specs(), ids=str.__class__)
+@pytest.mark.parametrize("spec", some_specs(), ids=type)
 def test_json_shows_every_operation_once_and_after_what_it_needs(spec: Spec) -> None:
     """By the rules of the language said again in `specs.needs`, not by those of the compiler."""
     shown = json.loads(draw(planned(spec), "json"))
@@ -100,17 +100,17 @@ def test_json_refers_to_what_there_is() -> None:
     """Every channel of a send is that of a receive on the other rank, as many times."""
     plan = planned(some_specs()[2])
     shown = json.loads(draw(plan, "json"))
-    for key in ("send", "receive"):
-        ends = Counter(
+    ends = [
+        Counter(
             (*one["channel"].values(),)
             for rank in shown["instructions"]
             for one in rank
             if one["do"] == key
         )
-        assert sum(ends.values()) == sends(plan)
-        if key == "send":
-            first = ends
-    assert first == ends
+        for key in ("send", "receive")
+    ]
+    assert [sum(end.values()) for end in ends] == [sends(plan)] * 2
+    assert ends[0] == ends[1]
     sums = [one for rank in shown["instructions"] for one in rank if one["do"] == "reduce"]
     assert {tuple(c["rank"] for c in one["copies"]) for one in sums} == {(0, 3), (1, 2)}
 
@@ -225,7 +225,9 @@ def test_the_svg_has_a_bar_for_every_operation() -> None:
         plan = planned(spec)
         root = ElementTree.fromstring(draw(plan, "svg"))
         bars = [e for e in root.iter() if e.get("class", "").startswith("bar ")]
-        titles = [e.text.split("   ")[0] for e in root.iter("{http://www.w3.org/2000/svg}title")]
+        texts = [e.text or "" for e in root.iter("{http://www.w3.org/2000/svg}title")]
+        assert all(texts)
+        titles = [text.split("   ")[0] for text in texts]
         names = [show(spec, bar.operation) for lane in view(plan, "train").lanes for bar in lane]
         assert len(bars) == len(names)
         assert set(names) <= set(titles)
@@ -249,12 +251,12 @@ class Page(HTMLParser):
         self.inside = False
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
         self.inside = tag == "script"
         if self.inside:
             self.scripts.append("")
-        values = dict(attributes)
+        values = dict(attrs)
         if values.get("http-equiv") == "Content-Security-Policy":
             self.policy = values["content"] or ""
 

@@ -1,6 +1,7 @@
 """Small random Specs of every shape, for the bounds to be wrong about."""
 
 from random import Random
+from typing import Any
 
 import msgspec
 
@@ -31,18 +32,18 @@ def instance(shape: str, random: Random, operations: int) -> Spec:
     slices = 2 if shape == "slices" else 0
     per_microbatch = ranks * chunks * kinds * max(slices, 1)
     many = max(2, operations // per_microbatch)
-    costs = [random.randint(1, 6) for _ in range(3)]
-    more = {
+    costs = drawn(random)
+    more: dict[str, Any] = {
         "transfer": random.choice([0, 0, 1, 2]),
         "split": split,
         "slices": slices,
         "minimize": "span" if random.random() < 0.3 else "makespan",
     }
 
-    def uneven(_: int) -> tuple[int, int, int]:
-        return tuple(random.randint(1, 6) for _ in range(3))  # type: ignore[return-value]
+    def uneven(_: int) -> specs.Costs:
+        return drawn(random)
 
-    model = uneven if shape in ("unequal", "random places", "fed") else tuple(costs)
+    model = uneven if shape in ("unequal", "random places", "fed") else costs
     if shape == "pairs":
         more["pair"] = random.randint(max(costs[0], sum(costs[1:])), sum(costs))
     if shape == "interleaved":
@@ -62,7 +63,13 @@ def instance(shape: str, random: Random, operations: int) -> Spec:
     return limited(sized(spec, shape, random), random)
 
 
-def _fed(ranks: int, many: int, model: object, random: Random, more: dict[str, object]) -> Spec:
+def drawn(random: Random) -> specs.Costs:
+    return random.randint(1, 6), random.randint(1, 6), random.randint(1, 6)
+
+
+def _fed(
+    ranks: int, many: int, model: specs.StageCosts, random: Random, more: dict[str, Any]
+) -> Spec:
     """A pipeline that feeds another; sometimes it learns nothing."""
     side = specs.pipeline(
         "side",

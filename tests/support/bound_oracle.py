@@ -35,7 +35,7 @@ def tasks(spec: Spec) -> list[Task]:
     for p, line in enumerate(spec.pipelines):
         for place in places(spec, p):
             stage = line.stages[place[1]]
-            ticks = (costs.of(Operation("F", *place)),)
+            ticks: tuple[int, ...] = (costs.of(Operation("F", *place)),)
             found.append(Task(place, True, stage.rank, ticks, stage.activation, stage.kept))
             if not line.forward_only:
                 ticks = tuple(costs.of(Operation(kind, *place)) for kind in "BIW")

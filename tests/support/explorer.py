@@ -106,10 +106,7 @@ def inputs(spec: Spec, operation: Operation) -> Iterator[set[Operation]]:
         ahead = [(p, s + 1)] if s + 1 < len(lines[p].stages) else sorted(lines[p].feeds)
         for q, t in ahead:
             if not lines[q].forward_only:
-                yield {
-                    operation._replace(kind=kind, pipeline=q, stage=t)  # type: ignore[arg-type]
-                    for kind in ("B", "I")
-                }
+                yield {operation._replace(kind=kind, pipeline=q, stage=t) for kind in ("B", "I")}
 
 
 # ---------------------------------------------------------------------------- one step
@@ -356,7 +353,7 @@ class _Alone:
             return True
         kinds = "F" if operation.kind == "F" else "BI"
         other = operation._replace(slice=before)
-        return any(other._replace(kind=kind) in self.done for kind in kinds)  # type: ignore[arg-type]
+        return any(other._replace(kind=kind) in self.done for kind in kinds)
 
     def reduce(self, one: Reduce) -> None:
         copies = self.program.reductions[one.reduction].copies

@@ -11,7 +11,9 @@ from stretto import schedules
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.evaluation import Settings, evaluate
 from stretto.compiler.language.parse import parse, parse_costs
-from stretto.compiler.order.arrange import Budget, arrange
+from stretto.compiler.language.syntax import CostFile, Schedule
+from stretto.compiler.order.arrange import arrange
+from stretto.compiler.order.budget import Budget
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Operation, Spec
 from stretto.compiler.program.communicate import communicate
@@ -54,12 +56,12 @@ def evaluated(source: Source, costs: str = "", /, **values: int | Fraction) -> S
 
 
 @cache
-def _parsed(source: Source):  # type: ignore[no-untyped-def]
+def _parsed(source: Source) -> Schedule:
     return parse(source)
 
 
 @cache
-def _costs(costs: str):  # type: ignore[no-untyped-def]
+def _costs(costs: str) -> CostFile:
     return parse_costs(Source("costs.pipe", costs))
 
 

@@ -100,7 +100,7 @@ def retargeted(program: Program, rank: int, one: Instruction) -> Iterator[tuple[
 def other_operations(program: Program, operation: Operation) -> Iterator[Operation]:
     for kind in "FBIW":
         if kind != operation.kind:
-            yield operation._replace(kind=kind)  # type: ignore[arg-type]
+            yield operation._replace(kind=kind)
     for step in (-1, 1):
         for key in ("pipeline", "stage", "microbatch"):
             value = getattr(operation, key) + step

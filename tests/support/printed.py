@@ -154,8 +154,8 @@ def statement(x: Any) -> str:
         case s.SplitBackward():
             return "split B into I, W"
         case s.SplitForward(parts):
-            told = (p.name.text + (f" on {p.stream.text}" if p.stream else "") for p in parts)
-            return f"split F into {', '.join(told)}"
+            names = (p.name.text + (f" on {p.stream.text}" if p.stream else "") for p in parts)
+            return f"split F into {', '.join(names)}"
         case s.SplitMicrobatch(slices):
             return f"split microbatch into {expression(slices)} slices"
         case s.Overlap(kind):

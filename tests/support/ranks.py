@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from tests.support.paths import ROOT
 
@@ -50,7 +51,7 @@ def run(
     unless `check` is false all must end well. The body must be a function of a module, its
     arguments and result picklable."""
     _warm()
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = _store(0, first=True)
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         started = [
             CONTEXT.Process(
@@ -81,6 +82,10 @@ def run(
     assert not late, f"{len(late)} ranks were still at work after {seconds} s\n{told}"
     assert not check or not any(outcome.codes), told
     return outcome
+
+
+def _store(port: int, first: bool) -> TCPStore:
+    return TCPStore("127.0.0.1", port, is_master=first, wait_for_workers=False)
 
 
 def _warm() -> None:
@@ -124,7 +129,7 @@ def _rank(
     faulthandler.dump_traceback_later(max(0.5, seconds - 1), file=output)
     torch.set_num_threads(1)
     try:
-        store = dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
+        store = _store(port, first=False)
         dist.init_process_group(
             "gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=seconds)
         )

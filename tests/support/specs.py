@@ -5,8 +5,9 @@ order, and the order laid over it (`ordered(spec, one_f_one_b)`, `random_order(s
 Each unit of an order gets a span of its own: line = rank + 1, column = place in the order + 1.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from random import Random
+from typing import Any
 
 import msgspec
 
@@ -26,6 +27,7 @@ from stretto.compiler.problem.spec import (
 
 Units = Sequence[tuple[Operation, ...]]
 Costs = tuple[int, int, int]  # F, I, W; a full backward costs I + W
+StageCosts = Costs | Callable[[int], Costs]  # of every stage, or by its number
 
 
 # ---------------------------------------------------------------------------- models
@@ -35,7 +37,7 @@ def pipeline(
     name: str,
     ranks: Iterable[int],
     microbatches: int,
-    costs: Costs | Callable[[int], Costs] = (1, 1, 1),
+    costs: StageCosts = (1, 1, 1),
     *,
     first: int = 0,
     replicates: int = NONE,
@@ -61,7 +63,7 @@ def model(
     split: bool = False,
     slices: int = 0,
     pair: int | None = None,
-    **more: object,
+    **more: Any,
 ) -> Spec:
     """A Spec without an order. `transfer` ticks between any two ranks; `pair`, the ticks of every
     overlapped F and B, their sum where it is None."""
@@ -94,37 +96,37 @@ def model(
         pairs=pairs,
         transfers=transfers,
         order=("",) * ranks,
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 
-def linear(ranks: int, microbatches: int, costs: Costs = (1, 1, 1), **more: object) -> Spec:
+def linear(ranks: int, microbatches: int, costs: StageCosts = (1, 1, 1), **more: Any) -> Spec:
     """Stage s on rank s."""
-    return model(ranks, pipeline("main", range(ranks), microbatches, costs), **more)  # type: ignore[arg-type]
+    return model(ranks, pipeline("main", range(ranks), microbatches, costs), **more)
 
 
 def interleaved(
-    ranks: int, chunks: int, microbatches: int, costs: Costs = (1, 1, 1), **more: object
+    ranks: int, chunks: int, microbatches: int, costs: StageCosts = (1, 1, 1), **more: Any
 ) -> Spec:
     """Stage s on rank s % ranks."""
     place = [s % ranks for s in range(ranks * chunks)]
-    return model(ranks, pipeline("main", place, microbatches, costs), **more)  # type: ignore[arg-type]
+    return model(ranks, pipeline("main", place, microbatches, costs), **more)
 
 
-def vee(ranks: int, microbatches: int, costs: Costs = (1, 1, 1), **more: object) -> Spec:
+def vee(ranks: int, microbatches: int, costs: StageCosts = (1, 1, 1), **more: Any) -> Spec:
     """Down the ranks and back up: rank `ranks - 1` hands over to itself."""
     place = [min(s, 2 * ranks - 1 - s) for s in range(2 * ranks)]
-    return model(ranks, pipeline("main", place, microbatches, costs), **more)  # type: ignore[arg-type]
+    return model(ranks, pipeline("main", place, microbatches, costs), **more)
 
 
-def both_ways(ranks: int, microbatches: int, costs: Costs = (1, 1, 1), **more: object) -> Spec:
+def both_ways(ranks: int, microbatches: int, costs: StageCosts = (1, 1, 1), **more: Any) -> Spec:
     """Two copies of one model in opposite directions, `microbatches` over both."""
     half = microbatches // 2
     return model(
         ranks,
         pipeline("down", range(ranks), microbatches - half, costs),
         pipeline("up", range(ranks)[::-1], half, costs, first=microbatches - half, replicates=0),
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 
@@ -161,7 +163,7 @@ def ordered(spec: Spec, schedule: Callable[[Spec, int], Iterable[str]]) -> Spec:
             kind, rest = word[0], word[1:]
             stage, microbatch = map(int, rest.split(".")) if rest else (own[0], taken[kind])
             taken[kind] += 1
-            units.append((Operation(kind, 0, stage, microbatch),))  # type: ignore[arg-type]
+            units.append((Operation(kind, 0, stage, microbatch),))
         order.append(units)
     return written(spec, order)
 
@@ -205,7 +207,7 @@ def interleaved_1f1b(spec: Spec, rank: int) -> list[str]:
 # ---------------------------------------------------------------------------- random orders
 
 
-def needs(spec: Spec, operation: Operation, cut: set[tuple[int, ...]]) -> list[Operation]:
+def needs(spec: Spec, operation: Operation, cut: Set[tuple[int, ...]]) -> list[Operation]:
     """What the operation needs, from the rules of the language; `cut` has the backwards
     (pipeline, stage, micro-batch, slice) that run as I and W."""
 

@@ -1,7 +1,7 @@
 """Specs of the ordering instances that others have solved: `optimizer_targets.json` and the proven
 small ones, read without the language, so that an engine can be tried on them alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,7 @@ from stretto.compiler.problem.spec import (
     digest,
 )
 
-PLACES = {
+PLACES: dict[str, Callable[[int, int], int]] = {
     "linear": lambda s, ranks: s,
     "reverse": lambda s, ranks: ranks - 1 - s,
     "interleaved": lambda s, ranks: s % ranks,
@@ -186,7 +186,7 @@ def _fixed(spec: Spec, fixed: dict[str, Any]) -> Spec:
             p, s = flat[int(letter[1:])]
             m = seen.get(letter, 0)
             seen[letter] = m + 1
-            units.append(Unit((Operation(letter[0], p, s, m),), 0))  # type: ignore[arg-type]
+            units.append(Unit((Operation(letter[0], p, s, m),), 0))
         written.append(tuple(units))
     marks = tuple(digest(u.operations for u in units) if units else "" for units in written)
     return msgspec.structs.replace(spec, written=tuple(written), order=marks)

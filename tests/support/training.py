@@ -16,6 +16,7 @@ from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Spec
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
+from stretto.compiler.program.program import Claims, Program, ProgramName
 from stretto.runtime import Executor, run_local
 from stretto.runtime.transport.local import Local
 
@@ -28,8 +29,8 @@ def plan_of(spec: Spec) -> Plan:
     """The plan of a Spec whose order is written."""
     problem = expand(spec)
     order = written(problem)
-    programs = {"train": communicate(order), "eval": forwards(order)}
-    claimed = {name: claims(program) for name, program in programs.items()}
+    programs: dict[ProgramName, Program] = {"train": communicate(order), "eval": forwards(order)}
+    claimed: dict[ProgramName, Claims] = {name: claims(made) for name, made in programs.items()}
     return assemble(programs, claimed, bound(problem), "written")
 
 
@@ -56,7 +57,7 @@ class Layer(nn.Module):
                 parameter.copy_(torch.randn(parameter.shape, generator=draw) / 3)
         self.to(dtype)
 
-    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+    def forward(self, x: Tensor, /, *others: Tensor) -> Tensor:
         for k, other in enumerate(others, 2):
             x = x + other / k
         return x + self.down(torch.tanh(self.up(self.norm(x))))
@@ -97,6 +98,12 @@ def loss(output: Tensor, target: Tensor) -> Tensor:
     return (output - target).square().mean()
 
 
+def there(gradient: Tensor | None) -> Tensor:
+    """The gradient, which must be there."""
+    assert gradient is not None
+    return gradient
+
+
 class Trained(NamedTuple):
     """By rank: the modules, what `step` returned, the losses by pipeline."""
 
@@ -127,7 +134,7 @@ def trained(
         options_ = {"timeout": 20.0, **options}
         executor = Executor(plan, modules[transport.rank], loss_fn, transport=transport, **options_)
         before(executor)
-        found: dict[str, list[Tensor]] = {}
+        output, found = None, dict[str, list[Tensor]]()
         for _ in range(steps):
             output = executor.step(x, target=target, losses=found)
         executor.close()
