@@ -17,7 +17,7 @@ from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.order.check import check
-from stretto.compiler.order.engines.cpsat.solve import solved
+from stretto.compiler.order.engines.cpsat.solver import solved
 from stretto.compiler.order.kernels import evaluator
 from stretto.compiler.order.kernels.arrays import arrays_of
 from stretto.compiler.order.kernels.instance import class_of, instance_of

@@ -252,10 +252,11 @@ def test_stretches_make_a_poor_order_better(shape: str) -> None:
                 one.submit(start, "list")
                 lns.improve(one, start, 0.2)
             assert one.best.value <= max(values)
-            found.append([int(u) for u in one.best.sequence])
+            found.append(one)
+        one, again = found
         order = order_of(made, one.t, one.best.sequence, "cpsat")
         assert bound(problem).ticks <= check(order).makespan == one.best.value
-        assert found[0] == found[1]
+        assert [int(u) for u in one.best.sequence] == [int(u) for u in again.best.sequence]
         gained += one.best.engine == "cpsat"
     assert gained
 

@@ -58,7 +58,7 @@ def best_of_all(spec: Spec) -> int:
     before: list[list[tuple[int, int]]] = [[] for _ in range(n)]
     for a, b, lag in zip(problem.tail, problem.head, problem.lag, strict=True):
         before[b].append((a, lag))
-    limits = [limit.grains for limit in spec.limits]
+    limits = [10**9 if limit is None else limit.grains for limit in spec.limits]
     best = [10**9]
     seen: dict[tuple[object, ...], int] = {}
 

@@ -35,9 +35,7 @@ def chain(random: Random) -> Spec:
     for stage in line.stages:
         size = random.randint(1, 4)
         more = {"F": stage.F + random.randint(0, 3), "activation": size}
-        stages.append(
-            msgspec.structs.replace(stage, **more, kept=random.randint(0, size))  # type: ignore[arg-type]
-        )
+        stages.append(msgspec.structs.replace(stage, **more, kept=random.randint(0, size)))
     line = msgspec.structs.replace(line, stages=tuple(stages))
     limits = tuple(Limit(4 + random.randint(0, 12), 0) for _ in range(spec.ranks))
     return msgspec.structs.replace(
