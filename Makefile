@@ -48,7 +48,7 @@ fuzz: $(STAMP)  ## random files against the language, for as long as it takes (F
 lint: $(STAMP)  ## style and types
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
-	$(RUN)/mypy -p stretto
+	$(RUN)/mypy -p stretto -p tests
 	$(RUN)/basedpyright --level error --pythonpath $(RUN)/python
 
 docs: $(STAMP)  ## pictures and tables of the documents, made anew
