@@ -1,6 +1,7 @@
 """Options of the test suite, and the order of its tests where they run beside each other."""
 
 import os
+import signal
 
 import pytest
 
@@ -12,6 +13,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write the expected texts in tests/cases/ anew; the diff is then read like code",
     )
+
+
+def pytest_configure() -> None:
+    """A shell that starts the suite in the background has Ctrl-C ignored, and so would every
+    process that a test starts in order to interrupt it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
