@@ -13,11 +13,11 @@ micro-batches that are under way on the rank can still finish one after the othe
 is the same everywhere (index, then pipeline). Then the oldest one of all can always go on.
 """
 
-from heapq import heappop, heappush
 from typing import NamedTuple
 
 from stretto.compiler.order.kernels.arrays import Arrays, Ints
-from stretto.compiler.order.kernels.jit import compiled, counted, ints, part
+from stretto.compiler.order.kernels.heap import drop_first, push
+from stretto.compiler.order.kernels.jit import compiled, counted, doubled, ints, part
 from stretto.compiler.order.kernels.op_classes import (
     BACK,
     F,
@@ -57,7 +57,8 @@ class ListState(NamedTuple):
     (weight gradients that could run), `freeable` (grains that these would give back), `idle` (1:
     it waits to be told that something has ended). `done` by class, `fused` (full backwards) by
     stage, `end` (ticks; -1 for what has not run) by op index. `whom`: ranks that are to look
-    again, `when` (ticks)."""
+    again, `when` (ticks). `totals`: the events to come, the makespan so far (ticks), the operations
+    to come."""
 
     sequence: Ints
     size: Ints
@@ -73,13 +74,14 @@ class ListState(NamedTuple):
     end: Ints
     when: Ints
     whom: Ints
+    totals: Ints
 
 
 def list_state(t: Arrays) -> ListState:
     """Memory for list schedules."""
     size, ranks, classes = len(t.ticks), len(t.limit), len(t.rank)
     told = len(t.next) + ranks + 1
-    lengths = [*[ranks] * 8, classes, stages_in(classes), size, told, told]  # after the first field
+    lengths = [*[ranks] * 8, classes, stages_in(classes), size, told, told, 3]  # after the first
     return ListState(ints([NOTHING] * size), *(ints([0] * many) for many in lengths))
 
 
@@ -88,22 +90,39 @@ def list_schedule(t: Arrays, policy: Policy, s: ListState) -> int:
     """Make the list schedule of the policy. Returns the makespan (ticks), or -1 if it got
     stuck."""
     _reset(s)
-    when, whom, stops, makespan = s.when, s.whom, s.stop, 0
-    events = [(0, r) for r in range(len(s.size))]
-    left = len(s.end)
-    while events:
-        now, r = heappop(events)
+    times, ranks = doubled(s.when), doubled(s.whom)
+    for r in range(len(s.size)):
+        times[r], ranks[r] = 0, r
+    s.totals[0], s.totals[1], s.totals[2] = len(s.size), 0, len(s.end)
+    _run_events(t, policy, s, times, ranks)
+    while s.totals[0] > 0:
+        times, ranks = doubled(times), doubled(ranks)
+        _run_events(t, policy, s, times, ranks)
+    return s.totals[1] if s.totals[2] == 0 else -1
+
+
+@compiled
+def _run_events(t: Arrays, policy: Policy, s: ListState, times: Ints, ranks: Ints) -> None:
+    """Run the events of the heap (`times`, `ranks`) and those that follow, until none is left or
+    there is no room for more."""
+    stops, room = s.stop, len(times) - len(s.when)
+    waiting, makespan, left = s.totals[0], s.totals[1], s.totals[2]
+    while 0 < waiting <= room:
+        now, r = times[0], ranks[0]
+        drop_first(times, ranks, waiting)
+        waiting -= 1
         if now < stops[r]:
             continue
         started, many = _step(t, policy, s, r, now)
         left -= started
         makespan = max(makespan, stops[r])
         for k in range(many):
-            heappush(events, (when[k], whom[k]))
-    return makespan if left == 0 else -1
+            push(times, ranks, waiting, s.when[k], s.whom[k])
+            waiting += 1
+    s.totals[0], s.totals[1], s.totals[2] = waiting, makespan, left
 
 
-@compiled
+@part
 def _step(t: Arrays, policy: Policy, s: ListState, r: int, now: int) -> tuple[int, int]:
     """Let rank r look for something to start. How many operations it starts, and how many ranks
     are to look again, `whom` and `when`."""
