@@ -49,6 +49,7 @@ lint: $(STAMP)  ## style and types
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy -p stretto -p tests
+	$(RUN)/mypy benchmarks/*.py docs/*.py examples/*.py
 	$(RUN)/basedpyright --level error --pythonpath $(RUN)/python
 
 docs: $(STAMP)  ## pictures and tables of the documents, made anew
