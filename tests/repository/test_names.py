@@ -5,8 +5,6 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
-import pytest
-
 from tests.repository.sources import modules, tree
 
 # Modules whose types may be called as in another of them.
@@ -27,7 +25,6 @@ def types(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.xfail(reason="not all of the house is cleared up yet")
 def test_no_type_name_stands_twice() -> None:
     where: dict[str, set[str]] = defaultdict(set)
     for module, path in modules().items():
