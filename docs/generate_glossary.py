@@ -4,6 +4,8 @@ import tomllib
 from pathlib import Path
 from typing import Required, TypedDict
 
+from stretto.compiler.order.engines.table import ENGINES
+
 TABLE = Path(__file__).parent / "glossary.toml"
 HEAD = """# Glossary
 
@@ -39,7 +41,18 @@ def groups() -> list[Group]:
 
 def glossary() -> str:
     """The whole page."""
-    return HEAD + "".join(map(section, groups()))
+    return HEAD + "".join(map(section, groups())) + engines()
+
+
+def engines() -> str:
+    """The engines by the compiler's own table, with their other names."""
+    papers: dict[str, str] = tomllib.loads(TABLE.read_text("utf-8"))["engines"]
+    lines = [f"\n## Engines\n\n| engine | also called | what it does | papers |\n{'| --- ' * 4}|\n"]
+    for engine in ENGINES:
+        also = ", ".join(f"`{name}`" for name in engine.aliases)
+        cells = f"**{engine.name}**", also, engine.summary, papers.get(engine.name, "")
+        lines.append(f"| {' | '.join(cells)} |\n".replace("|  |", "| |"))
+    return "".join(lines)
 
 
 def section(group: Group) -> str:
