@@ -9,11 +9,13 @@ from time import monotonic
 from typing import Any
 
 from stretto.compiler.order.budget import Budget, SearchProgress
+from stretto.compiler.order.check import check
 from stretto.compiler.order.kernels import evaluator
 from stretto.compiler.order.kernels.arrays import Arrays, Ints, arrays_of
 from stretto.compiler.order.kernels.evaluator import Evaluator, Samples
 from stretto.compiler.order.kernels.instance import SearchInstance
 from stretto.compiler.order.kernels.jit import ints
+from stretto.compiler.order.kernels.sequences import order_of
 
 VAST = 100_000
 """Operations, for which a search that goes on to the optimum takes minutes."""
@@ -73,8 +75,8 @@ class SearchState:
         return int(self.bound * (1 + gap))
 
     def submit(self, sequence: Sequence[int] | Ints, engine: str, start: int = 0) -> int:
-        """Take a flat sequence into account, if it can run. Its value (ticks), or -1. Raises
-        `SearchDone` when it is good enough."""
+        """Take a flat sequence into account, if it can run and keeps to what was written. Its
+        value (ticks), or -1. Raises `SearchDone` when it is good enough."""
         flat = ints(sequence)
         value: int = evaluator.evaluate(self.evaluator, flat, self.span)
         self.spent += self.instance.size
@@ -82,11 +84,34 @@ class SearchState:
             return -1
         old = self.incumbents.get((engine, start))
         if old is None or value < old.value:
+            value = self.exact(flat, value)
+            if value < 0:
+                return -1
+        if old is None or value < old.value:
             self.incumbents[engine, start] = Incumbent(value, engine, flat)
         if value <= self.enough:
             raise SearchDone
         self.report(engine)
         return value
+
+    def exact(self, sequence: Ints, value: int) -> int:
+        """The value (ticks) of a flat sequence that can run and was evaluated to `value`; -1 if it
+        does not keep to what was written. Op classes do not know all that is said of single
+        operations (which forward overlaps which backward, say), so where there is such a thing the
+        Order is checked without them."""
+        spec = self.instance.problem.spec
+        if not (spec.written or spec.rules or spec.exceptions or spec.exceptional_pairs):
+            return value
+        order = order_of(self.instance, self.t, sequence, "")
+        operations = order.problem.operations
+        units = [unit for lane in order.lanes for unit in lane.units]
+        if any(operations[i].kind not in spec.overlap for unit in units for i in unit[1:]):
+            return -1
+        try:
+            outcome = check(order)
+        except ValueError:
+            return -1
+        return outcome.span if self.span else outcome.makespan
 
     def prove(self, value: int) -> None:
         """Nothing is better than `value` (ticks), as an exhaustive search has shown. Raises

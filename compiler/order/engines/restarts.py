@@ -80,12 +80,12 @@ def robust(state: SearchState, budget: Budget) -> Incumbent:
             )
             rate = moves / max(1e-4, monotonic() - began)
             turn += 1
-            if 0 <= value < best:
+            if 0 <= value < best and state.exact(better, value) >= 0:
                 best, sequence = value, better
     except KeyboardInterrupt:
         state.interrupt()
     value = evaluate(state.evaluator, ints(sequence), state.span)
-    return Incumbent(value, NAME, sequence)
+    return Incumbent(state.exact(ints(sequence), value), NAME, sequence)
 
 
 def _starts(state: SearchState) -> list[Incumbent]:
@@ -158,7 +158,7 @@ def _anneal_all(
 
     results = side_by_side(work, range(len(jobs)))
     state.spent += moves * state.instance.size * len(jobs) // CHAINS
-    good = [one for one in results if one is not None]
+    good = [one for one in results if one is not None and state.exact(one.sequence, one.value) >= 0]
     for one in good:
         state.submit(one.sequence, NAME)
     return good
