@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,21 +56,23 @@ def limited(spec: Spec, grains: int) -> Spec:
     return msgspec.structs.replace(spec, limits=limits, split_backward=True)
 
 
+@cache
+def printed_without(absent: tuple[str, ...]) -> str:
+    """What is printed where these packages are missing."""
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(root=str(ROOT), absent=("ortools", *absent))],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=110,
+    ).stdout
+
+
+@pytest.mark.xdist_group("loops")  # one process: the loops are compiled once
 @pytest.mark.parametrize("absent", [("numba",), ("numba", "numpy", "torch")], ids=len)
 def test_the_loops_give_the_same_compiled_or_not(absent: tuple[str, ...]) -> None:
     """And nothing but the base installation is needed."""
-    root = str(ROOT)
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", WITHOUT.format(root=root, absent=("ortools", *missing))],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=110,
-        ).stdout
-        for missing in ((), absent)
-    }
-    assert len(outputs) == 1
+    assert printed_without(absent) == printed_without(())
 
 
 def test_what_was_written_keeps_its_sequence() -> None:

@@ -178,9 +178,11 @@ def _extra(
     for i, j in enumerate(problem.overlaps_with):
         if j != NONE:
             partner[op_index[i]] = op_index[j]
-    said = {EdgeKind.LOCAL, EdgeKind.SLICE} if problem.spec.slices else {EdgeKind.LOCAL}
+    said: set[EdgeKind] = set()
     if all(list(sequence) == sorted(sequence) for sequence in sequences):
-        said |= {EdgeKind.ACTIVATION, EdgeKind.GRADIENT}
+        said = {EdgeKind.LOCAL, EdgeKind.ACTIVATION, EdgeKind.GRADIENT}
+        if problem.spec.slices:
+            said.add(EdgeKind.SLICE)
     edges = zip(problem.tail, problem.head, problem.lag, problem.why, strict=True)
     for a, b, lag, why in edges:
         if why not in said:
