@@ -5,7 +5,7 @@ from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.declared import CompiledPlace, Declarations, PipelineDecl
 from stretto.compiler.evaluation.expressions.compile import compile_expression, compile_whole
-from stretto.compiler.evaluation.expressions.scope import Scope
+from stretto.compiler.evaluation.expressions.scope import Scope, report_wrong_kind
 from stretto.compiler.evaluation.expressions.values import PipelineValue, positive_count
 from stretto.compiler.evaluation.reports import Reports, diagnosis
 from stretto.compiler.evaluation.settings import Settings
@@ -122,14 +122,7 @@ def _original(word: s.Word, before: list[PipelineDecl], scope: Scope) -> Pipelin
             return other.original or other
     found = scope.find(word.text)
     if found is not None:
-        scope.reports.add(
-            diagnosis(
-                "wrong-kind",
-                f"`{word.text}` is not a pipeline",
-                Label(word.span),
-                Label(found.span, "it is defined here"),
-            )
-        )
+        report_wrong_kind(scope.reports, word, "a pipeline", found.span)
     else:
         scope.report_unknown(word, "no pipeline above has this name")
     return None

@@ -3,9 +3,14 @@ the rest by `[stage, microbatch, slice]`."""
 
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.evaluation.expressions.compile import compile_whole
-from stretto.compiler.evaluation.expressions.scope import Constant, ErrorBinding, Scope
+from stretto.compiler.evaluation.expressions.scope import (
+    Constant,
+    ErrorBinding,
+    Scope,
+    report_wrong_kind,
+)
 from stretto.compiler.evaluation.expressions.values import Env, PipelineValue, show
-from stretto.compiler.evaluation.reports import EvalError, diagnosis, eval_error
+from stretto.compiler.evaluation.reports import EvalError, eval_error
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.language import syntax as s
 
@@ -45,14 +50,7 @@ def find_pipeline(
     if found is None:
         scope.report_unknown(word, "no pipeline has this name")
     elif not isinstance(found, ErrorBinding):
-        scope.reports.add(
-            diagnosis(
-                "wrong-kind",
-                f"`{word.text}` is not a pipeline",
-                Label(word.span),
-                Label(found.span, "it is defined here"),
-            )
-        )
+        report_wrong_kind(scope.reports, word, "a pipeline", found.span)
     return None
 
 

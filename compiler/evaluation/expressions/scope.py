@@ -191,3 +191,17 @@ class Scope:
             Label(known[near].span, "a close name is defined here"),
             help=f"did you mean `{near}`?",
         )
+
+
+def report_wrong_kind(
+    reports: Reports, word: Word, wanted: str, defined: Span, help: str | None = None
+) -> None:
+    """Reports a name that stands for something else than `wanted`, such as "a pipeline"."""
+    found = diagnosis(
+        "wrong-kind",
+        f"`{word.text}` is not {wanted}",
+        Label(word.span),
+        Label(defined, "it is defined here"),
+        help=help,
+    )
+    reports.add(found)

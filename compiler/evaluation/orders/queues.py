@@ -9,7 +9,12 @@ from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.expressions.compile import already_reported
 from stretto.compiler.evaluation.expressions.ranges import compile_ranges, iterate
-from stretto.compiler.evaluation.expressions.scope import ErrorBinding, QueueSlot, Scope
+from stretto.compiler.evaluation.expressions.scope import (
+    ErrorBinding,
+    QueueSlot,
+    Scope,
+    report_wrong_kind,
+)
 from stretto.compiler.evaluation.expressions.values import Env
 from stretto.compiler.evaluation.orders.failures import fail, located
 from stretto.compiler.evaluation.orders.references import compile_reference
@@ -111,13 +116,7 @@ def _slot(name: s.Word, scope: Scope, reports: Reports) -> int | None:
     if found is None:
         scope.report_unknown(name, "no queue has this name")
     elif not isinstance(found, ErrorBinding):
-        reports.add(
-            diagnosis(
-                "wrong-kind",
-                f"`{name.text}` is not a queue",
-                Label(name.span),
-                Label(found.span, "it is defined here"),
-                help=f"queue {name.text} = F[…] for …",
-            )
+        report_wrong_kind(
+            scope.reports, name, "a queue", found.span, f"queue {name.text} = F[…] for …"
         )
     return None

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.expressions.compile import already_reported, compile_whole
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget
@@ -15,6 +14,7 @@ from stretto.compiler.evaluation.expressions.scope import (
     QueueSlot,
     Scope,
     Slot,
+    report_wrong_kind,
 )
 from stretto.compiler.evaluation.expressions.values import Env, PipelineValue, pipeline
 from stretto.compiler.evaluation.orders.resolver import Request
@@ -88,13 +88,11 @@ def _which(
         case None:
             scope.report_unknown(word, "no pipeline has this name")
         case _:
-            context.reports.add(
-                diagnosis(
-                    "wrong-kind",
-                    f"`{word.text}` is not a pipeline",
-                    Label(word.span),
-                    Label(found.span, "it is defined here"),
-                    help=f"next {word.text}" if isinstance(found, QueueSlot) else None,
-                )
+            report_wrong_kind(
+                scope.reports,
+                word,
+                "a pipeline",
+                found.span,
+                f"next {word.text}" if isinstance(found, QueueSlot) else None,
             )
     return already_reported
