@@ -8,7 +8,8 @@ ranks as threads of one process, `Model` is what `stretto run` trains, and every
 
 From the bottom up: `batch`, `topology`, `rank_program`, `tensor_spec`; `transport` (tensors between
 ranks); `stage` (a module at work); `coordination` (what ranks tell each other besides tensors);
-`agreement`, `replicas`, `interpreter`; `executor`; `local`; `train` (the command line).
+`parameters`, `agreement`, `replicas`, `interpreter`; `executor`; `local`; `train` (the command
+line).
 
 Names are loaded when they are used, so that a mistake in a command line is reported before torch is
 imported.

@@ -4,11 +4,12 @@ happens in which order stands in the plan; here it is only prepared for, once, a
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from stretto.compiler.plan.plan import Plan, read_plan
 from stretto.compiler.program.program import NONE, ProgramName
@@ -22,6 +23,7 @@ from stretto.runtime.coordination.watchdog import Watchdog
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.interpreter import Interpreter, StepInput
 from stretto.runtime.microbatches import fill_losses, merged_outputs, microbatches
+from stretto.runtime.parameters import named_parameters, owned
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import plan_for_rank
 from stretto.runtime.replicas import Replicas, lanes
@@ -138,6 +140,18 @@ class Executor:
         losses. The modules' mode (`module.eval()`) is the caller's."""
         with torch.no_grad():
             return self._take_step("eval", x, target, losses, return_outputs)
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What this rank has to optimize, each parameter once, as `main[3].up.weight`."""
+        return named_parameters(self.plan.graph, self.stages)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What this rank's optimizer should be given: its parameters, each once."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def owned_parameters(self) -> list[nn.Parameter]:
+        """Those for which this rank counts in a sum over all ranks, as a norm: each once there."""
+        return owned(self.plan.graph, self.stages)
 
     def close(self) -> None:
         """Ends the thread that watches."""

@@ -1,7 +1,7 @@
 """What a user writes for the runtime to train: a model that can build any of its stages, and data.
 In comes a user's object, out come the modules, losses and optimizers of a rank."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stretto.compiler.program.program import Spec
 from stretto.runtime.errors import PipelineError
+from stretto.runtime.parameters import memory_of
 from stretto.runtime.topology import StageGraph, StageId
 
 Data = Callable[[int], tuple[Any, Any]]
@@ -88,16 +89,19 @@ class Models:
 
     def optimizers(self, modules: Mapping[StageId, nn.Module]) -> list[torch.optim.Optimizer]:
         """One optimizer for all of a model's stages on this rank, for each model with parameters to
-        train. Raises `PipelineError` where a model makes none of its own."""
+        train. A parameter that stands in several places is given once, to the first model that has
+        it. Raises `PipelineError` where a model makes none of its own."""
         found = []
+        seen: set[Hashable] = set()
         for p, model in self.of.items():
-            parameters = [
-                parameter
-                for stage, module in modules.items()
-                if self.graph.original(stage.pipeline) == p
-                for parameter in module.parameters()
-                if parameter.requires_grad
-            ]
+            parameters = []
+            for stage, module in modules.items():
+                for parameter in module.parameters():
+                    key = memory_of(parameter)
+                    own = self.graph.original(stage.pipeline) == p
+                    if own and parameter.requires_grad and key not in seen:
+                        seen.add(key)
+                        parameters.append(parameter)
             if parameters:
                 found.append(self._optimizer(model.optimizer or _adamw, parameters))
         return found

@@ -9,7 +9,7 @@ LAYERS = (
     ("transport",),
     ("rank_program", "tensor_spec"),
     ("describe", "stage"),
-    ("coordination", "microbatches", "rank_context"),
+    ("coordination", "microbatches", "parameters", "rank_context"),
     ("stage_outputs", "replicas"),
     ("agreement", "interpreter"),
     ("activity",),

@@ -1,0 +1,84 @@
+"""Which parameters a rank has. In come the modules of its stages; out come its parameters, each
+once however many places it stands in, under names that say where, and those of them for which this
+rank counts when something is summed over all ranks.
+
+A parameter is what an optimizer would move: two `Parameter` objects over the same memory are one.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import NamedTuple
+
+from torch import nn
+
+from stretto.runtime.stage.stage_module import StageModule
+from stretto.runtime.topology import StageGraph, StageId
+
+RankStages = Mapping[StageId, StageModule]
+"""A rank's stages."""
+
+
+class ParameterPlace(NamedTuple):
+    """Where a parameter stands: the stage, and its name in the stage's module."""
+
+    pipeline: int
+    stage: int
+    name: str
+
+
+def places(stages: RankStages) -> Iterator[tuple[ParameterPlace, nn.Parameter]]:
+    """Every stage's parameters, stage by stage; one that several stages share stands here for each
+    of them, and once within a stage."""
+    for stage in sorted(stages, key=lambda one: (one.stage, one.pipeline)):
+        for name, parameter in stages[stage].module.named_parameters():
+            yield ParameterPlace(stage.pipeline, stage.stage, name), parameter
+
+
+def memory_of(parameter: nn.Parameter) -> Hashable:
+    """The same for parameters that are the same numbers in memory: the same object, or another with
+    its storage, offset, shape and strides. What has no memory of its own to point at (a `DTensor`,
+    an empty tensor) is told by the object."""
+    if type(parameter) is not nn.Parameter or not parameter.data_ptr():
+        return id(parameter)
+    geometry = tuple(parameter.shape), parameter.stride(), parameter.dtype
+    return parameter.device, parameter.data_ptr(), geometry
+
+
+def named_parameters(graph: StageGraph, stages: RankStages) -> Iterator[tuple[str, nn.Parameter]]:
+    """The rank's parameters, each once, as `main[3].up.weight`: by the first place that it stands
+    in."""
+    seen: set[Hashable] = set()
+    for place, parameter in places(stages):
+        if (key := memory_of(parameter)) not in seen:
+            seen.add(key)
+            yield label(graph, place), parameter
+
+
+def owned(graph: StageGraph, stages: RankStages) -> list[nn.Parameter]:
+    """Those of the rank's parameters for which this rank counts when something is summed over all
+    ranks: of copies, wherever they are, one counts."""
+    found: dict[Hashable, nn.Parameter] = {}
+    standing: dict[Hashable, list[ParameterPlace]] = {}
+    for place, parameter in places(stages):
+        found.setdefault(memory_of(parameter), parameter)
+        standing.setdefault(memory_of(parameter), []).append(place)
+    counts: list[nn.Parameter] = []
+    counted: set[ParameterPlace] = set()
+    for key, parameter in found.items():
+        first = min(
+            (copy for place in standing[key] for copy in _copies(graph, place)),
+            key=lambda place: (graph.topology.rank_of(place[:2]), place),
+        )
+        if first in standing[key] and first not in counted:
+            counts.append(parameter)
+            counted.add(first)
+    return counts
+
+
+def label(graph: StageGraph, place: ParameterPlace) -> str:
+    """`main[3].up.weight`: how messages and checkpoints call the place."""
+    return f"{graph.label(StageId(place.pipeline, place.stage))}.{place.name}"
+
+
+def _copies(graph: StageGraph, place: ParameterPlace) -> list[ParameterPlace]:
+    """The place in every copy of its stage."""
+    return [place._replace(pipeline=p) for p in graph.topology.copies(place.pipeline)]
