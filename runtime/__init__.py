@@ -2,14 +2,14 @@
 
 In comes a plan (`compiler.plan`), a rank's modules and a loss; out come gradients, outputs and
 losses, bit for bit those of one process that adds in the plan's order. It decides nothing: the
-order, the messages and the buffers all stand in the plan. `Executor` runs a rank, `run_local` all
-ranks as threads of one process, `Model` is what `stretto run` trains, and every failure is a
-`PipelineError`.
+order, the messages and the buffers all stand in the plan. `stages_of` says which stages a rank
+holds, `Executor` runs a rank, `run_local` all ranks as threads of one process; `clip_grad_norm_`
+clips over all of them; `Model` is what `stretto run` trains; every failure is a `PipelineError`.
 
 From the bottom up: `batch`, `topology`, `rank_program`, `tensor_spec`; `transport` (tensors between
 ranks); `stage` (a module at work); `coordination` (what ranks tell each other besides tensors);
-`parameters`, `agreement`, `replicas`, `interpreter`; `executor`; `local`; `train` (the command
-line).
+`parameters`, `agreement`, `replicas`, `interpreter`; `exchange` (numbers between steps);
+`executor`; `clip`; `local`; `train` (the command line).
 
 Names are loaded when they are used, so that a mistake in a command line is reported before torch is
 imported.
@@ -18,30 +18,45 @@ imported.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stretto.runtime.clip import clip_grad_norm_ as clip_grad_norm_
+    from stretto.runtime.errors import NonFiniteError as NonFiniteError
     from stretto.runtime.errors import PipelineError as PipelineError
     from stretto.runtime.errors import Stopped as Stopped
     from stretto.runtime.executor import Executor as Executor
     from stretto.runtime.executor import ExecutorOptions as ExecutorOptions
     from stretto.runtime.local import run_local as run_local
+    from stretto.runtime.placement import HeldStage as HeldStage
+    from stretto.runtime.placement import stage_counts as stage_counts
+    from stretto.runtime.placement import stages_of as stages_of
     from stretto.runtime.train.model import Model as Model
     from stretto.runtime.train.verify import verify as verify
 
 _WHERE = {
     "Executor": "stretto.runtime.executor",
     "ExecutorOptions": "stretto.runtime.executor",
+    "HeldStage": "stretto.runtime.placement",
     "Model": "stretto.runtime.train.model",
+    "NonFiniteError": "stretto.runtime.errors",
     "PipelineError": "stretto.runtime.errors",
     "Stopped": "stretto.runtime.errors",
+    "clip_grad_norm_": "stretto.runtime.clip",
     "run_local": "stretto.runtime.local",
+    "stage_counts": "stretto.runtime.placement",
+    "stages_of": "stretto.runtime.placement",
     "verify": "stretto.runtime.train.verify",
 }
 __all__ = [
     "Executor",
     "ExecutorOptions",
+    "HeldStage",
     "Model",
+    "NonFiniteError",
     "PipelineError",
     "Stopped",
+    "clip_grad_norm_",
     "run_local",
+    "stage_counts",
+    "stages_of",
     "verify",
 ]
 

@@ -11,11 +11,13 @@ from stretto.runtime.interpreter import Interpreter
 
 class Activity:
     """`doing` follows `rank 2 ` in a sentence, `busy` is false between steps, `steps` counts those
-    begun, `run` is the one whose instructions are running."""
+    begun, `run` is the one whose instructions are running; between steps `awaited` are the ranks
+    whose numbers this one waits for, and `moves` counts the times it did."""
 
     def __init__(self) -> None:
         self.doing, self.busy = "makes its executor", True
-        self.steps = 0
+        self.steps = self.moves = 0
+        self.awaited: tuple[int, ...] = ()
         self.run: Interpreter | None = None
 
     def finish(self) -> None:
@@ -31,11 +33,22 @@ class Activity:
         finally:
             self.finish()
 
+    @contextmanager
+    def waiting(self, doing: str, *ranks: int) -> Iterator[None]:
+        """Around a wait for other ranks that is no instruction's; `doing` follows `rank 2 `."""
+        before = self.doing, self.busy, self.awaited
+        self.moves += 1
+        self.doing, self.busy, self.awaited = doing, True, ranks
+        try:
+            yield
+        finally:
+            self.doing, self.busy, self.awaited = before
+
     def position(self) -> Position:
         """Where the rank is."""
         run = self.run
         if run is None:
-            return Position((self.steps, -1), self.doing, (), self.busy)
+            return Position((self.steps, -1 - self.moves), self.doing, self.awaited, self.busy)
         plan, name, at = run.context.plan, run.program.name, run.at
         awaited = tuple(awaited_ranks(plan, name, at))
         return Position((self.steps, at), describe(plan, name, at), awaited, True)

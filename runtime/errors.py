@@ -6,5 +6,10 @@ class PipelineError(Exception):
     reason, and what to do about it. What the user's own code raised is its `__cause__`."""
 
 
+class NonFiniteError(PipelineError):
+    """A loss, or the norm of the gradients, is NaN or infinite. Every rank raises it alike, and the
+    executor can go on."""
+
+
 Stopped = PipelineError
 """The former name, kept for those who catch it."""

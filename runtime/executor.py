@@ -21,6 +21,7 @@ from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.store import Store, store_of
 from stretto.runtime.coordination.watchdog import Watchdog
 from stretto.runtime.errors import PipelineError
+from stretto.runtime.exchange import Exchange
 from stretto.runtime.interpreter import Interpreter, StepInput
 from stretto.runtime.microbatches import fill_losses, merged_outputs, microbatches
 from stretto.runtime.parameters import named_parameters, owned
@@ -84,6 +85,7 @@ class Executor:
         self.broken = ""  # why no step can be taken any more
         self.gathered, self.gather_lanes = 0, NONE  # of `train.gather`
         self.activity = Activity()
+        self.exchange = Exchange(self.peers, transport, self.activity)
         listen(self.peers)
         self.watchdog = Watchdog(self.peers, watched(self.activity), transport.abort)
         try:
@@ -158,8 +160,8 @@ class Executor:
         self.watchdog.stop()
 
     def _take_step(self, name: ProgramName, x: Any, target: Any, losses: Any, outputs: bool) -> Any:
-        if self.broken:
-            raise PipelineError(f"this executor has stopped before: {self.broken}")
+        if broken := self.broken or self.exchange.broken:
+            raise PipelineError(f"this executor has stopped before: {broken}")
         with self.activity.step():
             try:
                 run = self._prepare(name, x, target, outputs)

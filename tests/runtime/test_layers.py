@@ -8,13 +8,14 @@ LAYERS = (
     ("batch", "topology"),
     ("transport",),
     ("rank_program", "tensor_spec"),
-    ("describe", "stage"),
+    ("describe", "placement", "stage"),
     ("coordination", "microbatches", "parameters", "rank_context"),
     ("stage_outputs", "replicas"),
     ("agreement", "interpreter"),
     ("activity",),
+    ("exchange",),
     ("executor",),
-    ("local",),
+    ("clip", "local"),
     ("train",),
 )
 ROOM = "runtime."
