@@ -19,11 +19,15 @@ from stretto.compiler.program.program import (
     Wait,
     show,
 )
+from stretto.compiler.program.topology import KINDS
+from stretto.runtime.batch import tensors
+from stretto.runtime.errors import PipelineError
 from stretto.runtime.microbatches import NOTHING, PipelineMicrobatches
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import RankProgram
 from stretto.runtime.replicas import Replicas
 from stretto.runtime.stage.overlapped import OverlappedPair
+from stretto.runtime.stage.private import Versions
 from stretto.runtime.stage.stage_module import ForwardInput, ForwardOutput, Result, StageModule
 from stretto.runtime.stage_outputs import StageOutputs
 from stretto.runtime.tensor_spec import check
@@ -40,9 +44,26 @@ class StepInput(NamedTuple):
     keep_outputs: bool
 
 
+class HandedOn(NamedTuple):
+    """An operation whose output is read by others, and the output as it was."""
+
+    operation: Operation
+    versions: Versions
+
+    def check(self, run: "Interpreter") -> None:
+        """Raises `PipelineError` where the output has been written on."""
+        if self.versions.changed():
+            raise PipelineError(
+                f"the output of `{show(run.context.plan.spec, self.operation)}` was changed in "
+                "place after the stage had handed it on: does the module return a buffer that it "
+                "writes on later? Let it return a copy of that, `.clone()`"
+            )
+
+
 class Interpreter:
     """The state of one step on one rank: what the slots hold, which messages are in flight by slot,
-    and the results of overlapped backwards that ran ahead, by instruction. `outputs` and `losses`
+    and the results of overlapped backwards that ran ahead, by instruction. `handed_on`, by slot,
+    and `returned` are stages' outputs, on which nobody may write any more. `outputs` and `losses`
     are by pipeline and micro-batch. `at` is the index of the running instruction; the watchdog
     reads it."""
 
@@ -54,7 +75,9 @@ class Interpreter:
         self.slots: dict[int, Result] = {}
         self.in_flight: dict[int, list[Pending]] = {}
         self.ran_ahead: dict[int, Result] = {}
+        self.handed_on: dict[int, HandedOn] = {}
         self.outputs: dict[int, dict[int, Any]] = {}
+        self.returned: list[HandedOn] = []
         self.losses: dict[int, dict[int, Tensor]] = {}
         self.at = 0
 
@@ -64,6 +87,8 @@ class Interpreter:
         for at, instruction in enumerate(self.program.instructions):
             self.at = at
             INSTRUCTIONS[type(instruction)](self, instruction)
+        for made in self.returned:
+            made.check(self)
         self.at = len(self.program.instructions)
 
     def stage(self, operation: Operation) -> StageModule:
@@ -98,6 +123,8 @@ def compute(run: Interpreter, instruction: Compute) -> None:
     result = OPERATIONS[instruction.operation.kind](run, instruction.operation)
     if instruction.writes != NONE:
         run.slots[instruction.writes] = result
+        if KINDS[instruction.operation.kind].leaves == "activation":
+            run.handed_on[instruction.writes] = HandedOn(instruction.operation, Versions(result))
 
 
 def receive(run: Interpreter, instruction: Receive) -> None:
@@ -124,6 +151,8 @@ def wait(run: Interpreter, instruction: Wait) -> None:
 
 def free(run: Interpreter, instruction: Free) -> None:
     """Lets go of what is in the slot."""
+    if made := run.handed_on.pop(instruction.slot, None):
+        made.check(run)
     del run.slots[instruction.slot]
 
 
@@ -197,13 +226,13 @@ def _forward_input(run: Interpreter, operation: Operation) -> ForwardInput:
     stage, own = run.stage(operation), run.step.microbatches.get(p, NOTHING)
     learn = run.train and stage.learns
     held = run.held(run.at)
+    leaving = {made[1:3] for slot, made in run.program.reads[run.at] if slot in run.in_flight}
     given: list[Tensor] = []
     for source in stage.sources:
         for tensor, spec in zip(held[source], run.step.shapes.outputs[source], strict=True):
-            if spec.gradient and learn:
-                given.append(tensor.detach().requires_grad_())
-            else:
-                given.append(tensor.detach())
+            # What is still being sent keeps its memory to itself, whatever the module does.
+            leaf = tensor.detach().clone() if source in leaving else tensor.detach()
+            given.append(leaf.requires_grad_() if spec.gradient and learn else leaf)
     x = own.x[m] if s == 0 and own.x else None
     judged = stage.loss is not None and (stage.learns or not run.train)
     target = own.target[m] if own.target and judged else None
@@ -218,6 +247,7 @@ def _kept(run: Interpreter, operation: Operation, made: ForwardOutput) -> Result
         run.losses.setdefault(p, {})[m] = made.loss
     if stage.returns and run.step.keep_outputs:
         run.outputs.setdefault(p, {})[m] = made.output
+        run.returned.append(HandedOn(operation, Versions(tensors(made.output))))
     if not stage.sends:
         return ()
     label = f"`{show(run.context.plan.spec, operation)}`"

@@ -11,6 +11,7 @@ from torch import nn
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.rank_program import RankPlan
 from stretto.runtime.stage.overlapped import overlapped_call
+from stretto.runtime.stage.own_weight_gradients import own_weight_gradients
 from stretto.runtime.stage.stage_module import LossFunction, StageModule
 from stretto.runtime.topology import StageGraph, StageId
 
@@ -28,6 +29,8 @@ def stage_modules(
     model. Raises `PipelineError` where a stage or a loss is missing, or one too many."""
     spec, graph = plan.spec, plan.graph
     modules = _modules(plan, given)
+    items = given.values() if isinstance(given, Mapping) else given
+    builders = {id(_module(item)): getattr(item, "dw_builder", None) for item in items}
     if len({id(module) for module in modules.values()}) < len(modules):
         raise PipelineError(
             f"rank {plan.rank} was given one module for two stages: each needs its own"
@@ -48,6 +51,7 @@ def stage_modules(
             loss=loss_of(graph, p, loss) if judged or returns else None,
             divisor=graph.model_microbatches(p) if scale else 1,
             overlapped=overlapped_call(module),
+            own=own_weight_gradients(module, builders.get(id(module))),
         )
         if judged and found[stage].loss is None:
             raise PipelineError(

@@ -29,10 +29,14 @@ class ExampleInput(NamedTuple):
     def call(self, x: Any, make: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments for the module; `make(size, dtype=…, device=…)` gives the other tensors."""
         args, kwargs = arguments(x) if x is not None else ((), {})
-        others = [
-            make(spec.size, dtype=spec.dtype, device=self.device).requires_grad_(spec.gradient)
-            for spec in self.given
-        ]
+        args, kwargs = mapped(Tensor.clone, (args, kwargs))  # the module may write on them
+        with torch.enable_grad():
+            others = [
+                make(spec.size, dtype=spec.dtype, device=self.device)
+                .requires_grad_(spec.gradient)
+                .clone()
+                for spec in self.given
+            ]
         return (*args, *others), kwargs
 
     def __str__(self) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stretto.runtime.batch import arguments
+from stretto.runtime.errors import PipelineError
 from stretto.runtime.stage.split_backward import collect
 from stretto.runtime.stage.stage_module import (
     ForwardInput,
@@ -29,43 +30,69 @@ class OverlappedPair(NamedTuple):
     microbatch: int
 
     def is_one_call(self) -> bool:
-        """Whether `run` can run the pair: both modules are of one class, and the backward has
-        something to do."""
+        """Whether `run` can run the pair: both modules are of one class, the forward takes no
+        keywords, and the backward has something to do."""
         return (
             self.ahead.overlapped is not None
             and type(self.ahead.module) is type(self.behind.module)
-            and not isinstance(self.given.x, dict)
+            and not (self.given.x is not None and arguments(self.given.x)[1])
             and bool(self.behind.saved[self.microbatch].roots)
         )
 
     def run(self, gradients: Result) -> tuple[ForwardOutput, Result]:
         """What the forward gives, and the gradients of the backward's inputs; `gradients` are those
-        of its outputs. The arguments of the call are those that DualPipe gives it."""
+        of its outputs. The arguments of the call are what DualPipe gives it, of the same kinds:
+        its users hand some of them on to C++, which takes no list for a tuple."""
         ahead, given = self.ahead, self.given
         assert ahead.overlapped is not None
         saved = self.behind.saved.pop(self.microbatch)
-        args = arguments(given.x)[0] if given.x is not None else ()
-        labels = None
-        if given.target is not None:
-            several = isinstance(given.target, tuple | list)
-            labels = list(given.target) if several else [given.target]
-        with torch.enable_grad():
-            outputs, loss = ahead.overlapped(
+        judged = given.target is not None
+        labels = given.target if isinstance(given.target, tuple | list) else (given.target,)
+        with torch.enable_grad(), self.behind.own.at_once():
+            made = ahead.overlapped(
                 ahead.module,
-                [*args, *given.given],
-                None if given.target is None else ahead.loss,
-                labels,
+                list(given.arguments()[0]),
+                _criterion(ahead, given.target) if judged else None,
+                tuple(labels) if judged else [],
                 self.behind.module,
                 saved.loss,
-                list(saved.outputs),
-                list(gradients),
+                saved.outputs if saved.loss is None else [],
+                gradients if saved.loss is None else [],
             )
-        output = outputs[0] if len(outputs) == 1 else tuple(outputs)
+        output, loss = self._made(made)
+        self.behind.run_builder()
         found = collect(saved.inputs)
         return ahead.save(given, output, loss), without_gaps(saved, found)
+
+    def _made(self, made: Any) -> tuple[Any, Tensor | None]:
+        """What the call returned: the forward's output, as the module gives it, and its loss."""
+        if not isinstance(made, tuple | list) or len(made) != 2:
+            raise PipelineError(
+                f"overlapped_forward_backward of {type(self.ahead.module).__name__} gives a "
+                f"{type(made).__name__}: it gives two things, the forward's outputs and its loss "
+                "(or None)"
+            )
+        outputs, loss = made
+        if isinstance(outputs, Tensor):
+            return outputs, loss
+        return (outputs[0] if len(outputs) == 1 else tuple(outputs)), loss
 
 
 def overlapped_call(module: nn.Module) -> Callable[..., Any] | None:
     """The class's `overlapped_forward_backward`, if it offers one."""
     found: Callable[..., Any] | None = getattr(type(module), "overlapped_forward_backward", None)
     return found
+
+
+def _criterion(ahead: StageModule, target: Any) -> Callable[..., Tensor]:
+    """The loss as DualPipe calls it, with all outputs and then all labels one by one."""
+    several = isinstance(target, tuple | list)
+    many = len(target) if several else 1
+
+    def criterion(*given: Any) -> Tensor:
+        assert ahead.loss is not None
+        outputs, labels = given[: len(given) - many], given[len(given) - many :]
+        same = all(a is b for a, b in zip(labels, target if several else [target], strict=True))
+        return ahead.loss(outputs[0] if len(outputs) == 1 else outputs, target if same else labels)
+
+    return criterion

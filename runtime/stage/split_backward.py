@@ -18,14 +18,13 @@ stage with activation checkpoints does all its work in I (its forward would be r
 half).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
-from torch.nn import Parameter
 
 from stretto.runtime.stage.graph_cut import GraphCut, cut_graph
 from stretto.runtime.stage.saved_tensors import drop_saved, is_checkpointed
@@ -54,10 +53,12 @@ class EdgeGradient(NamedTuple):
 
 class DeferredWeightGrad(NamedTuple):
     """What I leaves for W, which uses it up: the places where the graph is cut, in the order in
-    which I came by, and gradients that need only be added to their parameter."""
+    which I came by; gradients that need only be added, each with the node that adds it to its
+    parameter; and what the module has left to be run."""
 
     cuts: list[CutNode | EdgeGradient]
-    complete: list[tuple[Parameter, Tensor]]
+    complete: list[tuple[Any, Tensor]]
+    functions: list[Callable[[], Any]]
 
 
 def whole(roots: Sequence[Root], gradients: Gradients, inputs: Sequence[Tensor]) -> Gradients:
@@ -80,11 +81,10 @@ def input_gradient(
 ) -> tuple[Gradients, DeferredWeightGrad]:
     """I: returns the gradient of each input (None where the outputs do not depend on it), and
     what `weight_gradient` needs to go on. Saved tensors that only I needed are dropped."""
-    starts = [root if isinstance(root, GradientEdge) else get_gradient_edge(root) for root in roots]
-    ends = [get_gradient_edge(leaf) for leaf in inputs]
+    starts, ends = _edges(roots), _edges(inputs)
     graph = cut_graph(starts, ends)
     if any(is_checkpointed(node) for node in graph.cut_nodes):
-        return _all_at_once(starts, gradients, ends, graph.leaves)
+        return all_at_once(roots, gradients, inputs)
 
     cuts: list[CutNode | EdgeGradient] = [
         EdgeGradient(start, gradient)
@@ -103,13 +103,26 @@ def input_gradient(
             drop_saved(node)
     fronts = zip(graph.fronts, found[len(ends) :], strict=True)
     cuts += [EdgeGradient(edge, gradient) for edge, gradient in fronts if gradient is not None]
-    return found[: len(ends)], DeferredWeightGrad(cuts, [])
+    return found[: len(ends)], DeferredWeightGrad(cuts, [], [])
+
+
+def all_at_once(
+    roots: Sequence[Root], gradients: Gradients, inputs: Sequence[Tensor]
+) -> tuple[Gradients, DeferredWeightGrad]:
+    """I where the graph cannot be cut: the gradients of inputs and parameters in one run, those of
+    parameters left for W to add."""
+    starts, ends = _edges(roots), _edges(inputs)
+    leaves = cut_graph(starts, ends).leaves
+    edges = [GradientEdge(leaf, 0) for leaf in leaves]
+    found = _gradients(starts, gradients, [*ends, *edges], keep=False)
+    of_leaves = zip(leaves, found[len(ends) :], strict=True)
+    complete = [(leaf, gradient) for leaf, gradient in of_leaves if gradient is not None]
+    return found[: len(ends)], DeferredWeightGrad([], complete, [])
 
 
 def weight_gradient(deferred: DeferredWeightGrad) -> None:
     """W: adds to the parameters' `.grad` what a B would have added and the I that left `deferred`
-    did not. Hooks of the parameters run here, as they would in B; after activation checkpoints only
-    those of the tensors, not those that follow the accumulation."""
+    did not. Hooks of the parameters run here, as they would in B."""
     known: list[EdgeGradient] = []
     for cut in _used_up(deferred.cuts):
         if isinstance(cut, EdgeGradient):
@@ -120,8 +133,15 @@ def weight_gradient(deferred: DeferredWeightGrad) -> None:
         edges, gradients = zip(*known, strict=True)
         known.clear()
         torch.autograd.backward(edges, gradients)
-    for parameter, gradient in _used_up(deferred.complete):
-        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    with torch.no_grad():  # as the engine does
+        for leaf, gradient in _used_up(deferred.complete):
+            leaf(gradient)
+
+
+def _edges(places: Sequence[Root]) -> list[GradientEdge]:
+    return [
+        place if isinstance(place, GradientEdge) else get_gradient_edge(place) for place in places
+    ]
 
 
 def _used_up(items: list[Any]) -> Iterator[Any]:
@@ -196,17 +216,3 @@ def _outside_engine(cut: CutNode) -> list[EdgeGradient]:
 
 def _shape(edge: GradientEdge) -> Any:
     return edge.node._input_metadata[edge.output_nr].shape
-
-
-def _all_at_once(
-    starts: Sequence[GradientEdge],
-    gradients: Gradients,
-    ends: Sequence[GradientEdge],
-    leaves: Sequence[Any],
-) -> tuple[Gradients, DeferredWeightGrad]:
-    """The gradients of inputs and parameters in one run, those of parameters left for W to add."""
-    edges = [GradientEdge(leaf, 0) for leaf in leaves]
-    found = _gradients(starts, gradients, [*ends, *edges], keep=False)
-    of_leaves = zip(leaves, found[len(ends) :], strict=True)
-    complete = [(leaf.variable, gradient) for leaf, gradient in of_leaves if gradient is not None]
-    return found[: len(ends)], DeferredWeightGrad([], complete)

@@ -13,6 +13,8 @@ from torch.autograd.graph import get_gradient_edge
 from stretto.runtime.batch import arguments, mapped
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.stage import split_backward
+from stretto.runtime.stage.own_weight_gradients import OwnWeightGradients, run_left
+from stretto.runtime.stage.private import writable
 from stretto.runtime.stage.split_backward import DeferredWeightGrad, Gradients, Root
 from stretto.runtime.tensor_spec import flat
 from stretto.runtime.topology import StageId
@@ -34,6 +36,13 @@ class ForwardInput(NamedTuple):
     given: Result
     target: Any
     learn: bool
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the module is called with. It may write on it: neither the user's batch nor what
+        other stages read changes then."""
+        args, kwargs = arguments(self.x) if self.x is not None else ((), {})
+        own = mapped(Tensor.clone, (args, kwargs))
+        return (*own[0], *map(writable, self.given)), own[1]
 
 
 class ForwardOutput(NamedTuple):
@@ -63,7 +72,7 @@ class StageModule:
     its own. `returns`: its output is a result of the step; `sends`: other stages take it; `learns`:
     it has backwards. `loss` is set where its output may go to the loss, which is divided by
     `divisor` before the backward. `overlapped` is its class's way to run a forward and another's
-    backward in one call."""
+    backward in one call, `own` its ways to defer weights' gradients itself."""
 
     stage: StageId
     name: str
@@ -76,15 +85,16 @@ class StageModule:
     loss: LossFunction | None
     divisor: int
     overlapped: Callable[..., Any] | None
+    own: OwnWeightGradients
     saved: dict[int, SavedForward] = field(default_factory=dict)  # by micro-batch, as `deferred`
     deferred: dict[int, DeferredWeightGrad] = field(default_factory=dict)
 
     def forward(self, given: ForwardInput) -> ForwardOutput:
         """F: runs the module, and the loss where there is a target. Raises `PipelineError` where
         they give what cannot be sent or learned from, and whatever they raise."""
-        args, kwargs = arguments(given.x) if given.x is not None else ((), {})
         with torch.set_grad_enabled(given.learn):
-            output = self.module(*args, *given.given, **kwargs)
+            args, kwargs = given.arguments()
+            output = self.module(*args, **kwargs)
             loss = None
             if given.target is not None:
                 assert self.loss is not None
@@ -108,7 +118,7 @@ class StageModule:
         return ForwardOutput(
             mapped(Tensor.detach, output),
             result,
-            None if loss is None else loss.detach(),
+            None if loss is None else loss.detach().clone(),  # a loss may be a buffer
         )
 
     def _wants_gradients(self, leaves: Result) -> bool:
@@ -127,20 +137,35 @@ class StageModule:
         """B: from the gradients of what it sent (none where it ends in the loss) to those of what
         it was given; adds to the parameters' `.grad`."""
         saved = self.saved.pop(microbatch)
-        found = split_backward.whole(saved.roots, of_roots(saved, gradients), saved.inputs)
+        with self.own.at_once():
+            found = split_backward.whole(saved.roots, of_roots(saved, gradients), saved.inputs)
+        self.run_builder()
         return without_gaps(saved, found)
 
     def input_gradient(self, microbatch: int, gradients: Result) -> Result:
         """I: as `backward`, but leaves the parameters to `weight_gradient`."""
         saved = self.saved.pop(microbatch)
-        found, self.deferred[microbatch] = split_backward.input_gradient(
-            saved.roots, of_roots(saved, gradients), saved.inputs
-        )
+        cut = split_backward.input_gradient
+        if self.own.builder is not None:  # what it builds is of a backward that is over
+            cut = split_backward.all_at_once
+        with self.own.deferring() as left:
+            found, deferred = cut(saved.roots, of_roots(saved, gradients), saved.inputs)
+        if self.own.builder is not None:
+            left.append(self.own.builder())
+        self.deferred[microbatch] = deferred._replace(functions=left)
         return without_gaps(saved, found)
 
     def weight_gradient(self, microbatch: int) -> None:
         """W: adds to the parameters' `.grad` what the micro-batch's I has left."""
-        split_backward.weight_gradient(self.deferred.pop(microbatch))
+        deferred = self.deferred.pop(microbatch)
+        run_left(deferred.functions)
+        with self.own.at_once():
+            split_backward.weight_gradient(deferred)
+
+    def run_builder(self) -> None:
+        """After a whole backward: adds what the module has deferred itself."""
+        if self.own.builder is not None:
+            run_left([self.own.builder()])
 
     def forget(self) -> None:
         """Drops what a step that failed has left."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stretto.runtime.batch import arguments
+from stretto.runtime.batch import arguments, mapped
 from stretto.runtime.microbatches import pipeline_microbatches
 from stretto.runtime.stage.from_user import Loss, loss_of
 from stretto.runtime.tensor_spec import flat
@@ -77,7 +77,8 @@ class Reference:
         parameters = {stage: list(self.modules[stage].parameters()) for stage in learning}
         wanted = [q for stage in learning for q in parameters[stage] if q.requires_grad]
         learns = bool(roots and wanted)  # not where all is frozen
-        found = iter(torch.autograd.grad(roots, wanted, allow_unused=True) if learns else ())
+        given = iter(torch.autograd.grad(roots, wanted, allow_unused=True) if learns else ())
+        found = iter([_beside(q, next(given, None)) for q in wanted])
         return {
             stage: [next(found, None) if q.requires_grad else None for q in parameters[stage]]
             for stage in learning
@@ -107,12 +108,21 @@ class Reference:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         x = self.x[stage.pipeline]
         args, kwargs = arguments(x[m]) if stage.stage == 0 and x else ((), {})
+        args, kwargs = mapped(Tensor.clone, (args, kwargs))  # modules may write on what they get
         given = [
-            tensor
+            tensor.clone()
             for source in self.graph.sources[stage]
             for tensor in flat(outputs[source], self.graph.label(source))
         ]
         return (*args, *given), kwargs
+
+
+def _beside(parameter: nn.Parameter, found: Tensor | None) -> Tensor | None:
+    """The gradient with what a custom function has added to `.grad` by itself."""
+    added, parameter.grad = parameter.grad, None
+    if found is None or added is None:
+        return added if found is None else found
+    return added + found
 
 
 def add(total: GradientList, more: GradientList) -> None:

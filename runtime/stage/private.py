@@ -1,0 +1,35 @@
+"""What a module is given, so that it may write on it. In comes a tensor that others read too: a
+received activation, the output of a stage before, a piece of the user's batch; out comes one with
+the same contents, linked to it in the autograd graph, of which a write changes nothing but itself.
+The other way round, `Versions` notices a module that writes on what it has handed on."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def writable(tensor: Tensor) -> Tensor:
+    """The tensor's contents for one module. They are copied at the first write, if there is one;
+    at once where the memory is not torch's own (numpy's, shared)."""
+    try:
+        return torch._lazy_clone(tensor)
+    except RuntimeError:
+        return tensor.clone()
+
+
+class Versions:
+    """How often the tensors had been written on when this was made."""
+
+    __slots__ = ("counts", "tensors")
+
+    def __init__(self, tensors: Iterable[Tensor]):
+        self.tensors = [tensor for tensor in tensors if not tensor.is_inference()]
+        self.counts = [tensor._version for tensor in self.tensors]
+
+    def changed(self) -> bool:
+        """Whether one of them has been written on since, also by way of a view."""
+        return any(
+            tensor._version != count
+            for tensor, count in zip(self.tensors, self.counts, strict=True)
+        )
