@@ -1,0 +1,1 @@
+"""Models, features and schedules against one process: `make test-models` prints the table."""
