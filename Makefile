@@ -13,7 +13,7 @@ WORKERS     ?= 2
 # worker runs one by one while the other runs what computes. Alone, `pytest FILE` has no workers.
 PYTEST       = $(RUN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help install demo test test-full coverage fuzz lint docs docs-current lock clean
+.PHONY: help install demo test test-full test-models coverage fuzz lint docs docs-current lock clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,10 @@ test: $(STAMP)  ## the test suite
 test-full: $(STAMP)  ## the test suite with its sweeps
 	$(PYTEST)
 
+test-models: $(STAMP)  ## models, Hugging Face's too, and features under every schedule: docs/models.md
+	$(RUN)/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e '.[run,hf]'
+	$(RUN)/python -m tests.models docs/models.md
+
 coverage: $(STAMP)  ## the test suite, and which lines it ran, processes that it starts included
 	$(PYTEST) -m 'not full' --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
 
@@ -59,7 +63,7 @@ docs-current: $(STAMP)  ## whether they are as they would be made now
 	$(RUN)/python docs/make.py --check
 
 lock:  ## constraints.txt made anew with today's releases; torch stays as it says
-	.ci/lock $(PYTHON) '$(EXTRAS)'
+	.ci/lock $(PYTHON) '$(EXTRAS),hf'
 
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist *.egg-info

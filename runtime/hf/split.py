@@ -3,10 +3,11 @@ its layers left in it, run by the model's own forward: masks, positions, attenti
 are what they are in the whole model. Parameters are the whole model's, under its own names."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stretto.runtime.errors import PipelineError
@@ -54,9 +55,9 @@ def split(model: nn.Module, stages: int, layers: Sequence[int] | None = None) ->
     default as equal as can be, the later ones with more.
 
     The modules share the model's parameters: what is loaded into the one is in the other. A model
-    on the meta device can be split, and each rank's stages be filled alone. An adapter of `peft`
-    stays in its layers. Raises `PipelineError` where the family is not known or the numbers do not
-    fit.
+    on the meta device can be split, and each rank's stages be filled alone, with `fill`. An adapter
+    of `peft` stays in its layers. Raises `PipelineError` where the family is not known or the
+    numbers do not fit.
     """
     if hasattr(model, "get_base_model"):
         model = _without_peft(model)
@@ -74,6 +75,37 @@ def split(model: nn.Module, stages: int, layers: Sequence[int] | None = None) ->
         stage.train(model.training)
         found.append(stage)
     return found
+
+
+def fill(stage: HFStage, state: Mapping[str, Tensor], device: torch.device | str) -> None:
+    """Gives a stage that was cut on the meta device memory on `device` and its weights, out of the
+    `state_dict` of the whole model or of a part of it that has them. Raises `PipelineError` where a
+    weight is missing, or a buffer that no `state_dict` holds is one that its class cannot make."""
+    stage.to_empty(device=device)
+    unsaved = [
+        (name, module, key)
+        for name, module in stage.named_modules()
+        for key in sorted(module._non_persistent_buffers_set)
+        if module._buffers.get(key) is not None
+    ]
+    for _, module, key in unsaved:
+        module.get_buffer(key).fill_(_UNMADE)
+    for _, module, _ in unsaved:
+        stage.decoder._init_weights(module)  # type: ignore[operator]
+    unmade = [f"{name}.{key}" for name, module, key in unsaved if _is_unmade(module, key)]
+    if unmade:
+        raise PipelineError(f"no weights hold {unmade[0]}, and its class does not make it anew")
+    missing = stage.load_state_dict(state, strict=False).missing_keys
+    if missing:
+        some = ", ".join(missing[:3])
+        raise PipelineError(f"the weights lack {len(missing)} of stage {stage.index}: {some}")
+
+
+_UNMADE = -77  # nothing that is computed: what is left of it was not made
+
+
+def _is_unmade(module: nn.Module, key: str) -> bool:
+    return bool((module.get_buffer(key) == _UNMADE).any())
 
 
 def _without_peft(model: Any) -> nn.Module:
@@ -117,7 +149,7 @@ def _part(decoder: nn.Module, family: Family, own: range, ends: tuple[bool, bool
             setattr(part, name, stand_in())
     if not last:
         setattr(part, family.last, nn.Identity())
-    part.config = _config(decoder.config, own)  # type: ignore[assignment, arg-type]
+    part.config = _config(decoder.config, own)
     return part
 
 

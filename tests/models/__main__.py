@@ -41,3 +41,103 @@ def cells() -> list[tuple[str, Entry, Feature]]:
 
 
 SCHEDULES = [name for name in names() if name not in ("inference", "two_models")]
+MARKS = {"equal": "=", "rounding": "≈", "refused": "–", "wrong": "**wrong**"}
+
+
+def table(found: list[Cell], columns: dict[str, list[Cell]], corner: str) -> list[str]:
+    """A table in Markdown: a row for each model, a mark for each column."""
+    lines = [f"| {corner} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for entry in dict.fromkeys(cell.entry.name for cell in found):
+        marks = []
+        for cells_ in columns.values():
+            own = [cell.found.verdict for cell in cells_ if cell.entry.name == entry]
+            marks.append(" ".join(dict.fromkeys(MARKS[verdict] for verdict in own)))
+        lines.append(f"| {entry} | " + " | ".join(marks) + " |")
+    return lines
+
+
+def document(found: list[Cell]) -> str:
+    """The page."""
+    counts = Counter(cell.found.verdict for cell in found)
+    by_schedule = {
+        s: [c for c in found if c.schedule == s and c.feature is FEATURES[0]] for s in SCHEDULES
+    }
+    by_feature = {f.name: [c for c in found if c.feature is f] for f in FEATURES}
+    refused: dict[str, list[Cell]] = {}
+    for cell in found:
+        if cell.found.verdict in ("refused", "wrong"):
+            refused.setdefault(f"{cell.feature.name}: {cell.found.why}", []).append(cell)
+    return "\n".join(
+        [
+            "# Models, features and schedules against one process",
+            "",
+            f"Made by `make test-models` with {', '.join(versions())}. {len(found)} cells: "
+            f"{counts['equal']} equal bit for bit (=), {counts['rounding']} equal to rounding (≈, "
+            "within a millionth of a tensor's largest entry), "
+            f"{counts['refused']} refused (–), {counts['wrong']} wrong.",
+            "",
+            "Each cell trains a model by a plan, on ranks that are threads, and compares what its "
+            "feature names (gradients with losses and outputs, or weights) with one process that "
+            "runs the same stages one after another and adds the micro-batches' gradients in the "
+            "plan's order (`tests/models/oracle.py`).",
+            "",
+            "## A step, under every schedule",
+            "",
+            *table(found, by_schedule, "model"),
+            "",
+            f"## Every feature, under {', '.join(SAMPLE)}",
+            "",
+            "Where schedules differ a cell has several marks.",
+            "",
+            *table(found, by_feature, "model"),
+            "",
+            "## What is refused, and why",
+            "",
+            *(
+                f"- {why.splitlines()[0]} ({len(cells_)}: "
+                f"{', '.join(dict.fromkeys(c.entry.name for c in cells_))}; "
+                f"{', '.join(dict.fromkeys(c.schedule for c in cells_))})"
+                for why, cells_ in refused.items()
+            ),
+            "",
+        ]
+    )
+
+
+def versions() -> list[str]:
+    """What was installed."""
+    found = []
+    for package in ("torch", "transformers", "peft"):
+        try:
+            found.append(f"{package} {version(package).partition('+')[0]}")
+        except PackageNotFoundError:
+            found.append(f"without {package}")
+    return found
+
+
+def main() -> int:
+    """Runs all cells, prints the page, and writes it where a file is named."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    found, wrong = [], 0
+    todo = cells()
+    begun = time.monotonic()
+    for k, (schedule, entry, feature) in enumerate(todo, 1):
+        cell = Cell(schedule, entry, feature, run(schedule, entry, feature))
+        found.append(cell)
+        if cell.found.verdict not in (feature.expected, "equal", "rounding"):
+            wrong += 1
+            told = f"{schedule} × {entry.name} × {feature.name}: {cell.found.verdict}"
+            print(f"{told}: {cell.found.why}", file=sys.stderr, flush=True)
+        if k % 50 == 0:
+            spent = time.monotonic() - begun
+            print(f"{k} of {len(todo)} cells, {spent:.0f} s", file=sys.stderr, flush=True)
+    page = document(found)
+    print(page)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(page, encoding="utf-8")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

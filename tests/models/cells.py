@@ -98,14 +98,14 @@ class Ranked(NamedTuple):
     def step(self, **more: Any) -> Any:
         """One step on the batch."""
         if self.batch.every_stage:
-            more["stage_kwargs"] = {s: self.batch.every_stage for s in self.modules}
+            more["stage_kwargs"] = dict.fromkeys(self.modules, self.batch.every_stage)
         return self.executor.step(self.batch.x, target=self.batch.target, **more)
 
     def evaluate(self) -> Any:
         """The forwards alone."""
         more: dict[str, Any] = {}
         if self.batch.every_stage:
-            more["stage_kwargs"] = {s: self.batch.every_stage for s in self.modules}
+            more["stage_kwargs"] = dict.fromkeys(self.modules, self.batch.every_stage)
         return self.executor.eval(self.batch.x, target=self.batch.target, **more)
 
     def gradients(self) -> dict[str, Tensor | None]:
@@ -179,9 +179,7 @@ def _modules(
     return found
 
 
-def compare(
-    expected: dict[str, Tensor | None], found: Sequence[dict[str, Tensor | None]]
-) -> Found:
+def compare(expected: dict[str, Tensor | None], found: Sequence[dict[str, Tensor | None]]) -> Found:
     """The worst of all comparisons; a rank's names may end in a blank and its copy's name."""
     worst = Found("equal")
     seen = set()

@@ -44,7 +44,7 @@ def _outcome(rank: Ranked, losses: list[Tensor], output: Any) -> Found:
         name = pipeline.name
         if (name, len(pipeline.stages) - 1) not in rank.modules:
             continue
-        own = outputs.get(name, outputs.get(""))
+        own = outputs[name] if name in outputs else outputs[""]
         for k, piece in enumerate(own.chunk(pipeline.microbatches)):
             m = graph.spec.pipelines[p].first + k
             found[f"output{m}"] = piece

@@ -4,6 +4,7 @@ and brings a batch and a loss. Those with `needs` come from a package that may b
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -58,7 +59,7 @@ def _in_stages(layers: Sequence[nn.Module], stages: int) -> list[nn.Module]:
     """The layers in as many rows, as equal as can be."""
     many = len(layers)
     bounds = [k * many // stages for k in range(stages + 1)]
-    return [nn.Sequential(*layers[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [nn.Sequential(*layers[a:b]) for a, b in pairwise(bounds)]
 
 
 def _seeded(make: Callable[[], list[nn.Module]]) -> list[nn.Module]:
@@ -286,7 +287,7 @@ def _unet(stages: int) -> list[nn.Module]:
         levels += [Perceptron2d() for _ in range(LAYERS - len(levels))]
         many = len(levels)
         bounds = [k * many // stages for k in range(stages + 1)]
-        return [UNetStage(levels[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+        return [UNetStage(levels[a:b]) for a, b in pairwise(bounds)]
 
     return _seeded(make)
 
@@ -312,7 +313,7 @@ def _pixels(rows: int) -> Batch:
 
 # Hugging Face -----------------------------------------------------------------------------------
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "bos_token_id": None,
     "eos_token_id": None,
@@ -326,7 +327,7 @@ ROUTED = DECODER | {"num_experts_per_tok": 2}
 
 
 def hugging_face(
-    name: str, config: str, prepare: Callable[[Any], Any] | None = None, **options: Any
+    name: str, config: str, options: dict[str, Any], prepare: Callable[[Any], Any] | None = None
 ) -> Entry:
     """A model of `transformers`, with sentences of unequal length: padded on the right, masked for
     every stage, -100 in the labels."""
@@ -367,6 +368,8 @@ def lora(model: Any) -> Any:
     return peft.get_peft_model(model, config)
 
 
+WINDOWS = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2}
+EXPERTS = {"moe_intermediate_size": 8}
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 ZOO = (
     Entry("perceptron", _perceptron, _vectors, square),
@@ -375,21 +378,14 @@ ZOO = (
     Entry("LSTM", _recurrent, _sentences, tokens),
     Entry("ResNet", _resnet, _pictures, F.cross_entropy),
     Entry("U-Net", _unet, _pixels, square),
-    hugging_face("GPT-2", "GPT2Config", **SMALL, **NO_DROPOUT),
-    hugging_face("Llama", "LlamaConfig", **DECODER),
-    hugging_face("Llama, tied", "LlamaConfig", **DECODER, tie_word_embeddings=True),
-    hugging_face("Llama, LoRA", "LlamaConfig", lora, **DECODER),
-    hugging_face("Mistral", "MistralConfig", **DECODER, sliding_window=4),
-    hugging_face(
-        "Qwen2",
-        "Qwen2Config",
-        **DECODER,
-        use_sliding_window=True,
-        sliding_window=4,
-        max_window_layers=2,
-    ),
-    hugging_face("Qwen3", "Qwen3Config", **DECODER),
-    hugging_face("Qwen3 MoE", "Qwen3MoeConfig", **ROUTED, num_experts=4, moe_intermediate_size=8),
-    hugging_face("Mixtral", "MixtralConfig", **ROUTED, num_local_experts=4),
+    hugging_face("GPT-2", "GPT2Config", SMALL | NO_DROPOUT),
+    hugging_face("Llama", "LlamaConfig", DECODER),
+    hugging_face("Llama, tied", "LlamaConfig", DECODER | {"tie_word_embeddings": True}),
+    hugging_face("Llama, LoRA", "LlamaConfig", DECODER, lora),
+    hugging_face("Mistral", "MistralConfig", DECODER | {"sliding_window": 4}),
+    hugging_face("Qwen2", "Qwen2Config", DECODER | WINDOWS),
+    hugging_face("Qwen3", "Qwen3Config", DECODER | WINDOWS),
+    hugging_face("Qwen3 MoE", "Qwen3MoeConfig", ROUTED | {"num_experts": 4} | EXPERTS),
+    hugging_face("Mixtral", "MixtralConfig", ROUTED | {"num_local_experts": 4}),
 )
 """Every model of the table, ours first."""

@@ -17,6 +17,7 @@ LAYERS = (
     ("executor",),
     ("clip", "local"),
     ("train",),
+    ("hf",),
 )
 ROOM = "runtime."
 
