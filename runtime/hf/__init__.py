@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stretto.runtime.hf.causal_lm import CausalLM as CausalLM
-    from stretto.runtime.hf.split import fill as fill
-    from stretto.runtime.hf.split import split as split
+    from stretto.runtime.hf.stages import fill as fill
+    from stretto.runtime.hf.stages import split as split
 
 __all__ = ["CausalLM", "fill", "split"]
 
@@ -17,9 +17,7 @@ __all__ = ["CausalLM", "fill", "split"]
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    where = {"CausalLM": "causal_lm", "fill": "split", "split": "split"}
+    where = {"CausalLM": "causal_lm", "fill": "stages", "split": "stages"}
     if name not in where:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{where[name]}"), name)
-    globals()[name] = found  # before the submodule of the same name hides it
-    return found
+    return getattr(import_module(f"{__name__}.{where[name]}"), name)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stretto.runtime.errors import PipelineError
-from stretto.runtime.hf.split import HFStage, split
+from stretto.runtime.hf.stages import HFStage, split
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
