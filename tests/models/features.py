@@ -147,6 +147,5 @@ FEATURES = (
     Feature("AdamW, two steps", "equal", alone_adamw, ranked_adamw),
     Feature("evaluation between", "equal", alone_step, ranked_eval_between),
     Feature("checkpoints", "equal", alone_step, ranked_step, change=Checkpointed),
-    Feature("compiled (aot)", "equal", alone_step, ranked_step, ranks_only=compiled),
     Feature("half is frozen", "equal", alone_step, ranked_step, change=frozen_half),
 )
