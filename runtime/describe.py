@@ -32,7 +32,7 @@ def describe(plan: RankPlan, name: ProgramName, at: int) -> str:
             return f"waits {_before(spec, program, at)}for {messages}"
         case Reduce(number):
             copy = plan.reductions[number].copies[0]
-            stage = plan.graph.label(StageId(copy.pipeline, copy.stage))
+            stage = plan.reductions[number].tie or plan.graph.label(StageId(*copy[:2]))
             others = ranks(_other_copies(plan, number))
             return f"sums the gradients of `{stage}` with {others}"
         case Receive(_, channel, result):

@@ -191,6 +191,8 @@ def _encode(header: Header) -> bytes:
             _leave_out(stage, Stage)
         _leave_out(pipeline, Pipeline)
     _leave_out(spec, Spec)
+    for reduction in value["reductions"]:
+        _leave_out(reduction, Reduction)
     _leave_out(value, Header)
     return _canonical(value)
 

@@ -8,7 +8,7 @@ All yield what is wrong as (path, words), for instance `$.spec.pipelines[0].stag
 from collections.abc import Iterable, Iterator
 
 from stretto.compiler.problem.kinds import KINDS
-from stretto.compiler.problem.spec import NONE, Operation, Spec
+from stretto.compiler.problem.spec import NONE, Operation, Spec, Tie
 from stretto.compiler.program.program import (
     Channel,
     Compute,
@@ -162,8 +162,22 @@ def _tables(spec: Spec) -> Iterator[Wrong]:
         yield from _operation(f"$.spec.rules[{k}][0]", rule.later, spec)
         yield from _operation(f"$.spec.rules[{k}][1]", rule.earlier, spec)
         yield from _index(f"$.spec.rules[{k}][2]", rule.at, len(spec.spans), "spans")
+    for k, tie in enumerate(spec.ties):
+        yield from _tie(f"$.spec.ties[{k}]", tie, spec)
     if spec.jitter[0] < 0 or spec.jitter[1] < 1 or max(spec.jitter) > MAX_NUMBER:
         yield "$.spec.jitter", f"{spec.jitter[0]}/{spec.jitter[1]} is no fraction of a duration"
+
+
+def _tie(path: str, tie: Tie, spec: Spec) -> Iterator[Wrong]:
+    for name in (tie.name, *(place.name for place in tie.places)):
+        if not name or not name.isprintable():
+            yield path, f"{name!r} is empty, or cannot be printed"
+    for h, holder in enumerate(tie.holders):
+        for k, (p, s, _) in enumerate(holder):
+            where = f"{path}.holders[{h}][{k}]"
+            wrong = [*_index(f"{where}[0]", p, len(spec.pipelines), "pipelines")]
+            wrong = wrong or [*_index(f"{where}[1]", s, len(spec.pipelines[p].stages), "stages")]
+            yield from wrong
 
 
 def _operation(path: str, operation: Operation, spec: Spec) -> Iterator[Wrong]:

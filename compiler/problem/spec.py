@@ -142,13 +142,36 @@ class Unit(NamedTuple):
     at: int  # index in Spec.spans
 
 
+class TiedPlace(NamedTuple):
+    """Where a parameter stands: a stage, and the name that its module gives it."""
+
+    pipeline: int
+    stage: int
+    name: str
+
+
+class Tie(Struct, frozen=True, forbid_unknown_fields=True):
+    """One parameter of the model that stands in several places. `holders`: each is one parameter in
+    the memory of one rank, with all places where that one stands; in this order their gradients are
+    added. A schedule says nothing of it: a runtime that has seen the model does."""
+
+    name: str
+    holders: tuple[tuple[TiedPlace, ...], ...]
+
+    @property
+    def places(self) -> tuple[TiedPlace, ...]:
+        """All places, holder by holder."""
+        return tuple(place for holder in self.holders for place in holder)
+
+
 class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything the author decided.
 
     `order` has, for every rank, the digest of the order that was written for it (`digest`), or
     "" where the compiler is to find or complete it; `written` has the orders themselves, complete
     or partial, and is left out of plan files: there the instruction list is the order, and the
-    digest ties the two. Where nothing was written for any rank `written` is empty.
+    digest ties the two. Where nothing was written for any rank `written` is empty. `ties` alone is
+    not the author's: what was found out of the model since.
     """
 
     name: str
@@ -172,6 +195,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     jitter: tuple[int, int] = (0, 1)  # numerator, denominator
     order: tuple[str, ...] = ()  # per rank
     written: tuple[tuple[Unit, ...], ...] = ()
+    ties: tuple[Tie, ...] = ()
 
 
 def show(spec: Spec, operation: Operation) -> str:

@@ -18,6 +18,8 @@ from stretto.compiler.problem.spec import NONE as NONE  # `as`: for those who re
 from stretto.compiler.problem.spec import Operation as Operation
 from stretto.compiler.problem.spec import Pipeline as Pipeline
 from stretto.compiler.problem.spec import Spec as Spec
+from stretto.compiler.problem.spec import Tie as Tie
+from stretto.compiler.problem.spec import TiedPlace as TiedPlace
 from stretto.compiler.problem.spec import show as show
 
 
@@ -38,9 +40,12 @@ class Copy(NamedTuple):
 
 
 class Reduction(Struct, frozen=True, order=True, forbid_unknown_fields=True):
-    """Copies of one stage whose gradients are summed, in this order: by rank, then pipeline."""
+    """Gradients that are summed. Without `tie` those of the copies of one stage, in this order: by
+    rank, then pipeline; what a tie names is not among them. Else those of the tie of this name: of
+    its holders, in its order; `copies` are then the stages that these stand in."""
 
     copies: tuple[Copy, ...]
+    tie: str = ""
 
 
 class Compute(Struct, frozen=True, array_like=True, tag="compute", gc=False):
@@ -87,8 +92,8 @@ class Free(Struct, frozen=True, array_like=True, tag="free", gc=False):
 
 
 class Reduce(Struct, frozen=True, array_like=True, tag="reduce", gc=False):
-    """Sum the gradients of the copies of a stage: all ranks of the reduction meet here, and each
-    copy has the sum afterwards."""
+    """Sum the gradients of the copies of a stage, or of the holders of a tie: all ranks of the
+    reduction meet here, and each has the sum afterwards."""
 
     reduction: int
 

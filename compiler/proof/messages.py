@@ -114,8 +114,9 @@ class Wording:
         return name(self.program.spec, operation)
 
     def reduction(self, reduction: Reduction) -> str:
-        """The sum in words, with the copies that it is over."""
-        return f"sum of the gradients of {self.copies(reduction.copies)}"
+        """The sum in words, with the copies that it is over, or the stages of the tie."""
+        what = f"`{reduction.tie}` in " if reduction.tie else ""
+        return f"sum of the gradients of {what}{self.copies(reduction.copies)}"
 
     def copies(self, copies: Iterable[Copy]) -> str:
         """The copies of a stage: `stage 0 of main (rank 1), stage 0 of back (rank 2)`."""

@@ -66,7 +66,7 @@ class Obligations:
                 self.bases[p, s] = self.entries
                 self.of.update(_stage(self, p, s, feeders.get((p, s), ())))
                 self.entries += pipeline.microbatches * self.width
-        self.reductions = _reductions(spec)
+        self.reductions = (*_reductions(spec), *_tied(spec))
         self.before, self.across = _rules(self)
 
     def backward(self, pipeline: int) -> bool:
@@ -163,6 +163,16 @@ def _reductions(spec: Spec) -> tuple[Reduction, ...]:
         if len(group) > 1 and not all(spec.pipelines[p].forward_only for p in group)
         for s in range(len(spec.pipelines[group[0]].stages))
     )
+
+
+def _tied(spec: Spec) -> Iterator[Reduction]:
+    """And one for every tie that stands in several memories, if it is trained anywhere: over the
+    stages where it stands, each once, as the tie has them."""
+    for tie in spec.ties:
+        where = dict.fromkeys((p, s) for holder in tie.holders for p, s, _ in holder)
+        if len(tie.holders) > 1 and any(not spec.pipelines[p].forward_only for p, _ in where):
+            copies = tuple(Copy(p, s, spec.pipelines[p].stages[s].rank) for p, s in where)
+            yield Reduction(copies, tie.name)
 
 
 def original(p: int, pipeline: Pipeline) -> int:

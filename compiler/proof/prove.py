@@ -21,6 +21,7 @@ from stretto.compiler.proof.messages import Excess, Wording, over_limit
 from stretto.compiler.proof.obligations import Obligations, original
 from stretto.compiler.proof.rank import walk
 from stretto.compiler.proof.simulate import RankTimes, run_together
+from stretto.compiler.proof.ties import ties
 
 ASSUMPTIONS = (
     "Each rank runs its list from top to bottom, one instruction after another.",
@@ -63,7 +64,7 @@ def prove(program: Program, claims: Claims | None = None) -> Proof:
     obligations = Obligations(spec, program.name)
     ledger = Ledger.of(program, obligations)
     words = Wording(program, ledger.sent, ledger.sent_at)
-    _reject([*_sizes(spec), *_tables(program, obligations, words), *_shares(spec)])
+    _reject([*_sizes(spec), *ties(spec), *_tables(program, obligations, words), *_shares(spec)])
     ranks = [walk(program, obligations, rank, ledger, words) for rank in range(spec.ranks)]
     _reject(
         [

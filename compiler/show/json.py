@@ -105,8 +105,9 @@ def slot(program: Program, one: Wait | Free) -> dict[str, Any]:
 
 
 def reduce(program: Program, one: Reduce) -> dict[str, Any]:
-    """The copies of a stage whose gradients are summed."""
-    return {"copies": list(copies(program, one.reduction))}
+    """The copies of a stage whose gradients are summed, or the stages that a tie stands in."""
+    tie = program.reductions[one.reduction].tie
+    return {"copies": list(copies(program, one.reduction)), **({"tie": tie} if tie else {})}
 
 
 INSTRUCTIONS: dict[type, Callable[[Program, Any], dict[str, Any]]] = {
@@ -127,6 +128,6 @@ def link(program: Program, channel: int) -> dict[str, Any]:
 
 
 def copies(program: Program, reduction: int) -> Iterator[dict[str, Any]]:
-    """The copies of one stage that a reduction sums."""
+    """The copies of one stage that a reduction sums, or the stages of a tie."""
     for pipeline, stage, rank in program.reductions[reduction].copies:
         yield {"pipeline": program.spec.pipelines[pipeline].name, "stage": stage, "rank": rank}
