@@ -4,12 +4,13 @@ In comes a plan (`compiler.plan`), a rank's modules and a loss; out come gradien
 losses, bit for bit those of one process that adds in the plan's order. It decides nothing: the
 order, the messages and the buffers all stand in the plan. `stages_of` says which stages a rank
 holds, `Executor` runs a rank, `run_local` all ranks as threads of one process; `clip_grad_norm_`
-clips over all of them; `Model` is what `stretto run` trains; every failure is a `PipelineError`.
+clips over all of them, `GradScaler` scales their losses; `Model` is what `stretto run` trains;
+every failure is a `PipelineError`.
 
 From the bottom up: `batch`, `topology`, `rank_program`, `tensor_spec`; `transport` (tensors between
 ranks); `stage` (a module at work); `coordination` (what ranks tell each other besides tensors);
 `parameters`, `agreement`, `replicas`, `interpreter`; `exchange` (numbers between steps);
-`executor`; `clip`; `local`; `train` (the command line).
+`executor`; `clip`, `scaler`; `local`; `train` (the command line).
 
 Names are loaded when they are used, so that a mistake in a command line is reported before torch is
 imported.
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
     from stretto.runtime.placement import HeldStage as HeldStage
     from stretto.runtime.placement import stage_counts as stage_counts
     from stretto.runtime.placement import stages_of as stages_of
+    from stretto.runtime.scaler import GradScaler as GradScaler
     from stretto.runtime.train.model import Model as Model
     from stretto.runtime.train.verify import verify as verify
 
 _WHERE = {
     "Executor": "stretto.runtime.executor",
     "ExecutorOptions": "stretto.runtime.executor",
+    "GradScaler": "stretto.runtime.scaler",
     "HeldStage": "stretto.runtime.placement",
     "Model": "stretto.runtime.train.model",
     "NonFiniteError": "stretto.runtime.errors",
@@ -48,6 +51,7 @@ _WHERE = {
 __all__ = [
     "Executor",
     "ExecutorOptions",
+    "GradScaler",
     "HeldStage",
     "Model",
     "NonFiniteError",

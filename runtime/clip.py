@@ -41,11 +41,16 @@ def clip_grad_norm_(
     after stage: to the last bit where gradients are, on the CPU. A parameter that several ranks
     hold counts once, and all its holders scale it alike, so that they stay equal. Parameters
     without a gradient do not count. `norm_type` is any p-norm, `float("inf")` the largest entry.
+    Gradients that a `GradScaler` has scaled are unscaled first.
 
     Every rank must call it, also one without stages or gradients; it waits for the others, and for
-    the device. Raises `NonFiniteError`, on every rank, with `error_if_nonfinite` where the norm is
-    no finite number, and `PipelineError` where another rank is gone or calls something else.
+    the device. (`torch.nn.utils.clip_grad_value_` needs no other rank: call it on
+    `executor.parameters()`.) Raises `NonFiniteError`, on every rank, with `error_if_nonfinite`
+    where the norm is no finite number, and `PipelineError` where another rank is gone or calls
+    something else.
     """
+    if executor.scaler is not None:
+        executor.scaler.agree()
     norm_type = float(norm_type)
     own = _own_norms(executor, norm_type, foreach)
     found = _of_all_ranks(executor, own)

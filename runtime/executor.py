@@ -23,6 +23,7 @@ from stretto.runtime.coordination.watchdog import Watchdog
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.exchange import Exchange
 from stretto.runtime.interpreter import Interpreter, StepInput
+from stretto.runtime.loss_scaler import LossScaler
 from stretto.runtime.microbatches import fill_losses, merged_outputs, microbatches
 from stretto.runtime.parameters import named_parameters, owned
 from stretto.runtime.rank_context import RankContext
@@ -86,6 +87,7 @@ class Executor:
         self.gathered, self.gather_lanes = 0, NONE  # of `train.gather`
         self.activity = Activity()
         self.exchange = Exchange(self.peers, transport, self.activity)
+        self.scaler: LossScaler | None = None
         listen(self.peers)
         self.watchdog = Watchdog(self.peers, watched(self.activity), transport.abort)
         try:
@@ -128,6 +130,8 @@ class Executor:
         Gradients are added to `.grad`. Raises `PipelineError`; the executor cannot be used after
         that.
         """
+        if self.scaler is not None:
+            self.scaler.before_step()
         return self._take_step("train", x, target, losses, return_outputs)
 
     def eval(

@@ -14,6 +14,7 @@ from stretto.runtime.batch import arguments, mapped
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.stage import split_backward
 from stretto.runtime.stage.own_weight_gradients import OwnWeightGradients, run_left
+from stretto.runtime.stage.precision import outside_autocast
 from stretto.runtime.stage.private import writable
 from stretto.runtime.stage.split_backward import DeferredWeightGrad, Gradients, Root
 from stretto.runtime.tensor_spec import flat
@@ -71,8 +72,9 @@ class StageModule:
     whose outputs it takes, in that order, `gradient_senders` those that send back the gradient of
     its own. `returns`: its output is a result of the step; `sends`: other stages take it; `learns`:
     it has backwards. `loss` is set where its output may go to the loss, which is divided by
-    `divisor` before the backward. `overlapped` is its class's way to run a forward and another's
-    backward in one call, `own` its ways to defer weights' gradients itself."""
+    `divisor` and multiplied by `scale` before the backward. `overlapped` is its class's way to run
+    a forward and another's backward in one call, `own` its ways to defer weights' gradients
+    itself."""
 
     stage: StageId
     name: str
@@ -86,6 +88,7 @@ class StageModule:
     divisor: int
     overlapped: Callable[..., Any] | None
     own: OwnWeightGradients
+    scale: float = 1.0
     saved: dict[int, SavedForward] = field(default_factory=dict)  # by micro-batch, as `deferred`
     deferred: dict[int, DeferredWeightGrad] = field(default_factory=dict)
 
@@ -127,12 +130,14 @@ class StageModule:
     def _saved(self, inputs: Result, result: Result, loss: Tensor | None) -> SavedForward:
         if loss is not None:
             scaled = loss / self.divisor if self.divisor > 1 else loss
+            scaled = scaled * self.scale if self.scale != 1 else scaled
             return SavedForward(inputs, (scaled,) if scaled.requires_grad else (), loss=scaled)
         carrying = tuple(tensor for tensor in result if tensor.requires_grad)
         if self.overlapped is not None:
             return SavedForward(inputs, carrying, carrying)
         return SavedForward(inputs, tuple(get_gradient_edge(tensor) for tensor in carrying))
 
+    @outside_autocast
     def backward(self, microbatch: int, gradients: Result) -> Result:
         """B: from the gradients of what it sent (none where it ends in the loss) to those of what
         it was given; adds to the parameters' `.grad`."""
@@ -142,6 +147,7 @@ class StageModule:
         self.run_builder()
         return without_gaps(saved, found)
 
+    @outside_autocast
     def input_gradient(self, microbatch: int, gradients: Result) -> Result:
         """I: as `backward`, but leaves the parameters to `weight_gradient`."""
         saved = self.saved.pop(microbatch)
@@ -155,6 +161,7 @@ class StageModule:
         self.deferred[microbatch] = deferred._replace(functions=left)
         return without_gaps(saved, found)
 
+    @outside_autocast
     def weight_gradient(self, microbatch: int) -> None:
         """W: adds to the parameters' `.grad` what the micro-batch's I has left."""
         deferred = self.deferred.pop(microbatch)

@@ -4,7 +4,7 @@ layer where that is a folder."""
 from tests.repository.sources import modules, ours
 
 LAYERS = (
-    ("errors",),
+    ("errors", "loss_scaler"),
     ("batch", "topology"),
     ("transport",),
     ("rank_program", "tensor_spec"),
@@ -15,7 +15,7 @@ LAYERS = (
     ("activity",),
     ("exchange",),
     ("executor",),
-    ("clip", "local"),
+    ("clip", "local", "scaler"),
     ("train",),
     ("hf",),
 )
