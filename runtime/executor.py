@@ -5,6 +5,7 @@ happens in which order stands in the plan; here it is only prepared for, once, a
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -20,6 +21,7 @@ from stretto.runtime.coordination.handshake import shake_hands
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.store import Store, store_of
 from stretto.runtime.coordination.watchdog import Watchdog
+from stretto.runtime.data_parallel.synchronization import DataParallel, require_processes
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.exchange import Exchange
 from stretto.runtime.interpreter import Interpreter, StepInput
@@ -32,6 +34,7 @@ from stretto.runtime.replicas import Replicas, lanes
 from stretto.runtime.stage.from_user import Loss, device_of, stage_modules
 from stretto.runtime.transport import Transport
 from stretto.runtime.transport.choose import transport_of
+from stretto.runtime.transport.local import Local
 
 
 class ExecutorOptions(TypedDict, total=False):
@@ -39,6 +42,11 @@ class ExecutorOptions(TypedDict, total=False):
 
     group: dist.ProcessGroup | None
     """The process group whose ranks the plan's ranks are; by default all processes."""
+
+    replicas: Any
+    """The processes that hold the same stages in other pipelines, whose gradients are averaged: a
+    process group, or one dimension of a `DeviceMesh`. Stages that DistributedDataParallel or
+    `fully_shard` has wrapped bring their own."""
 
     transport: Transport | None
     """How tensors travel; by default NCCL on GPUs, else gloo. `run_local` gives one."""
@@ -94,23 +102,19 @@ class Executor:
             self.plan = plan_for_rank(plan, self.rank, self.world)
             self.stages = stage_modules(self.plan, stages, loss_fn, self.scale_loss)
             self.context = RankContext(self.plan, self.stages, transport)
-            self._meet(plan, options.get("trust", False))
+            self.replicas = _meet(plan, self.peers, self.context, options.get("trust", False))
+            self.agreement = ShapeAgreement(self.peers, self.context)
+            self.data_parallel = _meet_replicas(self.context, options, self.peers.timeout)
         except Exception as error:
             self.watchdog.stop()
             post_failure(store, self.rank, str(error))
             raise
         self.activity.finish()
 
-    def _meet(self, plan: Plan | str | os.PathLike[str], trust: bool) -> None:
-        """What is done once with all ranks: the handshake, lanes, equal weights of copies."""
-        whole = None
-        if self.rank == 0 and not trust:
-            whole = plan if isinstance(plan, Plan) else read_plan(plan)
-        shake_hands(self.peers, self.plan.hash, whole)
-        self.context.transport.open(lanes(self.plan))
-        self.replicas = Replicas(self.context)
-        self.replicas.broadcast_weights(self.peers)
-        self.agreement = ShapeAgreement(self.peers, self.context)
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Around steps whose gradients are not averaged over the replicas yet: they add up in
+        `.grad`, each replica's own, and the next step outside averages the sum."""
+        return self.data_parallel.without()
 
     def step(
         self,
@@ -173,6 +177,7 @@ class Executor:
                 self.broken = str(error)
                 message = f"rank {self.rank} cannot begin the step: {error}"
                 post_failure(self.peers.store, self.rank, message)
+                self.data_parallel.fail(message)
                 raise
             self._run(run)
         fill_losses(self.plan.graph, run.losses, losses)
@@ -187,7 +192,8 @@ class Executor:
         own = microbatches(self.plan, self.stages, name, x, target)
         self.activity.doing = "agrees on the shapes of the step"
         shapes = self.agreement.outputs(own, self.activity.steps)
-        return Interpreter(self.context, self.replicas, program, StepInput(own, shapes, outputs))
+        step = StepInput(own, shapes, outputs)
+        return Interpreter(self.context, self.replicas, self.data_parallel, program, step)
 
     def _run(self, run: Interpreter) -> None:
         """Runs the list. Where it fails, tells the other ranks, and raises `PipelineError`."""
@@ -203,7 +209,32 @@ class Executor:
                 stage.forget()
             end = ending(self.peers, here.where, here.waiting_for, error)
             self.broken = end.reason
+            self.data_parallel.fail(end.reason)
             raise end.error from end.cause
+
+
+def _meet(
+    plan: Plan | str | os.PathLike[str], peers: Peers, context: RankContext, trust: bool
+) -> Replicas:
+    """What is done once with all ranks: the handshake, lanes, equal weights of copies."""
+    whole = None
+    if peers.rank == 0 and not trust:
+        whole = plan if isinstance(plan, Plan) else read_plan(plan)
+    shake_hands(peers, context.plan.hash, whole)
+    context.transport.open(lanes(context.plan))
+    replicas = Replicas(context)
+    replicas.broadcast_weights(peers)
+    return replicas
+
+
+def _meet_replicas(context: RankContext, options: ExecutorOptions, timeout: float) -> DataParallel:
+    """What is done once with the ranks that hold the same stages in other pipelines."""
+    processes = not isinstance(context.transport, Local)
+    require_processes(options.get("replicas"), processes)
+    data_parallel = DataParallel(context, options.get("replicas"))
+    group = options.get("group") or dist.group.WORLD
+    data_parallel.meet(dist.get_process_group_ranks(group) if processes else (), timeout)
+    return data_parallel
 
 
 def _check_keywords(options: Mapping[str, object]) -> None:

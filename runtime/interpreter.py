@@ -21,6 +21,7 @@ from stretto.compiler.program.program import (
 )
 from stretto.compiler.program.topology import KINDS
 from stretto.runtime.batch import tensors
+from stretto.runtime.data_parallel.synchronization import DataParallel
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.microbatches import NOTHING, PipelineMicrobatches
 from stretto.runtime.rank_context import RankContext
@@ -68,8 +69,14 @@ class Interpreter:
     reads it."""
 
     def __init__(
-        self, context: RankContext, replicas: Replicas, program: RankProgram, step: StepInput
+        self,
+        context: RankContext,
+        replicas: Replicas,
+        data_parallel: DataParallel,
+        program: RankProgram,
+        step: StepInput,
     ):
+        self.data_parallel = data_parallel
         self.context, self.replicas, self.program, self.step = context, replicas, program, step
         self.train = program.name == "train"
         self.slots: dict[int, Result] = {}
@@ -84,12 +91,19 @@ class Interpreter:
     def run(self) -> None:
         """Runs the list, top to bottom. Raises what the modules, the loss and the transport
         raise."""
+        self.data_parallel.prepare(self.train)
+        before, behind = self.data_parallel.actions(self.program)
         for at, instruction in enumerate(self.program.instructions):
             self.at = at
+            for act in before.get(at, ()):
+                act()
             INSTRUCTIONS[type(instruction)](self, instruction)
+            for act in behind.get(at, ()):
+                act()
         for made in self.returned:
             made.check(self)
         self.at = len(self.program.instructions)
+        self.data_parallel.finish(self.train)
 
     def stage(self, operation: Operation) -> StageModule:
         """The stage of this rank that the operation is of."""

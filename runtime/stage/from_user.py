@@ -13,6 +13,7 @@ from stretto.runtime.rank_program import RankPlan
 from stretto.runtime.stage.overlapped import overlapped_call
 from stretto.runtime.stage.own_weight_gradients import own_weight_gradients
 from stretto.runtime.stage.stage_module import LossFunction, StageModule
+from stretto.runtime.stage.wrappers import unwrapped
 from stretto.runtime.topology import StageGraph, StageId
 
 Given = Mapping[Any, Any] | Sequence[Any]
@@ -39,6 +40,7 @@ def stage_modules(
     for stage, module in modules.items():
         p = stage.pipeline
         judged, returns = graph.ends_in_loss(stage), not graph.users[stage]
+        module, ddp = unwrapped(module, f"`{graph.label(stage)}`")
         found[stage] = StageModule(
             stage=stage,
             name=graph.label(stage),
@@ -52,6 +54,7 @@ def stage_modules(
             divisor=graph.model_microbatches(p) if scale else 1,
             overlapped=overlapped_call(module),
             own=own_weight_gradients(module, builders.get(id(module))),
+            ddp=ddp,
         )
         if judged and found[stage].loss is None:
             raise PipelineError(

@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from stretto.runtime.batch import arguments, mapped
 from stretto.runtime.errors import PipelineError
+from stretto.runtime.stage.wrappers import sharded_parts
 from stretto.runtime.tensor_spec import TensorSpecs, dtype_name, flat, specs_of
 
 
@@ -50,6 +51,8 @@ def infer_outputs(module: nn.Module, example: ExampleInput, label: str) -> Tenso
     it runs once, on zeros (a first stage on `x`), and its buffers and the random numbers are put
     back. Raises `PipelineError`, naming the stage by `label`, where it fails or gives anything but
     tensors."""
+    if sharded_parts(module):  # stand-ins of its parameters would break it
+        return _run_sharded(module, example, label)
     traced = _traced(module, example, label)
     return _run_on_zeros(module, example, label) if traced is None else traced
 
@@ -85,6 +88,16 @@ def _run_on_zeros(module: nn.Module, example: ExampleInput, label: str) -> Tenso
         except Exception as error:
             raise PipelineError(f"{label} fails on {example}: {error}") from error
         return specs_of(flat(output, label))
+
+
+def _run_sharded(module: nn.Module, example: ExampleInput, label: str) -> TensorSpecs:
+    """Runs it once, on zeros; its weights are sharded again afterwards."""
+    args, kwargs = example.call(example.x, torch.zeros)
+    with _buffers_kept(module), torch.random.fork_rng(), torch.enable_grad():
+        output = module(*args, **kwargs)
+    for part in sharded_parts(module):
+        part.reshard()
+    return specs_of(flat(output, label))
 
 
 @contextmanager

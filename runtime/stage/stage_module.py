@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.parallel import DistributedDataParallel
 
 from stretto.runtime.batch import arguments, mapped
 from stretto.runtime.errors import PipelineError
@@ -74,7 +75,7 @@ class StageModule:
     it has backwards. `loss` is set where its output may go to the loss, which is divided by
     `divisor` and multiplied by `scale` before the backward. `overlapped` is its class's way to run
     a forward and another's backward in one call, `own` its ways to defer weights' gradients
-    itself."""
+    itself. `ddp` is what was around the module."""
 
     stage: StageId
     name: str
@@ -89,6 +90,7 @@ class StageModule:
     overlapped: Callable[..., Any] | None
     own: OwnWeightGradients
     scale: float = 1.0
+    ddp: DistributedDataParallel | None = None
     saved: dict[int, SavedForward] = field(default_factory=dict)  # by micro-batch, as `deferred`
     deferred: dict[int, DeferredWeightGrad] = field(default_factory=dict)
 

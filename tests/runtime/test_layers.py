@@ -10,7 +10,7 @@ LAYERS = (
     ("rank_program", "tensor_spec"),
     ("describe", "placement", "stage"),
     ("coordination", "microbatches", "parameters", "rank_context"),
-    ("stage_outputs", "replicas"),
+    ("data_parallel", "stage_outputs", "replicas"),
     ("agreement", "interpreter"),
     ("activity",),
     ("exchange",),

@@ -1,0 +1,122 @@
+"""FSDP2 (`fully_shard`) in a stage. In come the parts of the stage's module that it has sharded;
+what is promised is one reduction of their gradients per step. Within a step no backward reduces or
+reshards; gradients stay whole, in the type that the mixed precision policy reduces in, until the
+stage's last one is there. `reshard_after_forward` is kept: such parts are gathered again for each
+backward.
+
+torch's own schedules do the same to the same attributes (`torch.distributed.pipelining.stage`,
+`perform_reduce_grad`); what begins with an underscore is theirs, and is touched in this module
+alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+class ShardedStage:
+    """The sharded parts of one stage."""
+
+    def __init__(self, parts: Sequence[Any]):
+        self.parts = list(parts)
+
+    def parameter_ids(self) -> set[int]:
+        """The ids of the parameters that are sharded, as the modules have them now."""
+        return {
+            id(getattr(part, name))
+            for parameter in self._parameters()
+            for part, name in [(parameter._module_info.module, parameter._module_info.param_name)]
+        }
+
+    def groups(self) -> list[dist.ProcessGroup]:
+        """The process groups over which the parts are sharded or replicated, each once."""
+        found: dict[Any, dist.ProcessGroup] = {}
+        for group in self._groups():
+            for name in ("shard_process_group", "replicate_process_group"):
+                one = getattr(group.mesh_info, name, None)
+                if one is not None:
+                    found[tuple(dist.get_process_group_ranks(one))] = one
+        return list(found.values())
+
+    def prepare(self) -> None:
+        """Before a step's list: no backward of it reduces by itself."""
+        self._set(synchronize=False, last=False)
+
+    def gather(self) -> None:
+        """Begins to gather the weights; forwards wait for them."""
+        for part in self.parts:
+            part.unshard(async_op=True)
+
+    def gathered(self) -> None:
+        """Gathers weights that a forward has resharded since, and waits: halves of a backward may
+        read them."""
+        for part in self.parts:
+            part.unshard()
+
+    def fold(self) -> None:
+        """Behind a gradient of weights: adds it to what is accumulated, in the type in which
+        gradients are reduced."""
+        for parameter in self._parameters():
+            if hasattr(parameter, "_unsharded_param"):
+                parameter.accumulate_unsharded_grad_if_needed()
+                parameter.to_accumulated_grad_if_needed()
+
+    def begin(self) -> None:
+        """Reduces the gradients, and reshards. On a GPU this only queues it."""
+        self._set(synchronize=True, last=True)
+        self._reduce()
+
+    def works(self) -> list[dist.Work]:
+        """None that could be asked."""
+        return []
+
+    def finish(self) -> None:
+        """The reduced gradients are there for whoever comes next."""
+        for state in self._roots():
+            state._root_post_backward_final_callback()
+
+    def end_without(self) -> None:
+        """At the end of a step whose gradients are not reduced: they stay whole, the weights are
+        resharded."""
+        self._set(synchronize=False, last=True)
+        self._reduce()
+        self.finish()
+        self._set(synchronize=True, last=True)
+
+    def reshard(self) -> None:
+        """After an evaluation: what the optimizer changes next must be gathered anew."""
+        for part in self.parts:
+            part.reshard()
+
+    def abandon(self) -> None:
+        """After a step that failed."""
+
+    def _reduce(self) -> None:
+        with torch.no_grad():
+            for group in reversed(list(self._groups())):
+                group.post_backward()
+
+    def _set(self, synchronize: bool, last: bool) -> None:
+        for part in self.parts:
+            part.set_requires_gradient_sync(synchronize, recurse=False)
+            part.set_is_last_backward(last)
+            part.set_reshard_after_backward(last, recurse=False)
+
+    def _states(self) -> Iterator[Any]:
+        found = {id(state): state for state in (part._get_fsdp_state() for part in self.parts)}
+        return iter(found.values())
+
+    def _roots(self) -> Iterator[Any]:
+        return (state for state in self._states() if state._is_root)
+
+    def _groups(self) -> Iterator[Any]:
+        for state in self._states():
+            several = getattr(state, "_fsdp_param_groups", None)
+            if several is None:  # releases before 2.12 have one
+                several = [state._fsdp_param_group] if state._fsdp_param_group else []
+            yield from several
+
+    def _parameters(self) -> Iterator[Any]:
+        return (parameter for group in self._groups() for parameter in group.fsdp_params)
