@@ -13,7 +13,7 @@ WORKERS     ?= 2
 # worker runs one by one while the other runs what computes. Alone, `pytest FILE` has no workers.
 PYTEST       = $(RUN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help install demo test test-full test-models coverage fuzz lint docs docs-current lock clean
+.PHONY: help install demo test test-full test-models test-attacks coverage fuzz lint docs docs-current lock clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +41,9 @@ test-full: $(STAMP)  ## the test suite with its sweeps
 test-models: $(STAMP)  ## models, Hugging Face's too, and features under every schedule: docs/models.md
 	$(RUN)/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e '.[run,hf]'
 	$(RUN)/python -m tests.models docs/models.md
+
+test-attacks: $(STAMP)  ## all attacks on what is claimed, run and written; `make test` makes a sample
+	ATTACKS=1 $(PYTEST) --timeout=0 tests/attacks
 
 coverage: $(STAMP)  ## the test suite, and which lines it ran, processes that it starts included
 	$(PYTEST) -m 'not full' --cov --cov-report=term:skip-covered --cov-report=html:build/coverage

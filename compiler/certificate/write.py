@@ -20,22 +20,16 @@ from stretto.compiler.program.program import Claims, Program
 from stretto.compiler.program.timeline import Timed, time
 
 
-def certificate(program: Program, claims: Claims, bound: Bound | None = None) -> str:
+def certificate(
+    program: Program, claims: Claims, bound: Bound | None = None, plan: str | None = None
+) -> str:
     """The certificate of a Program with what is claimed of it, one JSON object on a line. `bound`:
-    the plan's own, which may be more than the evidence proves."""
-    spec = program.spec
-    if program.name == "eval":
-        lines = tuple(msgspec.structs.replace(line, forward_only=True) for line in spec.pipelines)
-        spec = msgspec.structs.replace(spec, pipelines=lines, rules=(), written=())
-    found: dict[str, Any] = {
-        "format": "stretto-certificate",
-        "version": 1,
-        "schedule_name": spec.name,
-        "time_unit": spec.time_unit,
-        "size_unit": spec.size_unit,
-        "instance": instance(spec),
-        "schedule": [list(_units(row)) for row in time(program).ranks],
-    }
+    the plan's own, which may be more than the evidence proves; `plan`: the plan's hash. Raises
+    `Refuted` where the step is larger than the checker takes."""
+    spec = _certified(program)
+    found: dict[str, Any] = {"format": "stretto-certificate", "version": 1, **of_program(program)}
+    if plan is not None:
+        found["plan"] = plan
     of = Instance(json.loads(json.dumps(found["instance"])))
     found["evidence"] = evidence(spec, of)
     proven = BoundCheck(of, json.loads(json.dumps(found["evidence"]))).value()
@@ -50,9 +44,30 @@ def certificate(program: Program, claims: Claims, bound: Bound | None = None) ->
     return json.dumps(found, separators=(",", ":")) + "\n"
 
 
-def unproven(text: str) -> str | None:
+def of_program(program: Program) -> dict[str, Any]:
+    """The part of a certificate that does not depend on what is claimed: names and units, what is
+    to be done, and when it runs."""
+    spec = _certified(program)
+    return {
+        "schedule_name": spec.name,
+        "time_unit": spec.time_unit,
+        "size_unit": spec.size_unit,
+        "instance": instance(spec),
+        "schedule": [list(_units(row)) for row in time(program).ranks],
+    }
+
+
+def _certified(program: Program) -> Spec:
+    """What the Program is to do: of forwards alone, nothing is trained."""
+    spec = program.spec
+    if program.name == "eval":
+        lines = tuple(msgspec.structs.replace(line, forward_only=True) for line in spec.pipelines)
+        spec = msgspec.structs.replace(spec, pipelines=lines, rules=(), written=())
+    return spec
+
+
+def unproven(found: dict[str, Any]) -> str | None:
     """What the plan says of its bound beyond what the certificate proves, in words."""
-    found = json.loads(text)
     stated, proven = found.get("stated"), found["claims"]["bound"]
     if not stated or stated["bound"] <= proven:
         return None

@@ -1,5 +1,6 @@
 """`stretto compile FILE -o PLAN`: write the plan, print the summary."""
 
+import json
 from argparse import ArgumentParser, Namespace
 
 import msgspec
@@ -8,7 +9,7 @@ from stretto.compiler.commands import files
 from stretto.compiler.commands.flags import add_inputs, add_messages, add_search
 from stretto.compiler.commands.load import load
 from stretto.compiler.diagnostics.printable import printable
-from stretto.compiler.plan.plan import write_plan
+from stretto.compiler.plan.plan import Plan, write_plan
 from stretto.compiler.show.summary import of_plan, step_of, table
 
 
@@ -46,15 +47,24 @@ def run(chosen: Namespace) -> int:
         with files.guarded(chosen.output):
             write_plan(plan, chosen.output)
     if chosen.certificate:
-        from stretto.compiler.certificate.write import certificate, unproven
-
-        name = step_of(plan)
-        text = certificate(plan.programs[name], plan.claims[name], plan.bound)
-        files.write(chosen.certificate, text)
-        if weaker := unproven(text):
-            files.say(f"{chosen.certificate}: {weaker}")
+        _certify(plan, chosen.certificate)
     summary = of_plan(plan)
     print(msgspec.json.encode(summary).decode() if chosen.json else printable(table(summary)))
     for written in filter(None, (chosen.output, chosen.certificate)):
         files.say(f"wrote {written}")
     return 0
+
+
+def _certify(plan: Plan, output: str) -> None:
+    """Write the certificate of the plan's step. Raises `Unusable` where there can be none."""
+    from stretto.compiler.certificate.checker.instance import Refuted
+    from stretto.compiler.certificate.write import certificate, unproven
+
+    name = step_of(plan)
+    try:
+        text = certificate(plan.programs[name], plan.claims[name], plan.bound, plan.hash)
+    except Refuted as error:
+        raise files.Unusable(f"no certificate is written to `{output}`: {error}") from None
+    files.write(output, text)
+    if weaker := unproven(json.loads(text)):
+        files.say(f"{output}: {weaker}")

@@ -100,6 +100,19 @@ def schedule(name: str) -> Source:
         return Source(name, decoded(name, file.read(LARGEST_TEXT + 1)))
 
 
+def bounded(name: str, most: int) -> bytes:
+    """What a file, a pipe or `-` has, if that is no more than so many bytes. Raises `Unusable`."""
+    if name == "-" and sys.stdin is None:
+        raise Unusable("standard input is closed")
+    if name != "-" and not Path(name).exists():
+        raise Unusable(f"there is no file `{name}`")
+    with guarded(name), open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
+        data: bytes = file.read(most + 1)
+    if len(data) > most:
+        raise Unusable(f"`{name}` is larger than {most >> 20} MiB")
+    return data
+
+
 def decoded(name: str, data: bytes) -> str:
     """The bytes of the file `name` as text. Raises `Unusable` if too large or no UTF-8."""
     if len(data) > LARGEST_TEXT:

@@ -42,6 +42,7 @@ class Durations:
         listed: list[Any] = [(f, kind, b, t) for (f, kind, b), t in self.instance.pairs.items()]
         listed += [(f[1:3], b[0], b[1:3], t) for (f, b), t in self.instance.rare.items()]
         found = []
+        self.instance.spend(len(listed) * len(self.instance.slices) ** 2)
         for (p, s), kind, (q, t), ticks in listed:
             for j, k in product(self.instance.slices, self.instance.slices):
                 f, b = ("F", p, s, j), self.backward(("F", q, t, k))
@@ -54,6 +55,7 @@ class Durations:
     def _least(self, one: OpType) -> int:
         kind, p, s, k = one
         least = []
+        self.instance.spend(self.count[one] if self.instance.exceptions else 1)
         for m in range(self.count[one]) if self.instance.exceptions else [0]:
             b, i, w = (self.instance.ticks((other, p, s, m, k)) for other in "BIW")
             halves = {"I": min(i, b), "W": min(w, b - min(i, b))}

@@ -1,7 +1,7 @@
 """What must come before what, and the least time before and after every operation that follows
 from it: longest paths over operations that repeat from micro-batch to micro-batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -17,8 +17,9 @@ of the tail, for every i."""
 TickMap = dict[TypedOp, int]
 """Ticks by operation."""
 
-UNREACHED = -(1 << 62)
-"""The time of an operation that no chain connects."""
+UNREACHED = -(1 << 100)
+"""The time of an operation that no chain connects: below all that a chain of 2^20 operations of at
+most 2^53 ticks adds up to."""
 
 
 def lower_sets(types: dict[OpType, int], edges: list[TypeEdge]) -> dict[OpType, set[OpType]]:
@@ -42,7 +43,8 @@ class OrderGraph:
     """Types of one pipeline after another, or a rank's in place of all: `count`, how many
     operations each has; `rank`; ticks from an operation's start to its result (`path`), and for
     which it keeps others off its rank (`ticks`). `singles`: one operation after another. `in_turn`:
-    whether the operations of a type run in turn. Worked out from these: who comes right before
+    whether the operations of a type run in turn. `spend`: told how many steps will be made. Worked
+    out from these: who comes right before
     (`into`) and after (`out`), a sequence that honours it (`order`), and the `shifts`, by which
     operations of one type of a rank follow those of another at least. Raises `Refuted` where there
     is a circle."""
@@ -54,6 +56,7 @@ class OrderGraph:
     edges: list[TypeEdge]
     singles: list[tuple[TypedOp, TypedOp]]
     in_turn: bool
+    spend: Callable[[int], None]
     into: dict[OpType, list[tuple[OpType, int, int]]] = field(init=False)
     out: dict[OpType, list[tuple[OpType, int, int]]] = field(init=False)
     order: list[TypedOp] = field(init=False)
@@ -70,6 +73,7 @@ class OrderGraph:
         for a, b in self.singles:
             self._before.setdefault(b, []).append(a)
             self._after.setdefault(a, []).append(b)
+        self.spend(sum(self.count.values()) + sum(self.count[b] for _, b, _, _ in self.edges))
         waits = {one: sum(1 for _ in self.near(one, True)) for one in self.members()}
         self.order = [one for one, n in waits.items() if not n]
         for one in self.order:  # grows while it is read
@@ -99,9 +103,11 @@ class OrderGraph:
         for a, b, _, shift in self.edges:
             if self.rank[a] == self.rank[b]:
                 least[a, b] = min(shift, least.get((a, b), shift))
+        self.spend(len(self.count) ** 2)
         lower = lower_sets(self.count, self.edges)
         for rank in set(self.rank.values()):
             own = [s for s in self.count if self.rank[s] == rank]
+            self.spend(len(own) ** 3)
             for b in own:
                 for a in lower[b].intersection(own) - {b}:
                     least[a, b] = 0
@@ -118,6 +124,8 @@ class OrderGraph:
         group: dict[OpType, list[tuple[OpType, int]]] = {s: [] for s in self.count}
         for (a, b), shift in self.shifts.items():
             group[b if before else a].append((a, -shift) if before else (b, shift))
+        near = self.into if before else self.out
+        self.spend(sum(n * (1 + len(near[s]) + len(group[s])) for s, n in self.count.items()))
         found: TickMap = {}
         for one in self.order if before else reversed(self.order):
             kind, m = one

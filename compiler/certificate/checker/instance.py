@@ -16,6 +16,9 @@ ENDS = {"F": "F", "B": "BW", "I": "IB", "W": "WB"}
 
 SIZES = ("activation", "kept")
 
+MOST_TYPES = 4096  # of operations; what is worked out for each two of them must fit in memory
+MOST_STEPS = 600_000_000  # some minutes
+
 
 class Refuted(Exception):
     """The certificate does not prove what it claims; the text says where, in a sentence."""
@@ -51,6 +54,14 @@ class Instance:
         self.exceptions = {op(o): ticks for o, ticks in data["exceptions"]}
         self.pairs = {(tuple(f), kind, tuple(b)): ticks for f, kind, b, ticks in data["pairs"]}
         self.rare = {(op(f), op(b)): ticks for f, b, ticks in data["exceptional_pairs"]}
+        self.steps = 0
+        for table, name in (
+            (self.transfers, "transfers"),
+            (self.exceptions, "exceptions"),
+            (self.pairs, "pairs"),
+            (self.rare, "exceptional_pairs"),
+        ):
+            demand(len(table) == len(data[name]), f"the instance's `{name}` say something twice")
         self.rules = [(op(later), op(earlier)) for later, earlier in data["rules"]]
         self.fixed = [[[op(o) for o in unit] for unit in units] for units in data["fixed"]]
         self._demand_choices()
@@ -78,10 +89,35 @@ class Instance:
                 stage["rank"] in range(self.ranks),
                 f"a stage of the instance is on rank {stage['rank']}, of {self.ranks} ranks",
             )
+        types = len(self.slices) * sum(
+            len(line["stages"]) * (1 if line["forward_only"] else 3 if self.split else 2)
+            for line in self.pipelines
+        )
+        demand(
+            types <= MOST_TYPES,
+            f"the instance has {types} types of operations (kind, stage, slice), more than the "
+            f"{MOST_TYPES} that this checker takes",
+        )
+        everywhere = all(
+            0 <= q < len(self.pipelines) and 0 <= s < len(self.pipelines[q]["stages"])
+            for line in self.pipelines
+            for q, s in line["feeds"]
+        )
+        demand(everywhere, "a pipeline of the instance feeds a stage that there is not")
         demand(
             len(self.limits) == self.ranks,
             f"the instance has {len(self.limits)} limits; it should have one, or null, for each "
             f"of {self.ranks} ranks",
+        )
+
+    def spend(self, steps: int) -> None:
+        """Note work to be done. Raises `Refuted` where all of it together is too much: a small file
+        must not keep the checker busy for hours."""
+        self.steps += steps
+        demand(
+            self.steps <= MOST_STEPS,
+            f"to check this takes more than {MOST_STEPS} steps, which is more than this checker "
+            "takes: nothing is said of it",
         )
 
     def stages(self) -> list[dict[str, Any]]:

@@ -111,6 +111,7 @@ def _graph(
         edges=edges,
         singles=[],
         in_turn=True,
+        spend=relaxed.instance.spend,
     )
 
 
@@ -125,6 +126,7 @@ def _released(graph: OrderGraph, heads: TickMap, memory: StageMemory) -> bool:
 
     for n in range(graph.count[f]):
         ways = []
+        graph.spend(min(n + 1, limit // least))
         for j in range(max(0, n + 1 - limit // least), n + 1):
             fits = (limit - (n + 1 - j) * least) // kept if kept else j
             ways.append(max(ended(i, j), ended(w, j - fits)))
@@ -146,6 +148,7 @@ def _raise(
     for kind, types in _roles(relaxed, rank).items():
         total = sum(graph.count[s] for s in types)
         for s in types:
+            graph.spend(graph.count[s] * len(types))
             for m in range(graph.count[s]):
                 n = sum(_apart(graph, s, m, other, before) for other in types)
                 at = found[(kind, -1, rank, -1), n if before else total - 1 - n]

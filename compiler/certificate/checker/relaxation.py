@@ -24,6 +24,7 @@ class RelaxedInstance:
         self.singles: list[tuple[TypedOp, TypedOp]] = []
         self._rules()
         self._fixed()
+        instance.spend(len(self.count) ** 2)
         self.lower = lower_sets(self.count, self.edges)
         if self.in_turn:
             self.edges += [(s, s, 0, 1) for s in self.count]
@@ -33,7 +34,14 @@ class RelaxedInstance:
         """The graph of it, if operations keep others off their rank for so many ticks."""
         path = self.durations.path
         return OrderGraph(
-            self.count, self.rank, path, ticks, self.edges, self.singles, self.in_turn
+            self.count,
+            self.rank,
+            path,
+            ticks,
+            self.edges,
+            self.singles,
+            self.in_turn,
+            self.instance.spend,
         )
 
     def on(self, rank: int) -> list[OpType]:
@@ -96,6 +104,7 @@ class RelaxedInstance:
             for kind, m in (one for group in groups for one in sorted(group)):
                 turns.setdefault(kind, []).append(m)
             for before, after in pairwise(groups):
+                self.instance.spend(len(before) * len(after))
                 self.singles += product(before, after)
         self.in_turn &= all(turns[s] == list(range(self.count[s])) for s in turns)
 

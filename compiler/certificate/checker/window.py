@@ -2,11 +2,15 @@
 memory takes; in the last t2, after its last forward, it runs only what memory then held; unless all
 of its work fits into these, t1 + t2 + the rest of its work."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from stretto.compiler.certificate.checker.graph import TickMap
 from stretto.compiler.certificate.checker.instance import OpType, demand
 from stretto.compiler.certificate.checker.relaxation import RelaxedInstance
+
+Spend = Callable[[int], None]
+"""Is told how many steps will be made."""
 
 Items = list[tuple[int, int, int]]
 """Grains, ticks, how many."""
@@ -40,7 +44,8 @@ def window(relaxed: RelaxedInstance, rank: int, heads: TickMap, tails: TickMap) 
     alike = not relaxed.instance.exceptions
     demand(alike, f"{case}, and operations of the instance have durations of their own")
     demand(bool(stages), f"{case}, which trains nothing")
-    work = _work(relaxed, rank, own, stages)
+    work, spend = _work(relaxed, rank, own, stages), relaxed.instance.spend
+    spend(8 * work.forwards)
 
     def least(types: list[OpType], times: TickMap) -> int:
         return min(times[s, m] for s in types for m in range(relaxed.count[s]))
@@ -52,11 +57,11 @@ def window(relaxed: RelaxedInstance, rank: int, heads: TickMap, tails: TickMap) 
     after = min(t2 - least(own, tails), work.free + most(work.rests, work.limit))
     demand(before >= 0 <= after, f"{case}, whose windows are {before} and {after} ticks long")
     found = [
-        t1 + work.total - _spent(work, before, None),
-        t2 + work.total - _spent(work, None, after),
+        t1 + work.total - _spent(work, spend, before, None),
+        t2 + work.total - _spent(work, spend, None, after),
     ]
     if work.total > before + after:
-        found.append(t1 + t2 + work.total - _spent(work, before, after))
+        found.append(t1 + t2 + work.total - _spent(work, spend, before, after))
     return max(found)
 
 
@@ -94,7 +99,7 @@ def _work(
     )
 
 
-def _spent(work: RankAtEnds, before: int | None, after: int | None) -> int:
+def _spent(work: RankAtEnds, spend: Spend, before: int | None, after: int | None) -> int:
     """The most that an order can put into the windows and save; None: this window takes no part.
     With x forwards and y backwards in the windows no more than the others may overlap."""
     xs = most([(a, 1, n) for a, _, n in work.starts], work.limit) + work.forwards - work.backwards
@@ -102,6 +107,7 @@ def _spent(work: RankAtEnds, before: int | None, after: int | None) -> int:
     many = work.forwards if before is not None and work.saved else 0
     late = work.backwards if after is not None and work.saved else 0
     options = []
+    spend((min(xs, many) + 1) * (min(ys, late) + 1))
     for x in range(min(xs, many) + 1):
         a = before or 0
         if work.saved:
