@@ -7,10 +7,11 @@ holds, `Executor` runs a rank, `run_local` all ranks as threads of one process; 
 clips over all of them, `GradScaler` scales their losses; `Model` is what `stretto run` trains;
 every failure is a `PipelineError`.
 
-From the bottom up: `batch`, `topology`, `rank_program`, `tensor_spec`; `transport` (tensors between
-ranks); `stage` (a module at work); `coordination` (what ranks tell each other besides tensors);
-`parameters`, `agreement`, `replicas`, `interpreter`; `exchange` (numbers between steps);
-`executor`; `clip`, `scaler`; `local`; `train` (the command line).
+From the bottom up: `containers`, `chunks`, `batch`, `given` (what a step is given); `topology`,
+`rank_program`, `tensor_spec`; `transport` (tensors between ranks); `stage` (a module at work);
+`coordination` (what ranks tell each other besides tensors); `parameters`, `agreement`, `replicas`,
+`interpreter`; `exchange` (numbers between steps); `executor`; `clip`, `scaler`; `local`; `train`
+(the command line).
 
 Names are loaded when they are used, so that a mistake in a command line is reported before torch is
 imported.
@@ -19,7 +20,9 @@ imported.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stretto.runtime.batch import Arguments as Arguments
     from stretto.runtime.clip import clip_grad_norm_ as clip_grad_norm_
+    from stretto.runtime.containers import MicrobatchList as MicrobatchList
     from stretto.runtime.errors import NonFiniteError as NonFiniteError
     from stretto.runtime.errors import PipelineError as PipelineError
     from stretto.runtime.errors import Stopped as Stopped
@@ -34,10 +37,12 @@ if TYPE_CHECKING:
     from stretto.runtime.train.verify import verify as verify
 
 _WHERE = {
+    "Arguments": "stretto.runtime.batch",
     "Executor": "stretto.runtime.executor",
     "ExecutorOptions": "stretto.runtime.executor",
     "GradScaler": "stretto.runtime.scaler",
     "HeldStage": "stretto.runtime.placement",
+    "MicrobatchList": "stretto.runtime.containers",
     "Model": "stretto.runtime.train.model",
     "NonFiniteError": "stretto.runtime.errors",
     "PipelineError": "stretto.runtime.errors",
@@ -49,10 +54,12 @@ _WHERE = {
     "verify": "stretto.runtime.train.verify",
 }
 __all__ = [
+    "Arguments",
     "Executor",
     "ExecutorOptions",
     "GradScaler",
     "HeldStage",
+    "MicrobatchList",
     "Model",
     "NonFiniteError",
     "PipelineError",

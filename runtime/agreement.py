@@ -9,7 +9,8 @@ from stretto.runtime.batch import signature
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.store import MissingKeys
 from stretto.runtime.errors import PipelineError
-from stretto.runtime.microbatches import PipelineMicrobatches, input_label
+from stretto.runtime.given import input_label
+from stretto.runtime.microbatches import PipelineMicrobatches
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.stage_outputs import StageOutputs, agree_on_outputs
 
@@ -40,10 +41,9 @@ class ShapeAgreement:
         own.update(zip(lacking, told, strict=True))
         key = repr(own)
         if key not in self.agreed:
-            first = {p: inputs.x[0] for p, inputs in microbatches.items() if inputs.x}
             try:
                 self.agreed[key] = agree_on_outputs(
-                    self.peers, self.context, first, len(self.agreed)
+                    self.peers, self.context, microbatches, len(self.agreed)
                 )
             except MissingKeys as missing:
                 raise self._absent(missing) from None

@@ -1,100 +1,143 @@
-"""Batches and micro-batches. In comes what the user gives a step: a tensor, or (nested) tuples,
-lists and dicts of tensors. Out come equal pieces of it along dimension 0; the way back concatenates
-the outputs of micro-batches. The helpers here walk such nested values."""
+"""What a stage is called with, and outputs of micro-batches merged. In comes what the user gives a
+step for one micro-batch, or what the last stage gave for each; out come arguments, or one value for
+the whole batch. How nested values are walked stands in `containers`, how a batch is cut in
+`chunks`."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from stretto.runtime.chunks import is_chunk, is_replicate
+from stretto.runtime.containers import MicrobatchList, items_of, rebuilt
+from stretto.runtime.containers import mapped as mapped
+from stretto.runtime.containers import tensors as tensors
 from stretto.runtime.errors import PipelineError
 
 
-def pieces(batch: Any, count: int, label: str) -> list[Any]:
-    """Cuts the batch along dimension 0 into `count` equal pieces; whatever is no tensor is repeated
-    in each of them.
+class Arguments(NamedTuple):
+    """A stage's arguments, by position and by keyword. As x it says both; an x that is a tuple or
+    list is the arguments by position, a `Mapping` those by keyword."""
 
-    Raises `PipelineError`, in which `label` names the batch, where there is no tensor, tensors
-    differ in dimension 0, or it does not divide by `count`.
-    """
-    sizes = {t.shape[0] if t.dim() else 0 for t in tensors(batch)}
-    if not sizes:
-        raise PipelineError(f"{label} holds no tensor")
-    if len(sizes) > 1:
-        some = " and ".join(str(size) for size in sorted(sizes))
-        raise PipelineError(f"{label} has tensors with {some} rows: all need the same dimension 0")
-    (rows,) = sizes
-    if rows == 0 or rows % count:
-        below, above = rows // count * count, (rows // count + 1) * count
-        raise PipelineError(
-            f"{label} has {rows} rows, which do not divide into {count} micro-batches: give it "
-            + (f"{below} or {above}" if below else str(above))
-        )
-    step = rows // count
-    return [
-        mapped(lambda t, k=k: t[k * step : (k + 1) * step], batch)  # type: ignore[misc]
-        for k in range(count)
-    ]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = {}
 
 
-def merged(outputs: Sequence[Any]) -> Any:
-    """The outputs of all micro-batches, concatenated along dimension 0; tensors without dimensions
-    become a vector."""
-    first = outputs[0]
-    if isinstance(first, Tensor):
-        return torch.cat(tuple(outputs)) if first.dim() else torch.stack(tuple(outputs))
-    if isinstance(first, dict):
-        return {key: merged([output[key] for output in outputs]) for key in first}
-    if isinstance(first, tuple | list):
-        return type(first)(merged(column) for column in zip(*outputs, strict=True))
-    return first
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor in the value, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors(item)
-
-
-def mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
-    """The value with `change` applied to every tensor in it."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: mapped(change, item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(mapped(change, item) for item in value)
-    return value
+def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """How a first stage is called with a micro-batch: a tuple or list is its positional arguments,
+    a `Mapping` its keywords, `Arguments` both, anything else (also a named tuple or a dataclass)
+    its one argument."""
+    if isinstance(x, Arguments):
+        return tuple(x.args), dict(x.kwargs)
+    if isinstance(x, Mapping):
+        return (), dict(x)
+    if isinstance(x, tuple | list) and not hasattr(x, "_fields"):
+        return tuple(x), {}
+    return (x,), {}
 
 
 def signature(value: Any) -> str:
     """The structure of the value with each tensor's shape and dtype, as text: values with equal
     signatures need no new agreement between ranks."""
-    return repr(mapped(_shape_and_dtype, value))
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, Arguments):  # as the user has probably written it
+        if not value.kwargs:
+            return signature(value.args[0] if len(value.args) == 1 else value.args)
+        return signature({**dict(enumerate(value.args)), **value.kwargs})
+    held = items_of(value)
+    if held is None:
+        plain = value is None or isinstance(value, bool | int | float | str | bytes)
+        return repr(value) if plain else type(value).__name__
+    inside = ", ".join(f"{key!r}: {signature(item)}" for key, item in held)
+    if isinstance(value, Mapping):
+        return f"{{{inside}}}"
+    named = ", ".join(signature(item) for _, item in held)
+    if type(value) is tuple:
+        return f"({named}{',' * (len(held) == 1)})"
+    return f"[{named}]" if type(value) is list else f"{type(value).__name__}({inside})"
 
 
-class _Unquoted(str):
-    """A text whose `repr` has no quotes."""
+def merged(outputs: Sequence[Any], spec: Any = None, label: str = "the output") -> Any:
+    """The outputs of all micro-batches as one of the same type. Tensors are concatenated along
+    dimension 0, or as `spec` says (torch's `output_merge_spec`: a `TensorChunkSpec`, a
+    `_CustomReducer`, anything else for what must be equal); those without dimensions become a
+    vector. What is no tensor stays where all micro-batches agree. Where they do not, and where
+    tensors do not fit, there is a `MicrobatchList` of it.
 
-    __repr__ = str.__str__
+    Raises `PipelineError` where the spec does not fit; the step is done by then.
+    """
+    first = outputs[0]
+    if spec is not None and not is_chunk(spec):
+        if hasattr(spec, "reduce_fn"):
+            total = spec.init_value
+            for output in outputs:
+                total = spec.reduce_fn(total, output)
+            return total
+        if is_replicate(spec) or items_of(spec) is None:
+            return _equal(outputs, label)
+    held = items_of(first)
+    if held is not None and all(_alike(first, other) for other in outputs[1:]):
+        columns = zip(*([item for _, item in items_of(o) or ()] for o in outputs), strict=True)
+        return rebuilt(
+            first,
+            [
+                merged(column, _spec_of(spec, key, held, label), f"{label}[{key!r}]")
+                for (key, _), column in zip(held, columns, strict=True)
+            ],
+        )
+    if held is None and all(isinstance(output, Tensor) for output in outputs):
+        return _joined(outputs, spec, label)
+    if is_chunk(spec):
+        raise PipelineError(f"{label} is a {type(first).__name__}, and its merge spec says {spec}")
+    if spec is not None:
+        raise PipelineError(f"the merge spec of {label} has another structure than it")
+    return first if all(_is_same(first, other) for other in outputs) else MicrobatchList(outputs)
 
 
-def _shape_and_dtype(tensor: Tensor) -> str:
-    return _Unquoted(f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}")
+def _joined(outputs: Sequence[Tensor], spec: Any, label: str) -> Any:
+    if spec is None and all(output.dim() == 0 for output in outputs):
+        return torch.stack(tuple(outputs))
+    try:
+        return torch.cat(tuple(outputs), 0 if spec is None else spec.split_dim)
+    except (RuntimeError, IndexError) as error:
+        if spec is None:
+            return MicrobatchList(outputs)
+        raise PipelineError(f"{label} cannot be merged as its spec says: {error}") from error
 
 
-def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """How a first stage is called with a micro-batch: a tuple or list is its positional arguments,
-    a dict its keywords, anything else its one argument."""
-    if isinstance(x, dict):
-        return (), x
-    if isinstance(x, tuple | list):
-        return tuple(x), {}
-    return (x,), {}
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two containers have the same items to be merged."""
+    first, second = items_of(one), items_of(other)
+    if type(one) is not type(other) or first is None or second is None:
+        return False
+    return [key for key, _ in first] == [key for key, _ in second]
+
+
+def _equal(outputs: Sequence[Any], label: str) -> Any:
+    if all(_is_same(outputs[0], other) for other in outputs[1:]):
+        return outputs[0]
+    raise PipelineError(
+        f"{label} differs between micro-batches, and its merge spec says it does not"
+    )
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    first, second = items_of(one), items_of(other)
+    if first is not None and second is not None:
+        pairs = zip(first, second, strict=False)
+        return _alike(one, other) and all(_is_same(a, b) for (_, a), (_, b) in pairs)
+    return type(one) is type(other) and bool(one == other)
+
+
+def _spec_of(spec: Any, key: Any, held: Sequence[tuple[Any, Any]], label: str) -> Any:
+    named = None if spec is None or is_chunk(spec) else items_of(spec)
+    if named is None:
+        return spec
+    found = dict(named)
+    if found.keys() != {name for name, _ in held}:
+        raise PipelineError(f"the merge spec of {label} has another structure than it")
+    return found[key]

@@ -24,9 +24,10 @@ from stretto.runtime.coordination.watchdog import Watchdog
 from stretto.runtime.data_parallel.synchronization import DataParallel, require_processes
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.exchange import Exchange
+from stretto.runtime.given import StepArguments, Weight, batch_options
 from stretto.runtime.interpreter import Interpreter, StepInput
 from stretto.runtime.loss_scaler import LossScaler
-from stretto.runtime.microbatches import fill_losses, merged_outputs, microbatches
+from stretto.runtime.microbatches import Wanted, fill, merged_outputs, microbatches
 from stretto.runtime.parameters import named_parameters, owned
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import plan_for_rank
@@ -54,9 +55,34 @@ class ExecutorOptions(TypedDict, total=False):
     store: Store | None
     """Where the ranks meet; by default the group's, or that of a local transport."""
 
-    scale_loss: bool
+    scale_loss: bool | Weight | Mapping[str, Weight]
     """Divide every micro-batch's loss by their number before its backward, so that gradients are
-    those of the mean; by default true."""
+    those of the mean; by default true. A function `weight(target)` instead (a dict by pipeline
+    where models differ) gives each micro-batch's weight, of 0 or more: its loss counts by weight /
+    sum of the weights of all the model's micro-batches, as for a mean over tokens."""
+
+    args_chunk_spec: Any
+    """How positional arguments are cut: torch's `TensorChunkSpec(dim)` or `_Replicate` for each, in
+    a tuple, or one for all. By default tensors are cut along dimension 0, those without dimensions
+    and all that is no tensor go to every micro-batch whole. A dict by pipeline where models
+    differ, as each of these specs."""
+
+    kwargs_chunk_spec: Any
+    """Likewise keywords, in a dict."""
+
+    target_chunk_spec: Any
+    """Likewise the target, in its structure."""
+
+    stage_kwargs_chunk_spec: Any
+    """Likewise `stage_kwargs`, by stage and keyword."""
+
+    output_merge_spec: Any
+    """How outputs are merged, in the structure of the output; by default along dimension 0."""
+
+    ragged: bool
+    """Take batches whose rows do not divide by the number of micro-batches, and cut them as
+    `torch.tensor_split` does; `scale_loss=True` then counts each loss by its micro-batch's rows. By
+    default false: such a batch is refused."""
 
     timeout: float
     """Seconds to wait for other ranks; by default 60."""
@@ -90,7 +116,7 @@ class Executor:
         store = options.get("store") or store_of(group, transport)
         self.rank, self.world = transport.rank, transport.world
         self.peers = Peers(self.rank, self.world, store, options.get("timeout", 60.0))
-        self.scale_loss = options.get("scale_loss", True)
+        self.batching = batch_options(options)
         self.broken = ""  # why no step can be taken any more
         self.gathered, self.gather_lanes = 0, NONE  # of `train.gather`
         self.activity = Activity()
@@ -100,7 +126,7 @@ class Executor:
         self.watchdog = Watchdog(self.peers, watched(self.activity), transport.abort)
         try:
             self.plan = plan_for_rank(plan, self.rank, self.world)
-            self.stages = stage_modules(self.plan, stages, loss_fn, self.scale_loss)
+            self.stages = stage_modules(self.plan, stages, loss_fn)
             self.context = RankContext(self.plan, self.stages, transport)
             self.replicas = _meet(plan, self.peers, self.context, options.get("trust", False))
             self.agreement = ShapeAgreement(self.peers, self.context)
@@ -118,38 +144,47 @@ class Executor:
 
     def step(
         self,
-        x: Any = None,
-        *,
+        *args: Any,
         target: Any = None,
         losses: Any = None,
         return_outputs: bool = True,
+        loss_kwargs: Mapping[str, Any] | None = None,
+        stage_kwargs: Mapping[Any, Mapping[str, Any]] | None = None,
+        metrics: Any = None,
+        weight_total: Any = None,
+        **kwargs: Any,
     ) -> Any:
-        """One training step on the whole batch. `x` and `target` are given on every rank that has
-        a first or a last stage: tensors or (nested) tuples, lists and dicts of them, cut along
-        dimension 0; dicts by pipeline where models differ.
+        """One training step on the whole batch; gradients are added to `.grad`. Arguments and
+        target are given on every rank that has a first or a last stage, and cut into micro-batches;
+        see `StepArguments` for what they may be.
 
         Returns the output, merged in the order of the micro-batches, where this rank has a last
-        stage (a dict by pipeline where it has several), else None. `losses`, a list, is cleared
-        and filled with the losses of this rank's micro-batches in their order; a dict, by pipeline.
-        Gradients are added to `.grad`. Raises `PipelineError`; the executor cannot be used after
+        stage (a dict by pipeline where it has several), else None. `losses` and `metrics`, lists,
+        are cleared and filled with what the loss function gave for this rank's micro-batches in
+        their order; dicts, by pipeline. Raises `PipelineError`; the executor cannot be used after
         that.
         """
         if self.scaler is not None:
             self.scaler.before_step()
-        return self._take_step("train", x, target, losses, return_outputs)
+        given = StepArguments(args, kwargs, target, stage_kwargs, loss_kwargs, weight_total)
+        return self._take_step("train", given, Wanted(losses, metrics, return_outputs))
 
     def eval(
         self,
-        x: Any = None,
-        *,
+        *args: Any,
         target: Any = None,
         losses: Any = None,
         return_outputs: bool = True,
+        loss_kwargs: Mapping[str, Any] | None = None,
+        stage_kwargs: Mapping[Any, Mapping[str, Any]] | None = None,
+        metrics: Any = None,
+        **kwargs: Any,
     ) -> Any:
         """The forwards alone, as `step`; gradients stay untouched. Without `target` there are no
         losses. The modules' mode (`module.eval()`) is the caller's."""
+        given = StepArguments(args, kwargs, target, stage_kwargs, loss_kwargs)
         with torch.no_grad():
-            return self._take_step("eval", x, target, losses, return_outputs)
+            return self._take_step("eval", given, Wanted(losses, metrics, return_outputs))
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What this rank has to optimize, each parameter once, as `main[3].up.weight`."""
@@ -167,12 +202,12 @@ class Executor:
         """Ends the thread that watches."""
         self.watchdog.stop()
 
-    def _take_step(self, name: ProgramName, x: Any, target: Any, losses: Any, outputs: bool) -> Any:
+    def _take_step(self, name: ProgramName, given: StepArguments, wanted: Wanted) -> Any:
         if broken := self.broken or self.exchange.broken:
             raise PipelineError(f"this executor has stopped before: {broken}")
         with self.activity.step():
             try:
-                run = self._prepare(name, x, target, outputs)
+                run = self._prepare(name, given, wanted)
             except PipelineError as error:
                 self.broken = str(error)
                 message = f"rank {self.rank} cannot begin the step: {error}"
@@ -180,19 +215,21 @@ class Executor:
                 self.data_parallel.fail(message)
                 raise
             self._run(run)
-        fill_losses(self.plan.graph, run.losses, losses)
-        return merged_outputs(self.plan.graph, run.outputs)
+        fill(self.plan.graph, run.losses, wanted.losses)
+        fill(self.plan.graph, run.metrics, wanted.metrics)
+        return merged_outputs(self.plan.graph, run.outputs, self.batching.output_merge_spec)
 
-    def _prepare(self, name: ProgramName, x: Any, target: Any, outputs: bool) -> Interpreter:
+    def _prepare(self, name: ProgramName, given: StepArguments, wanted: Wanted) -> Interpreter:
+        wanted.check()
         program = self.plan.programs.get(name)
         if program is None:
             raise PipelineError(
                 "this plan has only its forwards: call `eval`, or compile it without --forward-only"
             )
-        own = microbatches(self.plan, self.stages, name, x, target)
+        own = microbatches(self.plan, self.stages, name, given, self.batching)
         self.activity.doing = "agrees on the shapes of the step"
         shapes = self.agreement.outputs(own, self.activity.steps)
-        step = StepInput(own, shapes, outputs)
+        step = StepInput(own, shapes, wanted.outputs)
         return Interpreter(self.context, self.replicas, self.data_parallel, program, step)
 
     def _run(self, run: Interpreter) -> None:

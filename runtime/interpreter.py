@@ -27,6 +27,7 @@ from stretto.runtime.microbatches import NOTHING, PipelineMicrobatches
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import RankProgram
 from stretto.runtime.replicas import Replicas
+from stretto.runtime.stage.judge import Judging
 from stretto.runtime.stage.overlapped import OverlappedPair
 from stretto.runtime.stage.private import Versions
 from stretto.runtime.stage.stage_module import ForwardInput, ForwardOutput, Result, StageModule
@@ -64,9 +65,9 @@ class HandedOn(NamedTuple):
 class Interpreter:
     """The state of one step on one rank: what the slots hold, which messages are in flight by slot,
     and the results of overlapped backwards that ran ahead, by instruction. `handed_on`, by slot,
-    and `returned` are stages' outputs, on which nobody may write any more. `outputs` and `losses`
-    are by pipeline and micro-batch. `at` is the index of the running instruction; the watchdog
-    reads it."""
+    and `returned` are stages' outputs, on which nobody may write any more. `outputs`, `losses` and
+    `metrics` are by pipeline and micro-batch. `at` is the index of the running instruction; the
+    watchdog reads it."""
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class Interpreter:
         self.outputs: dict[int, dict[int, Any]] = {}
         self.returned: list[HandedOn] = []
         self.losses: dict[int, dict[int, Tensor]] = {}
+        self.metrics: dict[int, dict[int, Any]] = {}
         self.at = 0
 
     def run(self) -> None:
@@ -247,10 +249,11 @@ def _forward_input(run: Interpreter, operation: Operation) -> ForwardInput:
             # What is still being sent keeps its memory to itself, whatever the module does.
             leaf = tensor.detach().clone() if source in leaving else tensor.detach()
             given.append(leaf.requires_grad_() if spec.gradient and learn else leaf)
-    x = own.x[m] if s == 0 and own.x else None
+    x = own.of_stage(s, m, len(given))
     judged = stage.loss is not None and (stage.learns or not run.train)
     target = own.target[m] if own.target and judged else None
-    return ForwardInput(m, x, tuple(given), target, learn)
+    judging = own.judging[m] if own.judging else Judging()
+    return ForwardInput(m, x, tuple(given), target, learn, judging)
 
 
 def _kept(run: Interpreter, operation: Operation, made: ForwardOutput) -> Result:
@@ -259,6 +262,7 @@ def _kept(run: Interpreter, operation: Operation, made: ForwardOutput) -> Result
     stage = run.stage(operation)
     if made.loss is not None:
         run.losses.setdefault(p, {})[m] = made.loss
+        run.metrics.setdefault(p, {})[m] = made.metrics
     if stage.returns and run.step.keep_outputs:
         run.outputs.setdefault(p, {})[m] = made.output
         run.returned.append(HandedOn(operation, Versions(tensors(made.output))))

@@ -4,106 +4,228 @@ from the micro-batches' outputs and losses to what the step returns."""
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import nn
 
 from stretto.compiler.program.program import ProgramName
-from stretto.runtime.batch import merged, pieces
+from stretto.runtime.batch import Arguments, arguments, merged
+from stretto.runtime.chunks import Cut, agreed_cut, is_chunk
 from stretto.runtime.errors import PipelineError
+from stretto.runtime.given import (
+    BatchOptions,
+    ModelInput,
+    StepArguments,
+    for_model,
+    model_input,
+)
 from stretto.runtime.rank_program import RankPlan
+from stretto.runtime.stage.judge import Judging
+from stretto.runtime.stage.keywords import keywords_of
 from stretto.runtime.stage.stage_module import StageModule
 from stretto.runtime.topology import StageGraph, StageId
+from stretto.runtime.weights import shares
+
+
+class FurtherArguments(NamedTuple):
+    """The keywords of a stage that is not its pipeline's first, by micro-batch; `yielding` are the
+    names of its parameters, in their order, that give way where another stage's tensor stands."""
+
+    kwargs: Sequence[Mapping[str, Any]]
+    yielding: Sequence[str | None]
 
 
 class PipelineMicrobatches(NamedTuple):
-    """One pipeline's inputs and targets, by micro-batch; empty where the rank was given none."""
+    """One pipeline's inputs and targets, by micro-batch; empty where the rank was given none. `x`
+    has the arguments of the first stage, `further` those of others by stage; `judging` says how
+    losses are scaled."""
 
-    x: Sequence[Any] = ()
+    x: Sequence[Arguments] = ()
     target: Sequence[Any] = ()
+    further: Mapping[int, FurtherArguments] = {}
+    judging: Sequence[Judging] = ()
+
+    def of_stage(self, stage: int, microbatch: int, filled: int) -> Arguments | None:
+        """What the stage is called with, besides `filled` tensors of other stages; None where that
+        is nothing."""
+        if stage == 0:
+            return self.x[microbatch] if self.x else None
+        own = self.further.get(stage)
+        if own is None:
+            return None
+        taken = own.yielding[:filled]
+        given = own.kwargs[microbatch]
+        return Arguments((), {name: value for name, value in given.items() if name not in taken})
 
 
 NOTHING = PipelineMicrobatches()
 
 
 def microbatches(
-    plan: RankPlan, stages: Mapping[StageId, StageModule], name: ProgramName, x: Any, target: Any
+    plan: RankPlan,
+    stages: Mapping[StageId, StageModule],
+    name: ProgramName,
+    given: StepArguments,
+    options: BatchOptions,
 ) -> dict[int, PipelineMicrobatches]:
     """Every pipeline's micro-batches, by pipeline, of what a step was given. Raises `PipelineError`
-    where this rank needs what it was not given, or a batch does not divide."""
-    graph, found = plan.graph, {}
-    for p, pipeline in enumerate(plan.spec.pipelines):
-        judges = [stage for at, stage in stages.items() if at.pipeline == p and stage.loss]
-        whole_x = _batch_of(graph, x, p, "x")
-        whole_target = _batch_of(graph, target, p, "target") if judges else None
-        first = stages.get(StageId(p, 0))
-        if whole_x is None and first is not None and not first.sources:
-            raise PipelineError(
-                f"rank {plan.rank} has the first stage of `{pipeline.name}`: give it x"
-            )
-        if whole_target is None and name == "train" and any(stage.learns for stage in judges):
-            raise PipelineError(
-                f"rank {plan.rank} ends `{pipeline.name}` with the loss: give it target"
-            )
+    where this rank needs what it was not given, or it cannot be cut."""
+    found: dict[int, PipelineMicrobatches] = {}
+    modules = {at: stage.module for at, stage in stages.items()}
+    for model in plan.graph.originals():
+        own = model_input(plan.graph, given, options, model)
+        judged = False
+        for p in plan.graph.topology.copies(model):
+            pipeline = plan.spec.pipelines[p]
+            judges = [stage for at, stage in stages.items() if at.pipeline == p and stage.loss]
+            judged |= bool(judges)
+            first = stages.get(StageId(p, 0))
+            if first is not None and not first.sources and own.x is None and not own.kwargs:
+                raise PipelineError(
+                    f"rank {plan.rank} has the first stage of `{pipeline.name}`: give it x"
+                )
+            learns = name == "train" and any(stage.learns for stage in judges)
+            if learns and own.target is None:
+                raise PipelineError(
+                    f"rank {plan.rank} ends `{pipeline.name}` with the loss: give it target"
+                )
+        if not judged:
+            own = own._replace(target=own.target and own.target._replace(batch=""))
+        of_model = ModelGiven(own, given, options, judged)
+        found |= model_microbatches(plan.graph, model, of_model, modules)
+    return dict(sorted(found.items()))
+
+
+class ModelGiven(NamedTuple):
+    """What one model is given, of what the step is; whether its target is judged here."""
+
+    own: ModelInput
+    step: StepArguments
+    options: BatchOptions
+    judged: bool
+
+
+def model_microbatches(
+    graph: StageGraph, model: int, given: ModelGiven, modules: Mapping[StageId, nn.Module]
+) -> dict[int, PipelineMicrobatches]:
+    """The micro-batches of all pipelines of the model, for the stages that have modules here.
+    Raises `PipelineError` where something cannot be cut."""
+    own, count = given.own, graph.model_microbatches(model)
+    copies = graph.topology.copies(model)
+    here = {stage: module for stage, module in modules.items() if stage.pipeline in copies}
+    cut = agreed_cut(own.parts(), count, given.options.ragged)
+    keywords = _rows({name: cut.pieces(part) for name, part in own.kwargs.items()}, count)
+    x = [] if own.x is None else [arguments(piece) for piece in cut.pieces(own.x)]
+    target = [] if own.target is None or not given.judged else cut.pieces(own.target)
+    judging = _judging(graph, model, given, cut, target)
+    found = {}
+    for p in copies:
+        pipeline = graph.spec.pipelines[p]
+        part = slice(pipeline.first, pipeline.first + pipeline.microbatches)
+        stages: dict[int, FurtherArguments] = {}
+        for stage, module in here.items():
+            if stage.pipeline == p:
+                parts = own.stages.get(stage, {})
+                further = _rows({name: cut.pieces(one) for name, one in parts.items()}, count)
+                stages[stage.stage] = _further(module, keywords[part], further[part])
+        first = stages.pop(0, FurtherArguments([{}] * pipeline.microbatches, ()))
         found[p] = PipelineMicrobatches(
-            _cut(graph, whole_x, p, "x"), _cut(graph, whole_target, p, "target")
+            _first_arguments(x[part], keywords[part], first), target[part], stages, judging[part]
         )
     return found
 
 
-def pipeline_microbatches(graph: StageGraph, given: Any, pipeline: int, what: str) -> Sequence[Any]:
-    """The pipeline's own micro-batches of what a step was given as `what`, x or target: of its
-    model's batch, cut along dimension 0. Empty where it was given nothing. Raises `PipelineError`
-    where the batch does not divide, or models differ and it is no dict."""
-    return _cut(graph, _batch_of(graph, given, pipeline, what), pipeline, what)
+def _rows(columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
+    """From values by micro-batch, by name, to values by name, by micro-batch."""
+    return [{name: values[m] for name, values in columns.items()} for m in range(count)]
 
 
-def _cut(graph: StageGraph, batch: Any, pipeline: int, what: str) -> Sequence[Any]:
-    if batch is None:
-        return ()
-    cut = pieces(batch, graph.model_microbatches(pipeline), input_label(graph, what, pipeline))
-    own = graph.spec.pipelines[pipeline]
-    return cut[own.first : own.first + own.microbatches]
+def _first_arguments(
+    x: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
+    keywords: Sequence[dict[str, Any]],
+    own: FurtherArguments,
+) -> list[Arguments]:
+    """The arguments of a first stage; none where it is given nothing."""
+    if not x and not any(keywords) and not any(own.kwargs):
+        return []
+    x = x or [((), {})] * len(keywords)
+    rows = zip(x, keywords, own.kwargs, strict=True)
+    return [Arguments(args, {**named, **given, **more}) for (args, named), given, more in rows]
 
 
-def _batch_of(graph: StageGraph, given: Any, pipeline: int, what: str) -> Any:
-    """What was given for the pipeline: all of it, or its model's entry where models differ."""
-    if given is None or len(graph.originals()) == 1:
-        return given
-    if not isinstance(given, Mapping):
-        names = ", ".join(graph.spec.pipelines[p].name for p in graph.originals())
-        raise PipelineError(f"give {what} as a dict by pipeline: this plan has {names}")
-    return given.get(graph.spec.pipelines[graph.original(pipeline)].name)
+def _further(
+    module: nn.Module, offered: Sequence[dict[str, Any]], own: Sequence[dict[str, Any]]
+) -> FurtherArguments:
+    """What a stage takes of the keywords that all are offered, and its own."""
+    accepted = keywords_of(module)
+    rows = zip(offered, own, strict=True)
+    given = [{**accepted.of(keywords), **more} for keywords, more in rows]
+    names = own[0].keys() if own else ()
+    return FurtherArguments(
+        given, tuple(None if name in names else name for name in accepted.ordered)
+    )
 
 
-def input_label(graph: StageGraph, what: str, pipeline: int) -> str:
-    """How messages call the pipeline's x or target."""
-    if len(graph.originals()) == 1:
-        return what
-    return f"{what} of `{graph.spec.pipelines[graph.original(pipeline)].name}`"
+def _judging(
+    graph: StageGraph, model: int, given: ModelGiven, cut: Cut, target: Sequence[Any]
+) -> list[Judging]:
+    if not target:
+        return []
+    options, keywords = given.options, given.step.loss_kwargs or {}
+    total = for_model(graph, given.step.weight_total, model, "weight_total")
+    if options.scale_loss is False:
+        if total is not None:
+            raise PipelineError("weight_total scales the loss, and scale_loss=False does not")
+        return [Judging(keywords=keywords)] * len(target)
+    weigh: Any = options.scale_loss
+    if isinstance(weigh, Mapping):
+        weigh = weigh.get(graph.spec.pipelines[model].name, True)
+    found = shares(target, weigh if callable(weigh) else None, cut.lengths, total)
+    return [Judging(share, keywords) for share in found]
 
 
-def merged_outputs(graph: StageGraph, outputs: Mapping[int, dict[int, Any]]) -> Any:
+class Wanted(NamedTuple):
+    """What the user wants of a step: containers to fill (None: not wanted), and the outputs."""
+
+    losses: Any
+    metrics: Any
+    outputs: bool
+
+    def check(self) -> None:
+        """Raises `PipelineError` for what cannot be filled."""
+        for name, target in (("losses", self.losses), ("metrics", self.metrics)):
+            if target is not None and not isinstance(target, list | dict):
+                kind = type(target).__name__
+                raise PipelineError(f"{name} is a {kind}: give a list or a dict to be filled")
+
+
+def merged_outputs(graph: StageGraph, outputs: Mapping[int, dict[int, Any]], spec: Any) -> Any:
     """What a step returns, of outputs by pipeline and micro-batch: the output, merged in the order
-    of the micro-batches; a dict by pipeline's name where there are several; None where there are
-    none."""
+    of the micro-batches as `spec` says; a dict by pipeline's name where there are several; None
+    where there are none. Raises `PipelineError` where it cannot be merged so."""
     if not outputs:
         return None
-    found = {graph.spec.pipelines[p].name: merged(_in_order(own)) for p, own in outputs.items()}
+    found = {}
+    for p, own in outputs.items():
+        name = graph.spec.pipelines[p].name
+        model = graph.original(p)
+        said = spec if is_chunk(spec) else for_model(graph, spec, model, "output_merge_spec")
+        label = "the output" if len(outputs) == 1 else f"the output of `{name}`"
+        found[name] = merged(_in_order(own), said, label)
     return found if len(found) > 1 else next(iter(found.values()))
 
 
-def fill_losses(graph: StageGraph, losses: Mapping[int, dict[int, Tensor]], target: Any) -> None:
-    """Fills `target`, the list or dict that the user gave the step: a list with the losses in the
-    order of the model's micro-batches, a dict by pipeline's name. What was in it is cleared."""
+def fill(graph: StageGraph, found: Mapping[int, dict[int, Any]], target: Any) -> None:
+    """Fills `target`, the list or dict that the user gave the step for losses or metrics: a list in
+    the order of the model's micro-batches, a dict by pipeline's name. What was in it is cleared."""
     by_name = {
-        graph.spec.pipelines[p].name: _in_order(losses[p])
-        for p in sorted(losses, key=lambda p: (graph.original(p), graph.spec.pipelines[p].first))
+        graph.spec.pipelines[p].name: _in_order(found[p])
+        for p in sorted(found, key=lambda p: (graph.original(p), graph.spec.pipelines[p].first))
     }
     if target is not None:
         target.clear()
     if isinstance(target, dict):
         target.update(by_name)
     elif target is not None:
-        target.extend(loss for found in by_name.values() for loss in found)
+        target.extend(one for own in by_name.values() for one in own)
 
 
 def _in_order(found: dict[int, Any]) -> list[Any]:

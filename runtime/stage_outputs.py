@@ -2,10 +2,11 @@
 stages give from what they are given, and posts it; so the shapes pass down the pipelines once, as
 micro-batches will."""
 
-from typing import Any
+from collections.abc import Mapping
 
 from stretto.compiler.program.topology import KINDS
 from stretto.runtime.coordination.peers import Peers
+from stretto.runtime.microbatches import PipelineMicrobatches
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.stage.infer_outputs import ExampleInput, infer_outputs
 from stretto.runtime.tensor_spec import TensorSpecs, carrying, from_json, to_json
@@ -44,10 +45,13 @@ class StageOutputs:
 
 
 def agree_on_outputs(
-    peers: Peers, context: RankContext, first: dict[int, Any], number: int
+    peers: Peers,
+    context: RankContext,
+    microbatches: Mapping[int, PipelineMicrobatches],
+    number: int,
 ) -> StageOutputs:
-    """Finds the outputs of all stages whose results this rank handles. `first` has, by pipeline,
-    the first micro-batch where this rank has a first stage; `number` tells this agreement from
+    """Finds the outputs of all stages whose results this rank handles, of the first micro-batch of
+    each pipeline; `number` tells this agreement from
     earlier ones. Raises `PipelineError` where a stage cannot run, `MissingKeys` where another rank
     does not come."""
     plan, graph = context.plan, context.plan.graph
@@ -66,7 +70,7 @@ def agree_on_outputs(
             continue
         fetch(graph.sources[stage])
         given = tuple(tensor for source in graph.sources[stage] for tensor in found[source])
-        x = first.get(stage.pipeline) if stage.stage == 0 else None
+        x = microbatches[stage.pipeline].of_stage(stage.stage, 0, len(given))
         own = context.stages[stage]
         label = f"`{graph.label(stage)}` on rank {plan.rank}"
         output = infer_outputs(own.module, ExampleInput(x, given, context.transport.device), label)

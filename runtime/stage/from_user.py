@@ -10,9 +10,10 @@ from torch import nn
 
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.rank_program import RankPlan
+from stretto.runtime.stage.judge import LossFunction
 from stretto.runtime.stage.overlapped import overlapped_call
 from stretto.runtime.stage.own_weight_gradients import own_weight_gradients
-from stretto.runtime.stage.stage_module import LossFunction, StageModule
+from stretto.runtime.stage.stage_module import StageModule
 from stretto.runtime.stage.wrappers import unwrapped
 from stretto.runtime.topology import StageGraph, StageId
 
@@ -23,11 +24,9 @@ Loss = LossFunction | Mapping[str, LossFunction] | None
 """A user's loss: one for all pipelines, or by the pipeline's name."""
 
 
-def stage_modules(
-    plan: RankPlan, given: Given, loss: Loss, scale: bool
-) -> dict[StageId, StageModule]:
-    """Every stage of this rank. `scale`: whether losses are divided by the micro-batches of their
-    model. Raises `PipelineError` where a stage or a loss is missing, or one too many."""
+def stage_modules(plan: RankPlan, given: Given, loss: Loss) -> dict[StageId, StageModule]:
+    """Every stage of this rank. Raises `PipelineError` where a stage or a loss is missing, or one
+    too many."""
     spec, graph = plan.spec, plan.graph
     modules = _modules(plan, given)
     items = given.values() if isinstance(given, Mapping) else given
@@ -51,7 +50,6 @@ def stage_modules(
             sends=not returns,
             learns=not spec.pipelines[p].forward_only,
             loss=loss_of(graph, p, loss) if judged or returns else None,
-            divisor=graph.model_microbatches(p) if scale else 1,
             overlapped=overlapped_call(module),
             own=own_weight_gradients(module, builders.get(id(module))),
             ddp=ddp,

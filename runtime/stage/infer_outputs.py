@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-from stretto.runtime.batch import arguments, mapped
+from stretto.runtime.batch import arguments, mapped, signature
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.stage.wrappers import sharded_parts
-from stretto.runtime.tensor_spec import TensorSpecs, dtype_name, flat, specs_of
+from stretto.runtime.tensor_spec import TensorSpecs, flat, specs_of
 
 
 class ExampleInput(NamedTuple):
@@ -41,8 +41,7 @@ class ExampleInput(NamedTuple):
         return (*args, *others), kwargs
 
     def __str__(self) -> str:
-        sizes = mapped(lambda t: f"{tuple(t.shape)} {dtype_name(t.dtype)}", self.x)
-        what = [] if self.x is None else [f"an input of {sizes}"]
+        what = [] if self.x is None else [f"an input of {signature(self.x)}"]
         return " and ".join(what + [f"a tensor of {spec}" for spec in self.given])
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stretto.runtime.batch import arguments
 from stretto.runtime.errors import PipelineError
+from stretto.runtime.stage.judge import Criterion
 from stretto.runtime.stage.split_backward import collect
 from stretto.runtime.stage.stage_module import (
     ForwardInput,
@@ -46,14 +47,14 @@ class OverlappedPair(NamedTuple):
         ahead, given = self.ahead, self.given
         assert ahead.overlapped is not None
         saved = self.behind.saved.pop(self.microbatch)
-        judged = given.target is not None
+        criterion = ahead.criterion(given)
         labels = given.target if isinstance(given.target, tuple | list) else (given.target,)
         with torch.enable_grad(), self.behind.own.at_once():
             made = ahead.overlapped(
                 ahead.module,
                 list(given.arguments()[0]),
-                _criterion(ahead, given.target) if judged else None,
-                tuple(labels) if judged else [],
+                _spread(criterion, given.target) if criterion is not None else None,
+                tuple(labels) if criterion is not None else [],
                 self.behind.module,
                 saved.loss,
                 saved.outputs if saved.loss is None else [],
@@ -62,7 +63,8 @@ class OverlappedPair(NamedTuple):
         output, loss = self._made(made)
         self.behind.run_builder()
         found = collect(saved.inputs)
-        return ahead.save(given, output, loss), without_gaps(saved, found)
+        metrics = criterion and criterion.metrics
+        return ahead.save(given, output, loss, metrics), without_gaps(saved, found)
 
     def _made(self, made: Any) -> tuple[Any, Tensor | None]:
         """What the call returned: the forward's output, as the module gives it, and its loss."""
@@ -84,15 +86,14 @@ def overlapped_call(module: nn.Module) -> Callable[..., Any] | None:
     return found
 
 
-def _criterion(ahead: StageModule, target: Any) -> Callable[..., Tensor]:
+def _spread(judge: Criterion, target: Any) -> Callable[..., Any]:
     """The loss as DualPipe calls it, with all outputs and then all labels one by one."""
     several = isinstance(target, tuple | list)
     many = len(target) if several else 1
 
-    def criterion(*given: Any) -> Tensor:
-        assert ahead.loss is not None
+    def criterion(*given: Any) -> Any:
         outputs, labels = given[: len(given) - many], given[len(given) - many :]
         same = all(a is b for a, b in zip(labels, target if several else [target], strict=True))
-        return ahead.loss(outputs[0] if len(outputs) == 1 else outputs, target if same else labels)
+        return judge(outputs[0] if len(outputs) == 1 else outputs, target if same else labels)
 
     return criterion

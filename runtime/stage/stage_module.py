@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from stretto.runtime.batch import arguments, mapped
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.stage import split_backward
+from stretto.runtime.stage.judge import Criterion, Judging, LossFunction, scaled
 from stretto.runtime.stage.own_weight_gradients import OwnWeightGradients, run_left
 from stretto.runtime.stage.precision import outside_autocast
 from stretto.runtime.stage.private import writable
@@ -24,20 +25,19 @@ from stretto.runtime.topology import StageId
 Result = tuple[Tensor, ...]
 """What a computation leaves in a slot: a stage's outputs, or the gradients of its inputs."""
 
-LossFunction = Callable[[Any, Any], Tensor]
-"""`loss(output, target)` of one micro-batch: a tensor with one number."""
-
 
 class ForwardInput(NamedTuple):
     """What a forward is given: the micro-batch `x` where the stage is a first one, other stages'
     results (leaves where their gradients are wanted), the target where the output goes to the loss;
-    `learn` where a backward will follow."""
+    `learn` where a backward will follow; how the micro-batch is judged. `x` may also have keywords
+    for a stage that is no first one."""
 
     microbatch: int
     x: Any
     given: Result
     target: Any
     learn: bool
+    judging: Judging = Judging()
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the module is called with. It may write on it: neither the user's batch nor what
@@ -49,11 +49,13 @@ class ForwardInput(NamedTuple):
 
 class ForwardOutput(NamedTuple):
     """What a forward gives: the module's output without its graph; the tensors in it that go to
-    other stages, as they are; and the loss of the micro-batch, undivided, where there is one."""
+    other stages, as they are; and the loss of the micro-batch, undivided, where there is one, with
+    the metrics beside it."""
 
     output: Any
     result: Result
     loss: Tensor | None
+    metrics: Any = None
 
 
 class SavedForward(NamedTuple):
@@ -72,10 +74,10 @@ class StageModule:
     """A module with its stage in the plan; `name` is how messages call it. `sources` are the stages
     whose outputs it takes, in that order, `gradient_senders` those that send back the gradient of
     its own. `returns`: its output is a result of the step; `sends`: other stages take it; `learns`:
-    it has backwards. `loss` is set where its output may go to the loss, which is divided by
-    `divisor` and multiplied by `scale` before the backward. `overlapped` is its class's way to run
-    a forward and another's backward in one call, `own` its ways to defer weights' gradients
-    itself. `ddp` is what was around the module."""
+    it has backwards. `loss` is set where its output may go to the loss, which is multiplied by
+    `scale` before the backward. `overlapped` is its class's way to run a forward and another's
+    backward in one call, `own` its ways to defer weights' gradients itself. `ddp` is what was
+    around the module."""
 
     stage: StageId
     name: str
@@ -86,7 +88,6 @@ class StageModule:
     sends: bool
     learns: bool
     loss: LossFunction | None
-    divisor: int
     overlapped: Callable[..., Any] | None
     own: OwnWeightGradients
     scale: float = 1.0
@@ -100,13 +101,21 @@ class StageModule:
         with torch.set_grad_enabled(given.learn):
             args, kwargs = given.arguments()
             output = self.module(*args, **kwargs)
-            loss = None
-            if given.target is not None:
-                assert self.loss is not None
-                loss = self.loss(output, given.target)
-        return self.save(given, output, loss)
+            loss, criterion = None, self.criterion(given)
+            if criterion is not None:
+                loss = criterion(output, given.target)
+        return self.save(given, output, loss, criterion and criterion.metrics)
 
-    def save(self, given: ForwardInput, output: Any, loss: Tensor | None) -> ForwardOutput:
+    def criterion(self, given: ForwardInput) -> Criterion | None:
+        """The loss function for the micro-batch; None where it is not judged."""
+        if given.target is None:
+            return None
+        assert self.loss is not None
+        return Criterion(self.loss, given.judging)
+
+    def save(
+        self, given: ForwardInput, output: Any, loss: Tensor | None, metrics: Any = None
+    ) -> ForwardOutput:
         """Saves what the backward needs, and nothing else; the output is returned without its
         graph. Raises `PipelineError`, as `forward`."""
         result = flat(output, f"`{self.name}`") if self.sends else ()
@@ -119,11 +128,13 @@ class StageModule:
                     "the loss has no gradient: it depends neither on the stage's weights nor on "
                     "its input; was it, or the output, detached?"
                 )
-            self.saved[given.microbatch] = self._saved(leaves, result, loss)
+            root = None if loss is None else scaled(loss, output, given.judging.share)
+            self.saved[given.microbatch] = self._saved(leaves, result, root)
         return ForwardOutput(
             mapped(Tensor.detach, output),
             result,
             None if loss is None else loss.detach().clone(),  # a loss may be a buffer
+            metrics,
         )
 
     def _wants_gradients(self, leaves: Result) -> bool:
@@ -131,9 +142,8 @@ class StageModule:
 
     def _saved(self, inputs: Result, result: Result, loss: Tensor | None) -> SavedForward:
         if loss is not None:
-            scaled = loss / self.divisor if self.divisor > 1 else loss
-            scaled = scaled * self.scale if self.scale != 1 else scaled
-            return SavedForward(inputs, (scaled,) if scaled.requires_grad else (), loss=scaled)
+            loss = loss * self.scale if self.scale != 1 else loss
+            return SavedForward(inputs, (loss,) if loss.requires_grad else (), loss=loss)
         carrying = tuple(tensor for tensor in result if tensor.requires_grad)
         if self.overlapped is not None:
             return SavedForward(inputs, carrying, carrying)

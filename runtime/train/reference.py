@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from stretto.runtime.batch import arguments, mapped
-from stretto.runtime.microbatches import pipeline_microbatches
+from stretto.runtime.given import BatchOptions, StepArguments, model_input
+from stretto.runtime.microbatches import ModelGiven, PipelineMicrobatches, model_microbatches
 from stretto.runtime.stage.from_user import Loss, loss_of
+from stretto.runtime.stage.judge import Criterion, scaled
 from stretto.runtime.tensor_spec import flat
 from stretto.runtime.topology import StageGraph, StageId
 
@@ -22,13 +24,11 @@ Losses = dict[int, list[float]]
 
 
 class Batch(NamedTuple):
-    """What a step is given, and how it judges: the whole x and target, the loss, and whether losses
-    are divided by the number of micro-batches before their backward."""
+    """What a step is given, how it judges, and how it cuts and scales."""
 
-    x: Any
-    target: Any
+    given: StepArguments
     loss_fn: Loss
-    scale_loss: bool
+    options: BatchOptions
 
 
 class Reference:
@@ -38,14 +38,13 @@ class Reference:
     def __init__(self, graph: StageGraph, modules: dict[StageId, nn.Module], batch: Batch):
         self.graph, self.modules, self.batch = graph, modules, batch
         self.spec = graph.spec
-        self.x = self._cut(batch.x, "x")
-        self.target = self._cut(batch.target, "target")
+        self.microbatches: dict[int, PipelineMicrobatches] = {}
+        for model in graph.originals():
+            own = model_input(graph, batch.given, batch.options, model)
+            given = ModelGiven(own, batch.given, batch.options, judged=True)
+            self.microbatches |= model_microbatches(graph, model, given, modules)
         self.copies: dict[StageId, GradientList] = {}
         self.plain: dict[StageId, GradientList] = {}
-
-    def _cut(self, whole: Any, what: str) -> list[Sequence[Any]]:
-        many = range(len(self.spec.pipelines))
-        return [pipeline_microbatches(self.graph, whole, p, what) for p in many]
 
     def step(self, orders: dict[StageId, list[int]]) -> Losses:
         """Takes the step. `orders` has by stage the micro-batches in the order in which the plan
@@ -96,24 +95,25 @@ class Reference:
             if self.graph.ends_in_loss(stage):
                 judge = loss_of(self.graph, p, self.batch.loss_fn)
                 assert judge is not None
-                loss = judge(outputs[stage], self.target[p][m])
+                own = self.microbatches[p]
+                loss = Criterion(judge, own.judging[m])(outputs[stage], own.target[m])
                 losses.setdefault(p, []).append(loss.detach().double().item())
-                divisor = self.graph.model_microbatches(p) if self.batch.scale_loss else 1
-                if loss.requires_grad:
-                    roots.append(loss / divisor if divisor > 1 else loss)
+                root = scaled(loss, outputs[stage], own.judging[m].share)
+                if root.requires_grad:
+                    roots.append(root)
         return roots
 
     def _arguments(
         self, stage: StageId, m: int, outputs: dict[StageId, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        x = self.x[stage.pipeline]
-        args, kwargs = arguments(x[m]) if stage.stage == 0 and x else ((), {})
-        args, kwargs = mapped(Tensor.clone, (args, kwargs))  # modules may write on what they get
         given = [
             tensor.clone()
             for source in self.graph.sources[stage]
             for tensor in flat(outputs[source], self.graph.label(source))
         ]
+        x = self.microbatches[stage.pipeline].of_stage(stage.stage, m, len(given))
+        args, kwargs = arguments(x) if x is not None else ((), {})
+        args, kwargs = mapped(Tensor.clone, (args, kwargs))  # modules may write on what they get
         return (*args, *given), kwargs
 
 

@@ -18,6 +18,7 @@ from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import Compute
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.executor import Executor
+from stretto.runtime.given import step_arguments
 from stretto.runtime.stage.from_user import Loss
 from stretto.runtime.topology import StageGraph, StageId
 from stretto.runtime.train.gather import Gathered, gather
@@ -92,19 +93,21 @@ def verify(
     x: Any,
     target: Any,
     losses: dict[str, list[Tensor]],
+    **step: Any,
 ) -> Verdict | None:
     """Takes one step on every rank, gradients cleared before; on rank 0 takes it alone as well,
     with modules that `build` makes for each stage, and returns what it found (elsewhere None).
 
-    `plan` is needed on rank 0 alone, x and target there and wherever a step needs them; `losses` is
-    filled as by the step. Raises `PipelineError`, and `MissingKeys` where a rank does
-    not come.
+    `plan` is needed on rank 0 alone, x and target there and wherever a step needs them (x may be
+    `Arguments`); `losses` is filled as by the step, and `step` has further keywords for it, given
+    on rank 0 also where they are for stages of others. Raises `PipelineError`, and `MissingKeys`
+    where a rank does not come.
     """
     graph = executor.plan.graph
     before = gather(executor, {stage: _weights(executor, stage) for stage in executor.stages})
     for stage in executor.stages.values():
         stage.module.zero_grad(set_to_none=True)
-    executor.step(x, target=target, losses=losses, return_outputs=False)
+    executor.step(x, target=target, losses=losses, return_outputs=False, **step)
     after = gather(executor, {stage: _found(executor, stage) for stage in executor.stages})
     for name, found in losses.items():
         executor.peers.store.post(f"verify/{name}", [loss.double().item() for loss in found])
@@ -116,7 +119,7 @@ def verify(
         for p in graph.judged()
     }
     modules = {stage: _loaded(build(stage), before[stage]) for stage in graph.in_order()}
-    batch = Batch(x, target, loss_fn, executor.scale_loss)
+    batch = Batch(step_arguments(x, target, step), loss_fn, executor.batching)
     reference = Reference(graph, modules, batch)
     ours = reference.step(_orders(plan))
     return Verdict(

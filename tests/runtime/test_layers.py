@@ -5,11 +5,15 @@ from tests.repository.sources import modules, ours
 
 LAYERS = (
     ("errors", "loss_scaler"),
-    ("batch", "topology"),
+    ("containers", "topology"),
+    ("chunks",),
+    ("batch",),
+    ("given",),
     ("transport",),
     ("rank_program", "tensor_spec"),
     ("describe", "placement", "stage"),
-    ("coordination", "microbatches", "parameters", "rank_context"),
+    ("coordination", "parameters", "rank_context", "weights"),
+    ("microbatches",),
     ("data_parallel", "stage_outputs", "replicas"),
     ("agreement", "interpreter"),
     ("activity",),

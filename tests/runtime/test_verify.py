@@ -162,7 +162,7 @@ def test_losses_of_other_microbatches_are_found() -> None:
         def changed(x: Any = None, **kwargs: Any) -> Any:
             return step(x + (1e-3 if executor.rank == 0 else 0), **kwargs)
 
-        executor.step = changed  # type: ignore[method-assign]
+        executor.step = changed  # type: ignore[method-assign, assignment]
 
     verdict = verified(plan_of(ordered(linear(2, 3), one_f_one_b)), doctor)
     assert verdict.unequal_losses == verdict.losses == 3

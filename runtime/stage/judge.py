@@ -1,0 +1,68 @@
+"""How the loss of a micro-batch is made and scaled. In come the user's loss function, a stage's
+output and the target; out come the loss as the user sees it, metrics beside it, and the tensor at
+which the backward starts."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from stretto.runtime.containers import mapped, tensors
+from stretto.runtime.errors import PipelineError
+
+LossFunction = Callable[..., Any]
+"""`loss(output, target)` of one micro-batch: a tensor with one number; or that and a mapping of
+metrics. It may take further keywords, those of `loss_kwargs`."""
+
+
+class LossShare(NamedTuple):
+    """A micro-batch's part in the loss of the step: its `weight` and the `total` of all weights of
+    its model, over all pipelines, ranks and, if the user says so, steps and replicas."""
+
+    weight: float = 1
+    total: float = 1
+
+
+class Judging(NamedTuple):
+    """How a micro-batch is judged: its share of the loss, and keywords for the loss function."""
+
+    share: LossShare = LossShare()
+    keywords: Mapping[str, Any] = {}
+
+
+class Criterion:
+    """The loss function for one micro-batch, to be called by whoever has its output; keeps the
+    metrics that it gave beside the loss."""
+
+    def __init__(self, loss: LossFunction, judging: Judging):
+        self.loss, self.keywords = loss, judging.keywords
+        self.metrics: Any = None
+
+    def __call__(self, *given: Any) -> Any:
+        """The loss alone. Raises what the function raises, and `PipelineError` where it gives a
+        tuple that is not a loss with metrics."""
+        found = self.loss(*given, **self.keywords)
+        if not isinstance(found, tuple):
+            return found
+        if len(found) != 2 or not isinstance(found[1], Mapping):
+            kinds = ", ".join(type(item).__name__ for item in found)
+            raise PipelineError(
+                f"the loss function gave a tuple of {kinds}: it must give a tensor with one "
+                "number, or (loss, metrics) with metrics a mapping"
+            )
+        self.metrics = mapped(Tensor.detach, found[1])
+        return found[0]
+
+
+def scaled(loss: Tensor, output: Any, share: LossShare) -> Tensor:
+    """Where the backward of the micro-batch starts: its loss times weight / total. Of weight 0 it
+    is a zero that depends on the output and on nothing else, so that its gradients are zeros also
+    where the loss is not a number, as a mean over no tokens."""
+    if share.weight == 0:
+        carrying = [tensor for tensor in tensors(output) if tensor.requires_grad]
+        empty = [tensor.flatten()[:0].sum() for tensor in carrying]
+        return torch.stack(empty).sum() if empty else torch.zeros_like(loss)
+    if share.weight == 1:
+        return loss if share.total == 1 else loss / share.total
+    return loss * (share.weight / share.total)
