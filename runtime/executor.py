@@ -214,7 +214,7 @@ class Executor:
                 post_failure(self.peers.store, self.rank, message)
                 self.data_parallel.fail(message)
                 raise
-            self._run(run)
+            _run(self, run)
         fill(self.plan.graph, run.losses, wanted.losses)
         fill(self.plan.graph, run.metrics, wanted.metrics)
         return merged_outputs(self.plan.graph, run.outputs, self.batching.output_merge_spec)
@@ -232,22 +232,23 @@ class Executor:
         step = StepInput(own, shapes, wanted.outputs)
         return Interpreter(self.context, self.replicas, self.data_parallel, program, step)
 
-    def _run(self, run: Interpreter) -> None:
-        """Runs the list. Where it fails, tells the other ranks, and raises `PipelineError`."""
-        try:
-            if run.train:
-                self.replicas.set_gradients_aside()
-            self.activity.run = run
-            run.run()
-        except Exception as error:
-            self.activity.run = run
-            here = self.activity.position()
-            for stage in self.stages.values():
-                stage.forget()
-            end = ending(self.peers, here.where, here.waiting_for, error)
-            self.broken = end.reason
-            self.data_parallel.fail(end.reason)
-            raise end.error from end.cause
+
+def _run(executor: Executor, run: Interpreter) -> None:
+    """Runs the list. Where it fails, tells the other ranks, and raises `PipelineError`."""
+    try:
+        if run.train:
+            executor.replicas.set_gradients_aside()
+        executor.activity.run = run
+        run.run()
+    except Exception as error:
+        executor.activity.run = run
+        here = executor.activity.position()
+        for stage in executor.stages.values():
+            stage.forget()
+        end = ending(executor.peers, here.where, here.waiting_for, error)
+        executor.broken = end.reason
+        executor.data_parallel.fail(end.reason)
+        raise end.error from end.cause
 
 
 def _meet(
