@@ -27,12 +27,13 @@ from stretto.runtime.exchange import Exchange
 from stretto.runtime.given import StepArguments, Weight, batch_options
 from stretto.runtime.interpreter import Interpreter, StepInput
 from stretto.runtime.loss_scaler import LossScaler
-from stretto.runtime.microbatches import Wanted, fill, merged_outputs, microbatches
+from stretto.runtime.microbatches import Wanted, fill, merged_outputs, microbatches, shares_by_name
 from stretto.runtime.parameters import named_parameters, owned
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import plan_for_rank
 from stretto.runtime.replicas import Replicas, lanes
 from stretto.runtime.stage.from_user import Loss, device_of, stage_modules
+from stretto.runtime.stage.judge import LossShare
 from stretto.runtime.transport import Transport
 from stretto.runtime.transport.choose import transport_of
 from stretto.runtime.transport.local import Local
@@ -117,6 +118,7 @@ class Executor:
         self.rank, self.world = transport.rank, transport.world
         self.peers = Peers(self.rank, self.world, store, options.get("timeout", 60.0))
         self.batching = batch_options(options)
+        self.shares: dict[str, list[LossShare]] = {}  # of the last step's losses, by pipeline
         self.broken = ""  # why no step can be taken any more
         self.gathered, self.gather_lanes = 0, NONE  # of `train.gather`
         self.activity = Activity()
@@ -215,6 +217,7 @@ class Executor:
                 self.data_parallel.fail(message)
                 raise
             _run(self, run)
+        self.shares = shares_by_name(self.plan.graph, run.step.microbatches)
         fill(self.plan.graph, run.losses, wanted.losses)
         fill(self.plan.graph, run.metrics, wanted.metrics)
         return merged_outputs(self.plan.graph, run.outputs, self.batching.output_merge_spec)

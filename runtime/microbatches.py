@@ -18,7 +18,7 @@ from stretto.runtime.given import (
     model_input,
 )
 from stretto.runtime.rank_program import RankPlan
-from stretto.runtime.stage.judge import Judging
+from stretto.runtime.stage.judge import Judging, LossShare
 from stretto.runtime.stage.keywords import keywords_of
 from stretto.runtime.stage.stage_module import StageModule
 from stretto.runtime.topology import StageGraph, StageId
@@ -180,6 +180,17 @@ def _judging(
         weigh = weigh.get(graph.spec.pipelines[model].name, True)
     found = shares(target, weigh if callable(weigh) else None, cut.lengths, total)
     return [Judging(share, keywords) for share in found]
+
+
+def shares_by_name(
+    graph: StageGraph, given: Mapping[int, PipelineMicrobatches]
+) -> dict[str, list[LossShare]]:
+    """The share of each micro-batch in the loss of the step, by pipeline's name."""
+    return {
+        graph.spec.pipelines[p].name: [judging.share for judging in own.judging]
+        for p, own in given.items()
+        if own.judging
+    }
 
 
 class Wanted(NamedTuple):

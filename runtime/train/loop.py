@@ -76,6 +76,7 @@ def train(job: TrainingJob, here: RankProcess) -> TrainingReport:
         store=here.store,
         timeout=job.timeout,
         trust=job.trust,
+        scale_loss=models.scale_loss(),
     )
     optimizers = models.optimizers(stages)
     progress = ProgressLog(job.steps, executor)

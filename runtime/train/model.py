@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stretto.compiler.program.program import Spec
 from stretto.runtime.errors import PipelineError
+from stretto.runtime.given import Weight
 from stretto.runtime.parameters import memory_of
 from stretto.runtime.topology import StageGraph, StageId
 
@@ -21,12 +22,18 @@ Data = Callable[[int], tuple[Any, Any]]
 class Model:
     """`stage(index, count)` builds stage `index` of `count`, with weights that depend on nothing
     but these; `loss(output, target)` is the loss of one micro-batch; `optimizer(parameters)`, by
-    default AdamW, is called once on every rank. Any object with these attributes is a model."""
+    default AdamW, is called once on every rank; `weight(target)`, a number of 0 or more, is how
+    much the loss of a micro-batch counts, as the number of its tokens; without it all count alike.
+    Any object with these attributes is a model."""
 
     stage: Callable[[int, int], nn.Module]
     loss: Callable[[Any, Any], Tensor] | None = None
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None
     data: Data | None = None
+    weight: Weight | None = None
+
+
+OPTIONAL = ("loss", "optimizer", "data", "weight")
 
 
 class Models:
@@ -57,7 +64,7 @@ class Models:
                 "`loss(output, target)`, or is a function (index, count) -> module"
             )
         if hasattr(found, "stage"):
-            others = (getattr(found, name, None) for name in ("loss", "optimizer", "data"))
+            others = (getattr(found, name, None) for name in OPTIONAL)
             return Model(found.stage, *others)
         return Model(found)
 
@@ -86,6 +93,14 @@ class Models:
             for p, model in self.of.items()
             if model.loss is not None
         }
+
+    def scale_loss(self) -> bool | dict[str, Weight]:
+        """The models' weights, by pipeline's name, as an executor takes them; True without any."""
+        return {
+            self.spec.pipelines[p].name: model.weight
+            for p, model in self.of.items()
+            if model.weight is not None
+        } or True
 
     def optimizers(self, modules: Mapping[StageId, nn.Module]) -> list[torch.optim.Optimizer]:
         """One optimizer for all of a model's stages on this rank, for each model with parameters to

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stretto.runtime.batch import tensors
 from stretto.runtime.executor import Executor
+from stretto.runtime.stage.judge import LossShare
 
 INTERVAL = 0.2  # seconds between two lines
 
@@ -23,19 +24,21 @@ class ProgressLog:
         self.losses: list[float] = []
         self.begun = self.printed = self.first_done = time.monotonic()
         self.amount, self.unit = 0, "samples"
-        self.judged = executor.plan.graph.judged()
+        self.executor, graph = executor, executor.plan.graph
+        self.judged = graph.judged()
+        self.models = len({graph.original(p) for p in self.judged})
 
     def add(self, step: int, x: Any, losses: dict[str, list[Tensor]]) -> None:
         """After a step (from 1), on every rank: x is the whole batch, `losses` are the rank's own,
         by pipeline's name. Raises `MissingKeys` where a rank does not come."""
         for name, found in losses.items():
             key = f"loss/{step}/{name}"
-            self.peers.store.post(key, torch.stack(found).double().tolist())
+            numbers = torch.stack(found).double().tolist()
+            self.peers.store.post(key, weighted(numbers, self.executor.shares[name]))
         if self.peers.rank != 0:
             return
         keys = [f"loss/{step}/{self.spec.pipelines[p].name}" for p in self.judged]
-        everything = [loss for found in self._fetch(keys) for loss in found]
-        self.losses.append(sum(everything) / len(everything))
+        self.losses.append(sum(self._fetch(keys)) / self.models)
         amount, self.unit = _amount(x)
         now = time.monotonic()
         if step == 1:
@@ -65,7 +68,7 @@ class ProgressLog:
             f"loss {first:.4f} -> {last:.4f}{means}, {self._speed()}"
         ).removesuffix(", ")
 
-    def _fetch(self, keys: list[str]) -> list[list[float]]:
+    def _fetch(self, keys: list[str]) -> list[float]:
         found = self.peers.wait(keys)
         for key in keys:
             self.peers.store.forget(key)
@@ -74,6 +77,12 @@ class ProgressLog:
     def _speed(self) -> str:
         took = time.monotonic() - self.first_done
         return f"{self.amount / took:,.0f} {self.unit}/s" if self.amount and took > 0 else ""
+
+
+def weighted(losses: list[float], shares: list[LossShare]) -> float:
+    """What these micro-batches add to the loss of the step; nothing where they have no weight."""
+    pairs = zip(losses, shares, strict=True)
+    return sum(loss * share.weight / share.total for loss, share in pairs if share.weight)
 
 
 def _count(number: int, what: str) -> str:
