@@ -25,8 +25,7 @@ class Failure(NamedTuple):
 def post_failure(store: Store, rank: int, message: str) -> None:
     """Tells the other ranks why this one ends, unless another was first."""
     try:
-        if store.first(KEY):
-            store.post(KEY, Failure(rank, message))
+        store.post_first(KEY, Failure(rank, message))
     except Exception:  # nobody left to tell
         return
 

@@ -12,6 +12,7 @@ from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.proof.prove import prove_all
 from stretto.runtime.coordination.peers import Peers
+from stretto.runtime.coordination.processes import this_process
 from stretto.runtime.coordination.store import MissingKeys
 from stretto.runtime.describe import ranks
 from stretto.runtime.errors import PipelineError
@@ -45,6 +46,7 @@ def _introduction(digest: str, world: int) -> dict[str, Any]:
         "ranks": world,
         "torch": torch.__version__,
         "host": platform.node(),
+        "process": this_process(),
     }
 
 

@@ -2,45 +2,60 @@
 where they are; out comes who waits, at which operation and line, for whom, and what that one is
 doing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from stretto.runtime.describe import ranks
 
 MOST = 16  # ranks that a report tells of, besides its own
+PATIENCE = 5  # timeouts for which a rank may be at one operation, as long as it is at work
+_SILENT = {
+    "": "no answer, the process is stopped or gone",
+    "gone": "no answer, the process is stopped or gone (it is gone)",
+    "stopped": "no answer, the process is stopped or gone (it is stopped)",
+    "running": "no answer, though the process runs: it keeps its other threads from running",
+}
 
 
 class Answer(NamedTuple):
     """Where a rank is: `where` follows `rank 2 ` in a sentence; `waiting_for` has the ranks it
     waits for, none where it computes; not `busy` where it is between steps; `seconds` since it
-    last moved on."""
+    last moved on, and `idle` since it did, was seen to compute, or tensors came or went."""
 
     where: str
     waiting_for: tuple[int, ...]
     busy: bool
     seconds: float
+    idle: float
 
 
 Answers = Mapping[int, Answer]
 
 
 def is_at_work(rank: int, answers: Answers, timeout: float) -> bool:
-    """Whether the rank for which, in the end, this one waits is computing, and has been for less
-    than the timeout (seconds)."""
-    last = answers.get(_waiting_chain(rank, answers)[-1])
-    return last is not None and not last.waiting_for and last.seconds < timeout
+    """Whether this rank waits for something that is being done: the rank for which, in the end, it
+    waits computes, or tensors move to or from a rank on the way to that one, and it is less than
+    the timeout (seconds) since they did. After `PATIENCE` timeouts at one operation no more."""
+    chain = _waiting_chain(rank, answers)
+    last = answers.get(chain[-1])
+    if last is None or last.seconds > timeout * PATIENCE:
+        return False
+    return any(answers[other].idle < timeout for other in chain if other in answers)
 
 
-def stall_report(rank: int, world: int, answers: Answers) -> str:
-    """What this rank says of a step that stands still, in several lines."""
+def stall_report(rank: int, world: int, answers: Answers, seen: Callable[[int], str]) -> str:
+    """What this rank says of a step that stands still, in several lines: behind its own the one
+    that names the culprit, as far as it is known, then all others. `seen` tells of a silent
+    rank what this machine's kernel knows of its process, as `processes.state`."""
     chain = list(dict.fromkeys(_waiting_chain(rank, answers)))
     silent = [other for other in range(world) if other not in answers]
     lines = [f"the step stands still: {_told(rank, answers[rank])}"]
-    if silent:
-        lines.append(f"  {ranks(silent)}: no answer, the process is stopped or gone")
-    others = [other for other in [*chain[1:], *sorted(answers)] if other != rank]
-    known = [other for other in dict.fromkeys(others) if other in answers]
-    lines += [f"  {_told(other, answers[other])}" for other in known[:MOST]]
+    for known in dict.fromkeys(seen(other) for other in silent):
+        alike = [other for other in silent if seen(other) == known]
+        lines.append(f"  {ranks(alike)}: {_SILENT[known]}")
+    others = [other for other in [chain[-1], *chain[1:], *sorted(answers)] if other != rank]
+    told = [other for other in dict.fromkeys(others) if other in answers]
+    lines += [f"  {_told(other, answers[other])}" for other in told[:MOST]]
     return "\n".join(lines)
 
 

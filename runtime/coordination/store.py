@@ -33,6 +33,10 @@ class KeyValueStore(Protocol):
         """Whether all keys are there."""
         ...
 
+    def compare_set(self, key: str, expected: str, desired: str, /) -> bytes:
+        """Writes `desired` where `expected` stands, for "" nothing; what stands there then."""
+        ...
+
     def delete_key(self, key: str, /) -> bool:
         """Whether there was such a key to delete."""
         ...
@@ -54,6 +58,14 @@ class Store:
         self.store, self.prefix = store, prefix
         self.on_wait: Callable[[], None] | None = None
 
+    @property
+    def port(self) -> int:
+        """Where the ranks reach it by TCP; 0 where it is another kind of store."""
+        found: Any = self.store
+        while hasattr(found, "underlying_store"):
+            found = found.underlying_store
+        return int(getattr(found, "port", 0))
+
     def post(self, key: str, value: Any) -> None:
         """Writes a JSON value, over what stood there."""
         self.store.set(self.prefix + key, json.dumps(value))
@@ -62,9 +74,24 @@ class Store:
         """Whether no rank called `first` or `count` for the key before."""
         return self.count(key) == 1
 
+    def post_first(self, key: str, value: Any) -> bool:
+        """Writes a JSON value unless one stands there; whether it was written."""
+        text = json.dumps(value)
+        try:
+            return self.store.compare_set(self.prefix + key, "", text) == text.encode()
+        except NotImplementedError:  # a store of files: who counts first writes
+            if not self.first(key):
+                return False
+            self.post(key, value)
+            return True
+
     def count(self, key: str) -> int:
         """How often the ranks together have called this for the key, this call included."""
         return self.store.add(f"{self.prefix}{key}/count", 1)
+
+    def counted(self, key: str) -> int:
+        """How often `count` was called for the key."""
+        return self.store.add(f"{self.prefix}{key}/count", 0)
 
     def read(self, key: str) -> Any:
         """The value of the key, None if nobody wrote it."""

@@ -15,9 +15,10 @@ from stretto.runtime.coordination.failure import (
     stopped_by,
 )
 from stretto.runtime.coordination.peers import Peers
+from stretto.runtime.coordination.questions import Questions
+from stretto.runtime.coordination.signs import SignsOfWork
 from stretto.runtime.coordination.stall import Answer, is_at_work, stall_report
 
-ANSWER = 3.0  # seconds within which a rank that runs at all answers
 GRACE = 3.0  # seconds that a rank has to end by itself when another has failed
 
 
@@ -44,8 +45,9 @@ class Watchdog:
         self.tick = min(1.0, max(peers.timeout / 4, 0.05))
         self.seen: tuple[int, int] | None = None
         self.since = self.moved = time.monotonic()
-        self.answered = 0
-        self.asked = float("-inf")  # when this rank last answered a question
+        self.worked = 0.0  # when it was last seen at work
+        self.signs: SignsOfWork | None = None
+        self.questions = Questions(peers.store, peers.rank)
         self.failed_since = 0.0
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, name="stretto-watchdog", daemon=True)
@@ -73,17 +75,24 @@ class Watchdog:
         if now.key != self.seen:
             self.seen = now.key
             self.since = self.moved = time.monotonic()
+            self.signs = None
+        else:
+            self._look_for_work(now)
         failure = failure_elsewhere(self.peers.store, self.peers.rank)
         if failure is not None and now.busy:
             self._give_up(failure)
             return
-        question = self.peers.store.read("question")
-        if question is not None and question["number"] > self.answered:
-            self._answer(now, question["number"])
+        self.questions.answer(lambda: self._answer(now))
         waited = time.monotonic() - self.since
-        late = now.busy and now.waiting_for and waited > self.peers.timeout
-        if late and time.monotonic() - self.asked > ANSWER + 1:  # nobody else is on it
+        if now.busy and now.waiting_for and waited > self.peers.timeout:
             self._investigate(now)
+
+    def _look_for_work(self, now: Position) -> None:
+        """A rank that does not move on may compute for long, or wait for a large message."""
+        if self.signs is None:
+            self.signs = SignsOfWork(self.peers.store.port)
+        elif self.signs.seen(waiting=bool(now.waiting_for)):
+            self.worked = time.monotonic()
 
     def _give_up(self, failure: Failure) -> None:
         """The rank's own wait mostly ends by itself, when the connection closes."""
@@ -91,48 +100,31 @@ class Watchdog:
             self.failed_since = time.monotonic()
         elif time.monotonic() - self.failed_since > GRACE:
             self.over.set()
-            first_line = failure._replace(message=failure.message.splitlines()[0])
-            self.abort(str(stopped_by(self.peers.rank, first_line)))
+            short = "\n".join(failure.message.splitlines()[:2])  # of a stall, who waits for whom
+            self.abort(str(stopped_by(self.peers.rank, failure._replace(message=short))))
 
-    def _answer(self, now: Position, question: int) -> None:
-        self.answered, self.asked = question, time.monotonic()
-        seconds = time.monotonic() - self.moved
-        answer = Answer(now.where, now.waiting_for, now.busy, seconds)
-        self.peers.store.post(f"answer/{question}/{self.peers.rank}", answer)
+    def _answer(self, now: Position) -> Answer:
+        moment = time.monotonic()
+        idle = moment - max(self.moved, self.worked)
+        return Answer(now.where, now.waiting_for, now.busy, moment - self.moved, idle)
 
     def _investigate(self, now: Position) -> None:
-        """Asks all ranks where they are; ends the step if it stands still. Of two ranks that ask,
-        the later one is answered."""
-        store, rank = self.peers.store, self.peers.rank
-        question = store.count("questions")
-        store.post("question", {"number": question, "by": rank})
-        self._answer(now, question)
-        answers, newer = self._answers(now, question)
+        """Asks all ranks where they are; ends the step if it stands still."""
+        rank = self.peers.rank
+
+        def pause() -> None:
+            time.sleep(min(0.1, self.tick))
+            self.questions.answer(lambda: self._answer(now))
+
+        question = self.questions.ask()
+        self.questions.answer(lambda: self._answer(now))
+        answers = self.questions.await_answers(question, self.peers.world, pause)
         here = self.position()
         moved = here is None or here.key != now.key
-        if newer or moved or is_at_work(rank, answers, self.peers.timeout):
+        if moved or is_at_work(rank, answers, self.peers.timeout):
             self.since = time.monotonic() - self.peers.timeout / 2
             return
-        report = stall_report(rank, self.peers.world, answers)
-        if store.first(KEY):
-            store.post(KEY, Failure(rank, report))
+        report = stall_report(rank, self.peers.world, answers, self.questions.seen)
+        if self.peers.store.post_first(KEY, Failure(rank, report)):
             self.over.set()
             self.abort(report)
-
-    def _answers(self, now: Position, question: int) -> tuple[dict[int, Answer], bool]:
-        """The answers that come in time, and whether another rank has asked meanwhile, who then is
-        answered instead."""
-        answers: dict[int, Answer] = {}
-        end = time.monotonic() + ANSWER
-        while len(answers) < self.peers.world and time.monotonic() < end:
-            time.sleep(min(0.1, self.tick))
-            latest = self.peers.store.read("question")["number"]
-            if latest > question:
-                self._answer(now, latest)
-                return answers, True
-            for rank in range(self.peers.world):
-                if rank not in answers:
-                    told = self.peers.store.read(f"answer/{question}/{rank}")
-                    if told is not None:
-                        answers[rank] = Answer(*told)
-        return answers, False

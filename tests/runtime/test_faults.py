@@ -87,7 +87,7 @@ def test_a_rank_that_is_killed_is_missed() -> None:
 
 
 def test_a_rank_that_is_stopped_is_found_out() -> None:
-    outcome = faulty(stop, 2, stopped=(1,))
+    outcome = faulty(stop, 5, stopped=(1,))
     assert outcome.codes == [1, -9, 1]
     told = outcome.output[0] + outcome.output[2]
     assert "the step stands still: rank" in told
@@ -95,7 +95,7 @@ def test_a_rank_that_is_stopped_is_found_out() -> None:
 
 
 def test_a_rank_that_takes_too_long_is_found_out() -> None:
-    outcome = faulty(sleep, 2)
+    outcome = faulty(sleep, 5)
     assert outcome.codes == [1, 1, 1]
     told = "".join(outcome.output)
     assert told.count("the step stands still") >= 1
