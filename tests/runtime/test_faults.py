@@ -181,7 +181,7 @@ def disagree(rank: int, plan: Plan) -> None:
     spec = spec_of(plan)
     x, target = batch(spec)
     if rank == 1:
-        x = torch.cat([x, x])
+        x, target = torch.cat([x, x]), torch.cat([target, target])
     Executor(plan, built(spec, rank), loss, timeout=5).step(x, target=target)
 
 
