@@ -13,6 +13,14 @@ from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import RankPlan
+from stretto.runtime.stage.gradients import (
+    Holder,
+    give,
+    gradient_holders,
+    gradient_of,
+    key_of,
+    plain,
+)
 from stretto.runtime.topology import StageId
 from stretto.runtime.transport import P2PLane, Pending
 
@@ -30,7 +38,7 @@ class Replicas:
 
     def __init__(self, context: RankContext):
         self.context, self.rank = context, context.plan.rank
-        self.set_aside: list[tuple[nn.Parameter, Tensor]] = []
+        self.set_aside: list[tuple[Holder, Tensor]] = []
         self.lanes: dict[tuple[int, int, int], int] = {}  # by reduction, source, target
         for number, reduction in enumerate(context.plan.reductions):
             for source, target in _between(reduction):
@@ -80,7 +88,7 @@ class Replicas:
         self.set_aside = []
         for reduction in self.context.plan.reductions:
             for copy in self._own(reduction):
-                for parameter in self._module(copy).parameters():
+                for parameter in gradient_holders(self._module(copy)):
                     if parameter.grad is not None:
                         self.set_aside.append((parameter, parameter.grad))
                         parameter.grad = None
@@ -106,17 +114,18 @@ class Replicas:
             pending.wait()
         in_order = [every[copy] for copy in reduction.copies]
         for copy in own:
-            for at, parameter in enumerate(self._module(copy).parameters()):
-                parameter.grad = _total([g.tensors[at] for g in in_order if g.there[at]])
-        self._add_set_aside({id(p) for copy in own for p in self._module(copy).parameters()})
+            for at, parameter in enumerate(gradient_holders(self._module(copy))):
+                give(parameter, _total([g.tensors[at] for g in in_order if g.there[at]]))
+        holders = [p for copy in own for p in gradient_holders(self._module(copy))]
+        self._add_set_aside({key_of(p) for p in holders})
 
     def _add_set_aside(self, which: set[int]) -> None:
         for parameter, before in self.set_aside:
-            if id(parameter) in which:
+            if key_of(parameter) in which:
                 if parameter.grad is not None:
                     before.add_(parameter.grad)
                 parameter.grad = before
-        self.set_aside = [(p, gradient) for p, gradient in self.set_aside if id(p) not in which]
+        self.set_aside = [(p, gradient) for p, gradient in self.set_aside if key_of(p) not in which]
 
     def _own(self, reduction: Reduction) -> Iterator[Copy]:
         return (copy for copy in reduction.copies if copy.rank == self.rank)
@@ -159,11 +168,8 @@ def _between(reduction: Reduction) -> list[P2PLane]:
 
 def _gradients(module: nn.Module) -> _CopyGradients:
     """Those of a sparse embedding as dense tensors: messages have a size that both ends know."""
-    parameters = list(module.parameters())
-    tensors = [
-        torch.zeros_like(p) if p.grad is None else p.grad.to_dense() if p.grad.is_sparse else p.grad
-        for p in parameters
-    ]
+    parameters = gradient_holders(module)
+    tensors = [gradient_of(p) for p in parameters]
     there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
     return _CopyGradients(there.to(tensors[0].device) if tensors else there, tensors)
 
@@ -179,7 +185,7 @@ def _total(gradients: Sequence[Tensor]) -> Tensor | None:
 
 
 def _state(module: nn.Module) -> list[Tensor]:
-    return [tensor.detach() for tensor in [*module.parameters(), *module.buffers()]]
+    return [plain(tensor) for tensor in [*module.parameters(), *module.buffers()]]
 
 
 def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from stretto.runtime.stage.gradients import plain
+
 
 class Bucket(NamedTuple):
     """Gradients of one dtype that are under way: the parameters, all their gradients in one
@@ -64,7 +66,7 @@ class MeanOverReplicas:
 
 def _flat(parameters: Sequence[nn.Parameter]) -> Tensor:
     """All gradients, then a number for each: 1 where it is there, else 0."""
-    gradients = [_plain(p) if p.grad is None else _plain(p.grad) for p in parameters]
+    gradients = [plain(p) if p.grad is None else plain(p.grad) for p in parameters]
     rows = [
         _row(torch.zeros_like(gradient) if p.grad is None else gradient.to(p.dtype))
         for p, gradient in zip(parameters, gradients, strict=True)
@@ -79,7 +81,7 @@ def _give(parameters: Sequence[nn.Parameter], flat: Tensor, world: int) -> None:
     flat = flat[: -len(parameters)].div_(world)
     at = 0
     for parameter, wanted in zip(parameters, there, strict=True):
-        like = _plain(parameter)
+        like = plain(parameter)
         many = _row(like).numel()
         mean = flat[at : at + many]
         at += many
@@ -89,7 +91,7 @@ def _give(parameters: Sequence[nn.Parameter], flat: Tensor, world: int) -> None:
             parameter.grad = torch.zeros_like(parameter)
         elif parameter.grad.is_sparse:
             parameter.grad = parameter.grad.to_dense()
-        given = _plain(parameter.grad)
+        given = plain(parameter.grad)
         mean = mean.view(*like.shape, 2) if like.is_complex() else mean.view(like.shape)
         given.copy_(torch.view_as_complex(mean) if like.is_complex() else mean)
 
@@ -97,12 +99,3 @@ def _give(parameters: Sequence[nn.Parameter], flat: Tensor, world: int) -> None:
 def _row(tensor: Tensor) -> Tensor:
     """The numbers in one row; complex ones as pairs."""
     return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(-1)
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """This rank's numbers: of a DTensor its local tensor, of a sparse one a dense one. The replicas
-    of a DTensor are cut alike, so that the mean of the pieces is the piece of the mean."""
-    local = getattr(tensor, "_local_tensor", None)
-    if local is not None:
-        tensor = local
-    return tensor.to_dense() if tensor.is_sparse else tensor.detach()

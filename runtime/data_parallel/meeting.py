@@ -48,7 +48,7 @@ def meet(
             f"processes {_list(absent)}, replicas of {' and '.join(stages)}, did not come within "
             f"{timeout:g} s: does every pipeline make its executor, in the same order?"
         ) from None
-    _compare(cards, rank, dist.get_process_group_ranks(group))
+    _compare(cards, dist.get_process_group_ranks(group))
     return peers
 
 
@@ -62,27 +62,30 @@ def broadcast(module: nn.Module, group: dist.ProcessGroup) -> None:
             mine.copy_(given)
 
 
-def _compare(cards: Sequence[Any], rank: int, members: Sequence[int]) -> None:
-    own, first = cards[rank], cards[0]
-    here, there = f"process {members[rank]}", f"process {members[0]}"
-    if own[0] != first[0]:
-        raise PipelineError(
-            f"{here} has another plan than its replica, {there}: {own[0][:12]} and {first[0][:12]}"
-        )
-    if own[1] != first[1]:
-        raise PipelineError(
-            f"{here} is rank {own[1]} of its pipeline, and its replica, {there}, is rank "
-            f"{first[1]} of its own: replicas hold the same stages"
-        )
-    for name in own[2].keys() | first[2].keys():
-        if own[2].get(name) != first[2].get(name):
-            one, other = own[2].get(name, []), first[2].get(name, [])
-            mine = next((row for row in one if row not in other), None)
-            theirs = next((row for row in other if row not in one), None)
+def _compare(cards: Sequence[Any], members: Sequence[int]) -> None:
+    """Every replica judges all of them, so that all raise the same."""
+    first, there = cards[0], f"process {members[0]}"
+    for card, member in zip(cards[1:], members[1:], strict=True):
+        here = f"process {member}"
+        if card[0] != first[0]:
             raise PipelineError(
-                f"{name} differs between replicas: {_row(mine)} on {here}, {_row(theirs)} on "
-                f"{there}"
+                f"{here} has another plan than its replica, {there}: {card[0][:12]} and "
+                f"{first[0][:12]}"
             )
+        if card[1] != first[1]:
+            raise PipelineError(
+                f"{here} is rank {card[1]} of its pipeline, and its replica, {there}, is rank "
+                f"{first[1]} of its own: replicas hold the same stages"
+            )
+        for name in sorted(card[2].keys() | first[2].keys()):
+            one, other = card[2].get(name, []), first[2].get(name, [])
+            if one != other:
+                mine = next((row for row in one if row not in other), None)
+                theirs = next((row for row in other if row not in one), None)
+                raise PipelineError(
+                    f"{name} differs between replicas: {_row(mine)} on {here}, {_row(theirs)} on "
+                    f"{there}"
+                )
 
 
 def _table(module: nn.Module) -> list[list[Any]]:

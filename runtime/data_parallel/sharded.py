@@ -5,8 +5,8 @@ stage's last one is there. `reshard_after_forward` is kept: such parts are gathe
 backward.
 
 torch's own schedules do the same to the same attributes (`torch.distributed.pipelining.stage`,
-`perform_reduce_grad`); what begins with an underscore is theirs, and is touched in this module
-alone.
+`perform_reduce_grad`); what begins with an underscore is theirs, and is touched here and in
+`stage.gradients` alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from stretto.runtime.stage.gradients import parameter_groups, sharded_parameters
 
 
 class ShardedStage:
@@ -112,11 +114,7 @@ class ShardedStage:
         return (state for state in self._states() if state._is_root)
 
     def _groups(self) -> Iterator[Any]:
-        for state in self._states():
-            several = getattr(state, "_fsdp_param_groups", None)
-            if several is None:  # releases before 2.12 have one
-                several = [state._fsdp_param_group] if state._fsdp_param_group else []
-            yield from several
+        return parameter_groups(self.parts)
 
     def _parameters(self) -> Iterator[Any]:
-        return (parameter for group in self._groups() for parameter in group.fsdp_params)
+        return sharded_parameters(self.parts)

@@ -2,10 +2,13 @@
 per step, the mean over its replicas, bit for bit with two."""
 
 import pytest
+import torch
 
-from tests.support.mesh import expected, mesh_step, same
+from stretto.compiler.library import names
+from stretto.compiler.plan.plan import Plan
+from tests.support.mesh import KINDS, Gradients, batch_seed, expected, mesh_step, same
 from tests.support.ranks import run
-from tests.support.training import compiled
+from tests.support.training import batch, compiled, one_process, spec_of, there
 
 pytestmark = pytest.mark.xdist_group("ranks")  # one after the other: they wait for each other
 
@@ -14,21 +17,46 @@ SAMPLE = [
     ("one_f_one_b", "plain"),
     ("zb_v", "ddp"),
     ("dualpipe", "plain"),
-    ("one_f_one_b", "fsdp"),
+    ("dualpipe", "fsdp"),
     ("zb_v", "fsdp_blocks"),
 ]
 COLLECTIVES = {"plain": 1, "ddp": 1, "fsdp": 1, "fsdp_blocks": 3}  # for each stage
 
 
-def check(name: str, kind: str, sizes: dict[str, int]) -> None:
-    plan = compiled(name, **sizes)
+def check(name: str, kind: str) -> None:
+    plan = compiled(name, **SIZES)
     outcome = run(4, mesh_step, plan, kind)
-    wanted = expected(plan, 2)
+    wanted, torchs = expected(plan, 2), by_torch_alone(plan)
     for gradients, collectives, stages in outcome.results:
         assert same(gradients, wanted), (name, kind)
+        for key, found in gradients.items():
+            for a, b in zip(found, torchs[key], strict=True):
+                assert torch.allclose(there(a), there(b), rtol=1e-4, atol=1e-6)
         assert collectives == stages * COLLECTIVES[kind]
+
+
+def by_torch_alone(plan: Plan) -> Gradients:
+    """The mean over two batches of the gradients of one process, which knows nothing of plans."""
+    spec = spec_of(plan)
+    found = [one_process(spec, *batch(spec, seed=batch_seed(0, r))).gradients for r in range(2)]
+    return {
+        (spec.pipelines[p].name, s): [
+            (there(a) + there(b)) / 2 for a, b in zip(found[0][p, s], found[1][p, s], strict=True)
+        ]
+        for p, s in found[0]
+    }
 
 
 @pytest.mark.parametrize(("name", "kind"), SAMPLE)
 def test_gradients_are_the_mean_over_the_replicas(name: str, kind: str) -> None:
-    check(name, kind, SIZES)
+    check(name, kind)
+
+
+SWEEP = [name for name in names() if name != "inference"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SWEEP)
+def test_every_schedule_and_kind(name: str, kind: str) -> None:
+    check(name, kind)

@@ -96,8 +96,9 @@ KINDS: dict[str, Wrap] = {"plain": plain, "ddp": ddp, "fsdp": fsdp, "fsdp_blocks
 
 def full(tensor: Tensor | None) -> Tensor | None:
     """The whole of a sharded tensor; all replicas must ask."""
-    whole: Any = getattr(tensor, "full_tensor", lambda: tensor)
-    found: Tensor | None = whole()
+    if tensor is None:
+        return None
+    found: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
     return found
 
 
