@@ -4,6 +4,7 @@ is as hard as a transport may be: a message is taken only when its receive was p
 import threading
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,10 +23,13 @@ class Hub:
         self.lock = threading.Lock()
         self.lanes: list[_Rendezvous] = []
         self.report = ""
+        self.gathered: list[Any] = [None] * world
+        self.barrier = threading.Barrier(world)
 
     def fail(self, report: str) -> None:
         """Ends every wait with a `PipelineError` of the first such report."""
         self.report = self.report or report
+        self.barrier.abort()
 
 
 class Local:
@@ -50,6 +54,19 @@ class Local:
     def receive(self, lane: int, buffers: Sequence[Tensor]) -> list["_LocalMessage"]:
         """As `Transport.receive`."""
         return [self.hub.lanes[lane].meet(_LocalMessage(self.hub, buffers), "receives")]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What all ranks give, by rank; they wait for each other. Raises `PipelineError` where one
+        fails."""
+        hub = self.hub
+        try:
+            hub.gathered[self.rank] = value
+            hub.barrier.wait()
+            every = list(hub.gathered)
+            hub.barrier.wait()
+        except threading.BrokenBarrierError:
+            raise PipelineError(hub.report or "the ranks of this process have stopped") from None
+        return every
 
     def abort(self, report: str) -> None:
         """Ends every rank's waits with `PipelineError`."""

@@ -1,0 +1,172 @@
+"""Saving and loading. In come one executor and what it trains with; all ranks call together."""
+
+import os
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+
+from stretto.runtime.checkpoint import folders
+from stretto.runtime.checkpoint.contents import Held, Stateful, Table, table, take, wanted
+from stretto.runtime.checkpoint.names import named_tensors
+from stretto.runtime.checkpoint.running_means import reconcile
+from stretto.runtime.errors import PipelineError
+from stretto.runtime.executor import Executor
+from stretto.runtime.transport.local import Local
+
+Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
+FORMAT = 1
+warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
+
+
+def latest(folder: str | os.PathLike[str]) -> int | None:
+    """The step of the newest whole checkpoint below the folder; None where there is none."""
+    steps = folders.steps_in(Path(folder))
+    return steps[-1] if steps else None
+
+
+def save(
+    executor: Executor,
+    folder: str | os.PathLike[str],
+    step: int,
+    optimizers: Optimizers = (),
+    *,
+    extra: Mapping[str, Stateful] | None = None,
+    keep: int = 3,
+) -> None:
+    """Writes the checkpoint of `step` below the folder, which all ranks can reach, and removes all
+    but the newest `keep`. Every rank calls it, at the same step; with data-parallel replicas all
+    processes. `extra`: what else has a state, by name, the same on every rank: schedulers, a
+    scaler, a loader of data.
+
+    Running means of copies are made equal (`running_means`). Raises `PipelineError`; what was there
+    before is still there then.
+    """
+    if keep < 1:
+        raise PipelineError(f"keep={keep}: at least the newest checkpoint is kept")
+    reconcile(executor.replicas)
+    held = _held(executor, optimizers, extra)
+    progress = {"format": FORMAT, "step": step, "processes": _processes(executor)}
+    root, first = Path(folder), held.process == 0
+    failure = None
+    try:
+        if first:
+            folders.begin(root, step)
+        _write(executor, table(held, progress), folders.partial_of(root, step))
+        if first:
+            folders.finish(root, step, keep)
+    except (OSError, CheckpointException, RuntimeError) as error:
+        failure = _why(error)
+        if first:
+            shutil.rmtree(folders.partial_of(root, step), ignore_errors=True)
+    _end_together(executor, failure, f"the checkpoint of step {step} was not written")
+
+
+def load(
+    executor: Executor,
+    folder: str | os.PathLike[str],
+    optimizers: Optimizers = (),
+    *,
+    step: int | None = None,
+    extra: Mapping[str, Stateful] | None = None,
+) -> int | None:
+    """Reads the checkpoint of `step`, by default the newest, into the executor's modules, the
+    optimizers and `extra`; returns its step, None where there is no checkpoint. The plan may be
+    another than the one that saved it, on another number of ranks; then random states are left as
+    they are. Raises `PipelineError` where the checkpoint does not fit, or cannot be read; the
+    modules may then be half read.
+    """
+    root = Path(folder)
+    found = _exchange(executor, latest(root) if step is None else step)[0]
+    if found is None:
+        return None
+    where = folders.folder_of(root, found)
+    failure = None
+    held = _held(executor, optimizers, extra)
+    try:
+        _read(executor, held, where)
+    except Exception as error:  # a damaged file can raise anything
+        failure = _why(error)
+    _end_together(executor, failure, f"the checkpoint {where} cannot be loaded")
+    return int(found)
+
+
+def _read(executor: Executor, held: Held, where: Path) -> None:
+    if not where.is_dir():
+        raise PipelineError("it is not there")
+    reader = FileSystemReader(where)
+    read = wanted(held, reader.read_metadata())
+    state_dict_loader.load(
+        read,
+        storage_reader=reader,
+        planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
+        no_dist=True,
+    )
+    if read["progress"].get("format") != FORMAT:
+        raise PipelineError("it is of another format")
+    if read["progress"]["processes"] != _processes(executor):
+        read.pop(f"random.{held.process}", None)
+    take(held, read)
+
+
+def _held(executor: Executor, optimizers: Optimizers, extra: Mapping[str, Stateful] | None) -> Held:
+    own = (optimizers,) if isinstance(optimizers, torch.optim.Optimizer) else tuple(optimizers)
+    process = executor.rank if _is_local(executor) else dist.get_rank()
+    return Held(named_tensors(executor), own, extra or {}, process)
+
+
+def _is_local(executor: Executor) -> bool:
+    return isinstance(executor.context.transport, Local)
+
+
+def _processes(executor: Executor) -> int:
+    return executor.world if _is_local(executor) else dist.get_world_size()
+
+
+def _write(executor: Executor, rows: Table, where: Path) -> None:
+    """Ranks that are threads hand all they have to the first."""
+    local = _is_local(executor)
+    if local:
+        every = _exchange(executor, rows)
+        if executor.rank:
+            return
+        rows = {key: value for rows in reversed(every) for key, value in rows.items()}
+    state_dict_saver.save(
+        rows,
+        storage_writer=FileSystemWriter(where),
+        planner=DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
+        no_dist=local,
+    )
+
+
+def _exchange(executor: Executor, value: Any) -> list[Any]:
+    """What all processes give, in their order."""
+    transport = executor.context.transport
+    if isinstance(transport, Local):
+        return transport.gather(value)
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, value)
+    return every
+
+
+def _end_together(executor: Executor, failure: str | None, what: str) -> None:
+    """Raises `PipelineError` on all processes where one of them failed: with its reason."""
+    for process, reason in enumerate(_exchange(executor, failure)):
+        if reason is not None:
+            raise PipelineError(f"{what}: rank {process}: {reason}")
+
+
+def _why(error: BaseException) -> str:
+    """The first line of what went wrong."""
+    if isinstance(error, CheckpointException):
+        return _why(next(iter(error.failures.values()))[0])
+    told = str(error).splitlines()[0] if str(error) else ""
+    return told if isinstance(error, PipelineError) else f"{type(error).__name__}: {told}"

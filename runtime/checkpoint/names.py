@@ -1,0 +1,106 @@
+"""What the tensors of a stage are called in the whole model. In come a rank's stages; out come, for
+each, its own names and the model's.
+
+A stage's module may know the model's names: as `full_name(name)`, from a name of its `state_dict`
+to that in the model (a stage that numbers its layers from 0 needs it, to say which they are in the
+model). Else its names are taken for the model's, as long as no two stages use one; where they do,
+all of the model's begin with `stage2of4.`, and fit this number of stages alone."""
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from stretto.runtime.executor import Executor
+from stretto.runtime.topology import StageId
+
+WRAPPERS = {
+    "DistributedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+}
+"""By class the attribute where it keeps what it wraps: no part of a name in the model."""
+
+
+class NamedTensor(NamedTuple):
+    """A parameter or persistent buffer of a stage, and its name in the model."""
+
+    name: str
+    stage: StageId
+    tensor: Tensor
+    is_parameter: bool
+
+
+def named_tensors(executor: Executor) -> list[NamedTensor]:
+    """Those of all stages of this rank, of copies all; the names are found once, together with all
+    ranks, so that all of them must call it. Raises `MissingKeys` where another does not."""
+    graph, peers = executor.plan.graph, executor.peers
+    own = {stage: _tensors(one.module) for stage, one in executor.stages.items()}
+    told = [
+        [stage.pipeline, stage.stage, list(found), _knows(executor.stages[stage].module)]
+        for stage, found in own.items()
+    ]
+    peers.store.post(f"names/{executor.rank}", told)
+    every = peers.wait([f"names/{rank}" for rank in range(executor.world)])
+    clashing = _clashing(executor, every)
+    several = len(graph.originals()) > 1
+    result = []
+    for stage, found in own.items():
+        original = graph.original(stage.pipeline)
+        prefix = f"{graph.spec.pipelines[original].name}." if several else ""
+        if original in clashing:
+            count = len(graph.spec.pipelines[original].stages)
+            prefix += f"stage{stage.stage}of{count}."
+        for name, (tensor, is_parameter) in found.items():
+            result.append(NamedTensor(prefix + name, stage, tensor, is_parameter))
+    return result
+
+
+def _clashing(executor: Executor, every: list[list[list[Any]]]) -> set[int]:
+    """The models of which two stages, neither of which knows the model's names, use one name."""
+    graph = executor.plan.graph
+    names: dict[int, dict[int, list[str]]] = {}
+    for pipeline, stage, found, knows in (row for rows in every for row in rows):
+        if not knows:
+            names.setdefault(graph.original(pipeline), {})[stage] = found
+    return {
+        original
+        for original, by_stage in names.items()
+        if max(Counter(name for found in by_stage.values() for name in found).values(), default=0)
+        > 1
+    }
+
+
+def _tensors(module: nn.Module) -> dict[str, tuple[Tensor, bool]]:
+    """By name in the model, as far as the module knows it: what is saved, and whether it is a
+    parameter."""
+    inner = unwrapped(module)
+    full = getattr(inner, "full_name", None)
+    found: dict[str, tuple[Tensor, bool]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if isinstance(tensor, Tensor):
+            own = plain_name(module, name)
+            found[full(own) if full else own] = tensor, isinstance(tensor, nn.Parameter)
+    return found
+
+
+def _knows(module: nn.Module) -> bool:
+    return callable(getattr(unwrapped(module), "full_name", None))
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The user's module, without what wraps it."""
+    while (attribute := WRAPPERS.get(type(module).__name__)) is not None:
+        module = getattr(module, attribute)
+    return module
+
+
+def plain_name(module: nn.Module, name: str) -> str:
+    """The name without the attributes of wrappers, wherever in it they are."""
+    parts, kept = name.split("."), []
+    here: Any = module
+    for part in parts:
+        if WRAPPERS.get(type(here).__name__) != part:
+            kept.append(part)
+        here = getattr(here, part, None)
+    return ".".join(kept)

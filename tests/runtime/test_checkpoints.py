@@ -1,0 +1,240 @@
+"""Checkpoints: what was saved under one plan is resumed under another, bit for bit; what is there
+is whole; what does not fit is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stretto.compiler.plan.plan import Plan
+from stretto.runtime import Executor, PipelineError, run_local
+from stretto.runtime.checkpoint import latest, load, save
+from stretto.runtime.transport.local import Local
+from tests.support.training import Layer, compiled, loss, spec_of
+
+LAYERS, ROWS = 8, 16
+
+
+class Part(nn.Module):
+    """Some layers of the model, numbered from 0 in every stage; knows which they are."""
+
+    def __init__(self, stage: int, stages: int, running: bool = False):
+        super().__init__()
+        self.first = stage * LAYERS // stages
+        many = (stage + 1) * LAYERS // stages - self.first
+        self.layers = nn.Sequential(*(Layer(self.first + k) for k in range(many)))
+        self.norm = nn.BatchNorm1d(6) if running and stage == 0 else nn.Identity()
+
+    def full_name(self, name: str) -> str:
+        """Under the layer's number in the model."""
+        kind, number, rest = name.split(".", 2) if name.startswith("layers") else ("", "0", name)
+        return f"{kind}.{self.first + int(number)}.{rest}" if kind else rest
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows on both sides."""
+        return self.norm(self.layers(x))
+
+
+class Trained:
+    """Some steps of a plan, with what a rank ends with."""
+
+    def __init__(self, plan: Plan, folder: Path, running: bool = False):
+        self.plan, self.folder, self.running = plan, folder, running
+        draw = torch.Generator().manual_seed(0)
+        self.x, self.y = (torch.randn(ROWS, 6, generator=draw) for _ in range(2))
+
+    def run(self, body: Callable[[Executor, Any, Any], Any], make: Any = Part) -> list[Any]:
+        """Calls `body(executor, optimizer, modules)` on every rank."""
+        spec = spec_of(self.plan)
+        built = [
+            {
+                (p.name, s): make(s, len(p.stages), self.running)
+                for p in spec.pipelines
+                for s, stage in enumerate(p.stages)
+                if stage.rank == rank
+            }
+            for rank in range(spec.ranks)
+        ]
+
+        def rank(transport: Local) -> Any:
+            modules = built[transport.rank]
+            executor = Executor(self.plan, modules, loss, transport=transport, timeout=20.0)
+            parameters = [p for module in modules.values() for p in module.parameters()]
+            try:
+                return body(executor, torch.optim.AdamW(parameters, lr=1e-2), modules)
+            finally:
+                executor.close()
+
+        return run_local(self.plan, rank)
+
+    def steps(self, executor: Executor, optimizer: Any, many: int) -> list[float]:
+        """Takes steps; the losses of those that this rank has."""
+        found = []
+        for _ in range(many):
+            losses: list[Tensor] = []
+            executor.step(self.x, target=self.y, losses=losses)
+            optimizer.step()
+            optimizer.zero_grad()
+            found += [float(one) for one in losses]
+        return found
+
+
+def weights(modules: dict[Any, nn.Module]) -> dict[str, Tensor]:
+    found = {}
+    for module in modules.values():
+        assert isinstance(module, Part)
+        for name, tensor in module.state_dict().items():
+            found[module.full_name(name)] = tensor.clone()
+    return found
+
+
+def whole(results: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: tensor for found in results for name, tensor in found.items()}
+
+
+def saved(folder: Path, name: str = "dualpipe", ranks: int = 4, running: bool = False) -> Any:
+    """Three steps of a plan, and what the weights were then."""
+    run = Trained(compiled(name, ranks=ranks, microbatches=8), folder, running)
+
+    def body(executor: Executor, optimizer: Any, modules: Any) -> Any:
+        run.steps(executor, optimizer, 3)
+        save(executor, folder, 3, optimizer)
+        return weights(modules)
+
+    return whole(run.run(body))
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks"), [("one_f_one_b", 2), ("zb_v", 2), ("dualpipe", 4), ("chimera", 2)]
+)
+def test_a_checkpoint_is_independent_of_the_plan(tmp_path: Path, name: str, ranks: int) -> None:
+    expected = saved(tmp_path)
+    assert latest(tmp_path) == 3
+    run = Trained(compiled(name, ranks=ranks, microbatches=8), tmp_path)
+    moments: dict[str, Tensor] = {}
+
+    def body(executor: Executor, optimizer: Any, modules: Any) -> Any:
+        run.steps(executor, optimizer, 1)  # what it had before is gone
+        assert load(executor, tmp_path, optimizer) == 3
+        for parameter, state in optimizer.state.items():
+            assert state["step"] == 3
+            moments[str(tuple(parameter.shape))] = state["exp_avg"]
+        return weights(modules)
+
+    found = whole(run.run(body))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert all(moment.abs().max() > 0 for moment in moments.values())
+
+
+@pytest.mark.parametrize("running", [False, True])
+@pytest.mark.parametrize("name", ["dualpipe", "interleaved_1f1b"])
+def test_a_resumed_run_goes_on_as_the_undisturbed_one(
+    tmp_path: Path, name: str, running: bool
+) -> None:
+    run = Trained(compiled(name, ranks=2, microbatches=8), tmp_path, running)
+
+    def undisturbed(executor: Executor, optimizer: Any, modules: Any) -> Any:
+        run.steps(executor, optimizer, 2)
+        save(executor, tmp_path, 2, optimizer)
+        return run.steps(executor, optimizer, 2), weights(modules)
+
+    def resumed(executor: Executor, optimizer: Any, modules: Any) -> Any:
+        assert load(executor, tmp_path, optimizer) == 2
+        return run.steps(executor, optimizer, 2), weights(modules)
+
+    for (a, b), (c, d) in zip(run.run(undisturbed), run.run(resumed), strict=True):
+        assert a == c
+        assert all(torch.equal(b[key], d[key]) for key in b)
+
+
+def test_running_means_of_copies_are_one_in_a_checkpoint(tmp_path: Path) -> None:
+    run = Trained(compiled("dualpipe", ranks=2, microbatches=8), tmp_path, running=True)
+
+    def means(modules: Any) -> list[Tensor]:
+        found = [module.norm.running_mean for module in modules.values() if module.first == 0]
+        return [mean.clone() for mean in found]
+
+    def body(executor: Executor, optimizer: Any, modules: Any) -> Any:
+        run.steps(executor, optimizer, 1)
+        before = means(modules)
+        save(executor, tmp_path, 1, optimizer)
+        return before, means(modules)
+
+    results = run.run(body)
+    first, second = [mean for before, _ in results for mean in before]
+    assert not torch.equal(first, second)
+    for mean in [mean for _, after in results for mean in after]:
+        assert torch.equal(mean, (first + second) / 2)
+
+
+def refusal(run: Trained, folder: Path, make: Any = Part) -> str:
+    with pytest.raises(PipelineError) as error:
+        run.run(lambda executor, optimizer, _: load(executor, folder, optimizer), make)
+    return str(error.value)
+
+
+class Nameless(Part):
+    """The same, without knowing which layers it has."""
+
+    full_name = None  # type: ignore[assignment]
+
+
+class Wider(Part):
+    """Another model under the same names."""
+
+    def __init__(self, *place: Any):
+        super().__init__(*place)
+        for layer in self.layers:
+            layer.up = nn.Linear(6, 13)
+            layer.down = nn.Linear(13, 6)
+
+
+def test_what_does_not_fit_is_refused_on_every_rank(tmp_path: Path) -> None:
+    saved(tmp_path)
+    run = Trained(compiled("one_f_one_b", ranks=2, microbatches=8), tmp_path)
+    assert "has `layers.0.up.weight` as (12, 6) torch.float32, this rank as (13, 6)" in refusal(
+        run, tmp_path, Wider
+    )
+    assert "lacks 24 of 24 tensors of this rank, `stage0of2.layers.0." in refusal(
+        run, tmp_path, Nameless
+    )
+    (tmp_path / "step-00000003" / ".metadata").write_bytes(b"broken")
+    assert "cannot be loaded: rank 0: UnpicklingError" in refusal(run, tmp_path)
+
+
+def test_only_the_newest_are_kept_and_none_is_half_there(tmp_path: Path) -> None:
+    run = Trained(compiled("one_f_one_b", ranks=2, microbatches=8), tmp_path)
+    (tmp_path / "step-00000009.partial").mkdir()
+
+    def body(executor: Executor, optimizer: Any, _: Any) -> None:
+        assert load(executor, tmp_path, optimizer) is None
+        for step in (1, 2, 3, 3):
+            save(executor, tmp_path, step, optimizer, keep=2)
+
+    run.run(body)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+    assert latest(tmp_path) == 3
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    saved(tmp_path)
+    run = Trained(compiled("one_f_one_b", ranks=2, microbatches=8), tmp_path)
+
+    class Stubborn:
+        """Has a state that nobody can write."""
+
+        def state_dict(self) -> Any:
+            return {"lambda": lambda: 0}
+
+        def load_state_dict(self, state: Any) -> None: ...
+
+    def body(executor: Executor, optimizer: Any, _: Any) -> None:
+        save(executor, tmp_path, 4, optimizer, extra={"stubborn": Stubborn()})
+
+    with pytest.raises(PipelineError, match="the checkpoint of step 4 was not written: rank 0"):
+        run.run(body)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000003"]
