@@ -19,7 +19,7 @@ LAYERS = (
     ("activity",),
     ("exchange",),
     ("executor",),
-    ("clip", "local", "scaler"),
+    ("checkpoint", "clip", "local", "scaler"),
     ("train",),
     ("hf",),
 )
