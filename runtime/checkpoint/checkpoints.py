@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, Def
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 
 from stretto.runtime.checkpoint import folders
-from stretto.runtime.checkpoint.contents import Held, Stateful, Table, table, take, wanted
+from stretto.runtime.checkpoint.contents import CheckpointTable, Held, Stateful, table, take, wanted
 from stretto.runtime.checkpoint.names import named_tensors
 from stretto.runtime.checkpoint.running_means import reconcile
 from stretto.runtime.errors import PipelineError
@@ -131,7 +131,7 @@ def _processes(executor: Executor) -> int:
     return executor.world if _is_local(executor) else dist.get_world_size()
 
 
-def _write(executor: Executor, rows: Table, where: Path) -> None:
+def _write(executor: Executor, rows: CheckpointTable, where: Path) -> None:
     """Ranks that are threads hand all they have to the first."""
     local = _is_local(executor)
     if local:

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from stretto.runtime.checkpoint.names import NamedTensor
 from stretto.runtime.errors import PipelineError
 
-Table = dict[str, Any]
+CheckpointTable = dict[str, Any]
 """By key a tensor or an object."""
 
 
@@ -48,9 +48,9 @@ class Held(NamedTuple):
     process: int
 
 
-def table(held: Held, progress: Mapping[str, Any]) -> Table:
+def table(held: Held, progress: Mapping[str, Any]) -> CheckpointTable:
     """All that the rank saves. Of copies the first; they are equal."""
-    found: Table = {"progress": dict(progress), f"random.{held.process}": random_states()}
+    found: CheckpointTable = {"progress": dict(progress), f"random.{held.process}": random_states()}
     for one in held.tensors:
         found.setdefault(f"model.{one.name}", one.tensor.detach())
     for name, parameter, optimizer, group in _optimized(held):
@@ -89,14 +89,14 @@ def _optimized(
 # Back -------------------------------------------------------------------------------------------
 
 
-def wanted(held: Held, metadata: Metadata) -> Table:
+def wanted(held: Held, metadata: Metadata) -> CheckpointTable:
     """What the rank reads of a checkpoint: for each tensor one to read into, for each object None.
 
     Raises `PipelineError` where the checkpoint lacks a tensor of the model, or has it in another
     shape or type.
     """
     there = metadata.state_dict_metadata
-    found: Table = {"progress": None}
+    found: CheckpointTable = {"progress": None}
     names = dict.fromkeys(f"model.{one.name}" for one in held.tensors)
     _demand(list(names), there)
     for one in held.tensors:
@@ -117,8 +117,9 @@ def wanted(held: Held, metadata: Metadata) -> Table:
     return found
 
 
-def take(held: Held, read: Table) -> None:
-    """Puts what was read where it belongs; in copies all, each of its own."""
+def take(held: Held, read: CheckpointTable) -> None:
+    """Puts what was read where it belongs, into every copy. Raises `PipelineError` where parameters
+    of one optimizer's group were trained with different settings."""
     with torch.no_grad():
         for one in held.tensors:
             one.tensor.copy_(read[f"model.{one.name}"])

@@ -41,7 +41,8 @@ class CausalLM:
             self.optimizer = optimizer
 
     def whole(self) -> nn.Module:
-        """The model in one piece, in training mode. Raises what `transformers` raises."""
+        """The model in one piece, in training mode. Raises `PipelineError` where
+        `prepare` returns no model, and what `transformers` raises."""
         auto = import_module("transformers").AutoModelForCausalLM
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
