@@ -13,7 +13,10 @@ from torch.nn import Parameter
 
 def uses_data(node: Node) -> bool:
     """Whether the node has saved a tensor that is no parameter and depends on none, as the first
-    operations on a batch do; views and casts of a parameter save nothing."""
+    operations on a batch do; views and casts of a parameter save nothing. What hooks have packed is
+    not looked at, which would unpack it: it counts as data."""
+    if is_packed(node):
+        return True
     if isinstance(node, BackwardCFunction):
         saved: Sequence[Any] = node.saved_tensors
     else:
@@ -25,13 +28,9 @@ def uses_data(node: Node) -> bool:
     )
 
 
-def is_checkpointed(node: Node) -> bool:
-    """Whether what the node has saved is recomputed by an activation checkpoint."""
-    return any(
-        saved is not None
-        and getattr(saved.unpack_hook, "__module__", "") == "torch.utils.checkpoint"
-        for saved in _saved(node)
-    )
+def is_packed(node: Node) -> bool:
+    """Whether hooks give back what the node has saved: activation checkpoints, offloading."""
+    return any(saved is not None and saved.unpack_hook is not None for saved in _saved(node))
 
 
 def drop_saved(node: Node) -> None:

@@ -11,14 +11,15 @@ exactly one of the halves, and the sums are those of the whole backward, in its 
 Where no input needs a gradient, I still walks the whole chain to the first operation on data and
 leaves to W only what belongs to weights.
 
-Three cases that cannot be cut that way are still right: a custom `autograd.Function` computes
-everything in I, and what belongs to weights waits for W; a parameter that two cut nodes use
-directly, without a view of its own in between, makes W compute both sides of these nodes; and a
-stage with activation checkpoints does all its work in I (its forward would be repeated for each
-half).
+Cases that cannot be cut that way are still right. A custom `autograd.Function` computes everything
+in I, and what belongs to weights waits for W. A parameter that two cut nodes use directly, without
+a view of its own in between, makes W compute both sides of these nodes. A stage with activation
+checkpoints, hooks on saved tensors, or compiled regions that overwrite what they saved, does all
+its work in I (`indivisible`); with reentrant checkpoints I is a B, and W has nothing to do.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,8 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from stretto.runtime.stage.graph_cut import GraphCut, cut_graph
-from stretto.runtime.stage.saved_tensors import drop_saved, is_checkpointed
+from stretto.runtime.stage.indivisible import adds_by_itself, is_indivisible
+from stretto.runtime.stage.saved_tensors import drop_saved
 
 Root = Tensor | GradientEdge
 Gradients = tuple[Tensor | None, ...]
@@ -53,11 +55,9 @@ class EdgeGradient(NamedTuple):
 
 class DeferredWeightGrad(NamedTuple):
     """What I leaves for W, which uses it up: the places where the graph is cut, in the order in
-    which I came by; gradients that need only be added, each with the node that adds it to its
-    parameter; and what the module has left to be run."""
+    which I came by, and what the module has left to be run."""
 
     cuts: list[CutNode | EdgeGradient]
-    complete: list[tuple[Any, Tensor]]
     functions: list[Callable[[], Any]]
 
 
@@ -83,8 +83,8 @@ def input_gradient(
     what `weight_gradient` needs to go on. Saved tensors that only I needed are dropped."""
     starts, ends = _edges(roots), _edges(inputs)
     graph = cut_graph(starts, ends)
-    if any(is_checkpointed(node) for node in graph.cut_nodes):
-        return all_at_once(roots, gradients, inputs)
+    if adds_by_itself(graph) or is_indivisible(graph, bool(ends)):
+        return _in_one_run(graph, starts, gradients, inputs)
 
     cuts: list[CutNode | EdgeGradient] = [
         EdgeGradient(start, gradient)
@@ -103,7 +103,7 @@ def input_gradient(
             drop_saved(node)
     fronts = zip(graph.fronts, found[len(ends) :], strict=True)
     cuts += [EdgeGradient(edge, gradient) for edge, gradient in fronts if gradient is not None]
-    return found[: len(ends)], DeferredWeightGrad(cuts, [], [])
+    return found[: len(ends)], DeferredWeightGrad(cuts, [])
 
 
 def all_at_once(
@@ -111,13 +111,8 @@ def all_at_once(
 ) -> tuple[Gradients, DeferredWeightGrad]:
     """I where the graph cannot be cut: the gradients of inputs and parameters in one run, those of
     parameters left for W to add."""
-    starts, ends = _edges(roots), _edges(inputs)
-    leaves = cut_graph(starts, ends).leaves
-    edges = [GradientEdge(leaf, 0) for leaf in leaves]
-    found = _gradients(starts, gradients, [*ends, *edges], keep=False)
-    of_leaves = zip(leaves, found[len(ends) :], strict=True)
-    complete = [(leaf, gradient) for leaf, gradient in of_leaves if gradient is not None]
-    return found[: len(ends)], DeferredWeightGrad([], complete, [])
+    starts = _edges(roots)
+    return _in_one_run(cut_graph(starts, _edges(inputs)), starts, gradients, inputs)
 
 
 def weight_gradient(deferred: DeferredWeightGrad) -> None:
@@ -133,15 +128,44 @@ def weight_gradient(deferred: DeferredWeightGrad) -> None:
         edges, gradients = zip(*known, strict=True)
         known.clear()
         torch.autograd.backward(edges, gradients)
-    with torch.no_grad():  # as the engine does
-        for leaf, gradient in _used_up(deferred.complete):
-            leaf(gradient)
 
 
 def _edges(places: Sequence[Root]) -> list[GradientEdge]:
     return [
         place if isinstance(place, GradientEdge) else get_gradient_edge(place) for place in places
     ]
+
+
+def _in_one_run(
+    graph: GraphCut,
+    starts: Sequence[GradientEdge],
+    gradients: Gradients,
+    inputs: Sequence[Tensor],
+) -> tuple[Gradients, DeferredWeightGrad]:
+    if adds_by_itself(graph):
+        return whole(starts, gradients, inputs), DeferredWeightGrad([], [])
+    ends = _edges(inputs)
+    edges = [GradientEdge(leaf, 0) for leaf in graph.leaves]
+    with _hooks_put_off(graph.leaves):
+        found = _gradients(starts, gradients, [*ends, *edges], keep=False)
+    of_leaves = zip(edges, found[len(ends) :], strict=True)
+    left = [EdgeGradient(edge, gradient) for edge, gradient in of_leaves if gradient is not None]
+    return found[: len(ends)], DeferredWeightGrad(list(left), [])
+
+
+@contextmanager
+def _hooks_put_off(leaves: Iterable[Node]) -> Iterator[None]:
+    """Hooks of parameters' gradients do not run: the engine calls them wherever it is asked for a
+    gradient, and they are to run once, in W, on the sum."""
+    parameters = {id(p): p for leaf in leaves if (p := getattr(leaf, "variable", None)) is not None}
+    kept = [(p, p._backward_hooks) for p in parameters.values() if p._backward_hooks]
+    for parameter, _ in kept:
+        parameter._backward_hooks = None
+    try:
+        yield
+    finally:
+        for parameter, hooks in kept:
+            parameter._backward_hooks = hooks
 
 
 def _used_up(items: list[Any]) -> Iterator[Any]:
@@ -194,7 +218,8 @@ def _towards_parameters(cut: CutNode) -> list[EdgeGradient]:
     starts, gradients = zip(*given, strict=True)
     hook = node.register_prehook(lambda _: arrived)
     try:
-        found = _gradients(starts, gradients, [edge for _, edge in edges], keep=False)
+        with _hooks_put_off(edge.node for _, edge in edges):
+            found = _gradients(starts, gradients, [edge for _, edge in edges], keep=False)
     finally:
         hook.remove()
     return [EdgeGradient(e, g) for (_, e), g in zip(edges, found, strict=True) if g is not None]

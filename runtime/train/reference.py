@@ -73,15 +73,11 @@ class Reference:
         members = [s for s in members if m < pipelines[s.pipeline].microbatches]
         roots = self._forwards(members, m, losses)
         learning = [s for s in members if not pipelines[s.pipeline].forward_only]
-        parameters = {stage: list(self.modules[stage].parameters()) for stage in learning}
-        wanted = [q for stage in learning for q in parameters[stage] if q.requires_grad]
-        learns = bool(roots and wanted)  # not where all is frozen
-        given = iter(torch.autograd.grad(roots, wanted, allow_unused=True) if learns else ())
-        found = iter([_beside(q, next(given, None)) for q in wanted])
-        return {
-            stage: [next(found, None) if q.requires_grad else None for q in parameters[stage]]
-            for stage in learning
-        }
+        for stage in learning:
+            self.modules[stage].zero_grad(set_to_none=True)
+        if roots:  # none, where all is frozen
+            torch.autograd.backward(roots)
+        return {stage: [q.grad for q in self.modules[stage].parameters()] for stage in learning}
 
     def _forwards(self, members: Sequence[StageId], m: int, losses: Losses) -> list[Tensor]:
         """Runs the stages; returns the losses to start backwards from, divided."""
@@ -113,16 +109,12 @@ class Reference:
         ]
         x = self.microbatches[stage.pipeline].of_stage(stage.stage, m, len(given))
         args, kwargs = arguments(x) if x is not None else ((), {})
-        args, kwargs = mapped(Tensor.clone, (args, kwargs))  # modules may write on what they get
+        args, kwargs = mapped(_own, (args, kwargs))  # modules may write on what they get
         return (*args, *given), kwargs
 
 
-def _beside(parameter: nn.Parameter, found: Tensor | None) -> Tensor | None:
-    """The gradient with what a custom function has added to `.grad` by itself."""
-    added, parameter.grad = parameter.grad, None
-    if found is None or added is None:
-        return added if found is None else found
-    return added + found
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
 def add(total: GradientList, more: GradientList) -> None:

@@ -1,0 +1,35 @@
+"""Graphs whose backward is not run in two halves. In comes a graph that was cut, out comes whether
+some node of it must not run twice, or not while the graph is kept: then I computes everything in
+one run, and W adds what that left."""
+
+from typing import Any
+
+from torch.autograd.graph import Node
+
+from stretto.runtime.stage.graph_cut import GraphCut
+from stretto.runtime.stage.saved_tensors import is_packed
+
+
+def adds_by_itself(graph: GraphCut) -> bool:
+    """Whether the graph has a reentrant activation checkpoint, torch's or one that follows it
+    (Megatron's, DeepSpeed's): its backward is a `backward()` of its own, which adds to `.grad` at
+    once and refuses to be asked for single gradients."""
+    return any(node.name() == "CheckpointFunctionBackward" for node in graph.incoming)
+
+
+def is_indivisible(graph: GraphCut, has_inputs: bool) -> bool:
+    """Whether I and W would both need what can be used only once: what hooks have packed (an
+    activation checkpoint computes it again for each run, an offloading hook may give it once), or
+    the saved tensors of a compiled region, which its backward overwrites."""
+    packed = graph.cut_nodes if has_inputs else graph.incoming  # a first stage is cut anywhere
+    return any(map(is_packed, packed)) or any(map(_donates, graph.trunk))
+
+
+def _donates(node: Node) -> bool:
+    """Whether it is a compiled region that reuses the memory of its saved tensors ("donated
+    buffers"), or may."""
+    if node.name() != "CompiledFunctionBackward":
+        return False
+    forward: Any = getattr(type(node), "_forward_cls", None)
+    metadata = getattr(forward, "metadata", None)
+    return getattr(metadata, "bw_donated_idxs", None) != []
