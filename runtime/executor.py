@@ -17,11 +17,11 @@ from stretto.compiler.program.program import NONE, ProgramName
 from stretto.runtime.activity import Activity, watched
 from stretto.runtime.agreement import ShapeAgreement
 from stretto.runtime.coordination.failure import ending, listen, post_failure
-from stretto.runtime.coordination.handshake import shake_hands
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.store import Store, store_of
 from stretto.runtime.coordination.watchdog import Watchdog
 from stretto.runtime.data_parallel.synchronization import DataParallel, require_processes
+from stretto.runtime.declared_ties import TieTable
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.exchange import Exchange
 from stretto.runtime.given import StepArguments, Weight, batch_options
@@ -34,6 +34,7 @@ from stretto.runtime.rank_program import plan_for_rank
 from stretto.runtime.replicas import Replicas, lanes
 from stretto.runtime.stage.from_user import Loss, device_of, stage_modules
 from stretto.runtime.stage.judge import LossShare
+from stretto.runtime.ties import agree_on_ties, tied
 from stretto.runtime.transport import Transport
 from stretto.runtime.transport.choose import transport_of
 from stretto.runtime.transport.local import Local
@@ -85,6 +86,12 @@ class ExecutorOptions(TypedDict, total=False):
     `torch.tensor_split` does; `scale_loss=True` then counts each loss by its micro-batch's rows. By
     default false: such a batch is refused."""
 
+    ties: TieTable | None
+    """Parameters that stand in several places: by any name for it the places of each, as `(stage,
+    name)`, or with several models `(pipeline, stage, name)`; a stage below 0 counts from the end.
+    By default what modules declare (`tied`) and what is one object on a rank. With `{}` what only
+    looks like a tie is none."""
+
     timeout: float
     """Seconds to wait for other ranks; by default 60."""
 
@@ -127,10 +134,14 @@ class Executor:
         listen(self.peers)
         self.watchdog = Watchdog(self.peers, watched(self.activity), transport.abort)
         try:
-            self.plan = plan_for_rank(plan, self.rank, self.world)
-            self.stages = stage_modules(self.plan, stages, loss_fn)
-            self.context = RankContext(self.plan, self.stages, transport)
-            self.replicas = _meet(plan, self.peers, self.context, options.get("trust", False))
+            own = plan_for_rank(plan, self.rank, self.world)
+            self.stages = stage_modules(own, stages, loss_fn)
+            self.context = _meet(
+                plan, RankContext(own, self.stages, transport), self.peers, options
+            )
+            self.plan = self.context.plan
+            self.replicas = Replicas(self.context)
+            self.replicas.broadcast_weights(self.peers)
             self.agreement = ShapeAgreement(self.peers, self.context)
             self.data_parallel = _meet_replicas(self.context, options, self.peers.timeout)
         except Exception as error:
@@ -255,17 +266,20 @@ def _run(executor: Executor, run: Interpreter) -> None:
 
 
 def _meet(
-    plan: Plan | str | os.PathLike[str], peers: Peers, context: RankContext, trust: bool
-) -> Replicas:
-    """What is done once with all ranks: the handshake, lanes, equal weights of copies."""
+    plan: Plan | str | os.PathLike[str],
+    context: RankContext,
+    peers: Peers,
+    options: ExecutorOptions,
+) -> RankContext:
+    """What is done once with all ranks: the handshake, which tells the ties of the model, and the
+    lanes. Returns the context with the plan that has these ties."""
     whole = None
-    if peers.rank == 0 and not trust:
+    if peers.rank == 0 and not options.get("trust", False):
         whole = plan if isinstance(plan, Plan) else read_plan(plan)
-    shake_hands(peers, context.plan.hash, whole)
+    ties = agree_on_ties(peers, context, options.get("ties"), whole)
+    context = context._replace(plan=tied(context.plan, ties))
     context.transport.open(lanes(context.plan))
-    replicas = Replicas(context)
-    replicas.broadcast_weights(peers)
-    return replicas
+    return context
 
 
 def _meet_replicas(context: RankContext, options: ExecutorOptions, timeout: float) -> DataParallel:

@@ -6,10 +6,10 @@ A parameter is what an optimizer would move: two `Parameter` objects over the sa
 """
 
 from collections.abc import Hashable, Iterator, Mapping
-from typing import NamedTuple
 
 from torch import nn
 
+from stretto.compiler.program.program import TiedPlace
 from stretto.runtime.stage.stage_module import StageModule
 from stretto.runtime.topology import StageGraph, StageId
 
@@ -17,20 +17,12 @@ RankStages = Mapping[StageId, StageModule]
 """A rank's stages."""
 
 
-class ParameterPlace(NamedTuple):
-    """Where a parameter stands: the stage, and its name in the stage's module."""
-
-    pipeline: int
-    stage: int
-    name: str
-
-
-def places(stages: RankStages) -> Iterator[tuple[ParameterPlace, nn.Parameter]]:
+def places(stages: RankStages) -> Iterator[tuple[TiedPlace, nn.Parameter]]:
     """Every stage's parameters, stage by stage; one that several stages share stands here for each
     of them, and once within a stage."""
     for stage in sorted(stages, key=lambda one: (one.stage, one.pipeline)):
         for name, parameter in stages[stage].module.named_parameters():
-            yield ParameterPlace(stage.pipeline, stage.stage, name), parameter
+            yield TiedPlace(stage.pipeline, stage.stage, name), parameter
 
 
 def memory_of(parameter: nn.Parameter) -> Hashable:
@@ -55,30 +47,24 @@ def named_parameters(graph: StageGraph, stages: RankStages) -> Iterator[tuple[st
 
 def owned(graph: StageGraph, stages: RankStages) -> list[nn.Parameter]:
     """Those of the rank's parameters for which this rank counts when something is summed over all
-    ranks: of copies, wherever they are, one counts."""
+    ranks: of copies and of the holders of a tie, wherever they are, one counts."""
+    tied = {place: tie.places[0] for tie in graph.spec.ties for place in tie.places}
     found: dict[Hashable, nn.Parameter] = {}
-    standing: dict[Hashable, list[ParameterPlace]] = {}
+    counting: set[Hashable] = set()
     for place, parameter in places(stages):
-        found.setdefault(memory_of(parameter), parameter)
-        standing.setdefault(memory_of(parameter), []).append(place)
-    counts: list[nn.Parameter] = []
-    counted: set[ParameterPlace] = set()
-    for key, parameter in found.items():
-        first = min(
-            (copy for place in standing[key] for copy in _copies(graph, place)),
-            key=lambda place: (graph.topology.rank_of(place[:2]), place),
-        )
-        if first in standing[key] and first not in counted:
-            counts.append(parameter)
-            counted.add(first)
-    return counts
+        key = memory_of(parameter)
+        found.setdefault(key, parameter)
+        if place == (tied[place] if place in tied else _first_copy(graph, place)):
+            counting.add(key)
+    return [parameter for key, parameter in found.items() if key in counting]
 
 
-def label(graph: StageGraph, place: ParameterPlace) -> str:
-    """`main[3].up.weight`: how messages and checkpoints call the place."""
+def label(graph: StageGraph, place: TiedPlace) -> str:
+    """`main[3].up.weight`: how messages call the place."""
     return f"{graph.label(StageId(place.pipeline, place.stage))}.{place.name}"
 
 
-def _copies(graph: StageGraph, place: ParameterPlace) -> list[ParameterPlace]:
-    """The place in every copy of its stage."""
-    return [place._replace(pipeline=p) for p in graph.topology.copies(place.pipeline)]
+def _first_copy(graph: StageGraph, place: TiedPlace) -> TiedPlace:
+    """The place in the first copy of its stage: by rank, then pipeline."""
+    copies = [place._replace(pipeline=p) for p in graph.topology.copies(place.pipeline)]
+    return min(copies, key=lambda copy: (graph.topology.rank_of(copy[:2]), copy))

@@ -1,140 +1,142 @@
-"""Stages that several ranks hold: they start with the same weights, and their gradients are summed
-once per step. Every copy adds the same numbers in the same order, the reduction's, so that copies
-stay equal bit for bit."""
+"""Parameters that stand in several places: stages that several ranks hold, and ties of the model.
+They start with the same weights, and their gradients are summed once per step. Every holder adds
+the same numbers in the same order, so that all stay equal bit for bit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from stretto.compiler.program.program import Copy, Reduction
+from stretto.compiler.program.program import Copy
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.errors import PipelineError
+from stretto.runtime.holders import Holders, between, copies, twins
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import RankPlan
 from stretto.runtime.stage.gradients import (
     Holder,
     give,
-    gradient_holders,
     gradient_of,
     key_of,
-    plain,
 )
 from stretto.runtime.topology import StageId
 from stretto.runtime.transport import P2PLane, Pending
 
 
 def lanes(plan: RankPlan) -> list[P2PLane]:
-    """All lanes of the plan: one for each channel, then those between the copies of a stage."""
+    """All lanes of the plan: one for each channel, then one each way between ranks that hold the
+    same parameters. All that go one way are in the order of the sums, which is that of both."""
     found = [P2PLane(channel.source, channel.target) for channel in plan.channels]
-    for reduction in plan.reductions:
-        found += _between(reduction)
-    return found
+    return found + between(plan.graph)
 
 
 class Replicas:
-    """The reductions that this rank takes part in, over the lanes between the copies."""
+    """The sums that this rank takes part in, over the lanes between the holders."""
 
     def __init__(self, context: RankContext):
         self.context, self.rank = context, context.plan.rank
-        self.set_aside: list[tuple[Holder, Tensor]] = []
-        self.lanes: dict[tuple[int, int, int], int] = {}  # by reduction, source, target
-        for number, reduction in enumerate(context.plan.reductions):
-            for source, target in _between(reduction):
-                key = number, source, target
-                self.lanes[key] = len(context.plan.channels) + len(self.lanes)  # as `lanes` does
+        self.holders = Holders(context)
+        self.set_aside: dict[int, tuple[Holder, Tensor]] = {}  # by `key_of`
+        first = len(context.plan.channels)
+        self.lanes = {lane: first + k for k, lane in enumerate(between(context.plan.graph))}
+
+    # Weights --------------------------------------------------------------------------------------
 
     def broadcast_weights(self, peers: Peers) -> None:
-        """Gives all copies the parameters and buffers of the first. Raises `PipelineError` where
-        their modules are not alike, `MissingKeys` where another rank does not come."""
-        for number, reduction in enumerate(self.context.plan.reductions):
-            own = list(self._own(reduction))
-            if not own:
-                continue
-            first, *others = reduction.copies
+        """Gives all copies the parameters and buffers of the first, then all holders of a tie its
+        first one's. Raises `PipelineError` where modules of copies are not alike, `MissingKeys`
+        where another rank does not come."""
+        graph = self.context.plan.graph
+        for family in copies(graph):
+            own = [copy for copy in family if copy.rank == self.rank]
             for copy in own:
-                peers.store.post(_key(copy), _table(self._module(copy)))
-            (expected,) = peers.wait([_key(first)])
-            for copy in own:
-                self._compare(first, expected, copy)
-            begun: list[Pending] = []
-            for copy in others:
-                if self.rank == first.rank:
-                    begun += self._give(number, first, copy)
-                elif copy.rank == self.rank:
-                    self._take(number, first, copy)
-            for pending in begun:
-                pending.wait()
+                peers.store.post(_key(copy), _table(self.holders.module(copy)))
+            if own:
+                (expected,) = peers.wait([_key(family[0])])
+                for copy in own:
+                    self._compare(family[0], expected, copy)
+                self._spread([(copy.rank, self.holders.state(copy)) for copy in family])
+        for tie in graph.spec.ties:
+            weights = self.holders.weights(tie)
+            if any(rank == self.rank for rank, _ in weights):
+                self._spread(weights)
 
-    def _give(self, number: int, first: Copy, copy: Copy) -> Sequence[Pending]:
-        source = _state(self._module(first))
-        if copy.rank == first.rank:
-            _copy(source, _state(self._module(copy)))
-            return ()
-        return self.context.transport.send(self.lanes[number, first.rank, copy.rank], source)
+    def _spread(self, holders: Sequence[tuple[int, list[Tensor]]]) -> None:
+        """Copies the tensors of the first holder into the others'."""
+        (first, source), *others = holders
+        begun: list[Pending] = []
+        for rank, target in others:
+            if rank == first == self.rank:
+                _copy(source, target)
+            elif first == self.rank:
+                lane = self.lanes[P2PLane(first, rank)]
+                begun += self.context.transport.send(lane, [_sendable(t) for t in source])
+            elif rank == self.rank:
+                buffers = [_buffer(tensor) for tensor in target]
+                self._receive(first, buffers)
+                _copy(buffers, target)
+        for pending in begun:
+            pending.wait()
 
-    def _take(self, number: int, first: Copy, copy: Copy) -> None:
-        target = _state(self._module(copy))
-        buffers = [torch.empty_like(tensor) for tensor in target]
-        lane = self.lanes[number, first.rank, copy.rank]
+    def _receive(self, source: int, buffers: Sequence[Tensor]) -> None:
+        lane = self.lanes[P2PLane(source, self.rank)]
         for pending in self.context.transport.receive(lane, buffers):
             pending.wait()
-        _copy(buffers, target)
+
+    # Gradients ------------------------------------------------------------------------------------
 
     def set_gradients_aside(self) -> None:
-        """Takes away the gradients of earlier steps, which are sums over the copies already;
-        `sum` adds them again."""
-        self.set_aside = []
+        """Takes away the gradients of earlier steps, which are sums over the holders already; `sum`
+        adds them again. Raises `PipelineError` where what was one parameter is no more."""
+        self.set_aside = {}
+        for tie in self.context.plan.spec.ties:
+            self.holders.look_at(tie)
         for reduction in self.context.plan.reductions:
-            for copy in self._own(reduction):
-                for parameter in gradient_holders(self._module(copy)):
+            own = [one for one in self.holders.of(reduction) if one.rank == self.rank]
+            for first, twin in twins(own):
+                twin.grad = None if first.grad is None else first.grad.clone()
+            for summand in own:
+                for parameter in summand.gradients:
                     if parameter.grad is not None:
-                        self.set_aside.append((parameter, parameter.grad))
+                        self.set_aside[key_of(parameter)] = parameter, parameter.grad
                         parameter.grad = None
 
     def sum(self, number: int) -> None:
-        """Replaces each own copy's gradients by the sum over all copies of the reduction."""
-        reduction = self.context.plan.reductions[number]
-        own = {copy: _gradients(self._module(copy)) for copy in self._own(reduction)}
-        every: dict[Copy, _CopyGradients] = dict(own)
+        """Replaces each own holder's gradients by the sum over all that the reduction names."""
+        summands = self.holders.of(self.context.plan.reductions[number])
+        own = {k: _gradients(s.gradients) for k, s in enumerate(summands) if s.rank == self.rank}
+        every: dict[int, _HolderGradients] = dict(own)
         begun: list[Pending] = []
-        for copy in reduction.copies:
-            if copy not in own:
+        for k, summand in enumerate(summands):
+            if k not in own:
                 buffers = [torch.empty_like(tensor) for tensor in next(iter(own.values())).flat]
-                lane = self.lanes[number, copy.rank, self.rank]
+                lane = self.lanes[P2PLane(summand.rank, self.rank)]
                 begun += self.context.transport.receive(lane, buffers)
-                every[copy] = _CopyGradients(buffers[0], buffers[1:])
-        others = dict.fromkeys(copy.rank for copy in reduction.copies if copy not in own)
+                every[k] = _HolderGradients(buffers[0], buffers[1:])
+        others = dict.fromkeys(one.rank for one in summands if one.rank != self.rank)
         for gradients in own.values():
             for rank in others:
-                lane = self.lanes[number, self.rank, rank]
+                lane = self.lanes[P2PLane(self.rank, rank)]
                 begun += self.context.transport.send(lane, gradients.flat)
         for pending in begun:
             pending.wait()
-        in_order = [every[copy] for copy in reduction.copies]
-        for copy in own:
-            for at, parameter in enumerate(gradient_holders(self._module(copy))):
-                give(parameter, _total([g.tensors[at] for g in in_order if g.there[at]]))
-        holders = [p for copy in own for p in gradient_holders(self._module(copy))]
-        self._add_set_aside({key_of(p) for p in holders})
+        in_order = [every[k] for k in range(len(summands))]
+        for k in own:
+            for at, holder in enumerate(summands[k].gradients):
+                give(holder, _total([g.tensors[at] for g in in_order if g.there[at]]))
+                self._add_set_aside(holder)
 
-    def _add_set_aside(self, which: set[int]) -> None:
-        for parameter, before in self.set_aside:
-            if key_of(parameter) in which:
-                if parameter.grad is not None:
-                    before.add_(parameter.grad)
-                parameter.grad = before
-        self.set_aside = [(p, gradient) for p, gradient in self.set_aside if key_of(p) not in which]
-
-    def _own(self, reduction: Reduction) -> Iterator[Copy]:
-        return (copy for copy in reduction.copies if copy.rank == self.rank)
-
-    def _module(self, copy: Copy) -> nn.Module:
-        return self.context.stages[StageId(copy.pipeline, copy.stage)].module
+    def _add_set_aside(self, holder: Holder) -> None:
+        _, before = self.set_aside.pop(key_of(holder), (holder, None))
+        if before is not None:
+            if holder.grad is not None:
+                before = before.to_dense() if before.is_sparse else before
+                before.add_(holder.grad)
+            holder.grad = before
 
     def _compare(self, first: Copy, expected: Sequence[Sequence[object]], copy: Copy) -> None:
-        found = _table(self._module(copy))
+        found = _table(self.holders.module(copy))
         if found == [list(row) for row in expected]:
             return
         graph = self.context.plan.graph
@@ -149,8 +151,8 @@ class Replicas:
         )
 
 
-class _CopyGradients(NamedTuple):
-    """One copy's gradients by parameter, zeros where there are none, and which of them there are
+class _HolderGradients(NamedTuple):
+    """One holder's gradients by parameter, zeros where there are none, and which of them there are
     (a vector of 0 and 1)."""
 
     there: Tensor
@@ -161,17 +163,22 @@ class _CopyGradients(NamedTuple):
         return [self.there, *self.tensors]
 
 
-def _between(reduction: Reduction) -> list[P2PLane]:
-    ranks = sorted({copy.rank for copy in reduction.copies})
-    return [P2PLane(a, b) for a in ranks for b in ranks if a != b]
-
-
-def _gradients(module: nn.Module) -> _CopyGradients:
+def _gradients(parameters: Sequence[Holder]) -> _HolderGradients:
     """Those of a sparse embedding as dense tensors: messages have a size that both ends know."""
-    parameters = gradient_holders(module)
-    tensors = [gradient_of(p) for p in parameters]
+    tensors = [_sendable(gradient_of(p)) for p in parameters]
     there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
-    return _CopyGradients(there.to(tensors[0].device) if tensors else there, tensors)
+    return _HolderGradients(there.to(tensors[0].device) if tensors else there, tensors)
+
+
+def _sendable(tensor: Tensor) -> Tensor:
+    """The numbers as they lie in a message: one after another, none of them a conjugate that is yet
+    to be taken."""
+    return tensor.resolve_conj().resolve_neg().contiguous()
+
+
+def _buffer(tensor: Tensor) -> Tensor:
+    """For a message with such a tensor."""
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def _total(gradients: Sequence[Tensor]) -> Tensor | None:
@@ -184,13 +191,13 @@ def _total(gradients: Sequence[Tensor]) -> Tensor | None:
     return total
 
 
-def _state(module: nn.Module) -> list[Tensor]:
-    return [plain(tensor) for tensor in [*module.parameters(), *module.buffers()]]
-
-
 def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
     for old, new in zip(target, source, strict=True):
         old.copy_(new)
+
+
+def _key(copy: Copy) -> str:
+    return f"weights/{copy.pipeline}/{copy.stage}"
 
 
 def _table(module: nn.Module) -> list[list[object]]:
@@ -201,7 +208,3 @@ def _table(module: nn.Module) -> list[list[object]]:
 
 def _row(row: Sequence[object] | None) -> str:
     return "nothing" if row is None else f"{row[0]} of {tuple(row[1])} {row[2]}"  # type: ignore[arg-type]
-
-
-def _key(copy: Copy) -> str:
-    return f"weights/{copy.pipeline}/{copy.stage}"

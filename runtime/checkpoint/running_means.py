@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from stretto.runtime.replicas import Replicas
-from stretto.runtime.transport import Pending
+from stretto.runtime.transport import P2PLane, Pending
 
 
 def reconcile(replicas: Replicas) -> None:
     """Gives all copies of this rank's stages the buffers that they have in common then; all ranks
     of the copies must call it. Raises what the transport raises."""
     transport, plan = replicas.context.transport, replicas.context.plan
-    for number, reduction in enumerate(plan.reductions):
+    for reduction in plan.reductions:
         stages = {
             copy: replicas.context.stages[copy.pipeline, copy.stage].module  # type: ignore[index]
             for copy in reduction.copies
             if copy.rank == replicas.rank
         }
-        if not stages:
+        if not stages or reduction.tie:  # buffers are not tied
             continue
         own = {copy: [b.detach() for b in module.buffers()] for copy, module in stages.items()}
         some = next(iter(own.values()))
@@ -34,12 +34,12 @@ def reconcile(replicas: Replicas) -> None:
         for copy in reduction.copies:
             if copy not in own:
                 room = [torch.empty_like(buffer) for buffer in some]
-                lane = replicas.lanes[number, copy.rank, replicas.rank]
+                lane = replicas.lanes[P2PLane(copy.rank, replicas.rank)]
                 begun += transport.receive(lane, room)
                 every[copy] = room
         for rank in dict.fromkeys(c.rank for c in reduction.copies if c not in own):
             for copy in own:
-                lane = replicas.lanes[number, replicas.rank, rank]
+                lane = replicas.lanes[P2PLane(replicas.rank, rank)]
                 begun += transport.send(lane, every[copy])
         for pending in begun:
             pending.wait()

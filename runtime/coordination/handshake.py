@@ -3,14 +3,12 @@ plan and one version of torch, and that plan is proved. Rank 0 judges for all; t
 its verdict."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from stretto.compiler.diagnostics.diagnostic import Rejected
-from stretto.compiler.plan.plan import Plan
-from stretto.compiler.proof.prove import prove_all
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.processes import this_process
 from stretto.runtime.coordination.store import MissingKeys
@@ -20,18 +18,24 @@ from stretto.runtime.errors import PipelineError
 PROOF_TIMEOUT = 1800.0  # seconds that rank 0 may take to prove a plan
 
 
-def shake_hands(peers: Peers, digest: str, to_prove: Plan | None) -> None:
-    """Returns when all ranks are there with the plan of this hash. Rank 0 is given the whole plan
-    `to_prove`, or None to trust it. Raises `PipelineError`, on all ranks that are there."""
-    peers.store.post(f"here/{peers.rank}", _introduction(digest, peers.world))
+def shake_hands(
+    peers: Peers, digest: str, own: Any, prove: Callable[[Sequence[Any]], None]
+) -> list[Any]:
+    """Returns when all ranks are there with the plan of this hash: what each tells the others
+    (`own` of this one, JSON). Rank 0 calls `prove` with that, which raises `Rejected` or
+    `PipelineError` where the plan is not to be run. Raises `PipelineError`, on all ranks that are
+    there."""
+    peers.store.post(f"here/{peers.rank}", _introduction(digest, peers.world, own))
     if peers.rank == 0:
-        fault = _judge(peers, to_prove)
+        fault = _judge(peers, prove)
         peers.store.post("verdict", fault)
     else:
         _await(peers, ["here/0"], peers.timeout)
         fault = _await(peers, ["verdict"], PROOF_TIMEOUT)[0]
     if fault:
         raise PipelineError(fault)
+    cards = _await(peers, [f"here/{rank}" for rank in range(peers.world)], peers.timeout)
+    return [card["own"] for card in cards]
 
 
 def roll_call(peers: Peers) -> None:
@@ -40,8 +44,9 @@ def roll_call(peers: Peers) -> None:
     _await(peers, [f"roll/{other}" for other in range(peers.world)], peers.timeout)
 
 
-def _introduction(digest: str, world: int) -> dict[str, Any]:
+def _introduction(digest: str, world: int, own: Any) -> dict[str, Any]:
     return {
+        "own": own,
         "plan": digest,
         "ranks": world,
         "torch": torch.__version__,
@@ -50,7 +55,7 @@ def _introduction(digest: str, world: int) -> dict[str, Any]:
     }
 
 
-def _judge(peers: Peers, to_prove: Plan | None) -> str:
+def _judge(peers: Peers, prove: Callable[[Sequence[Any]], None]) -> str:
     """What is wrong; empty where nothing is."""
     try:
         cards = _await(peers, [f"here/{rank}" for rank in range(peers.world)], peers.timeout)
@@ -64,12 +69,13 @@ def _judge(peers: Peers, to_prove: Plan | None) -> str:
                 f"{ranks(others)} on {other['host']} has another {what}: "
                 f"{_short(other[key])}, and rank 0 has {_short(cards[0][key])}"
             )
-    if to_prove is not None:
-        try:
-            prove_all(to_prove.programs, to_prove.claims)
-        except Rejected as rejected:
-            reasons = "\n  ".join(d.message for d in rejected.diagnostics)
-            return f"the plan's proof fails, so it is not run:\n  {reasons}"
+    try:
+        prove([card["own"] for card in cards])
+    except PipelineError as error:
+        return str(error)
+    except Rejected as rejected:
+        reasons = "\n  ".join(d.message for d in rejected.diagnostics)
+        return f"the plan's proof fails, so it is not run:\n  {reasons}"
     return ""
 
 
