@@ -51,7 +51,7 @@ def signature(value: Any) -> str:
         plain = value is None or isinstance(value, bool | int | float | str | bytes)
         return repr(value) if plain else type(value).__name__
     inside = ", ".join(f"{key!r}: {signature(item)}" for key, item in held)
-    if isinstance(value, Mapping):
+    if type(value) is dict:
         return f"{{{inside}}}"
     named = ", ".join(signature(item) for _, item in held)
     if type(value) is tuple:
@@ -87,7 +87,8 @@ def merged(outputs: Sequence[Any], spec: Any = None, label: str = "the output") 
                 for (key, _), column in zip(held, columns, strict=True)
             ],
         )
-    if held is None and all(isinstance(output, Tensor) for output in outputs):
+    plain = spec is None or is_chunk(spec)
+    if held is None and plain and all(isinstance(output, Tensor) for output in outputs):
         return _joined(outputs, spec, label)
     if is_chunk(spec):
         raise PipelineError(f"{label} is a {type(first).__name__}, and its merge spec says {spec}")
