@@ -5,7 +5,7 @@ again; for new ones the ranks agree anew."""
 from collections.abc import Mapping
 from typing import Any
 
-from stretto.runtime.batch import signature
+from stretto.runtime.batch import Arguments, signature
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.store import MissingKeys
 from stretto.runtime.errors import PipelineError
@@ -95,4 +95,4 @@ def _key(step: int, pipeline: int) -> str:
 
 
 def _signature(microbatches: PipelineMicrobatches) -> str | None:
-    return signature(microbatches.x[0]) if microbatches.x else None
+    return signature(Arguments(microbatches.x[0].args)) if microbatches.x else None

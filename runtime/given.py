@@ -61,6 +61,16 @@ class ModelInput(NamedTuple):
     target: BatchPart | None
     stages: dict[StageId, dict[str, BatchPart]]
 
+    def needed(self, x: bool, target: bool) -> "ModelInput":
+        """The same for a rank that needs x, and target, or one of them to be batches, or neither:
+        what it does not need may be anything."""
+        return ModelInput(
+            self.x if x or self.x is None else self.x._replace(batch=""),
+            {k: part if x else part._replace(batch="") for k, part in self.kwargs.items()},
+            self.target if target or self.target is None else self.target._replace(batch=""),
+            self.stages,
+        )
+
     def parts(self) -> list[BatchPart]:
         """All of them."""
         whole = [part for part in (self.x, *self.kwargs.values(), self.target) if part is not None]

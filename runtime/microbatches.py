@@ -36,7 +36,8 @@ class FurtherArguments(NamedTuple):
 class PipelineMicrobatches(NamedTuple):
     """One pipeline's inputs and targets, by micro-batch; empty where the rank was given none. `x`
     has the arguments of the first stage, `further` those of others by stage; `judging` says how
-    losses are scaled."""
+    losses are scaled. A rank that has not the first stage has of its arguments x alone, to be
+    compared with others'."""
 
     x: Sequence[Arguments] = ()
     target: Sequence[Any] = ()
@@ -72,13 +73,14 @@ def microbatches(
     modules = {at: stage.module for at, stage in stages.items()}
     for model in plan.graph.originals():
         own = model_input(plan.graph, given, options, model)
-        judged = False
+        judged = begins = False
         for p in plan.graph.topology.copies(model):
             pipeline = plan.spec.pipelines[p]
             judges = [stage for at, stage in stages.items() if at.pipeline == p and stage.loss]
             judged |= bool(judges)
             first = stages.get(StageId(p, 0))
-            if first is not None and not first.sources and own.x is None and not own.kwargs:
+            begins |= first is not None and not first.sources
+            if begins and own.x is None and not own.kwargs:
                 raise PipelineError(
                     f"rank {plan.rank} has the first stage of `{pipeline.name}`: give it x"
                 )
@@ -87,9 +89,7 @@ def microbatches(
                 raise PipelineError(
                     f"rank {plan.rank} ends `{pipeline.name}` with the loss: give it target"
                 )
-        if not judged:
-            own = own._replace(target=own.target and own.target._replace(batch=""))
-        of_model = ModelGiven(own, given, options, judged)
+        of_model = ModelGiven(own.needed(begins, judged), given, options, judged)
         found |= model_microbatches(plan.graph, model, of_model, modules)
     return dict(sorted(found.items()))
 
@@ -126,9 +126,11 @@ def model_microbatches(
                 parts = own.stages.get(stage, {})
                 further = _rows({name: cut.pieces(one) for name, one in parts.items()}, count)
                 stages[stage.stage] = _further(module, keywords[part], further[part])
-        first = stages.pop(0, FurtherArguments([{}] * pipeline.microbatches, ()))
+        nothing: list[dict[str, Any]] = [{}] * pipeline.microbatches
+        begins, first = 0 in stages, stages.pop(0, FurtherArguments(nothing, ()))
+        named = keywords[part] if begins else nothing
         found[p] = PipelineMicrobatches(
-            _first_arguments(x[part], keywords[part], first), target[part], stages, judging[part]
+            _first_arguments(x[part], named, first), target[part], stages, judging[part]
         )
     return found
 
