@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from stretto.runtime.coordination.watchdog import Position
 from stretto.runtime.describe import awaited_ranks, describe
 from stretto.runtime.interpreter import Interpreter
+from stretto.runtime.whereabouts import Whereabouts
 
 
 class Activity:
@@ -14,11 +15,32 @@ class Activity:
     begun, `run` is the one whose instructions are running; between steps `awaited` are the ranks
     whose numbers this one waits for, and `moves` counts the times it did."""
 
-    def __init__(self) -> None:
+    def __init__(self, page: Whereabouts | None = None) -> None:
+        self.page = page or Whereabouts()
+        self._run: Interpreter | None = None
         self.doing, self.busy = "makes its executor", True
         self.steps = self.moves = 0
         self.awaited: tuple[int, ...] = ()
-        self.run: Interpreter | None = None
+
+    @property
+    def doing(self) -> str:
+        """As on the page that other processes read."""
+        return self._doing
+
+    @doing.setter
+    def doing(self, words: str) -> None:
+        self._doing = words
+        self.page.say(words)
+
+    @property
+    def run(self) -> Interpreter | None:
+        """None where no list is run."""
+        return self._run
+
+    @run.setter
+    def run(self, run: Interpreter | None) -> None:
+        self._run = run
+        self.page.runs(run.program.name if run else "")
 
     def finish(self) -> None:
         """The executor is made, or a step is over."""

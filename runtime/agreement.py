@@ -85,7 +85,7 @@ class ShapeAgreement:
     def _absent(self, missing: MissingKeys) -> PipelineError:
         return PipelineError(
             f"rank {self.peers.rank} waited {self.peers.timeout:g} s for what other ranks know of "
-            f"this step ({', '.join(missing.keys)}): does every rank call it, each time, with x "
+            f"this step ({missing}): does every rank call it, each time, with x "
             "where it was given x before?"
         )
 

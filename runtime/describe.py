@@ -37,8 +37,10 @@ def describe(plan: RankPlan, name: ProgramName, at: int) -> str:
             return f"sums the gradients of `{stage}` with {others}"
         case Receive(_, channel, result):
             return f"posts `{show(spec, result)}` from rank {plan.channels[channel].source}"
-        case Send() | Free():
-            return "hands on a result"
+        case Send(_, channel):
+            return f"sends to rank {plan.channels[channel].target}"
+        case Free():
+            return "frees a result"
 
 
 def awaited_ranks(plan: RankPlan, name: ProgramName, at: int) -> list[int]:
@@ -49,6 +51,10 @@ def awaited_ranks(plan: RankPlan, name: ProgramName, at: int) -> list[int]:
     instruction = program.instructions[at]
     if isinstance(instruction, Reduce):
         return _other_copies(plan, instruction.reduction)
+    if isinstance(instruction, Send):  # a connection may have broken, or be full
+        return [plan.channels[instruction.channel].target]
+    if isinstance(instruction, Receive):
+        return [plan.channels[instruction.channel].source]
     return sorted({message.peer for message in program.messages.get(at, ())})
 
 

@@ -26,6 +26,7 @@ from stretto.runtime.errors import PipelineError
 from stretto.runtime.exchange import Exchange
 from stretto.runtime.given import StepArguments, Weight, batch_options
 from stretto.runtime.interpreter import Interpreter, StepInput
+from stretto.runtime.last_words import last_words, neighbours_of, page_of
 from stretto.runtime.loss_scaler import LossScaler
 from stretto.runtime.microbatches import Wanted, fill, merged_outputs, microbatches, shares_by_name
 from stretto.runtime.parameters import named_parameters, owned
@@ -123,12 +124,14 @@ class Executor:
         transport = options.get("transport") or transport_of(group, device_of(stages))
         store = options.get("store") or store_of(group, transport)
         self.rank, self.world = transport.rank, transport.world
-        self.peers = Peers(self.rank, self.world, store, options.get("timeout", 60.0))
+        page = page_of(transport)
+        near = neighbours_of(plan, store, transport, page)
+        self.peers = Peers(self.rank, self.world, store, options.get("timeout", 60.0), near)
         self.batching = batch_options(options)
         self.shares: dict[str, list[LossShare]] = {}  # of the last step's losses, by pipeline
         self.broken = ""  # why no step can be taken any more
         self.gathered, self.gather_lanes = 0, NONE  # of `train.gather`
-        self.activity = Activity()
+        self.activity = Activity(page)
         self.exchange = Exchange(self.peers, transport, self.activity)
         self.scaler: LossScaler | None = None
         listen(self.peers)
@@ -137,7 +140,7 @@ class Executor:
             own = plan_for_rank(plan, self.rank, self.world)
             self.stages = stage_modules(own, stages, loss_fn)
             self.context = _meet(
-                plan, RankContext(own, self.stages, transport), self.peers, options
+                plan, RankContext(own, self.stages, transport, page), self.peers, options
             )
             self.plan = self.context.plan
             self.replicas = Replicas(self.context)
@@ -278,6 +281,9 @@ def _meet(
         whole = plan if isinstance(plan, Plan) else read_plan(plan)
     ties = agree_on_ties(peers, context, options.get("ties"), whole)
     context = context._replace(plan=tied(context.plan, ties))
+    if peers.neighbours is not None:
+        peers.neighbours.look()
+        peers.neighbours.tell = last_words(plan, peers.world, ties)
     context.transport.open(lanes(context.plan))
     return context
 

@@ -35,6 +35,7 @@ from stretto.runtime.stage_outputs import StageOutputs
 from stretto.runtime.tensor_spec import check
 from stretto.runtime.topology import StageId
 from stretto.runtime.transport import Pending
+from stretto.runtime.whereabouts import AT
 
 
 class StepInput(NamedTuple):
@@ -95,8 +96,9 @@ class Interpreter:
         raise."""
         self.data_parallel.prepare(self.train)
         before, behind = self.data_parallel.actions(self.program)
+        page = self.context.page.numbers
         for at, instruction in enumerate(self.program.instructions):
-            self.at = at
+            self.at = page[AT] = at
             for act in before.get(at, ()):
                 act()
             INSTRUCTIONS[type(instruction)](self, instruction)

@@ -6,6 +6,7 @@ from stretto.runtime.rank_program import RankPlan
 from stretto.runtime.stage.stage_module import StageModule
 from stretto.runtime.topology import StageId
 from stretto.runtime.transport import Transport
+from stretto.runtime.whereabouts import Whereabouts
 
 
 class RankContext(NamedTuple):
@@ -15,3 +16,4 @@ class RankContext(NamedTuple):
     plan: RankPlan
     stages: dict[StageId, StageModule]
     transport: Transport
+    page: Whereabouts

@@ -24,6 +24,7 @@ class Failure(NamedTuple):
 
 def post_failure(store: Store, rank: int, message: str) -> None:
     """Tells the other ranks why this one ends, unless another was first."""
+    store.on_end()
     try:
         store.post_first(KEY, Failure(rank, message))
     except Exception:  # nobody left to tell
@@ -52,6 +53,9 @@ def listen(peers: Peers) -> None:
             raise stopped_by(rank, failure)
 
     store.on_wait = raise_failure
+    near = peers.neighbours
+    if near is not None:
+        store.on_lost, store.on_end = near.silent, near.own.end
 
 
 class Ending(NamedTuple):
@@ -68,14 +72,14 @@ def ending(peers: Peers, where: str, waiting_for: Sequence[int], error: Exceptio
     of them failed first. `where` describes the instruction that raised, `waiting_for` has the ranks
     that it waited for: if there are any, the exception may be the trace of their end, and their
     reason is awaited for `GRACE` seconds."""
+    peers.store.on_end()
     lost = bool(waiting_for) and not isinstance(error, PipelineError)
-    known = _await_failure(peers, GRACE if lost else 0.0)
+    known = _await_failure(peers, waiting_for, GRACE if lost else 0.0)
     if known is not None:
         return Ending(known.message, stopped_by(peers.rank, known), None)
     at = f"rank {peers.rank} {where}"
     if lost:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        message = f"{at}, and has lost {ranks(waiting_for)}: {first_line}"
+        message = f"{at}, and has lost {_lost(peers, waiting_for, error)}"
     elif isinstance(error, PipelineError):
         message = f"{at}: {error}"
     else:
@@ -84,10 +88,28 @@ def ending(peers: Peers, where: str, waiting_for: Sequence[int], error: Exceptio
     return Ending(message, PipelineError(message), error)
 
 
-def _await_failure(peers: Peers, seconds: float) -> Failure | None:
-    """The failure of another rank, if it is posted within so many seconds."""
+def _lost(peers: Peers, waiting_for: Sequence[int], error: Exception) -> str:
+    """Which ranks a broken connection was to, and what is known of them."""
+    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    near = peers.neighbours
+    gone = near.gone() if near else []
+    if near and gone:
+        return near.obituary(gone)
+    message = f"{ranks(waiting_for)}: {first_line}"
+    try:
+        peers.store.read(KEY)
+    except Exception:
+        message += f"; {peers.store.lost()}"
+    return message
+
+
+def _await_failure(peers: Peers, of: Sequence[int], seconds: float) -> Failure | None:
+    """The failure of another rank, if it is posted within so many seconds. A rank that this one
+    waits for posts no more when its process has ended."""
     end = time.monotonic() + seconds
+    near = peers.neighbours
     while True:
+        over = near is not None and bool(near.ended(of))
         try:
             posted: Any = peers.store.read(KEY)
         except Exception:  # the store is gone with the rank that failed
@@ -95,6 +117,6 @@ def _await_failure(peers: Peers, seconds: float) -> Failure | None:
         if posted is not None:
             failure = Failure(*posted)
             return failure if failure.rank != peers.rank else None
-        if time.monotonic() >= end:
+        if over or time.monotonic() >= end:
             return None
         time.sleep(0.05)

@@ -3,6 +3,7 @@ plan and one version of torch, and that plan is proved. Rank 0 judges for all; t
 its verdict."""
 
 import platform
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.runtime.coordination.peers import Peers
-from stretto.runtime.coordination.processes import this_process
+from stretto.runtime.coordination.questions import ANSWER
+from stretto.runtime.coordination.stall import others_at_work
 from stretto.runtime.coordination.store import MissingKeys
 from stretto.runtime.describe import ranks
 from stretto.runtime.errors import PipelineError
@@ -41,7 +43,11 @@ def shake_hands(
 def roll_call(peers: Peers) -> None:
     """Returns when all ranks are there. Raises `PipelineError` naming those that are not."""
     peers.store.post(f"roll/{peers.rank}", True)
-    _await(peers, [f"roll/{other}" for other in range(peers.world)], peers.timeout)
+    try:
+        peers.store.wait([f"roll/{other}" for other in range(peers.world)], peers.timeout)
+    except MissingKeys as missing:
+        absent = sorted(int(key.rsplit("/", 1)[-1]) for key in missing.keys)
+        raise _late(absent, peers.timeout) from None
 
 
 def _introduction(digest: str, world: int, own: Any) -> dict[str, Any]:
@@ -51,7 +57,6 @@ def _introduction(digest: str, world: int, own: Any) -> dict[str, Any]:
         "ranks": world,
         "torch": torch.__version__,
         "host": platform.node(),
-        "process": this_process(),
     }
 
 
@@ -80,13 +85,25 @@ def _judge(peers: Peers, prove: Callable[[Sequence[Any]], None]) -> str:
 
 
 def _await(peers: Peers, keys: Sequence[str], seconds: float) -> list[Any]:
-    try:
-        return peers.store.wait(keys, seconds)
-    except MissingKeys as missing:
-        absent = sorted(int(key.rsplit("/", 1)[-1]) for key in missing.keys if "/" in key) or [0]
-        raise PipelineError(
-            f"{ranks(absent)} did not come within {seconds:g} s: is every process started?"
-        ) from None
+    """The values of the keys. A rank that is slow to come is waited for while it is at work."""
+    while True:
+        try:
+            return peers.store.wait(keys, seconds)
+        except MissingKeys as missing:
+            absent = sorted(int(key.rsplit("/", 1)[-1]) for key in missing.keys if "/" in key)
+            absent = absent or [0]
+            questions = peers.questions()
+            answers = questions.await_answers(
+                questions.ask(), absent, lambda: time.sleep(0.05), min(ANSWER, seconds)
+            )
+            if len(answers) < len(absent) or not others_at_work(peers.rank, answers, seconds):
+                raise _late(absent, seconds) from None
+
+
+def _late(absent: Sequence[int], seconds: float) -> PipelineError:
+    return PipelineError(
+        f"{ranks(absent)} did not come within {seconds:g} s: is every process started?"
+    )
 
 
 def _short(value: Any) -> str:

@@ -4,9 +4,7 @@ an answer to a later question answers all before it too."""
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from stretto.runtime.coordination.processes import Process, state
 from stretto.runtime.coordination.stall import Answer, Answers
 from stretto.runtime.coordination.store import Store
 
@@ -16,10 +14,11 @@ QUESTIONS = "questions"
 
 
 class Questions:
-    """One rank's part of asking and answering: of rank `rank`, over the store."""
+    """One rank's part of asking and answering: of rank `rank`, over the store. `seen` says what
+    this machine's kernel knows of a rank's process, as `processes.state`."""
 
-    def __init__(self, store: Store, rank: int):
-        self.store, self.rank = store, rank
+    def __init__(self, store: Store, rank: int, seen: Callable[[int], str] = lambda _: ""):
+        self.store, self.rank, self.seen = store, rank, seen
         self.answered = 0
 
     def ask(self) -> int:
@@ -42,11 +41,17 @@ class Questions:
             if told is not None and told[0] >= number
         }
 
-    def await_answers(self, number: int, world: int, pause: Callable[[], object]) -> Answers:
-        """The answers of all ranks, or of those that answer in time; between two looks `pause` is
-        called. A silent rank is left more time while its process can be seen to run."""
+    def await_answers(
+        self,
+        number: int,
+        ranks: Iterable[int],
+        pause: Callable[[], object],
+        seconds: float = ANSWER,
+    ) -> Answers:
+        """The answers of these ranks, or of those that answer in time; between two looks `pause`
+        is called. A silent rank is left more time while its process can be seen to run."""
         begun = time.monotonic()
-        silent, answers = set(range(world)), dict[int, Answer]()
+        silent, answers = set(ranks), dict[int, Answer]()
         while silent:
             answers |= self.read(number, silent)
             silent -= answers.keys()
@@ -54,13 +59,7 @@ class Questions:
             states = {self.seen(rank) for rank in silent}
             if not states - {"stopped", "gone"} or waited > BUSY_ANSWER:
                 break
-            if waited > ANSWER and "running" not in states:
+            if waited > seconds and "running" not in states:
                 break
             pause()
         return answers
-
-    def seen(self, rank: int) -> str:
-        """What this machine's kernel says of the process of a rank, as `processes.state`."""
-        card: Any = self.store.read(f"here/{rank}")
-        process = card and card.get("process")
-        return state(Process(*process)) if process else ""

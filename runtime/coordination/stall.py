@@ -43,16 +43,44 @@ def is_at_work(rank: int, answers: Answers, timeout: float) -> bool:
     return any(answers[other].idle < timeout for other in chain if other in answers)
 
 
-def stall_report(rank: int, world: int, answers: Answers, seen: Callable[[int], str]) -> str:
+def others_at_work(rank: int, answers: Answers, timeout: float) -> bool:
+    """Whether any other rank than this one, which waits for words and not for tensors, computes or
+    exchanges tensors, and so may come to say them."""
+    return any(
+        answer.idle < timeout and answer.seconds < timeout * PATIENCE
+        for other, answer in answers.items()
+        if other != rank
+    )
+
+
+def absence(rank: int, world: int, answers: Answers, timeout: float) -> str:
+    """Where the ranks are whose words this one has waited for in vain, in one line."""
+    others = [other for other in range(world) if other != rank]
+    silent = [other for other in others if other not in answers]
+    told = [_told(other, answers[other]) for other in others if other in answers][:MOST]
+    if silent:
+        told.insert(0, f"{ranks(silent)}: no answer")
+    return f"nothing was heard for {timeout:g} s: {'; '.join(told)}"
+
+
+def stall_report(
+    rank: int,
+    world: int,
+    answers: Answers,
+    seen: Callable[[int], str] = lambda _: "",
+    last: Callable[[int], str] = lambda _: "",
+) -> str:
     """What this rank says of a step that stands still, in several lines: behind its own the one
     that names the culprit, as far as it is known, then all others. `seen` tells of a silent
-    rank what this machine's kernel knows of its process, as `processes.state`."""
+    rank what this machine's kernel knows of its process, as `processes.state`, `last` what it did
+    last."""
     chain = list(dict.fromkeys(_waiting_chain(rank, answers)))
     silent = [other for other in range(world) if other not in answers]
     lines = [f"the step stands still: {_told(rank, answers[rank])}"]
-    for known in dict.fromkeys(seen(other) for other in silent):
-        alike = [other for other in silent if seen(other) == known]
-        lines.append(f"  {ranks(alike)}: {_SILENT[known]}")
+    for known in dict.fromkeys((seen(other), last(other)) for other in silent):
+        alike = [other for other in silent if (seen(other), last(other)) == known]
+        where = f"; the last that was seen: it {known[1]}" if known[1] else ""
+        lines.append(f"  {ranks(alike)}: {_SILENT[known[0]]}{where}")
     others = [other for other in [chain[-1], *chain[1:], *sorted(answers)] if other != rank]
     told = [other for other in dict.fromkeys(others) if other in answers]
     lines += [f"  {_told(other, answers[other])}" for other in told[:MOST]]

@@ -3,12 +3,15 @@ over it, never the step. Reads never block inside torch's store: it has one conn
 which the watchdog's thread needs too."""
 
 import json
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch.distributed as dist
 
+from stretto.runtime.errors import PipelineError
 from stretto.runtime.transport import Transport
 from stretto.runtime.transport.choose import require_process_group
 from stretto.runtime.transport.local import Local
@@ -42,33 +45,69 @@ class KeyValueStore(Protocol):
         ...
 
 
-class MissingKeys(Exception):
-    """`keys` that nobody wrote in time."""
+class MissingKeys(PipelineError):
+    """`keys` that nobody wrote in time. The message has `why` instead: keys are our own affair."""
 
-    def __init__(self, keys: Sequence[str]):
-        super().__init__(", ".join(keys))
+    def __init__(self, keys: Sequence[str], why: str = "another rank does not come"):
+        super().__init__(why)
         self.keys = tuple(keys)
+
+
+class StoreLost(PipelineError):
+    """The store does not answer any more: who keeps it, or the machine of that one, is gone."""
 
 
 class Store:
     """The keys of one executor, told from others' by `prefix`. `on_wait`, if set, is called again
-    and again while `wait` waits, and may raise to end the wait."""
+    and again while `wait` waits, and may raise to end the wait; `on_end` before this rank tells why
+    it ends; `on_lost` knows more of why the store does not answer: words with a `; ` behind them.
+    """
 
     def __init__(self, store: KeyValueStore, prefix: str):
         self.store, self.prefix = store, prefix
         self.on_wait: Callable[[], None] | None = None
+        self.on_end: Callable[[], None] = lambda: None
+        self.on_lost: Callable[[], str] = lambda: ""
+        self.calls: dict[int, float] = {}  # by thread, since when it waits for the store's answer
 
     @property
     def port(self) -> int:
         """Where the ranks reach it by TCP; 0 where it is another kind of store."""
+        return int(getattr(self._kept(), "port", 0))
+
+    def lost(self) -> str:
+        """What to say where it does not answer."""
+        kept: Any = self._kept()
+        keeper = "torchrun" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") else "rank 0"
+        if not hasattr(kept, "port"):
+            return "the store in which the ranks meet is lost"
+        return (
+            f"{self.on_lost()}the store at {kept.host}:{kept.port}, in which the ranks meet, does "
+            f"not answer: {keeper}, which keeps it, or its machine is gone"
+        )
+
+    def _kept(self) -> Any:
         found: Any = self.store
         while hasattr(found, "underlying_store"):
             found = found.underlying_store
-        return int(getattr(found, "port", 0))
+        return found
+
+    def _reach(self, operation: Callable[..., Any], *given: Any) -> Any:
+        """What the operation of torch's store gives. Raises `StoreLost`."""
+        thread = threading.get_ident()
+        self.calls[thread] = time.monotonic()
+        try:
+            return operation(*given)
+        except NotImplementedError:
+            raise
+        except RuntimeError as error:  # `DistError`, or a plain one where a file is gone
+            raise StoreLost(self.lost()) from error
+        finally:
+            self.calls.pop(thread, None)
 
     def post(self, key: str, value: Any) -> None:
         """Writes a JSON value, over what stood there."""
-        self.store.set(self.prefix + key, json.dumps(value))
+        self._reach(self.store.set, self.prefix + key, json.dumps(value))
 
     def first(self, key: str) -> bool:
         """Whether no rank called `first` or `count` for the key before."""
@@ -78,7 +117,8 @@ class Store:
         """Writes a JSON value unless one stands there; whether it was written."""
         text = json.dumps(value)
         try:
-            return self.store.compare_set(self.prefix + key, "", text) == text.encode()
+            found = self._reach(self.store.compare_set, self.prefix + key, "", text)
+            return bool(found == text.encode())
         except NotImplementedError:  # a store of files: who counts first writes
             if not self.first(key):
                 return False
@@ -87,35 +127,36 @@ class Store:
 
     def count(self, key: str) -> int:
         """How often the ranks together have called this for the key, this call included."""
-        return self.store.add(f"{self.prefix}{key}/count", 1)
+        return int(self._reach(self.store.add, f"{self.prefix}{key}/count", 1))
 
     def counted(self, key: str) -> int:
         """How often `count` was called for the key."""
-        return self.store.add(f"{self.prefix}{key}/count", 0)
+        return int(self._reach(self.store.add, f"{self.prefix}{key}/count", 0))
 
     def read(self, key: str) -> Any:
         """The value of the key, None if nobody wrote it."""
         name = self.prefix + key
-        return json.loads(self.store.get(name)) if self.store.check([name]) else None
+        there = self._reach(self.store.check, [name])
+        return json.loads(self._reach(self.store.get, name)) if there else None
 
     def wait(self, keys: Sequence[str], seconds: float) -> list[Any]:
         """The value of each key, as soon as all are there. Raises `MissingKeys` after so many
         seconds, and what `on_wait` raises."""
         end, pause = time.monotonic() + seconds, 0.0005
-        while not self.store.check([self.prefix + key for key in keys]):
+        while not self._reach(self.store.check, [self.prefix + key for key in keys]):
             if self.on_wait is not None:
                 self.on_wait()
             if time.monotonic() > end:
-                absent = [key for key in keys if not self.store.check([self.prefix + key])]
+                absent = [k for k in keys if not self._reach(self.store.check, [self.prefix + k])]
                 if absent:
                     raise MissingKeys(absent)
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
-        return [json.loads(self.store.get(self.prefix + key)) for key in keys]
+        return [json.loads(self._reach(self.store.get, self.prefix + key)) for key in keys]
 
     def forget(self, key: str) -> None:
         """Deletes the key."""
-        self.store.delete_key(self.prefix + key)
+        self._reach(self.store.delete_key, self.prefix + key)
 
 
 _executors_made: dict[str, int] = {}  # by the members of their group

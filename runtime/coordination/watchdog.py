@@ -15,9 +15,9 @@ from stretto.runtime.coordination.failure import (
     stopped_by,
 )
 from stretto.runtime.coordination.peers import Peers
-from stretto.runtime.coordination.questions import Questions
 from stretto.runtime.coordination.signs import SignsOfWork
 from stretto.runtime.coordination.stall import Answer, is_at_work, stall_report
+from stretto.runtime.coordination.store import StoreLost
 
 GRACE = 3.0  # seconds that a rank has to end by itself when another has failed
 
@@ -47,11 +47,13 @@ class Watchdog:
         self.since = self.moved = time.monotonic()
         self.worked = 0.0  # when it was last seen at work
         self.signs: SignsOfWork | None = None
-        self.questions = Questions(peers.store, peers.rank)
+        self.questions = peers.questions()
         self.failed_since = 0.0
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, name="stretto-watchdog", daemon=True)
         self.thread.start()
+        if peers.store.port:
+            threading.Thread(target=self._look_out, name="stretto-lookout", daemon=True).start()
         atexit.register(self.stop)
 
     def stop(self) -> None:
@@ -62,14 +64,39 @@ class Watchdog:
         atexit.unregister(self.stop)
 
     def _watch(self) -> None:
+        lost = 0.0  # since when the store is
         while not self.over.wait(self.tick):
-            try:
-                now = self.position()
-                if now is None:
-                    return
-                self._look(now)
-            except Exception:  # the store is gone: the job is coming down
+            now = self.position()
+            if now is None:
                 return
+            if not lost:
+                try:
+                    self._look(now)
+                except StoreLost:
+                    lost = time.monotonic()
+            elif now.busy and time.monotonic() - lost > GRACE:  # what it waits for may have ended
+                self._leave(now)
+
+    def _look_out(self) -> None:
+        """The store may also be silent for ever, where its machine is gone or the way to it is
+        cut: who asks it then waits, the watching thread too."""
+        while not self.over.wait(self.tick):
+            now = self.position()
+            if now is None:
+                return
+            late = time.monotonic() - self.peers.timeout
+            calls = dict(self.peers.store.calls)
+            watching = calls.pop(self.thread.ident or 0, late)
+            if any(since < late for since in calls.values()) or (now.busy and watching < late):
+                self._leave(now)
+
+    def _leave(self, now: Position) -> None:
+        """Ends this rank, which has lost the store."""
+        self.over.set()
+        rank, store = self.peers.rank, self.peers.store
+        report = f"rank {rank} {now.where}, and stops: {store.lost()}"
+        store.on_end()
+        self.abort(report)
 
     def _look(self, now: Position) -> None:
         if now.key != self.seen:
@@ -100,6 +127,7 @@ class Watchdog:
             self.failed_since = time.monotonic()
         elif time.monotonic() - self.failed_since > GRACE:
             self.over.set()
+            self.peers.store.on_end()
             short = "\n".join(failure.message.splitlines()[:2])  # of a stall, who waits for whom
             self.abort(str(stopped_by(self.peers.rank, failure._replace(message=short))))
 
@@ -118,13 +146,16 @@ class Watchdog:
 
         question = self.questions.ask()
         self.questions.answer(lambda: self._answer(now))
-        answers = self.questions.await_answers(question, self.peers.world, pause)
+        answers = self.questions.await_answers(question, range(self.peers.world), pause)
         here = self.position()
         moved = here is None or here.key != now.key
         if moved or is_at_work(rank, answers, self.peers.timeout):
             self.since = time.monotonic() - self.peers.timeout / 2
             return
-        report = stall_report(rank, self.peers.world, answers, self.questions.seen)
+        near = self.peers.neighbours
+        known = (near.state, near.last) if near else ()
+        report = stall_report(rank, self.peers.world, answers, *known)
         if self.peers.store.post_first(KEY, Failure(rank, report)):
             self.over.set()
+            self.peers.store.on_end()
             self.abort(report)

@@ -1,7 +1,9 @@
 """What goes wrong among ranks: one clear message, an exit code that is not 0, and no hang."""
 
 import os
+import re
 import signal
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +12,12 @@ import pytest
 import torch
 from msgspec.structs import replace
 from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import Wait
 from stretto.runtime import Executor
+from stretto.runtime.coordination.store import Store
 from tests.support.ranks import Outcome, run
 from tests.support.training import Layer, batch, built, compiled, loss, spec_of
 
@@ -83,7 +87,9 @@ def test_a_rank_that_is_killed_is_missed() -> None:
     outcome = faulty(kill, 30)
     assert outcome.codes == [1, -9, 1]
     told = outcome.output[0] + outcome.output[2]
-    assert "has lost rank 1" in told and "waits at `" in told
+    assert "waits at `" in told or "sends to rank 1" in told
+    assert "has lost rank 1: its process has ended without a word" in told
+    assert "the last that was seen: rank 1 computes `F main[1, 2]` (one_f_one_b.pipe:" in told
 
 
 def test_a_rank_that_is_stopped_is_found_out() -> None:
@@ -92,6 +98,44 @@ def test_a_rank_that_is_stopped_is_found_out() -> None:
     told = outcome.output[0] + outcome.output[2]
     assert "the step stands still: rank" in told
     assert "  rank 1: no answer, the process is stopped or gone" in told
+
+
+def keeping_step(rank: int, plan: Plan, act: Callable[[], None], port: int, timeout: float) -> None:
+    """As `faulty_step`, but rank 0 keeps the store, and does `act` at its fourth micro-batch."""
+    spec = spec_of(plan)
+    kept = TCPStore("127.0.0.1", port, is_master=rank == 0, wait_for_workers=False)
+    modules = built(spec, rank, lambda seed: Faulty(seed) if seed == 0 else Layer(seed))
+    for module in modules.values():
+        if isinstance(module, Faulty):
+            module.act, module.when = act, (3,)
+    x, target = batch(spec)
+    Executor(plan, modules, loss, store=Store(kept, "own/"), timeout=timeout).step(x, target=target)
+
+
+def keeping(act: Callable[[], None], timeout: float, **options: Any) -> Outcome:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    plan = compiled("one_f_one_b", **PLAN)
+    return run(3, keeping_step, plan, act, port, timeout, check=False, **options)
+
+
+def test_the_store_is_lost_with_the_rank_that_keeps_it() -> None:
+    outcome = keeping(kill, 60)
+    assert outcome.codes == [-9, 1, 1]
+    for output in outcome.output[1:]:
+        assert "rank 0: its process has ended without a word (killed, or out of memory?)" in output
+        assert "the last that was seen: rank 0 computes `F main[0, 3]` (one_f_one_b.pipe:" in output
+
+
+def test_a_store_that_does_not_answer_ends_the_others() -> None:
+    """As where the machine of rank 0 is gone: no connection breaks."""
+    outcome = keeping(stop, 5, stopped=(0,))
+    assert outcome.codes == [-9, 1, 1]
+    for rank in (1, 2):
+        output = outcome.output[rank]
+        assert f"rank {rank} waits at `" in output and "and stops: rank 0 is stopped" in output
+        assert re.search("the store at 127.0.0.1:.*, does not answer: rank 0, which", output)
 
 
 def test_a_rank_that_takes_too_long_is_found_out() -> None:

@@ -4,7 +4,7 @@ layer where that is a folder."""
 from tests.repository.sources import modules, ours
 
 LAYERS = (
-    ("errors", "loss_scaler"),
+    ("errors", "loss_scaler", "whereabouts"),
     ("containers", "topology"),
     ("chunks",),
     ("batch",),
@@ -16,7 +16,7 @@ LAYERS = (
     ("microbatches", "declared_ties", "holders", "shared_memory"),
     ("data_parallel", "stage_outputs", "replicas", "ties"),
     ("agreement", "interpreter"),
-    ("activity",),
+    ("activity", "last_words"),
     ("exchange",),
     ("executor",),
     ("checkpoint", "clip", "local", "scaler"),

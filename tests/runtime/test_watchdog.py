@@ -77,7 +77,7 @@ def test_a_question_is_not_lost_to_one_that_comes_at_the_same_time() -> None:
             questions.answer(lambda: here)
             time.sleep(0.001)
 
-        answers = questions.await_answers(question, world, pause)
+        answers = questions.await_answers(question, range(world), pause)
         found[number] = len(answers)
         while len(found) < world:
             pause()

@@ -1,0 +1,83 @@
+"""The ranks of this machine, as each sees the others: whether their processes still run, and what
+they did last. A rank that was killed cannot say that itself; its neighbours do."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from stretto.runtime.coordination.processes import Process, state, this_process
+from stretto.runtime.coordination.store import Store
+from stretto.runtime.describe import ranks
+from stretto.runtime.whereabouts import Place, Whereabouts, of_other
+
+
+class Neighbour(NamedTuple):
+    """Another rank of this machine."""
+
+    process: Process
+    page: Whereabouts | None
+
+
+class Neighbours:
+    """Announces this rank, whose page is `own`. `tell(rank, place)` is what another does at a
+    place, to follow `rank 2 `."""
+
+    def __init__(
+        self, store: Store, rank: int, own: Whereabouts, tell: Callable[[int, Place], str]
+    ):
+        self.store, self.rank, self.own, self.tell = store, rank, own, tell
+        here = this_process()
+        self.key = f"machine/{here.machine}"
+        self.known: dict[int, Neighbour] = {}
+        number = store.count(self.key)
+        store.post(f"{self.key}/{number}", [rank, own.file, *here])
+
+    def look(self) -> None:
+        """Finds who has announced itself. To be called when all have, and while they run."""
+        for number in range(1, self.store.counted(self.key) + 1):
+            told = self.store.read(f"{self.key}/{number}")
+            if told is not None and told[0] not in (self.rank, *self.known):
+                process = Process(*told[2:])
+                page = of_other(process.number, told[1])
+                self.known[told[0]] = Neighbour(process, page)
+
+    def state(self, rank: int) -> str:
+        """As `processes.state`; empty where the rank is on another machine."""
+        found = self.known.get(rank)
+        return state(found.process) if found else ""
+
+    def last(self, rank: int) -> str:
+        """What the rank did last, to follow `rank 2 `; empty where nobody here knows."""
+        found = self.known.get(rank)
+        if found is None or found.page is None:
+            return ""
+        try:
+            return self.tell(rank, found.page.read())
+        except Exception:  # half written, or of a plan that is not there any more
+            return ""
+
+    def gone(self, among: Iterable[int] | None = None) -> list[int]:
+        """The ranks whose processes have ended, and have not told why."""
+        return [rank for rank in self.ended(among) if not self._told(rank)]
+
+    def ended(self, among: Iterable[int] | None = None) -> list[int]:
+        """The ranks whose processes have ended."""
+        asked = self.known if among is None else among
+        return sorted(rank for rank in asked if self.state(rank) == "gone")
+
+    def _told(self, rank: int) -> bool:
+        page = self.known[rank].page
+        return page is not None and page.read().told
+
+    def silent(self) -> str:
+        """What is to be said of ranks that are stopped or gone, and a `; ` behind it."""
+        gone, stopped = self.gone(), [r for r in self.known if self.state(r) == "stopped"]
+        told = [self.obituary(gone)] if gone else []
+        told += [f"rank {r} is stopped where it {self.last(r)}" for r in stopped]
+        return "".join(f"{words}; " for words in told)
+
+    def obituary(self, gone: list[int]) -> str:
+        """One line on ranks whose processes have ended, with what each did last."""
+        told = [f"rank {rank} {last}" for rank in gone if (last := self.last(rank))]
+        end = "its process has" if len(gone) == 1 else "their processes have"
+        words = f"{ranks(gone)}: {end} ended without a word (killed, or out of memory?)"
+        return f"{words}; the last that was seen: {', '.join(told)}" if told else words
