@@ -7,22 +7,22 @@ from collections.abc import Callable
 
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import Tie
-from stretto.runtime.coordination.neighbours import Neighbours
+from stretto.runtime.coordination.neighbours import RanksHere
 from stretto.runtime.coordination.store import Store
 from stretto.runtime.describe import describe
 from stretto.runtime.rank_program import plan_for_rank
 from stretto.runtime.ties import tied
 from stretto.runtime.transport import Transport
 from stretto.runtime.transport.local import Local
-from stretto.runtime.whereabouts import Place, Whereabouts, of_process
+from stretto.runtime.whereabouts import LastPlace, Whereabouts, of_process
 
 
 def last_words(
     plan: Plan | str | os.PathLike[str], world: int, ties: tuple[Tie, ...] = ()
-) -> Callable[[int, Place], str]:
-    """`tell` of `Neighbours`, for the ranks of this plan, run with a model that has these ties."""
+) -> Callable[[int, LastPlace], str]:
+    """`tell` of `RanksHere`, for the ranks of this plan, run with a model that has these ties."""
 
-    def tell(rank: int, place: Place) -> str:
+    def tell(rank: int, place: LastPlace) -> str:
         for name in ("train", "eval"):
             if place.program == name:
                 return describe(tied(plan_for_rank(plan, rank, world), ties), name, place.at)
@@ -38,8 +38,8 @@ def page_of(transport: Transport) -> Whereabouts:
 
 def neighbours_of(
     plan: Plan | str | os.PathLike[str], store: Store, transport: Transport, page: Whereabouts
-) -> Neighbours | None:
+) -> RanksHere | None:
     """The other ranks of the plan on this machine; None where all are threads of one process."""
     if isinstance(transport, Local):
         return None
-    return Neighbours(store, transport.rank, page, last_words(plan, transport.world))
+    return RanksHere(store, transport.rank, page, last_words(plan, transport.world))

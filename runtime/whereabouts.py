@@ -16,7 +16,7 @@ PROGRAMS = ("", "train", "eval")
 _PROGRAM, AT, _LENGTH, _TOLD = range(4)  # the numbers of 64 bits before the words
 
 
-class Place(NamedTuple):
+class LastPlace(NamedTuple):
     """An instruction (`program` is empty where none is running), the words last said, and whether
     the process has told why it ends."""
 
@@ -56,11 +56,11 @@ class Whereabouts:
         """The process ends and has told why."""
         self.numbers[_TOLD] = 1
 
-    def read(self) -> Place:
+    def read(self) -> LastPlace:
         """What was written last."""
         told = self.memory[WORDS : WORDS + self.numbers[_LENGTH]].decode(errors="replace")
         program = PROGRAMS[self.numbers[_PROGRAM]]
-        return Place(program, self.numbers[AT], told, bool(self.numbers[_TOLD]))
+        return LastPlace(program, self.numbers[AT], told, bool(self.numbers[_TOLD]))
 
 
 def of_process() -> Whereabouts:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from stretto.runtime.coordination.processes import Process, state, this_process
 from stretto.runtime.coordination.store import Store
 from stretto.runtime.describe import ranks
-from stretto.runtime.whereabouts import Place, Whereabouts, of_other
+from stretto.runtime.whereabouts import LastPlace, Whereabouts, of_other
 
 
 class Neighbour(NamedTuple):
@@ -17,12 +17,12 @@ class Neighbour(NamedTuple):
     page: Whereabouts | None
 
 
-class Neighbours:
+class RanksHere:
     """Announces this rank, whose page is `own`. `tell(rank, place)` is what another does at a
     place, to follow `rank 2 `."""
 
     def __init__(
-        self, store: Store, rank: int, own: Whereabouts, tell: Callable[[int, Place], str]
+        self, store: Store, rank: int, own: Whereabouts, tell: Callable[[int, LastPlace], str]
     ):
         self.store, self.rank, self.own, self.tell = store, rank, own, tell
         here = this_process()

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from stretto.runtime.coordination.neighbours import Neighbours
+from stretto.runtime.coordination.neighbours import RanksHere
 from stretto.runtime.coordination.questions import Questions
 from stretto.runtime.coordination.stall import absence, others_at_work
 from stretto.runtime.coordination.store import MissingKeys, Store
@@ -18,7 +18,7 @@ class Peers(NamedTuple):
     world: int
     store: Store
     timeout: float
-    neighbours: Neighbours | None = None
+    neighbours: RanksHere | None = None
 
     def wait(self, keys: Sequence[str]) -> list[Any]:
         """The value of each key, once other ranks have posted them. Raises `MissingKeys` where
