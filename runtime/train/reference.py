@@ -15,9 +15,13 @@ from stretto.runtime.stage.from_user import Loss, loss_of
 from stretto.runtime.stage.judge import Criterion, scaled
 from stretto.runtime.tensor_spec import flat
 from stretto.runtime.topology import StageGraph, StageId
-
-GradientList = list[Tensor | None]
-"""A module's gradients, in the order of its parameters; None where there is none."""
+from stretto.runtime.train.tied_reference import (
+    GradientList,
+    OrderedSum,
+    RankOrders,
+    TiedReference,
+    add,
+)
 
 Losses = dict[int, list[float]]
 """By pipeline, in the order of its micro-batches."""
@@ -33,7 +37,8 @@ class Batch(NamedTuple):
 
 class Reference:
     """The step in one process. `copies` has each stage's own gradients, added in the order of the
-    plan; `plain` those of each original, over all its copies, by micro-batch."""
+    plan; `plain` those of each original, over all its copies, by micro-batch; `tied` those of
+    parameters that stand in several places."""
 
     def __init__(self, graph: StageGraph, modules: dict[StageId, nn.Module], batch: Batch):
         self.graph, self.modules, self.batch = graph, modules, batch
@@ -46,21 +51,24 @@ class Reference:
         self.copies: dict[StageId, GradientList] = {}
         self.plain: dict[StageId, GradientList] = {}
 
-    def step(self, orders: dict[StageId, list[int]]) -> Losses:
-        """Takes the step. `orders` has by stage the micro-batches in the order in which the plan
-        adds their gradients; a gradient waits until its turn has come. Returns the losses."""
-        waiting: dict[StageId, dict[int, GradientList]] = {stage: {} for stage in self.modules}
-        left = {stage: orders.get(stage, [])[::-1] for stage in self.modules}
+    def step(self, orders: RankOrders) -> Losses:
+        """Takes the step. `orders`: the order in which the plan adds gradients; one waits until its
+        turn has come. Returns the losses."""
+        self.tied = TiedReference(self.graph, self.modules, orders)
+        every = [one for order in orders for one in order]
+        sums = {
+            stage: OrderedSum([one for one in every if one[0] == stage]) for stage in self.modules
+        }
         losses: Losses = {}
         for group in _connected(self.graph):
             for m in range(max(self.spec.pipelines[p].microbatches for p in group)):
-                for stage, gradients in self._microbatch(group, m, losses).items():
+                found = self._microbatch(group, m, losses)
+                self.tied.microbatch(m, found)
+                for stage, gradients in found.items():
                     own = StageId(self.graph.original(stage.pipeline), stage.stage)
                     add(self.plain.setdefault(own, [None] * len(gradients)), gradients)
-                    waiting[stage][m] = gradients
-                    while left[stage] and left[stage][-1] in waiting[stage]:
-                        following = waiting[stage].pop(left[stage].pop())
-                        add(self.copies.setdefault(stage, [None] * len(gradients)), following)
+                    sums[stage].come((stage, m), gradients)
+        self.copies = {stage: one.total for stage, one in sums.items() if one.total}
         return losses
 
     def _microbatch(
@@ -115,14 +123,6 @@ class Reference:
 
 def _own(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().requires_grad_(tensor.requires_grad)
-
-
-def add(total: GradientList, more: GradientList) -> None:
-    """Adds to `total` as autograd accumulates."""
-    for k, gradient in enumerate(more):
-        if gradient is not None:
-            before = total[k]
-            total[k] = gradient.clone() if before is None else before.add_(gradient)
 
 
 def _connected(graph: StageGraph) -> list[list[int]]:

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from stretto.compiler.plan.plan import Plan
-from stretto.compiler.program.program import Compute
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.executor import Executor
 from stretto.runtime.given import step_arguments
 from stretto.runtime.stage.from_user import Loss
 from stretto.runtime.topology import StageGraph, StageId
 from stretto.runtime.train.gather import Gathered, gather
-from stretto.runtime.train.reference import Batch, GradientList, Losses, Reference, add
+from stretto.runtime.train.reference import Batch, Losses, Reference
+from stretto.runtime.train.separate import separate
+from stretto.runtime.train.tied_reference import GradientList, add, rank_orders
 
 ROUNDING = 1e-3  # of gradients: a greater difference does not come from the order of sums
 LAYOUT = """\
@@ -118,10 +119,12 @@ def verify(
         p: executor.peers.wait([f"verify/{graph.spec.pipelines[p].name}"])[0]
         for p in graph.judged()
     }
-    modules = {stage: _loaded(build(stage), before[stage]) for stage in graph.in_order()}
+    modules = separate(executor, build)
+    for own, module in modules.items():
+        _load(module, before[own])
     batch = Batch(step_arguments(x, target, step), loss_fn, executor.batching)
     reference = Reference(graph, modules, batch)
-    ours = reference.step(_orders(plan))
+    ours = reference.step(rank_orders(plan))
     return Verdict(
         tuple(_compare(plan, reference, after, stage) for stage in _originals(graph)),
         sum(len(found) for found in theirs.values()),
@@ -135,17 +138,6 @@ def verify(
 
 
 # What the plan says -----------------------------------------------------------------------------
-
-
-def _orders(plan: Plan) -> dict[StageId, list[int]]:
-    """By stage the micro-batches in the order in which their weight gradients are added."""
-    found: dict[StageId, list[int]] = {}
-    for instructions in plan.programs["train"].ranks:
-        for instruction in instructions:
-            if isinstance(instruction, Compute) and instruction.operation.kind in "BW":
-                _, p, s, m, *_ = instruction.operation
-                found.setdefault(StageId(p, s), []).append(m)
-    return found
 
 
 def _originals(graph: StageGraph) -> Iterator[StageId]:
@@ -178,7 +170,7 @@ def _found(executor: Executor, stage: StageId) -> list[Tensor | None]:
     return [None if g is None else _dense(g) for g in gradients]
 
 
-def _loaded(module: nn.Module, weights: Sequence[Tensor | None]) -> nn.Module:
+def _load(module: nn.Module, weights: Sequence[Tensor | None]) -> None:
     tensors = [*module.parameters(), *module.buffers()]
     if [t.shape for t in tensors] != [None if w is None else w.shape for w in weights]:
         raise PipelineError(
@@ -188,7 +180,6 @@ def _loaded(module: nn.Module, weights: Sequence[Tensor | None]) -> nn.Module:
         for tensor, contents in zip(tensors, weights, strict=True):
             assert contents is not None
             tensor.copy_(contents)
-    return module
 
 
 # Comparing --------------------------------------------------------------------------------------
@@ -200,7 +191,8 @@ def _compare(plan: Plan, reference: Reference, after: Gathered, stage: StageId) 
     total: GradientList = [None] * len(names)
     for copy in copies:
         add(total, reference.copies.get(copy, total))
-    plain = reference.plain.get(stage, [None] * len(names))
+    plain = list(reference.plain.get(stage, [None] * len(names)))
+    reference.tied.put(stage, total, plain)
     worst, where, equal = -1.0, "", True
     for copy in copies:
         for name, ours, theirs in zip(names, total, after[copy], strict=True):

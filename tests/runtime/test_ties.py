@@ -6,7 +6,19 @@ import torch
 
 from stretto.compiler import library
 from stretto.compiler.plan.plan import Plan
-from tests.support.tied import OneProcess, near, tied_run, tied_stages
+from stretto.runtime import Executor
+from stretto.runtime.topology import StageId
+from stretto.runtime.train.verify import Verdict, verify
+from tests.support.tied import (
+    OneProcess,
+    TiedStage,
+    fresh,
+    near,
+    tied_run,
+    tied_stages,
+    token_loss,
+    tokens,
+)
 from tests.support.training import compiled, spec_of
 
 ONE_MODEL = [name for name in library.names() if name not in ("inference", "two_models")]
@@ -73,3 +85,50 @@ def test_one_microbatch_is_one_process_bit_for_bit(name: str) -> None:
             for ours, theirs in zip(module.parameters(), alone.stages[s].parameters(), strict=True):
                 assert ours.grad is not None and theirs.grad is not None
                 assert torch.equal(ours, theirs) and torch.equal(ours.grad, theirs.grad)
+
+
+# --verify ---------------------------------------------------------------------------------------
+
+
+def verified(plan: Plan, more: tuple[int, ...] = (), broken: bool = False) -> Verdict:
+    """In float32, where sums are rounded."""
+    spec = spec_of(plan)
+    modules = [tied_stages(plan, rank, True, more, torch.float32) for rank in range(spec.ranks)]
+    found: list[Verdict | None] = []
+
+    def build(stage: StageId) -> TiedStage:
+        return TiedStage(stage.stage, len(spec.pipelines[0].stages), more, fresh())
+
+    def body(executor: Executor, _: torch.optim.Optimizer) -> None:
+        if broken:
+            executor.replicas.sum = lambda number: None  # type: ignore[method-assign]
+        x, target = tokens(spec)
+        found.append(verify(executor, plan, build, token_loss, x, target, {}))
+
+    tied_run(plan, modules, body=body)
+    (verdict,) = [one for one in found if one is not None]
+    return verdict
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_verify_adds_as_the_plan_does_bit_for_bit(name: str) -> None:
+    """Plain is one parameter in one process; with several micro-batches the order differs."""
+    verdict = verified(plan_for(name))
+    assert verdict.equal, str(verdict)
+    assert 0 < max(stage.plain for stage in verdict.stages) < 1e-6
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ONE_MODEL)
+def test_verify_every_schedule(name: str) -> None:
+    plan = plan_for(name)
+    for more in ((), (middle(plan),)):
+        verdict = verified(plan, more)
+        assert verdict.equal, str(verdict)
+
+
+def test_verify_finds_a_dropped_sum() -> None:
+    verdict = verified(plan_for("one_f_one_b"), broken=True)
+    assert not verdict.equal
+    assert [stage.equal for stage in verdict.stages] == [False, False]
+    assert all("embedding" in s.parameter or "head" in s.parameter for s in verdict.stages)
