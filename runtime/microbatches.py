@@ -179,7 +179,18 @@ def _judging(
         return [Judging(keywords=keywords)] * len(target)
     weigh: Any = options.scale_loss
     if isinstance(weigh, Mapping):
+        own_names = {graph.spec.pipelines[p].name for p in graph.originals()}
+        if unknown := [str(name) for name in weigh if name not in own_names]:
+            raise PipelineError(
+                f"scale_loss has {', '.join(unknown)}, and this plan has "
+                f"{', '.join(sorted(own_names))}"
+            )
         weigh = weigh.get(graph.spec.pipelines[model].name, True)
+    if weigh is not True and not callable(weigh):
+        kind = type(weigh).__name__
+        raise PipelineError(
+            f"scale_loss is a {kind}: give True, False, or a function of the target"
+        )
     found = shares(target, weigh if callable(weigh) else None, cut.lengths, total)
     return [Judging(share, keywords) for share in found]
 
