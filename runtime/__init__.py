@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stretto.runtime.batch import Arguments as Arguments
     from stretto.runtime.clip import clip_grad_norm_ as clip_grad_norm_
+    from stretto.runtime.clip import get_total_norm as get_total_norm
     from stretto.runtime.containers import MicrobatchList as MicrobatchList
     from stretto.runtime.errors import NonFiniteError as NonFiniteError
     from stretto.runtime.errors import PipelineError as PipelineError
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from stretto.runtime.placement import stages_of as stages_of
     from stretto.runtime.scaler import GradScaler as GradScaler
     from stretto.runtime.train.model import Model as Model
+    from stretto.runtime.train.update import StepDone as StepDone
     from stretto.runtime.train.verify import verify as verify
 
 _WHERE = {
@@ -46,8 +48,10 @@ _WHERE = {
     "Model": "stretto.runtime.train.model",
     "NonFiniteError": "stretto.runtime.errors",
     "PipelineError": "stretto.runtime.errors",
+    "StepDone": "stretto.runtime.train.update",
     "Stopped": "stretto.runtime.errors",
     "clip_grad_norm_": "stretto.runtime.clip",
+    "get_total_norm": "stretto.runtime.clip",
     "run_local": "stretto.runtime.local",
     "stage_counts": "stretto.runtime.placement",
     "stages_of": "stretto.runtime.placement",
@@ -63,8 +67,10 @@ __all__ = [
     "Model",
     "NonFiniteError",
     "PipelineError",
+    "StepDone",
     "Stopped",
     "clip_grad_norm_",
+    "get_total_norm",
     "run_local",
     "stage_counts",
     "stages_of",

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     from stretto.runtime.train import launch
-    from stretto.runtime.train.loop import TrainingJob
+    from stretto.runtime.train.job import TrainingJob
 
     job = TrainingJob(
         plan=chosen.plan,
@@ -38,6 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
         verify=chosen.verify,
         trust=chosen.trust,
         timeout=chosen.timeout,
+        eval_data=chosen.eval_data,
+        accumulate=chosen.accumulate,
+        clip=chosen.clip,
+        log_every=chosen.log_every,
+        eval_every=chosen.eval_every,
+        seed=chosen.seed,
+        amp=chosen.amp,
+        on_nonfinite=chosen.on_nonfinite,
     )
     return launch.local(job) if chosen.local else launch.rank(job) or 0
 
@@ -52,16 +60,14 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         metavar="MODULE:NAME",
         help="an object with stage(index, count), loss(output, target), and if you like "
-        "optimizer(parameters)",
+        "optimizer(parameters), scheduler(optimizer), data, eval_data, after_step(done)",
     )
     parser.add_argument(
         "--data",
         metavar="MODULE:NAME",
         help="a function step -> (x, target), the same on every rank; default: the model's own",
     )
-    parser.add_argument(
-        "--steps", type=_positive, default=10, metavar="N", help="steps to train; default: 10"
-    )
+    _training_flags(parser)
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -81,6 +87,71 @@ def _parser() -> argparse.ArgumentParser:
         help="all ranks as threads of this process, without torchrun",
     )
     return parser
+
+
+def _training_flags(parser: argparse.ArgumentParser) -> None:
+    """How the training goes."""
+    add = parser.add_argument
+    add("--steps", type=_positive, default=10, metavar="N", help="steps to train; default: 10")
+    add(
+        "--accumulate",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="batches for each step: their gradients are added, and are those of the mean; "
+        "default: 1",
+    )
+    add(
+        "--clip",
+        type=_above_zero,
+        metavar="NORM",
+        help="clip the norm of all gradients to NORM; default: they are not clipped",
+    )
+    add(
+        "--amp",
+        choices=("bfloat16", "float16"),
+        help="compute forwards under autocast in this type, with scaled losses for float16; "
+        "default: in the types of the modules",
+    )
+    add(
+        "--on-nonfinite",
+        choices=("stop", "warn"),
+        default="stop",
+        help="what a loss or gradient does that is NaN or infinite; default: stop",
+    )
+    add(
+        "--log-every",
+        type=_positive,
+        metavar="STEPS",
+        help="steps from one line to the next; default: a line a few times a second",
+    )
+    add(
+        "--eval-every",
+        type=_positive,
+        metavar="STEPS",
+        help="steps from one evaluation to the next; default: none",
+    )
+    add(
+        "--eval-data",
+        metavar="MODULE:NAME",
+        help="batches of (x, target) to evaluate on, or a function that gives them, the same on "
+        "every rank; default: the model's own",
+    )
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="start torch's random numbers here: before a stage is built at a place that depends "
+        "on N and the stage, before the first step on N and the rank (with --local, ranks share "
+        "them); default: as torch does",
+    )
+
+
+def _above_zero(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("above 0")
+    return value
 
 
 def _positive(text: str) -> int:

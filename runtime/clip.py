@@ -49,18 +49,29 @@ def clip_grad_norm_(
     where the norm is no finite number, and `PipelineError` where another rank is gone or calls
     something else.
     """
+    total = get_total_norm(executor, norm_type, error_if_nonfinite, foreach)
+    clip_grads_with_norm_(executor.parameters(), max_norm, total, foreach)
+    return total
+
+
+@torch.no_grad()
+def get_total_norm(
+    executor: Executor,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """The norm that `clip_grad_norm_` clips by, and nothing is clipped. Every rank must call it;
+    raises as that does."""
     if executor.scaler is not None:
         executor.scaler.agree()
     norm_type = float(norm_type)
-    own = _own_norms(executor, norm_type, foreach)
-    found = _of_all_ranks(executor, own)
+    found = _of_all_ranks(executor, _own_norms(executor, norm_type, foreach))
     total = _total(found, norm_type).to(executor.context.transport.device)
     if error_if_nonfinite and not bool(total.isfinite()):
         raise NonFiniteError(
-            f"the norm of all gradients is {total.item()}, so it cannot be clipped: "
-            + _first_nonfinite(executor, found)
+            f"the norm of all gradients is {total.item()}: " + _first_nonfinite(executor, found)
         )
-    clip_grads_with_norm_(executor.parameters(), max_norm, total, foreach)
     return total
 
 

@@ -6,6 +6,10 @@ from typing import Protocol
 class LossScaler(Protocol):
     """Scales the losses of an executor's stages."""
 
+    def get_scale(self) -> float:
+        """The factor by which losses are multiplied."""
+        ...
+
     def before_step(self) -> None:
         """Called before a training step. Raises `PipelineError` where the gradients so far are not
         scaled as those of the step will be."""

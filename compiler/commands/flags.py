@@ -41,8 +41,9 @@ def add_inputs(parser: ArgumentParser) -> None:
     )
 
 
-def add_search(parser: ArgumentParser) -> None:
-    """The flags of every command that may have to find an order."""
+def add_search(parser: ArgumentParser, seed: str = "random seed of the search (default 0)") -> None:
+    """The flags of every command that may have to find an order; `seed` is the help of `--seed`,
+    for a command that uses the number for more than that."""
     flags = parser.add_argument_group("finding an order that was not written")
     flags.add_argument(
         "--time-limit",
@@ -67,9 +68,7 @@ def add_search(parser: ArgumentParser) -> None:
     flags.add_argument(
         "--engine", type=_engine, choices=NAMES, help="run only this engine (default: all)"
     )
-    flags.add_argument(
-        "--seed", type=natural, default=0, metavar="N", help="random seed of the search (default 0)"
-    )
+    flags.add_argument("--seed", type=natural, default=0, metavar="N", help=seed)
     flags.add_argument(
         "--no-cache",
         action="store_true",

@@ -7,7 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stretto.compiler.commands import files
-from stretto.compiler.commands.flags import FILE, add_inputs, add_messages, add_search, natural
+from stretto.compiler.commands.flags import (
+    FILE,
+    add_inputs,
+    add_messages,
+    add_search,
+    natural,
+    positive,
+)
 from stretto.compiler.commands.load import load
 from stretto.compiler.plan.plan import write_plan
 from stretto.compiler.show.summary import step_of
@@ -31,7 +38,8 @@ or, with the build that PyPI offers: pip install 'stretto[run]'"""
 def add(parser: ArgumentParser) -> None:
     """The flags of `run`."""
     add_inputs(parser)
-    add_search(parser)
+    add_search(parser, seed=SEED)
+    parser.set_defaults(seed=None)
     add_messages(parser)
     parser.add_argument("file", metavar="FILE", help=FILE)
     parser.add_argument(
@@ -45,9 +53,15 @@ def add(parser: ArgumentParser) -> None:
         metavar="MODULE:NAME",
         help="the Python function that yields `(x, target)` for every step",
     )
-    parser.add_argument("--steps", type=natural, metavar="N", help="train for N steps")
     parser.add_argument(
-        "--timeout", type=natural, metavar="SECONDS", help="seconds to wait for other ranks"
+        "--steps", type=positive, metavar="N", help="train for N steps (default 10)"
+    )
+    _training_flags(parser)
+    parser.add_argument(
+        "--timeout",
+        type=natural,
+        metavar="SECONDS",
+        help="seconds to wait for other ranks (default 60)",
     )
     parser.add_argument(
         "--verify",
@@ -60,11 +74,85 @@ def add(parser: ArgumentParser) -> None:
     )
 
 
+def _training_flags(parser: ArgumentParser) -> None:
+    """How the training goes: handed on as they are."""
+    flags = parser.add_argument_group("training")
+    flags.add_argument(
+        "--accumulate",
+        type=positive,
+        metavar="N",
+        help="batches for each step, whose gradients are added (default 1)",
+    )
+    flags.add_argument(
+        "--clip",
+        type=_norm,
+        metavar="NORM",
+        help="clip the norm of all gradients to NORM (default: not)",
+    )
+    flags.add_argument(
+        "--amp",
+        choices=("bfloat16", "float16"),
+        help="compute forwards under autocast in this type (default: in the modules' own)",
+    )
+    flags.add_argument(
+        "--on-nonfinite",
+        choices=("stop", "warn"),
+        help="what a loss or gradient does that is NaN or infinite (default stop)",
+    )
+    flags.add_argument(
+        "--log-every",
+        type=positive,
+        metavar="STEPS",
+        help="steps from one line to the next (default: a line a few times a second)",
+    )
+    flags.add_argument(
+        "--eval-every",
+        type=positive,
+        metavar="STEPS",
+        help="steps from one evaluation to the next (default: none)",
+    )
+    flags.add_argument(
+        "--eval-data",
+        metavar="MODULE:NAME",
+        help="batches of `(x, target)` to evaluate on, or a function that gives them (default: "
+        "the model's own)",
+    )
+
+
+def _norm(text: str) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ArgumentTypeError("above 0")
+    return value
+
+
+SEED = """\
+start random numbers here: those of the search (default 0) and those of the training (default: as \
+torch does)"""
+
+HANDED_ON = (
+    "data",
+    "steps",
+    "timeout",
+    "accumulate",
+    "clip",
+    "amp",
+    "on-nonfinite",
+    "log-every",
+    "eval-every",
+    "eval-data",
+    "seed",
+)
+"""Flags with a value that the ranks are given."""
+
+
 def run(chosen: Namespace) -> int:
     """Train with the schedule or plan. Returns the exit code of the training."""
     if find_spec("torch") is None:
         raise files.Unusable(NO_TORCH)
-    plan = load(chosen.file, chosen)
+    seed = 0 if files.is_plan(chosen.file) else chosen.seed or 0  # a plan is not searched for
+    plan = load(chosen.file, Namespace(**{**vars(chosen), "seed": seed}))
     ranks = plan.programs[step_of(plan)].spec.ranks
     with Training() as training, TemporaryDirectory(prefix="stretto-") as folder:
         path = chosen.file
@@ -82,9 +170,10 @@ def command(plan: str, ranks: int, chosen: Namespace) -> list[str]:
     if not chosen.local:
         words += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
     words += ["stretto.runtime", plan, "--model", chosen.model]
-    for flag in ("data", "steps", "timeout"):
-        if getattr(chosen, flag) is not None:
-            words += [f"--{flag}", str(getattr(chosen, flag))]
+    for flag in HANDED_ON:
+        value = getattr(chosen, flag.replace("-", "_"))
+        if value is not None:
+            words += [f"--{flag}", str(value)]
     flags = ("verify", "trust", "local")
     return words + [f"--{flag}" for flag in flags if getattr(chosen, flag)]
 

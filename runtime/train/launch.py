@@ -25,7 +25,8 @@ from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.store import Store, store_of
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.local import run_local
-from stretto.runtime.train.loop import RankProcess, TrainingJob, TrainingReport, train
+from stretto.runtime.train.job import RankProcess, TrainingJob, TrainingReport
+from stretto.runtime.train.loop import train
 from stretto.runtime.transport.local import Local
 
 

@@ -1,8 +1,8 @@
 """What a user writes for the runtime to train: a model that can build any of its stages, and data.
-In comes a user's object, out come the modules, losses and optimizers of a rank."""
+In comes a user's object, out come the modules, losses and data of a rank."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from stretto.compiler.program.program import Spec
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.given import Weight
-from stretto.runtime.parameters import memory_of
 from stretto.runtime.topology import StageGraph, StageId
 
 Data = Callable[[int], tuple[Any, Any]]
@@ -20,20 +19,35 @@ Data = Callable[[int], tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class Model:
-    """`stage(index, count)` builds stage `index` of `count`, with weights that depend on nothing
-    but these; `loss(output, target)` is the loss of one micro-batch; `optimizer(parameters)`, by
-    default AdamW, is called once on every rank; `weight(target)`, a number of 0 or more, is how
-    much the loss of a micro-batch counts, as the number of its tokens; without it all count alike.
-    Any object with these attributes is a model."""
+    """What to train. Any object with these attributes is a model.
+
+    - `stage(index, count)` builds stage `index` of `count`, with weights that depend on nothing but
+      these;
+    - `loss(output, target)` is the loss of one micro-batch;
+    - `optimizer(parameters)`, by default AdamW, is called once on every rank that has any; a
+      function whose argument is called `named_parameters` is given pairs of a name, as
+      `3.norm.weight` for `norm.weight` of stage 3, and the parameter. It may make several;
+    - `weight(target)`, a number of 0 or more, is how much the loss of a micro-batch counts, as the
+      number of its tokens; without it all count alike;
+    - `data(step)` gives x and target of the whole batch of step 1, 2, …;
+    - `scheduler(optimizer)` makes the scheduler of an optimizer's learning rates, stepped after
+      each of its steps;
+    - `eval_data`: batches of (x, target), the same ones at every evaluation, or a function that
+      gives them;
+    - `after_step(done)` is called on every rank after each update, with a `StepDone`."""
 
     stage: Callable[[int, int], nn.Module]
     loss: Callable[[Any, Any], Tensor] | None = None
-    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None
+    optimizer: Callable[..., torch.optim.Optimizer | Sequence[torch.optim.Optimizer]] | None = None
     data: Data | None = None
     weight: Weight | None = None
+    scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
+    eval_data: Any = None
+    after_step: Callable[[Any], object] | None = None
 
 
-OPTIONAL = ("loss", "optimizer", "data", "weight")
+PARTS = tuple(field.name for field in fields(Model) if field.name != "stage")
+"""What a model may have besides its stages."""
 
 
 class Models:
@@ -64,8 +78,7 @@ class Models:
                 "`loss(output, target)`, or is a function (index, count) -> module"
             )
         if hasattr(found, "stage"):
-            others = (getattr(found, name, None) for name in OPTIONAL)
-            return Model(found.stage, *others)
+            return Model(found.stage, **{name: getattr(found, name, None) for name in PARTS})
         return Model(found)
 
     def stage(self, stage: StageId) -> nn.Module:
@@ -102,53 +115,17 @@ class Models:
             if model.weight is not None
         } or True
 
-    def optimizers(self, modules: Mapping[StageId, nn.Module]) -> list[torch.optim.Optimizer]:
-        """One optimizer for all of a model's stages on this rank, for each model with parameters to
-        train. A parameter that stands in several places is given once, to the first model that has
-        it. Raises `PipelineError` where a model makes none of its own."""
-        found = []
-        seen: set[Hashable] = set()
-        for p, model in self.of.items():
-            parameters = []
-            for stage, module in modules.items():
-                for parameter in module.parameters():
-                    key = memory_of(parameter)
-                    own = self.graph.original(stage.pipeline) == p
-                    if own and parameter.requires_grad and key not in seen:
-                        seen.add(key)
-                        parameters.append(parameter)
-            if parameters:
-                found.append(self._optimizer(model.optimizer or _adamw, parameters))
-        return found
-
-    def _optimizer(
-        self,
-        make: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
-        parameters: list[nn.Parameter],
-    ) -> torch.optim.Optimizer:
-        try:
-            made = make(parameters)
-        except Exception as error:
-            raise PipelineError(
-                f"{self.label}: optimizer(parameters) fails: {type(error).__name__}: {error}"
-            ) from error
-        if not callable(getattr(made, "step", None)):
-            raise PipelineError(
-                f"{self.label}: optimizer(parameters) gave a {type(made).__name__}, not an "
-                "optimizer: it has no step()"
-            )
-        return made
-
     def data(self) -> Data | None:
         """The data of the first model that brings its own."""
         return next((model.data for model in self.of.values() if model.data is not None), None)
+
+    def eval_data(self) -> Any:
+        """The evaluation data of the first model that brings its own."""
+        found = (model.eval_data for model in self.of.values() if model.eval_data is not None)
+        return next(found, None)
 
 
 def _is_model(given: Any) -> bool:
     return callable(getattr(given, "stage", None)) or (
         callable(given) and not isinstance(given, nn.Module | Mapping)
     )
-
-
-def _adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters)

@@ -1,57 +1,91 @@
 """How a training goes. In come the losses of every step, out come lines on stderr and, at the end,
 one line that sums it up."""
 
+import math
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from stretto.runtime.batch import tensors
+from stretto.runtime.coordination.store import MissingKeys
+from stretto.runtime.errors import PipelineError
 from stretto.runtime.executor import Executor
 from stretto.runtime.stage.judge import LossShare
+from stretto.runtime.train.job import TrainingJob
 
 INTERVAL = 0.2  # seconds between two lines
 
 
+class BatchLosses(NamedTuple):
+    """A rank's losses of one batch, and how much of the loss of the step each is; by pipeline's
+    name, in the order of its micro-batches."""
+
+    losses: dict[str, list[Tensor]]
+    shares: dict[str, list[LossShare]]
+
+
 class ProgressLog:
     """Collects on rank 0 the losses of all pipelines' last stages, over the ranks' store, and
-    prints how `steps` steps go; `losses` has the mean loss of every step."""
+    prints how the steps of the job go; `losses` has the mean loss of every step."""
 
-    def __init__(self, steps: int, executor: Executor):
-        self.spec, self.steps, self.peers = executor.plan.spec, steps, executor.peers
+    def __init__(self, job: TrainingJob, executor: Executor):
+        self.job, self.executor = job, executor
+        self.spec, self.peers = executor.plan.spec, executor.peers
         self.losses: list[float] = []
         self.begun = self.printed = self.first_done = time.monotonic()
         self.amount, self.unit = 0, "samples"
-        self.executor, graph = executor, executor.plan.graph
+        graph = executor.plan.graph
         self.judged = graph.judged()
         self.models = len({graph.original(p) for p in self.judged})
+        self.waiting: list[Sequence[BatchLosses]] = []  # of steps that were not told yet
 
-    def add(self, step: int, x: Any, losses: dict[str, list[Tensor]]) -> None:
-        """After a step (from 1), on every rank: x is the whole batch, `losses` are the rank's own,
-        by pipeline's name. Raises `MissingKeys` where a rank does not come."""
-        for name, found in losses.items():
-            key = f"loss/{step}/{name}"
-            numbers = torch.stack(found).double().tolist()
-            self.peers.store.post(key, weighted(numbers, self.executor.shares[name]))
-        if self.peers.rank != 0:
-            return
-        keys = [f"loss/{step}/{self.spec.pipelines[p].name}" for p in self.judged]
-        self.losses.append(sum(self._fetch(keys)) / self.models)
-        amount, self.unit = _amount(x)
-        now = time.monotonic()
-        if step == 1:
-            self.first_done = now  # it agrees on shapes and fills caches: its speed says nothing
+    def add(self, step: int, losses: Sequence[BatchLosses], xs: Sequence[Any]) -> None:
+        """After a step (from 1), on every rank: its own losses of the batches of the step, and
+        their x. Ranks tell each other the losses when a line is due. Raises `PipelineError` where a
+        rank does not come."""
+        self.waiting.append(losses)
+        amounts = [_amount(x) for x in xs]
+        self.unit = amounts[0][1]
+        if step == 1:  # it agrees on shapes and fills caches: its speed says nothing
+            self.first_done = time.monotonic()
         else:
-            self.amount += amount
-        if step in (1, self.steps) or now - self.printed > INTERVAL:
+            self.amount += sum(amount for amount, _ in amounts)
+        every = self.job.log_every
+        last = step == self.job.steps
+        if not last and every is not None and step != 1 and step % every:
+            return
+        own = {
+            name: [sum(weighted(one, name) for one in batches) for batches in self.waiting]
+            for name in losses[0].losses
+        }
+        self.waiting = []
+        found = self._collect(f"loss/{step}", own)
+        self.losses += [sum(parts) / self.models for parts in zip(*found.values(), strict=True)]
+        now = time.monotonic()
+        due = every is not None or step == 1 or last or now - self.printed > INTERVAL
+        if self.losses and due:
             self.printed = now
-            print(
-                f"step {step}/{self.steps}  loss {self.losses[-1]:.4f}  {self._speed()}".rstrip(),
-                file=sys.stderr,
-                flush=True,
-            )
+            self._print(step, f"loss {self.losses[-1]:.4f}  {self._speed()}")
+
+    def add_evaluation(self, step: int, losses: Sequence[BatchLosses]) -> None:
+        """After an evaluation that followed the step, on every rank, as `add`."""
+        own = {name: list(_sums(losses, name)) for name in losses[0].losses}
+        found, graph = self._collect(f"eval/{step}", own), self.executor.plan.graph
+        means = []
+        for model in {graph.original(p) for p in self.judged} if found else ():
+            names = [self.spec.pipelines[p].name for p in graph.topology.copies(model)]
+            total, weight = (sum(found[name][k] for name in names) for k in (0, 1))
+            means.append(total / weight if weight else math.nan)
+        if means:
+            self._print(step, f"eval loss {sum(means) / len(means):.4f}")
+
+    def _print(self, step: int, what: str) -> None:
+        words = f"step {step}/{self.job.steps}  {what}".rstrip()
+        print(words, file=sys.stderr, flush=True)
 
     def summary(self) -> str:
         """One line for the whole training; empty where no step was taken."""
@@ -68,21 +102,54 @@ class ProgressLog:
             f"loss {first:.4f} -> {last:.4f}{means}, {self._speed()}"
         ).removesuffix(", ")
 
-    def _fetch(self, keys: list[str]) -> list[float]:
-        found = self.peers.wait(keys)
-        for key in keys:
-            self.peers.store.forget(key)
-        return found
+    def _collect(self, key: str, own: dict[str, list[float]]) -> dict[str, list[float]]:
+        """The numbers of all pipelines, of which each rank has its own, by name; on rank 0,
+        elsewhere nothing."""
+        for name, numbers in own.items():
+            self.peers.store.post(f"{key}/{name}", numbers)
+        if self.peers.rank != 0:
+            return {}
+        names = [self.spec.pipelines[p].name for p in self.judged]
+        keys = [f"{key}/{name}" for name in names]
+        try:
+            found = self.peers.wait(keys)
+        except MissingKeys:
+            raise PipelineError(
+                f"rank 0 waited {self.peers.timeout:g} s for the losses of other ranks, after its "
+                "own step was over"
+            ) from None
+        for one in keys:
+            self.peers.store.forget(one)
+        return dict(zip(names, found, strict=True))
 
     def _speed(self) -> str:
         took = time.monotonic() - self.first_done
         return f"{self.amount / took:,.0f} {self.unit}/s" if self.amount and took > 0 else ""
 
 
-def weighted(losses: list[float], shares: list[LossShare]) -> float:
-    """What these micro-batches add to the loss of the step; nothing where they have no weight."""
-    pairs = zip(losses, shares, strict=True)
+def weighted(batch: BatchLosses, name: str) -> float:
+    """What the pipeline's micro-batches of the batch add to the loss of the step; nothing where
+    they have no weight."""
+    pairs = zip(_numbers(batch, name), batch.shares[name], strict=True)
     return sum(loss * share.weight / share.total for loss, share in pairs if share.weight)
+
+
+def _sums(batches: Sequence[BatchLosses], name: str) -> tuple[float, float]:
+    """Of the pipeline's micro-batches of all batches the weighted losses, and the weights."""
+    pairs = [
+        (loss, share.weight)
+        for batch in batches
+        for loss, share in zip(_numbers(batch, name), batch.shares[name], strict=True)
+    ]
+    return (
+        math.fsum(loss * weight for loss, weight in pairs if weight),
+        math.fsum(weight for _, weight in pairs),
+    )
+
+
+def _numbers(batch: BatchLosses, name: str) -> list[float]:
+    found: list[float] = torch.stack(batch.losses[name]).double().tolist()
+    return found
 
 
 def _count(number: int, what: str) -> str:

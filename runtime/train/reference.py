@@ -13,6 +13,7 @@ from stretto.runtime.given import BatchOptions, StepArguments, model_input
 from stretto.runtime.microbatches import ModelGiven, PipelineMicrobatches, model_microbatches
 from stretto.runtime.stage.from_user import Loss, loss_of
 from stretto.runtime.stage.judge import Criterion, scaled
+from stretto.runtime.stage.precision import outside_autocast
 from stretto.runtime.tensor_spec import flat
 from stretto.runtime.topology import StageGraph, StageId
 from stretto.runtime.train.tied_reference import (
@@ -28,11 +29,13 @@ Losses = dict[int, list[float]]
 
 
 class Batch(NamedTuple):
-    """What a step is given, how it judges, and how it cuts and scales."""
+    """What a step is given, how it judges, and how it cuts and scales; `scale` multiplies every
+    loss before its backward."""
 
     given: StepArguments
     loss_fn: Loss
     options: BatchOptions
+    scale: float = 1.0
 
 
 class Reference:
@@ -84,7 +87,7 @@ class Reference:
         for stage in learning:
             self.modules[stage].zero_grad(set_to_none=True)
         if roots:  # none, where all is frozen
-            torch.autograd.backward(roots)
+            _backward(roots)
         return {stage: [q.grad for q in self.modules[stage].parameters()] for stage in learning}
 
     def _forwards(self, members: Sequence[StageId], m: int, losses: Losses) -> list[Tensor]:
@@ -103,6 +106,7 @@ class Reference:
                 loss = Criterion(judge, own.judging[m])(outputs[stage], own.target[m])
                 losses.setdefault(p, []).append(loss.detach().double().item())
                 root = scaled(loss, outputs[stage], own.judging[m].share)
+                root = root * self.batch.scale if self.batch.scale != 1 else root
                 if root.requires_grad:
                     roots.append(root)
         return roots
@@ -123,6 +127,11 @@ class Reference:
 
 def _own(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+
+@outside_autocast
+def _backward(roots: Sequence[Tensor]) -> None:
+    torch.autograd.backward(roots)
 
 
 def _connected(graph: StageGraph) -> list[list[int]]:

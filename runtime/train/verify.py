@@ -122,7 +122,7 @@ def verify(
     modules = separate(executor, build)
     for own, module in modules.items():
         _load(module, before[own])
-    batch = Batch(step_arguments(x, target, step), loss_fn, executor.batching)
+    batch = Batch(step_arguments(x, target, step), loss_fn, executor.batching, _scale(executor))
     reference = Reference(graph, modules, batch)
     ours = reference.step(rank_orders(plan))
     return Verdict(
@@ -135,6 +135,11 @@ def verify(
         ),
         tuple(_unequal_copies(graph, plan, before)),
     )
+
+
+def _scale(executor: Executor) -> float:
+    """By which a scaler multiplies the losses."""
+    return 1.0 if executor.scaler is None else executor.scaler.get_scale()
 
 
 # What the plan says -----------------------------------------------------------------------------

@@ -28,6 +28,12 @@ def test_run_starts_torchrun_and_prints_how(stretto: Run, monkeypatch: pytest.Mo
     text = " ".join(command[1:])
     assert text.startswith("-m torch.distributed.run --standalone --nproc-per-node 2 -m stretto.")
     assert text.endswith("--model a:b --data c:d --steps 5 --timeout 9 --verify --trust")
+    training = (
+        "--accumulate 2 --clip 0.5 --amp bfloat16 --on-nonfinite warn --log-every 3 "
+        "--eval-every 4 --eval-data e:f --seed 5"
+    )
+    assert stretto(*f"run good.pipe --model a:b {training}".split())[0] == 3
+    assert " ".join(started[-1]).endswith(f"--model a:b {training}")
 
 
 RUNNER = """\

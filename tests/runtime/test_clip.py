@@ -172,7 +172,7 @@ def test_what_is_not_finite_is_told_by_all_ranks_alike() -> None:
 
     found = executors(plan, body)
     assert {words for words, _ in found} == {
-        "the norm of all gradients is nan, so it cannot be clipped: the first gradient that is "
+        "the norm of all gradients is nan: the first gradient that is "
         "not finite is that of `up.weight` in `down[1]` on rank 1"
     }
     assert all(norm.isnan() for _, norm in found)

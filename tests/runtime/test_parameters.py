@@ -10,6 +10,7 @@ from stretto.compiler.plan.plan import Plan
 from stretto.runtime import Executor, run_local
 from stretto.runtime.topology import StageId
 from stretto.runtime.train.model import Model, Models
+from stretto.runtime.train.optimizers import stepping_of
 from stretto.runtime.transport.local import Local
 from tests.support.training import Modules, batch, compiled, loss, spec_of
 
@@ -106,7 +107,7 @@ def test_the_command_line_steps_a_shared_parameter_once() -> None:
     }
     assert len(stages) == 2
     models = Models(spec, Model(lambda s, _: stages[StageId(0, s)], loss), "--model")
-    (optimizer,) = models.optimizers(stages)
+    ((optimizer, _),) = stepping_of(models, stages, 0)
     given = [p for group in optimizer.param_groups for p in group["params"]]
     assert len(given) == len({id(p) for p in given}) == 3
 
