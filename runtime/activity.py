@@ -1,11 +1,11 @@
 """What a rank is at, as the watchdog asks: a step of a plan, an instruction, or neither."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from stretto.runtime.coordination.watchdog import Position
-from stretto.runtime.describe import awaited_ranks, describe
+from stretto.runtime.describe import awaited_ranks, describe, ranks
 from stretto.runtime.interpreter import Interpreter
 from stretto.runtime.whereabouts import Whereabouts
 
@@ -45,15 +45,22 @@ class Activity:
     def finish(self) -> None:
         """The executor is made, or a step is over."""
         self.run, self.doing, self.busy = None, "is between steps", False
+        self.awaited = ()
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """Around a step, from its preparation to its end."""
         self.steps, self.busy = self.steps + 1, True
+        self.doing = f"begins step {self.steps}"
         try:
             yield
         finally:
             self.finish()
+
+    def awaits(self, others: Sequence[int]) -> None:
+        """The step that this rank is in cannot begin before these ranks have come to it."""
+        self.awaited = tuple(others)
+        self.doing = f"waits for {ranks(others)} to begin step {self.steps}"
 
     @contextmanager
     def waiting(self, doing: str, *ranks: int) -> Iterator[None]:

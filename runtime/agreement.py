@@ -1,98 +1,86 @@
-"""How the ranks come to the same shapes before a step. A rank that is given the batch knows its
-shapes; one that is not is told them. What was agreed for some shapes holds whenever they come
-again; for new ones the ranks agree anew."""
+"""How the ranks begin a step together. Before any data travel each posts its card; rank 0 judges,
+and posts its verdict for all. So either every rank takes the step, knowing the signature of every
+micro-batch, or none does, and all can try again with another batch.
 
-from collections.abc import Mapping
-from typing import Any
+It takes one write and one read of the store for each rank and step. How long a rank may wait for
+another here is judged by the watchdog, which knows whether that one is at work.
+"""
 
-from stretto.runtime.batch import Arguments, signature
+from collections.abc import Callable, Sequence
+
 from stretto.runtime.coordination.peers import Peers
-from stretto.runtime.coordination.store import MissingKeys
-from stretto.runtime.errors import PipelineError
-from stretto.runtime.given import input_label
-from stretto.runtime.microbatches import PipelineMicrobatches
-from stretto.runtime.rank_context import RankContext
-from stretto.runtime.stage_outputs import StageOutputs, agree_on_outputs
+from stretto.runtime.errors import StepRefused
+from stretto.runtime.signatures import (
+    StepCard,
+    StepSignatures,
+    StepVerdict,
+    judge,
+    read_signatures,
+)
+from stretto.runtime.topology import StageGraph
 
 
-class ShapeAgreement:
-    """One rank's memory of what was agreed. `announced` has the pipelines whose shapes are posted
-    at every step, since some rank is not given their batch; None before the first step."""
+class StepAgreement:
+    """One rank's part. `notice` is told for which ranks it waits."""
 
-    def __init__(self, peers: Peers, context: RankContext):
-        self.peers, self.context, self.graph = peers, context, context.plan.graph
-        self.agreed: dict[str, StageOutputs] = {}
-        self.announced: list[int] | None = None
+    def __init__(self, peers: Peers, graph: StageGraph, notice: Callable[[Sequence[int]], None]):
+        self.peers, self.graph, self.notice = peers, graph, notice
+        self.compared = False  # the contents of the batch, at the first step
+        self.read: dict[str, StepSignatures] = {}
+        self.old: list[str] = []  # keys of this rank that all have read
 
-    def outputs(self, microbatches: Mapping[int, PipelineMicrobatches], step: int) -> StageOutputs:
-        """The stages' outputs for these micro-batches, by pipeline, at this step (from 1).
+    def agree(self, number: int, card: StepCard) -> tuple[StepSignatures, bool]:
+        """What holds for step `number` (from 1, with those that were refused), and whether all
+        ranks have completed the steps before. Raises `StepRefused`, on every rank."""
+        verdict = self._verdict(number, card)
+        if card.fault:
+            raise StepRefused(card.fault)
+        if verdict.fault:
+            if verdict.by < 0:
+                raise StepRefused(f"the step cannot begin: {verdict.fault}")
+            raise StepRefused(
+                f"rank {self.peers.rank} stops: rank {verdict.by} cannot begin the step: "
+                f"{verdict.fault}"
+            )
+        self.compared = True
+        if verdict.signatures not in self.read:
+            if len(self.read) > 64:
+                self.read.clear()
+            self.read[verdict.signatures] = read_signatures(verdict.signatures, self.graph)
+        return self.read[verdict.signatures], verdict.complete
 
-        Raises `PipelineError` where ranks are given batches of different shapes, a stage cannot run
-        on them, or another rank does not come to this step.
-        """
-        own = {p: _signature(microbatches[p]) for p in self.graph.originals()}
-        if self.announced is None:
-            self.announced = self._compare_batches(own)
-        for p in self.announced:
-            if self._announcer(p) == self.peers.rank:
-                self._announce(p, own[p], step)
-        lacking = [p for p in self.announced if own[p] is None]
-        told = self._wait([_key(step, p) for p in lacking])
-        own.update(zip(lacking, told, strict=True))
-        key = repr(own)
-        if key not in self.agreed:
-            try:
-                self.agreed[key] = agree_on_outputs(
-                    self.peers, self.context, microbatches, len(self.agreed)
-                )
-            except MissingKeys as missing:
-                raise self._absent(missing) from None
-        return self.agreed[key]
+    def _verdict(self, number: int, card: StepCard) -> StepVerdict:
+        store, key = self.peers.store, f"verdict/{number}"
+        if self.peers.world == 1:
+            return judge([card], self.graph)
+        if self.peers.rank:
+            mine = f"card/{number}/{self.peers.rank}"
+            store.post(mine, card)
+            self._forget()
+            self.notice([0])
+            verdict = StepVerdict(*store.await_values([key])[0])
+            self.old.append(mine)
+        elif card.fault:  # the others need not come for that
+            verdict = judge([card], self.graph)
+            store.post(key, verdict)
+            self.old.append(key)
+        else:
+            verdict = judge([card, *self._others(number)], self.graph)
+            store.post(key, verdict)
+            self._forget()
+            self.old.append(key)
+        return verdict
 
-    def _compare_batches(self, own: dict[int, str | None]) -> list[int]:
-        """At the first step every rank says which batches it is given; those of a pipeline must
-        have one shape everywhere. Returns the pipelines to announce at every step."""
-        self.peers.store.post(f"given/{self.peers.rank}", list(own.values()))
-        cards = self._wait([f"given/{rank}" for rank in range(self.peers.world)])
-        announced = []
-        for k, p in enumerate(own):
-            theirs = cards[self._announcer(p)][k]
-            if None not in (theirs, own[p]) and theirs != own[p]:
-                raise PipelineError(
-                    f"{input_label(self.graph, 'x', p)} has micro-batches of {own[p]} on rank "
-                    f"{self.peers.rank}, but of {theirs} on rank {self._announcer(p)}"
-                )
-            if theirs is not None and any(card[k] is None for card in cards):
-                announced.append(p)
-        return announced
+    def _others(self, number: int) -> list[StepCard]:
+        ranks = range(1, self.peers.world)
+        keys = [f"card/{number}/{rank}" for rank in ranks]
 
-    def _announce(self, pipeline: int, shapes: str | None, step: int) -> None:
-        self.peers.store.post(_key(step, pipeline), shapes)
-        old = step - 4 * self.peers.world - 16  # no rank is that far behind
-        if old > 0:
-            self.peers.store.forget(_key(old, pipeline))
+        def lacking(absent: Sequence[int]) -> None:
+            self.notice([ranks[k] for k in absent])
 
-    def _announcer(self, pipeline: int) -> int:
-        """The rank that is given the pipeline's batch, since it has its first stage."""
-        return self.context.plan.spec.pipelines[pipeline].stages[0].rank
+        return [StepCard(*told) for told in self.peers.store.await_values(keys, lacking)]
 
-    def _wait(self, keys: list[str]) -> list[Any]:
-        try:
-            return self.peers.wait(keys) if keys else []
-        except MissingKeys as missing:
-            raise self._absent(missing) from None
-
-    def _absent(self, missing: MissingKeys) -> PipelineError:
-        return PipelineError(
-            f"rank {self.peers.rank} waited {self.peers.timeout:g} s for what other ranks know of "
-            f"this step ({missing}): does every rank call it, each time, with x "
-            "where it was given x before?"
-        )
-
-
-def _key(step: int, pipeline: int) -> str:
-    return f"shape/{step}/{pipeline}"
-
-
-def _signature(microbatches: PipelineMicrobatches) -> str | None:
-    return signature(Arguments(microbatches.x[0].args)) if microbatches.x else None
+    def _forget(self) -> None:
+        for key in self.old:
+            self.peers.store.forget(key)
+        self.old.clear()

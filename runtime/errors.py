@@ -11,5 +11,10 @@ class NonFiniteError(PipelineError):
     executor can go on."""
 
 
+class StepRefused(PipelineError):
+    """A step cannot begin: a rank was given a batch that is wrong, or ranks were given batches that
+    do not fit each other. Every rank raises it, nothing was sent, and the executor can go on."""
+
+
 Stopped = PipelineError
 """The former name, kept for those who catch it."""

@@ -15,21 +15,28 @@ from torch import nn
 from stretto.compiler.plan.plan import Plan, read_plan
 from stretto.compiler.program.program import NONE, ProgramName
 from stretto.runtime.activity import Activity, watched
-from stretto.runtime.agreement import ShapeAgreement
 from stretto.runtime.coordination.failure import ending, listen, post_failure
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.store import Store, store_of
 from stretto.runtime.coordination.watchdog import Watchdog
 from stretto.runtime.data_parallel.synchronization import DataParallel, require_processes
 from stretto.runtime.declared_ties import TieTable
-from stretto.runtime.errors import PipelineError
+from stretto.runtime.errors import PipelineError, StepRefused
 from stretto.runtime.exchange import Exchange
 from stretto.runtime.given import StepArguments, Weight, batch_options
-from stretto.runtime.interpreter import Interpreter, StepInput
+from stretto.runtime.interpreter import Interpreter
 from stretto.runtime.last_words import last_words, neighbours_of, page_of
 from stretto.runtime.loss_scaler import LossScaler
-from stretto.runtime.microbatches import Wanted, fill, merged_outputs, microbatches, shares_by_name
+from stretto.runtime.microbatches import (
+    PipelineMicrobatches,
+    Wanted,
+    fill,
+    merged_outputs,
+    microbatches,
+    shares_by_name,
+)
 from stretto.runtime.parameters import named_parameters, owned
+from stretto.runtime.preparation import preparation
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import plan_for_rank
 from stretto.runtime.replicas import Replicas, lanes
@@ -99,6 +106,10 @@ class ExecutorOptions(TypedDict, total=False):
     trust: bool
     """Do not prove the plan; by default false."""
 
+    check_messages: bool
+    """Send before every message its number, operation, shapes and types, in 256 bytes, and compare
+    them where it arrives; by default false."""
+
 
 class Executor:
     """One rank's part of a plan, ready to run.
@@ -145,7 +156,8 @@ class Executor:
             self.plan = self.context.plan
             self.replicas = Replicas(self.context)
             self.replicas.broadcast_weights(self.peers)
-            self.agreement = ShapeAgreement(self.peers, self.context)
+            checks = options.get("check_messages", False)
+            self.preparation = preparation(self.context, self.activity, self.peers, checks)
             self.data_parallel = _meet_replicas(self.context, options, self.peers.timeout)
         except Exception as error:
             self.watchdog.stop()
@@ -177,8 +189,9 @@ class Executor:
         Returns the output, merged in the order of the micro-batches, where this rank has a last
         stage (a dict by pipeline where it has several), else None. `losses` and `metrics`, lists,
         are cleared and filled with what the loss function gave for this rank's micro-batches in
-        their order; dicts, by pipeline. Raises `PipelineError`; the executor cannot be used after
-        that.
+        their order; dicts, by pipeline. Raises `PipelineError`: a `StepRefused` where some rank's
+        batch is wrong, on all ranks and before anything was sent, so that all may try another;
+        after any other the executor cannot be used.
         """
         if self.scaler is not None:
             self.scaler.before_step()
@@ -224,11 +237,10 @@ class Executor:
         with self.activity.step():
             try:
                 run = self._prepare(name, given, wanted)
+            except StepRefused:
+                raise
             except PipelineError as error:
-                self.broken = str(error)
-                message = f"rank {self.rank} cannot begin the step: {error}"
-                post_failure(self.peers.store, self.rank, message)
-                self.data_parallel.fail(message)
+                _give_up(self, error)
                 raise
             _run(self, run)
         self.shares = shares_by_name(self.plan.graph, run.step.microbatches)
@@ -237,17 +249,26 @@ class Executor:
         return merged_outputs(self.plan.graph, run.outputs, self.batching.output_merge_spec)
 
     def _prepare(self, name: ProgramName, given: StepArguments, wanted: Wanted) -> Interpreter:
-        wanted.check()
-        program = self.plan.programs.get(name)
-        if program is None:
-            raise PipelineError(
-                "this plan has only its forwards: call `eval`, or compile it without --forward-only"
-            )
-        own = microbatches(self.plan, self.stages, name, given, self.batching)
-        self.activity.doing = "agrees on the shapes of the step"
-        shapes = self.agreement.outputs(own, self.activity.steps)
-        step = StepInput(own, shapes, wanted.outputs)
+        def cut() -> dict[int, PipelineMicrobatches]:
+            wanted.check()
+            if name not in self.plan.programs:
+                raise PipelineError(
+                    "this plan has only its forwards: call `eval`, or compile it without "
+                    "--forward-only"
+                )
+            return microbatches(self.plan, self.stages, name, given, self.batching)
+
+        step = self.preparation.begin(name, cut, wanted.outputs)
+        program = self.plan.programs[name]
         return Interpreter(self.context, self.replicas, self.data_parallel, program, step)
+
+
+def _give_up(executor: Executor, error: PipelineError) -> None:
+    """Before the step, since the ranks cannot agree on it any more."""
+    executor.broken = str(error)
+    message = f"rank {executor.rank} cannot begin the step: {error}"
+    post_failure(executor.peers.store, executor.rank, message)
+    executor.data_parallel.fail(message)
 
 
 def _run(executor: Executor, run: Interpreter) -> None:
@@ -262,7 +283,8 @@ def _run(executor: Executor, run: Interpreter) -> None:
         here = executor.activity.position()
         for stage in executor.stages.values():
             stage.forget()
-        end = ending(executor.peers, here.where, here.waiting_for, error)
+        where = here.where if isinstance(error, PipelineError) else here.where + run.handed
+        end = ending(executor.peers, where, here.waiting_for, error)
         executor.broken = end.reason
         executor.data_parallel.fail(end.reason)
         raise end.error from end.cause

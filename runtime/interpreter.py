@@ -20,9 +20,11 @@ from stretto.compiler.program.program import (
     show,
 )
 from stretto.compiler.program.topology import KINDS
-from stretto.runtime.batch import tensors
+from stretto.runtime.batch import signature, tensors
 from stretto.runtime.data_parallel.synchronization import DataParallel
+from stretto.runtime.edges import StepEdges
 from stretto.runtime.errors import PipelineError
+from stretto.runtime.mailbox import Mailbox
 from stretto.runtime.microbatches import NOTHING, PipelineMicrobatches
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import RankProgram
@@ -31,19 +33,18 @@ from stretto.runtime.stage.judge import Judging
 from stretto.runtime.stage.overlapped import OverlappedPair
 from stretto.runtime.stage.private import Versions
 from stretto.runtime.stage.stage_module import ForwardInput, ForwardOutput, Result, StageModule
-from stretto.runtime.stage_outputs import StageOutputs
-from stretto.runtime.tensor_spec import check
+from stretto.runtime.tensor_spec import dtype_name
 from stretto.runtime.topology import StageId
-from stretto.runtime.transport import Pending
 from stretto.runtime.whereabouts import AT
 
 
 class StepInput(NamedTuple):
-    """What one step runs on: the micro-batches by pipeline, the shapes that the ranks agreed on,
-    and whether outputs are kept for the user."""
+    """What one step runs on: the micro-batches by pipeline, what the ranks know of the tensors that
+    travel, this rank's messages, and whether outputs are kept for the user."""
 
     microbatches: dict[int, PipelineMicrobatches]
-    shapes: StageOutputs
+    edges: StepEdges
+    mailbox: Mailbox
     keep_outputs: bool
 
 
@@ -64,11 +65,11 @@ class HandedOn(NamedTuple):
 
 
 class Interpreter:
-    """The state of one step on one rank: what the slots hold, which messages are in flight by slot,
-    and the results of overlapped backwards that ran ahead, by instruction. `handed_on`, by slot,
-    and `returned` are stages' outputs, on which nobody may write any more. `outputs`, `losses` and
+    """The state of one step on one rank: what the slots hold, which operations made it, and the
+    results of overlapped backwards that ran ahead, by instruction. `handed_on`, by slot, and
+    `returned` are stages' outputs, on which nobody may write any more. `outputs`, `losses` and
     `metrics` are by pipeline and micro-batch. `at` is the index of the running instruction; the
-    watchdog reads it."""
+    watchdog reads it. `handed`: where a computation has failed, in words, what it was given."""
 
     def __init__(
         self,
@@ -82,14 +83,14 @@ class Interpreter:
         self.context, self.replicas, self.program, self.step = context, replicas, program, step
         self.train = program.name == "train"
         self.slots: dict[int, Result] = {}
-        self.in_flight: dict[int, list[Pending]] = {}
+        self.made: dict[int, Operation] = {}
         self.ran_ahead: dict[int, Result] = {}
         self.handed_on: dict[int, HandedOn] = {}
         self.outputs: dict[int, dict[int, Any]] = {}
         self.returned: list[HandedOn] = []
         self.losses: dict[int, dict[int, Tensor]] = {}
         self.metrics: dict[int, dict[int, Any]] = {}
-        self.at = 0
+        self.at, self.handed = 0, ""
 
     def run(self) -> None:
         """Runs the list, top to bottom. Raises what the modules, the loss and the transport
@@ -104,9 +105,13 @@ class Interpreter:
             INSTRUCTIONS[type(instruction)](self, instruction)
             for act in behind.get(at, ()):
                 act()
+        for kept in self.step.mailbox.unsent:
+            self.at = page[AT] = kept.at
+            kept.finish()
         for made in self.returned:
             made.check(self)
         self.at = len(self.program.instructions)
+        self.step.edges.complete()
         self.data_parallel.finish(self.train)
 
     def stage(self, operation: Operation) -> StageModule:
@@ -119,18 +124,25 @@ class Interpreter:
 
     def gradients(self, operation: Operation, at: int) -> Result:
         """The gradients of the stage's outputs, for the backward at instruction `at`: of several
-        stages that use them, the sum."""
+        stages that use them, the sum; None where none of them has one."""
         stage, held = self.stage(operation), self.held(at)
-        shapes = self.step.shapes
+        edges, microbatch = self.step.edges, operation.microbatch
         parts = [
-            held[user][shapes.gradients_for(stage.stage, user)] for user in stage.gradient_senders
+            held[user][edges.gradients_for(stage.stage, user, microbatch)]
+            for user in stage.gradient_senders
         ]
         if len(parts) <= 1:
             return parts[0] if parts else ()
         total = parts[0]
         for part in parts[1:]:
-            total = tuple(a + b for a, b in zip(total, part, strict=True))
+            total = tuple(_added(a, b) for a, b in zip(total, part, strict=True))
         return total
+
+
+def _added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
 
 
 # Instructions -----------------------------------------------------------------------------------
@@ -138,39 +150,43 @@ class Interpreter:
 
 def compute(run: Interpreter, instruction: Compute) -> None:
     """Runs the operation; its result is left in slot `writes`."""
-    result = OPERATIONS[instruction.operation.kind](run, instruction.operation)
-    if instruction.writes != NONE:
-        run.slots[instruction.writes] = result
-        if KINDS[instruction.operation.kind].leaves == "activation":
-            run.handed_on[instruction.writes] = HandedOn(instruction.operation, Versions(result))
+    operation, writes = instruction.operation, instruction.writes
+    try:
+        result = OPERATIONS[operation.kind](run, operation)
+    except Exception:
+        run.handed = _handed(run, instruction)
+        raise
+    if writes != NONE:
+        run.slots[writes], run.made[writes] = result, operation
+        if KINDS[operation.kind].leaves == "activation":
+            there = [tensor for tensor in result if tensor is not None]
+            run.handed_on[writes] = HandedOn(operation, Versions(there))
 
 
 def receive(run: Interpreter, instruction: Receive) -> None:
-    """Posts a receive into new buffers, which are the slot's."""
-    slot, channel, result = instruction.slot, instruction.channel, instruction.result
-    specs = run.step.shapes.of_result(result.kind, StageId(*result[1:3]))
-    transport = run.context.transport
-    buffers = tuple(spec.empty(transport.device) for spec in specs)
-    run.in_flight.setdefault(slot, []).extend(transport.receive(channel, buffers))
-    run.slots[slot] = buffers
+    """Posts a receive into new buffers, which are the slot's once they have arrived."""
+    run.step.mailbox.receive(instruction.slot, instruction.channel, instruction.result)
+    run.made[instruction.slot] = instruction.result
 
 
 def send(run: Interpreter, instruction: Send) -> None:
     """Begins to send what is in the slot."""
-    begun = run.context.transport.send(instruction.channel, run.slots[instruction.slot])
-    run.in_flight.setdefault(instruction.slot, []).extend(begun)
+    slot = instruction.slot
+    run.step.mailbox.send(slot, instruction.channel, run.made[slot], run.slots[slot])
 
 
 def wait(run: Interpreter, instruction: Wait) -> None:
     """Waits for every message begun on the slot."""
-    for pending in run.in_flight.pop(instruction.slot, ()):
-        pending.wait()
+    arrived = run.step.mailbox.wait(instruction.slot, run.at)
+    if arrived is not None:
+        run.slots[instruction.slot] = arrived
 
 
 def free(run: Interpreter, instruction: Free) -> None:
     """Lets go of what is in the slot."""
     if made := run.handed_on.pop(instruction.slot, None):
         made.check(run)
+        run.step.mailbox.keep_unchanged(instruction.slot, lambda: made.check(run))
     del run.slots[instruction.slot]
 
 
@@ -203,8 +219,9 @@ def forward(run: Interpreter, operation: Operation) -> Result:
         assert isinstance(other, Compute)
         behind, microbatch = run.stage(other.operation), other.operation.microbatch
         pair = OverlappedPair(stage, given, behind, microbatch)
-        if other.operation.kind == "B" and pair.is_one_call():
-            made, run.ran_ahead[partner] = pair.run(run.gradients(other.operation, partner))
+        gradients = run.gradients(other.operation, partner) if other.operation.kind == "B" else ()
+        if other.operation.kind == "B" and pair.is_one_call(gradients):
+            made, run.ran_ahead[partner] = pair.run(gradients)
             return _kept(run, operation, made)
     return _kept(run, operation, stage.forward(given))
 
@@ -244,10 +261,12 @@ def _forward_input(run: Interpreter, operation: Operation) -> ForwardInput:
     stage, own = run.stage(operation), run.step.microbatches.get(p, NOTHING)
     learn = run.train and stage.learns
     held = run.held(run.at)
-    leaving = {made[1:3] for slot, made in run.program.reads[run.at] if slot in run.in_flight}
+    mailbox = run.step.mailbox
+    leaving = {made[1:3] for slot, made in run.program.reads[run.at] if mailbox.is_sending(slot)}
     given: list[Tensor] = []
     for source in stage.sources:
-        for tensor, spec in zip(held[source], run.step.shapes.outputs[source], strict=True):
+        for tensor, spec in zip(held[source], run.step.edges.outputs(source, m), strict=True):
+            assert tensor is not None
             # What is still being sent keeps its memory to itself, whatever the module does.
             leaf = tensor.detach().clone() if source in leaving else tensor.detach()
             given.append(leaf.requires_grad_() if spec.gradient and learn else leaf)
@@ -270,7 +289,21 @@ def _kept(run: Interpreter, operation: Operation, made: ForwardOutput) -> Result
         run.returned.append(HandedOn(operation, Versions(tensors(made.output))))
     if not stage.sends:
         return ()
-    label = f"`{show(run.context.plan.spec, operation)}`"
-    agreed = run.step.shapes.outputs[stage.stage]
-    check(made.result, agreed, run.train and stage.learns, label)
+    run.step.edges.settle(operation, made.result, run.train and stage.learns)
     return tuple(tensor.detach() for tensor in made.result)
+
+
+def _handed(run: Interpreter, instruction: Compute) -> str:
+    """`, on (2, 17) float32 that ``F main[0, 3]`` of rank 0 has made,`: what the computation that
+    has failed was given, by the user or by other stages; empty where nothing was."""
+    plan, told = run.context.plan, []
+    kind, p, s, m, *_ = instruction.operation
+    own = run.step.microbatches.get(p, NOTHING)
+    if kind == "F" and s == 0 and own.x:
+        told.append(f"x of {signature(own.x[m])}")
+    for slot, made in run.program.reads[run.at]:
+        tensors = [t for t in run.slots.get(slot, ()) if t is not None]
+        sizes = ", ".join(f"{tuple(t.shape)} {dtype_name(t.dtype)}" for t in tensors) or "nothing"
+        rank = plan.graph.topology.rank_of(StageId(*made[1:3]))
+        told.append(f"{sizes} that `{show(plan.spec, made)}` of rank {rank} has made")
+    return f", on {' and '.join(told)}," if told else ""

@@ -1,6 +1,6 @@
 """What travels between stages: the shapes and dtypes of a stage's output tensors, and which of them
-carry a gradient. Ranks agree on these before they exchange anything, as JSON; what a stage gives is
-checked against them."""
+carry a gradient. Ranks tell each other these before they exchange anything, as JSON; what a stage
+gives is checked against them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -30,9 +30,20 @@ TensorSpecs = tuple[TensorSpec, ...]
 """Those of one message: a stage's output, or the gradients of its inputs."""
 
 
-def specs_of(tensors: Sequence[Tensor]) -> TensorSpecs:
-    """The specs of tensors that a forward gave."""
-    return tuple(TensorSpec(tuple(t.shape), t.dtype, t.requires_grad) for t in tensors)
+def specs_of(tensors: Sequence[Tensor], learn: bool, label: str) -> TensorSpecs:
+    """The specs of tensors that a forward gave, to `learn` from them or not. Raises
+    `PipelineError`, naming the operation by `label`, where one is sparse or nested: those have no
+    memory that could be sent as it is."""
+    found = []
+    for tensor in tensors:
+        if tensor.layout != torch.strided:
+            kind = str(tensor.layout).removeprefix("torch.")
+            raise PipelineError(
+                f"{label} gives a {kind} tensor, which cannot be sent: give an ordinary one "
+                "(`.to_dense()`, or its parts as tensors)"
+            )
+        found.append(TensorSpec(tuple(tensor.shape), tensor.dtype, learn and tensor.requires_grad))
+    return tuple(found)
 
 
 def carrying(specs: TensorSpecs) -> TensorSpecs:
@@ -68,23 +79,22 @@ def flat(output: Any, label: str) -> tuple[Tensor, ...]:
     raise PipelineError(f"{label} gives a {kinds}: a stage gives a tensor or a tuple of tensors")
 
 
-def check(result: Sequence[Tensor], agreed: TensorSpecs, learn: bool, label: str) -> None:
-    """Raises `PipelineError`, naming the operation by `label`, where a stage gave something else
-    than was agreed: the receiver has allocated its buffers for that, and no backend would notice.
-    `learn`: whether a backward follows, so that gradients are compared too."""
-    for tensor, spec in zip(result, agreed, strict=False):
-        if tensor.shape != spec.size or tensor.dtype != spec.dtype:
-            break
-        if learn and tensor.requires_grad != spec.gradient:
-            has, had = ("no gradient", "one") if spec.gradient else ("a gradient", "none")
-            raise PipelineError(
-                f"{label} has {has} where {had} was agreed from the first micro-batch"
-            )
-    else:
-        if len(result) == len(agreed):
-            return
-    gave = ", ".join(f"{tuple(tensor.shape)} {dtype_name(tensor.dtype)}" for tensor in result)
-    said = ", ".join(map(str, agreed))
+def check(found: TensorSpecs, known: TensorSpecs, label: str, maker: str) -> None:
+    """Raises `PipelineError`, naming the operation by `label`, where it gave something else than
+    `maker` for a micro-batch of the same signature: the receiver has allocated its buffers for
+    that, and no backend would notice."""
+    if found == known:
+        return
+    gave, said = (", ".join(map(str, specs)) or "nothing" for specs in (found, known))
+    if gave != said:
+        raise PipelineError(
+            f"{label} gives {gave} where {maker} gave {said} for a micro-batch of the same shape: "
+            "what a stage gives must depend on the shape of its input alone"
+        )
+    at = next(k for k, (a, b) in enumerate(zip(found, known, strict=True)) if a != b)
+    has, had = ("a gradient", "none") if found[at].gradient else ("no gradient", "one")
     raise PipelineError(
-        f"{label} gives {gave} where {said} was agreed: all micro-batches need the same shapes"
+        f"{label} gives {found[at]} (output {at}) with {has} where {maker}, for a micro-batch of "
+        f"the same shape, had {had}: whether an output needs a gradient must depend on the shape "
+        "of its input alone, and on what is frozen"
     )

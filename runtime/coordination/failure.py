@@ -44,13 +44,16 @@ def stopped_by(rank: int, failure: Failure) -> PipelineError:
 
 
 def listen(peers: Peers) -> None:
-    """Lets every wait on the store end with a `PipelineError` as soon as another rank fails."""
+    """Lets every wait on the store end with a `PipelineError` as soon as another rank fails, or
+    this rank's own watchdog has given up."""
     store, rank = peers.store, peers.rank
 
     def raise_failure() -> None:
-        failure = failure_elsewhere(store, rank)
-        if failure is not None:
-            raise stopped_by(rank, failure)
+        posted = store.read(KEY)
+        if posted is not None:
+            failure = Failure(*posted)
+            own = failure.rank == rank
+            raise PipelineError(failure.message) if own else stopped_by(rank, failure)
 
     store.on_wait = raise_failure
     near = peers.neighbours

@@ -16,6 +16,8 @@ from stretto.runtime.transport import Transport
 from stretto.runtime.transport.choose import require_process_group
 from stretto.runtime.transport.local import Local
 
+LONGEST = 0.002  # seconds between two looks of a rank that waits for others at a step's beginning
+
 
 class KeyValueStore(Protocol):
     """The part of `torch.distributed.Store` that is used."""
@@ -153,6 +155,24 @@ class Store:
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
         return [json.loads(self._reach(self.store.get, self.prefix + key)) for key in keys]
+
+    def await_values(
+        self, keys: Sequence[str], lacking: Callable[[Sequence[int]], None] | None = None
+    ) -> list[Any]:
+        """As `wait`, for as long as it takes: whether those that are to write are at work, the
+        watchdog judges. `lacking` is told now and then which of the keys are not there, by their
+        places."""
+        names, pause = [self.prefix + key for key in keys], 0.0001
+        while not self._reach(self.store.check, names):
+            if self.on_wait is not None:
+                self.on_wait()
+            if lacking is not None and pause >= LONGEST:
+                lacking(
+                    [k for k, name in enumerate(names) if not self._reach(self.store.check, [name])]
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST)
+        return [json.loads(self._reach(self.store.get, name)) for name in names]
 
     def forget(self, key: str) -> None:
         """Deletes the key."""

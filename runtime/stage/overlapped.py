@@ -17,7 +17,7 @@ from stretto.runtime.stage.stage_module import (
     ForwardOutput,
     Result,
     StageModule,
-    without_gaps,
+    of_roots,
 )
 
 
@@ -30,14 +30,14 @@ class OverlappedPair(NamedTuple):
     behind: StageModule
     microbatch: int
 
-    def is_one_call(self) -> bool:
+    def is_one_call(self, gradients: Result) -> bool:
         """Whether `run` can run the pair: both modules are of one class, the forward takes no
-        keywords, and the backward has something to do."""
+        keywords, and the backward has something to do; `gradients` as for `run`."""
         return (
             self.ahead.overlapped is not None
             and type(self.ahead.module) is type(self.behind.module)
             and not (self.given.x is not None and arguments(self.given.x)[1])
-            and bool(self.behind.saved[self.microbatch].roots)
+            and bool(of_roots(self.behind.saved[self.microbatch], gradients)[0])
         )
 
     def run(self, gradients: Result) -> tuple[ForwardOutput, Result]:
@@ -49,6 +49,7 @@ class OverlappedPair(NamedTuple):
         saved = self.behind.saved.pop(self.microbatch)
         criterion = ahead.criterion(given)
         labels = given.target if isinstance(given.target, tuple | list) else (given.target,)
+        there = [(o, g) for o, g in zip(saved.outputs, gradients, strict=False) if g is not None]
         with torch.enable_grad(), self.behind.own.at_once():
             made = ahead.overlapped(
                 ahead.module,
@@ -57,14 +58,14 @@ class OverlappedPair(NamedTuple):
                 tuple(labels) if criterion is not None else [],
                 self.behind.module,
                 saved.loss,
-                saved.outputs if saved.loss is None else [],
-                gradients if saved.loss is None else [],
+                tuple(output for output, _ in there) if saved.loss is None else [],
+                tuple(gradient for _, gradient in there) if saved.loss is None else [],
             )
         output, loss = self._made(made)
         self.behind.run_builder()
         found = collect(saved.inputs)
         metrics = criterion and criterion.metrics
-        return ahead.save(given, output, loss, metrics), without_gaps(saved, found)
+        return ahead.save(given, output, loss, metrics), found
 
     def _made(self, made: Any) -> tuple[Any, Tensor | None]:
         """What the call returned: the forward's output, as the module gives it, and its loss."""

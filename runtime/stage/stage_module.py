@@ -22,8 +22,12 @@ from stretto.runtime.stage.split_backward import DeferredWeightGrad, Gradients, 
 from stretto.runtime.tensor_spec import flat
 from stretto.runtime.topology import StageId
 
-Result = tuple[Tensor, ...]
-"""What a computation leaves in a slot: a stage's outputs, or the gradients of its inputs."""
+Result = tuple[Tensor | None, ...]
+"""What a computation leaves in a slot: a stage's outputs, or the gradients of its inputs, None for
+an input that nothing depends on."""
+
+Outputs = tuple[Tensor, ...]
+"""The tensors that a stage gives others, or is given by them."""
 
 
 class ForwardInput(NamedTuple):
@@ -34,7 +38,7 @@ class ForwardInput(NamedTuple):
 
     microbatch: int
     x: Any
-    given: Result
+    given: Outputs
     target: Any
     learn: bool
     judging: Judging = Judging()
@@ -53,7 +57,7 @@ class ForwardOutput(NamedTuple):
     the metrics beside it."""
 
     output: Any
-    result: Result
+    result: Outputs
     loss: Tensor | None
     metrics: Any = None
 
@@ -63,9 +67,9 @@ class SavedForward(NamedTuple):
     where it starts; and for overlapped units that run as one call the tensors that stand there, or
     the divided loss."""
 
-    inputs: Result
+    inputs: Outputs
     roots: tuple[Root, ...]
-    outputs: Result = ()
+    outputs: Outputs = ()
     loss: Tensor | None = None
 
 
@@ -137,10 +141,10 @@ class StageModule:
             metrics,
         )
 
-    def _wants_gradients(self, leaves: Result) -> bool:
+    def _wants_gradients(self, leaves: Outputs) -> bool:
         return bool(leaves) or any(p.requires_grad for p in self.module.parameters())
 
-    def _saved(self, inputs: Result, result: Result, loss: Tensor | None) -> SavedForward:
+    def _saved(self, inputs: Outputs, result: Outputs, loss: Tensor | None) -> SavedForward:
         if loss is not None:
             loss = loss * self.scale if self.scale != 1 else loss
             return SavedForward(inputs, (loss,) if loss.requires_grad else (), loss=loss)
@@ -154,10 +158,11 @@ class StageModule:
         """B: from the gradients of what it sent (none where it ends in the loss) to those of what
         it was given; adds to the parameters' `.grad`."""
         saved = self.saved.pop(microbatch)
+        roots, given = of_roots(saved, gradients)
         with self.own.at_once():
-            found = split_backward.whole(saved.roots, of_roots(saved, gradients), saved.inputs)
+            found = split_backward.whole(roots, given, saved.inputs)
         self.run_builder()
-        return without_gaps(saved, found)
+        return found
 
     @outside_autocast
     def input_gradient(self, microbatch: int, gradients: Result) -> Result:
@@ -166,12 +171,13 @@ class StageModule:
         cut = split_backward.input_gradient
         if self.own.builder is not None:  # what it builds is of a backward that is over
             cut = split_backward.all_at_once
+        roots, given = of_roots(saved, gradients)
         with self.own.deferring() as left:
-            found, deferred = cut(saved.roots, of_roots(saved, gradients), saved.inputs)
+            found, deferred = cut(roots, given, saved.inputs)
         if self.own.builder is not None:
             left.append(self.own.builder())
         self.deferred[microbatch] = deferred._replace(functions=left)
-        return without_gaps(saved, found)
+        return found
 
     @outside_autocast
     def weight_gradient(self, microbatch: int) -> None:
@@ -192,17 +198,10 @@ class StageModule:
         self.deferred.clear()
 
 
-def of_roots(saved: SavedForward, gradients: Result) -> Gradients:
-    """The gradients at which the backward starts: one where it starts at the loss."""
-    if saved.loss is None:
-        return gradients
-    return (torch.ones_like(saved.loss),) if saved.roots else ()
-
-
-def without_gaps(saved: SavedForward, found: Gradients) -> Result:
-    """The inputs' gradients; zeros for an input that the output does not depend on, since whoever
-    made it waits for one."""
-    return tuple(
-        torch.zeros_like(leaf) if gradient is None else gradient
-        for leaf, gradient in zip(saved.inputs, found, strict=True)
-    )
+def of_roots(saved: SavedForward, gradients: Result) -> tuple[tuple[Root, ...], Gradients]:
+    """Where the backward starts, and with which gradients: at the loss, or at the outputs that have
+    one. Nothing depends on the others, so nothing is added for them anywhere."""
+    if saved.loss is not None:
+        return saved.roots, (torch.ones_like(saved.loss),) if saved.roots else ()
+    there = [(r, g) for r, g in zip(saved.roots, gradients, strict=True) if g is not None]
+    return tuple(r for r, _ in there), tuple(g for _, g in there)

@@ -4,7 +4,7 @@ come pending messages to wait for.
 A *lane* is one directed stream of messages from one rank to another: a channel of the plan, or the
 way from one copy of a replicated stage to the next. The n-th message sent on a lane meets the n-th
 receive posted on it; lanes do not hold each other up. Nothing checks a message on its way: both
-ends have agreed on its shapes before (`agreement`).
+ends know its shapes before (`edges`).
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,10 @@ class Pending(Protocol):
 
 
 class Transport(Protocol):
-    """`rank` and `world` are the plan's; `device` is where received tensors are placed."""
+    """`rank` and `world` are the plan's; `device` is where received tensors are placed. `looks`: a
+    wait ends when the data are there, so that the process may look at them."""
+
+    looks: bool
 
     rank: int
     world: int
@@ -53,6 +56,12 @@ class Transport(Protocol):
         """Ends this rank's waits, although nothing will come: by an exception where that is
         possible, else by the end of the process. Called from another thread."""
         ...
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The tensor, contiguous, and with memory that holds what it is: a view may be conjugated or
+    negated when it is read."""
+    return tensor.resolve_conj().resolve_neg().contiguous()
 
 
 def to_bytes(tensor: Tensor) -> Tensor:

@@ -10,13 +10,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stretto.runtime.transport import P2PLane, Pending, to_bytes
+from stretto.runtime.transport import P2PLane, Pending, plain, to_bytes
 
 FIRST_TAG = 1 << 20  # out of the way of the user's own tags
 
 
 class Gloo:
     """The plan's ranks are those of `group`, by default all."""
+
+    looks = True
 
     def __init__(self, group: dist.ProcessGroup | None = None):
         self.group = group
@@ -54,7 +56,7 @@ class _Sending:
     __slots__ = ("memory", "work")
 
     def __init__(self, group: dist.ProcessGroup | None, tensor: Tensor, target: int, tag: int):
-        self.memory = to_bytes(tensor.contiguous())
+        self.memory = to_bytes(plain(tensor))
         self.work = begun(dist.isend(self.memory, group=group, group_dst=target, tag=tag))
 
     def wait(self) -> object:

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stretto.runtime.errors import PipelineError
-from stretto.runtime.transport import P2PLane, Pending, to_bytes
+from stretto.runtime.transport import P2PLane, Pending, plain, to_bytes
 from stretto.runtime.transport.gloo import begun, leave
 
 
@@ -32,6 +32,7 @@ class Nccl:
     other pipelines are not named in `families`."""
 
     backend = "nccl"
+    looks = False
 
     def __init__(
         self,
@@ -87,7 +88,13 @@ class Nccl:
         """As `Transport.send`."""
         group, peer = self._peer(lane)
         return [
-            begun(dist.isend(to_bytes(tensor.contiguous()), dst=peer, group=group))
+            begun(
+                dist.isend(
+                    to_bytes(plain(tensor)),
+                    dst=peer,
+                    group=group,
+                )
+            )
             for tensor in tensors
             if tensor.numel()
         ]

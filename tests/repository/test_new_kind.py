@@ -53,7 +53,7 @@ def checksums() -> Iterator[Checksums]:
             if isinstance(one, Compute) and one.operation == forward
         ]
         outputs = run.outputs.get(operation.pipeline, {})
-        output = run.slots[writes][0] if writes >= 0 else outputs[operation.microbatch]
+        output: Any = run.slots[writes][0] if writes >= 0 else outputs[operation.microbatch]
         found[operation] = float(output.sum())
         return ()
 

@@ -149,7 +149,7 @@ def test_new_shapes_are_agreed_on_anew() -> None:
             many = x.repeat(2, 1)[:rows] if executor.rank == 0 else None
             wanted = target.repeat(2, 1)[:rows] if executor.rank == 2 else None
             found.append(executor.step(many, target=wanted))
-        assert len(executor.agreement.agreed) == 3
+        assert len(executor.preparation.edges.seen) == 3
         return found
 
     outputs = executors(plan_of(spec), body)[2]

@@ -1,0 +1,208 @@
+"""One rank's messages of one step. In come the list's `receive`, `send` and `wait`; out come the
+tensors that have arrived.
+
+Where the ranks know what travels, a receive is posted into its buffers when the list says so. In
+the step in which a signature is new, its first messages are received late: what a stage gives is
+known when its rank has posted it, ahead of the data, so the receive is posted at its `wait`, after
+those that the list has before it on the same channel. So that no rank waits for another's late
+receive, a `wait` for a send does not stop the list in such a step: what was sent is kept until it
+was taken, at the latest until the end of the list.
+
+Why that cannot stand still: a rank then waits for nothing but a message, and that was posted and
+sent by an instruction which the plan has before this one; what must be received before it on its
+channel was sent before it, too. The plan's order of all instructions, in which the proof has found
+no circle, is one in which each comes after what it waits for.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from stretto.compiler.program.program import Operation, show
+from stretto.compiler.program.topology import KINDS
+from stretto.runtime import presence
+from stretto.runtime.edges import StepEdges
+from stretto.runtime.errors import PipelineError
+from stretto.runtime.header import HeaderCheck
+from stretto.runtime.rank_context import RankContext
+from stretto.runtime.stage.stage_module import Result
+from stretto.runtime.topology import StageId
+from stretto.runtime.transport import Pending
+
+
+class Arrival:
+    """A message that was announced by the list; posted, it has buffers, and what to wait for."""
+
+    __slots__ = ("buffers", "channel", "header", "pending", "result")
+
+    def __init__(self, channel: int, result: Operation):
+        self.channel, self.result = channel, result
+        self.buffers: Result = ()
+        self.pending: Sequence[Pending] | None = None
+        self.header: Sequence[Pending] = ()
+
+
+class Departure(NamedTuple):
+    """A message that is being sent: what it carries and to whom, and what to wait for."""
+
+    result: Operation
+    target: int
+    pending: Sequence[Pending]
+
+
+class Unsent:
+    """What is being sent from `slot` although the list is past its wait, at instruction `at`."""
+
+    __slots__ = ("at", "departure", "slot", "unchanged")
+
+    def __init__(self, at: int, slot: int, departure: Departure):
+        self.at, self.slot, self.departure = at, slot, departure
+        self.unchanged: Callable[[], None] | None = None
+
+    def finish(self) -> None:
+        """Waits until it was taken. Raises what `unchanged` does."""
+        finish(self.departure.pending)
+        if self.unchanged is not None:
+            self.unchanged()
+
+
+class Mailbox:
+    """See the module. `unsent` is what must be waited for at the end of the list."""
+
+    def __init__(self, context: RankContext, edges: StepEdges, header: HeaderCheck | None):
+        self.context, self.edges, self.header = context, edges, header
+        self.transport = context.transport
+        self.arriving: dict[int, Arrival] = {}  # by slot, as `leaving`
+        self.leaving: dict[int, list[Departure]] = {}
+        self.late: dict[int, deque[Arrival]] = {}  # by channel
+        self.unsent: list[Unsent] = []
+        self.kept: set[int] = set()  # their slots, until these are freed
+
+    def receive(self, slot: int, channel: int, result: Operation) -> None:
+        """Posts the receive of the result, or leaves that to the wait."""
+        arrival = self.arriving[slot] = Arrival(channel, result)
+        late = self.late.get(channel)
+        if late or (self.edges.new and not self.edges.knows(result)):
+            self.late.setdefault(channel, deque()).append(arrival)
+        else:
+            self._post(arrival)
+
+    def send(self, slot: int, channel: int, result: Operation, made: Result) -> None:
+        """Begins to send what `result` has made. Raises `PipelineError` where it cannot be sent."""
+        to_send = self._sealed(result, made)
+        begun: list[Pending] = []
+        if self.header is not None:
+            specs = self.edges.of_result(result)
+            begun += self.transport.send(channel, [self.header.outgoing(channel, result, specs)])
+        begun += self.transport.send(channel, to_send)
+        target = self.context.plan.channels[channel].target
+        self.leaving.setdefault(slot, []).append(Departure(result, target, begun))
+
+    def wait(self, slot: int, at: int) -> Result | None:
+        """Waits for what was begun on the slot, at instruction `at`; returns what has arrived in
+        it, None where it was sent from."""
+        for departure in self.leaving.pop(slot, ()):
+            if self.edges.new:
+                self.unsent.append(Unsent(at, slot, departure))
+                self.kept.add(slot)
+            else:
+                finish(departure.pending)
+        arrival = self.arriving.pop(slot, None)
+        if arrival is None:
+            return None
+        if arrival.pending is None:
+            self._post_late(arrival)
+        if self.header is not None:
+            finish(arrival.header)
+            self.header.compare(arrival.channel, arrival.result)
+        finish(arrival.pending or ())
+        if self.unsent:
+            self._let_go(arrival)
+        return self._opened(arrival)
+
+    def is_sending(self, slot: int) -> bool:
+        """Whether what the slot holds may still be on its way to others."""
+        return slot in self.leaving or slot in self.kept
+
+    def keep_unchanged(self, slot: int, check: Callable[[], None]) -> None:
+        """The slot is freed; `check` is called when what was sent from it was taken."""
+        if slot in self.kept:
+            self.kept.discard(slot)
+            for one in self.unsent:
+                if one.slot == slot and one.unchanged is None:
+                    one.unchanged = check
+
+    def _post_late(self, arrival: Arrival) -> None:
+        """Posts what the list has up to this one on the channel, and of what is behind it all whose
+        buffers are known by now."""
+        late = self.late[arrival.channel]
+        while arrival.pending is None or (late and self.edges.knows(late[0].result)):
+            self._post(late.popleft())
+
+    def _post(self, arrival: Arrival) -> None:
+        specs = self.edges.of_result(arrival.result)
+        if self.header is not None:
+            expected = self.header.incoming(arrival.channel, arrival.result, specs)
+            arrival.header = self.transport.receive(arrival.channel, [expected])
+        buffers = [spec.empty(self.transport.device) for spec in specs]
+        arrival.buffers = tuple(buffers)
+        arrival.pending = self.transport.receive(arrival.channel, buffers)
+
+    def _sealed(self, result: Operation, made: Result) -> list[Tensor]:
+        there = [tensor for tensor in made if tensor is not None]
+        if KINDS[result.kind].leaves == "activation":
+            return there
+        specs, device = self.edges.of_result(result), self.transport.device
+        if self.transport.looks:
+            return [presence.sealed(g, spec, device) for g, spec in zip(made, specs, strict=True)]
+        for gradient, spec in zip(made, specs, strict=True):
+            if gradient is None:
+                raise PipelineError(
+                    f"`{show(self.context.plan.spec, result)}` has no gradient for {spec} of its "
+                    "input, on which its output does not depend. Over this transport a process "
+                    "cannot look at what it receives, so the other rank could not be told that "
+                    "there is none: give the stage only what it uses"
+                )
+        return there
+
+    def _opened(self, arrival: Arrival) -> Result:
+        activation = KINDS[arrival.result.kind].leaves == "activation"
+        if activation or not self.transport.looks:
+            return arrival.buffers
+        return tuple(None if b is None else presence.opened(b) for b in arrival.buffers)
+
+    def _let_go(self, arrival: Arrival) -> None:
+        """Of what is kept, lets go of that which was taken: a gradient has arrived of what was sent
+        there, or the transport says so."""
+        sources = self.context.plan.graph.sources[StageId(*arrival.result[1:3])]
+        rank = self.context.plan.channels[arrival.channel].source
+        gradient = KINDS[arrival.result.kind].leaves == "gradient"
+        left = []
+        for kept in self.unsent:
+            result, target, pending = kept.departure
+            used = (
+                gradient
+                and target == rank
+                and result.microbatch == arrival.result.microbatch
+                and KINDS[result.kind].leaves == "activation"
+                and StageId(*result[1:3]) in sources
+            )
+            if used or all(map(_is_over, pending)):
+                kept.finish()
+            else:
+                left.append(kept)
+        self.unsent = left
+
+
+def finish(pending: Sequence[Pending]) -> None:
+    """Waits for all of it."""
+    for one in pending:
+        one.wait()
+
+
+def _is_over(pending: Pending) -> bool:
+    """Whether it is known to be over. gloo knows it of no send before it has waited."""
+    ask = getattr(pending, "is_completed", None)
+    return bool(ask is not None and ask())

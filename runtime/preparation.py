@@ -1,0 +1,76 @@
+"""What happens before a step's list runs. In comes what the user gave the step on this rank; out
+comes the interpreter of the step, once all ranks have agreed to take it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from stretto.compiler.program.program import ProgramName
+from stretto.runtime.activity import Activity
+from stretto.runtime.agreement import StepAgreement
+from stretto.runtime.coordination.peers import Peers
+from stretto.runtime.edges import EdgeMemory
+from stretto.runtime.errors import PipelineError, StepRefused
+from stretto.runtime.header import HeaderCheck
+from stretto.runtime.interpreter import StepInput
+from stretto.runtime.mailbox import Mailbox
+from stretto.runtime.microbatches import PipelineMicrobatches
+from stretto.runtime.rank_context import RankContext
+from stretto.runtime.signatures import ModuleState, faulty_card, state_of, step_card
+
+
+class StepPreparation(NamedTuple):
+    """What a rank keeps for that between steps. `check_messages`: see `ExecutorOptions`."""
+
+    context: RankContext
+    activity: Activity
+    agreement: StepAgreement
+    edges: EdgeMemory
+    state: ModuleState
+    check_messages: bool
+
+    def begin(
+        self,
+        name: ProgramName,
+        cut: Callable[[], dict[int, PipelineMicrobatches]],
+        keep_outputs: bool,
+    ) -> StepInput:
+        """All ranks' agreement on the step, and what it runs on. `cut` gives this rank's
+        micro-batches; what it raises, the other ranks are told. Raises `StepRefused` where one of
+        them cannot begin: then all may try another step."""
+        number, cause = self.activity.steps, None
+        own: dict[int, PipelineMicrobatches] = {}
+        try:
+            own = cut()
+            contents = not self.agreement.compared
+            card = step_card(name, own, self.state.checksum(), contents)
+        except Exception as error:
+            known = isinstance(error, PipelineError)
+            card = faulty_card(name, str(error) if known else f"{type(error).__name__}: {error}")
+            cause = error.__cause__ if known else error
+        try:
+            signatures, complete = self.agreement.agree(number, card)
+        except StepRefused as refused:
+            raise refused from cause
+        if complete:
+            self.edges.forget_posts()
+        edges = self.edges.step(name, signatures)
+        header = None
+        if self.check_messages:
+            plan, device = self.context.plan, self.context.transport.device
+            header = HeaderCheck(plan.spec, number, device)
+        return StepInput(own, edges, Mailbox(self.context, edges, header), keep_outputs)
+
+
+def preparation(
+    context: RankContext, activity: Activity, peers: Peers, check_messages: bool
+) -> StepPreparation:
+    """Of a rank that has taken no step yet."""
+    graph = context.plan.graph
+    return StepPreparation(
+        context,
+        activity,
+        StepAgreement(peers, graph, activity.awaits),
+        EdgeMemory(peers.store, graph),
+        state_of(context.stages.values()),
+        check_messages,
+    )

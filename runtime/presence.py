@@ -1,0 +1,43 @@
+"""A gradient that is not there, on its way. In comes a gradient or None, out come bytes of the
+size that both ends know, and back. None travels as a tensor in which every bit is set: no message
+more is needed, and receives can be posted before anybody knows. A gradient that has these bits by
+itself (every entry the same rare NaN) travels with one bit of its first entry changed, which is a
+NaN as well.
+
+The process that receives has to look at what has come; so this is for transports whose waits end
+when the data are there.
+"""
+
+import torch
+from torch import Tensor
+
+from stretto.runtime.tensor_spec import TensorSpec
+from stretto.runtime.transport import plain, to_bytes
+
+
+def sealed(gradient: Tensor | None, like: TensorSpec, device: torch.device) -> Tensor:
+    """The gradient as it travels, contiguous."""
+    if gradient is None:
+        nothing = like.empty(device)
+        if nothing.numel():
+            to_bytes(nothing).fill_(255)
+        return nothing
+    dense = gradient.to_dense() if gradient.is_sparse else gradient
+    there = plain(dense.detach())
+    if _says_nothing(there):
+        there = there.clone()
+        to_bytes(there)[0] = 254
+    return there
+
+
+def opened(received: Tensor) -> Tensor | None:
+    """What `sealed` was given."""
+    return None if _says_nothing(received) else received
+
+
+def _says_nothing(tensor: Tensor) -> bool:
+    """Whether every bit is set. Nearly always the first entry tells, which is then no NaN."""
+    if not tensor.numel():
+        return False
+    first = tensor.view(-1)[0].item()
+    return first != first and bool(to_bytes(tensor).eq(255).all())
