@@ -167,9 +167,9 @@ class Store:
             if self.on_wait is not None:
                 self.on_wait()
             if lacking is not None and pause >= LONGEST:
-                lacking(
-                    [k for k, name in enumerate(names) if not self._reach(self.store.check, [name])]
-                )
+                there = [self._reach(self.store.check, [name]) for name in names]
+                if not all(there):  # they may have come meanwhile
+                    lacking([k for k, found in enumerate(there) if not found])
             time.sleep(pause)
             pause = min(2 * pause, LONGEST)
         return [json.loads(self._reach(self.store.get, name)) for name in names]
