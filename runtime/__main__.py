@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # one of them: somebody starts ranks
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line, by default that of the process. Returns the exit code."""
@@ -19,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    if not chosen.local and "RANK" not in os.environ:
+    if not chosen.local and not any(name in os.environ for name in STARTED):
         print(
             "error: a rank is one process of many: start them with\n  torchrun --standalone "
             f"--nproc-per-node RANKS -m stretto.runtime {chosen.plan} --model {chosen.model}\n"
@@ -27,6 +29,15 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    if not chosen.local:
+        from stretto.runtime.errors import PipelineError
+        from stretto.runtime.train.environment import read_environment
+
+        try:
+            read_environment(os.environ)  # before torch is loaded, for seconds
+        except PipelineError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     from stretto.runtime.train import launch
     from stretto.runtime.train.job import TrainingJob
 

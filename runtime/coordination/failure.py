@@ -2,6 +2,7 @@
 instead of telling what it did to them. In comes an exception; out comes the `PipelineError` that
 this rank raises."""
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -26,9 +27,17 @@ def post_failure(store: Store, rank: int, message: str) -> None:
     """Tells the other ranks why this one ends, unless another was first."""
     store.on_end()
     try:
-        store.post_first(KEY, Failure(rank, message))
+        store.post_first(KEY, Failure(rank, named(rank, message)))
     except Exception:  # nobody left to tell
         return
+
+
+def named(rank: int, message: str) -> str:
+    """The message with the rank that it comes from, unless it names ranks itself or is about the
+    plan, the same on all."""
+    if re.search(r"\branks? \d", message) or re.match("th(e|is) plan", message):
+        return message
+    return f"rank {rank}: {message}"
 
 
 def failure_elsewhere(store: Store, rank: int) -> Failure | None:

@@ -57,6 +57,8 @@ def build(job: TrainingJob, here: RankProcess) -> RankTraining:
         data, eval_data = _data(job, models, plan), _eval_data(job, models)
         modules = {stage: stage_of(job, here, models, stage) for stage in plan.stages}
         seed(job, f"rank/{here.rank}")
+    if here.early is not None:
+        here.early.built()
     executor = Executor(
         job.plan,
         by_name(plan, modules),
@@ -67,6 +69,8 @@ def build(job: TrainingJob, here: RankProcess) -> RankTraining:
         trust=job.trust,
         scale_loss=models.scale_loss(),
     )
+    if here.early is not None:
+        here.early.made(executor)
     stepping = stepping_of(models, modules, here.rank)
     scaler = GradScaler(executor) if job.amp == "float16" else None
     return RankTraining(job, here, models, data, eval_data, executor, modules, stepping, scaler)

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from stretto.runtime.coordination.store import Store
+from stretto.runtime.train.early import EarlyWatch
 from stretto.runtime.transport import Transport
 
 AMP = ("bfloat16", "float16")
@@ -50,10 +51,12 @@ class TrainingReport(NamedTuple):
 class RankProcess(NamedTuple):
     """Where a rank runs: its number, the device of its modules, and where it is not an ordinary
     process of a group, its store and transport. `building` is held while modules are built: ranks
-    that share a process share its modules and random numbers."""
+    that share a process share its modules and random numbers. `early` watches over a process until
+    there is an executor."""
 
     rank: int
     device: torch.device
     store: Store | None = None
     transport: Transport | None = None
     building: AbstractContextManager[object] = nullcontext()  # it has no state
+    early: EarlyWatch | None = None

@@ -40,6 +40,7 @@ def train(job: TrainingJob, here: RankProcess) -> TrainingReport:
         progress.add(state.step + 1, losses, [x for x, _ in batches])
         if verified is False:
             break
+        training.executor.activity.doing = f"updates its weights at step {state.step + 1}"
         update(training, state.step + 1)
         state = state.after(len(batches))
         if job.eval_every is not None and state.step % job.eval_every == 0:

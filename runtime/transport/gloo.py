@@ -2,14 +2,13 @@
 early on several tags keep their order, and no group of its own, with threads and sockets, is
 needed for any of them."""
 
-import os
-import sys
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stretto.runtime.leave import leave
 from stretto.runtime.transport import P2PLane, Pending, plain, to_bytes
 
 FIRST_TAG = 1 << 20  # out of the way of the user's own tags
@@ -67,10 +66,3 @@ def begun(work: dist.Work | None) -> dist.Work:
     """The message that torch began. It gives None to ranks outside the group: never here."""
     assert work is not None
     return work
-
-
-def leave(report: str) -> None:
-    """Ends the process at once: a thread that waits inside a backend cannot be interrupted."""
-    print(f"error: {report}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(1)

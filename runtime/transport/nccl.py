@@ -23,8 +23,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stretto.runtime.errors import PipelineError
+from stretto.runtime.leave import leave
 from stretto.runtime.transport import P2PLane, Pending, plain, to_bytes
-from stretto.runtime.transport.gloo import begun, leave
+from stretto.runtime.transport.gloo import begun
 
 
 class Nccl:

@@ -1,0 +1,43 @@
+"""A rank between its start and its executor: it imports the user's model, builds stages and loads
+weights, which may take long. Others that ask where it is are answered, and it ends when another
+fails."""
+
+from collections.abc import Callable
+
+from stretto.runtime.coordination.peers import Peers
+from stretto.runtime.coordination.store import Store
+from stretto.runtime.coordination.watchdog import Position, Watchdog
+from stretto.runtime.executor import Executor
+from stretto.runtime.leave import leave
+from stretto.runtime.train.start import Start
+
+
+class EarlyWatch:
+    """Of the ranks of this `start`, over the store that the executor will have."""
+
+    def __init__(self, start: Start, own: Store):
+        self.start = start
+        doing = "builds its stages"
+        if start.peers.neighbours is not None:
+            start.peers.neighbours.own.say(doing)
+        here = Position((0, 0), doing, (), True)
+        peers = Peers(start.peers.rank, start.peers.world, own, start.peers.timeout)
+        self.watchdog = Watchdog(peers, lambda: here, leave)
+
+    def built(self) -> None:
+        """The stages are there, and the executor is made next: its own watchdog takes over."""
+        self.watchdog.stop()
+
+    def made(self, executor: Executor) -> None:
+        """The executor is there: it knows the plan as it is run."""
+        near, its = self.start.peers.neighbours, executor.peers.neighbours
+        if near is not None and its is not None:
+            near.tell = its.tell
+
+
+def told_by_a_signal(start: Start | None, tell: Callable[[str], None]) -> None:
+    """A signal has come, as torchrun sends it to all when one rank has ended. Those that have ended
+    without a word are named."""
+    near = start.peers.neighbours if start is not None else None
+    if near is not None and (gone := near.gone()):
+        tell(near.obituary(gone))

@@ -1,0 +1,78 @@
+"""Who tells the user why a training ended: of all ranks the first that knows, once, the traceback
+of the user's own code before the sentence. `stretto run` has given a folder and prints the sentence
+itself, when all has ended and nothing can come behind it."""
+
+import json
+import os
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from stretto.runtime.coordination.store import Store
+from stretto.runtime.leave import to_stderr
+
+FOLDER = "STRETTO_RUN"  # the variable with the folder that `stretto run` has made
+SENTENCE = "error.txt"  # what it then prints
+PATIENCE = 2.0  # seconds in which the store says whether another rank was first
+
+
+class Teller:
+    """`store`: where the ranks of one start meet, once it is there; before, every rank tells."""
+
+    def __init__(self) -> None:
+        self.store: Store | None = None
+        self.over = False
+
+    def tell(self, message: str, cause: BaseException | None = None) -> None:
+        """Unless another rank has told, or this one. `cause`: what the user's own code raised."""
+        if self.over:
+            return
+        self.over = True
+        folder = os.environ.get(FOLDER)
+        if not (_first_in(folder, message) if folder else self._first()):
+            return
+        if cause is not None:
+            traceback.print_exception(cause)
+        if not folder:
+            to_stderr(message)
+        _record(message)
+
+    def _first(self) -> bool:
+        """Whether no rank has told before. A store that is lost or silent cannot say."""
+        if self.store is None:
+            return True
+        store, found = self.store, list[bool]()
+
+        def ask() -> None:
+            try:
+                found.append(store.first("told"))
+            except Exception:  # it is gone
+                found.append(True)
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(PATIENCE)
+        return not found or found[0]
+
+
+def _first_in(folder: str, message: str) -> bool:
+    """Leaves the message in the folder unless one is there: whole, then under its name."""
+    draft = Path(folder, f"{os.getpid()}.txt")
+    try:
+        draft.write_text(message, errors="replace")
+        os.link(draft, Path(folder, SENTENCE))
+    except FileExistsError:
+        return False
+    except OSError:  # the folder is gone: so is `stretto run`
+        to_stderr(message)
+    return True
+
+
+def _record(message: str) -> None:
+    """Writes torchrun's error file: with what its processes left there it ends its own report."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        more = {"py_callstack": f"error: {message}", "timestamp": str(int(time.time()))}
+        told = {"message": {"message": message, "extraInfo": more}}
+        Path(path).write_text(json.dumps(told))
