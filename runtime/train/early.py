@@ -9,13 +9,13 @@ from stretto.runtime.coordination.store import Store
 from stretto.runtime.coordination.watchdog import Position, Watchdog
 from stretto.runtime.executor import Executor
 from stretto.runtime.leave import leave
-from stretto.runtime.train.start import Start
+from stretto.runtime.train.start import RankStart
 
 
 class EarlyWatch:
     """Of the ranks of this `start`, over the store that the executor will have."""
 
-    def __init__(self, start: Start, own: Store):
+    def __init__(self, start: RankStart, own: Store):
         self.start = start
         doing = "builds its stages"
         if start.peers.neighbours is not None:
@@ -35,7 +35,7 @@ class EarlyWatch:
             near.tell = its.tell
 
 
-def told_by_a_signal(start: Start | None, tell: Callable[[str], None]) -> None:
+def told_by_a_signal(start: RankStart | None, tell: Callable[[str], None]) -> None:
     """A signal has come, as torchrun sends it to all when one rank has ended. Those that have ended
     without a word are named."""
     near = start.peers.neighbours if start is not None else None

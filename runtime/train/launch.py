@@ -25,14 +25,14 @@ from stretto.runtime.train.job import RankProcess, TrainingJob, TrainingReport
 from stretto.runtime.train.loop import train
 from stretto.runtime.train.signals import end_with_parent, on_signals
 from stretto.runtime.train.start import (
-    Start,
+    RankStart,
     connect,
     farewell,
     make_group,
     meet_all,
     tell_others,
 )
-from stretto.runtime.train.telling import Teller
+from stretto.runtime.train.telling import ErrorTeller
 from stretto.runtime.transport.local import Local
 
 
@@ -65,8 +65,8 @@ class _Progress:
     """How far the start of a rank has come: `start` is there when the store is reached, `own`, the
     executor's store, when there is a group."""
 
-    teller: Teller = field(default_factory=Teller)
-    start: Start | None = None
+    teller: ErrorTeller = field(default_factory=ErrorTeller)
+    start: RankStart | None = None
     own: Store | None = None
 
 
@@ -98,7 +98,7 @@ def local(job: TrainingJob) -> int:
         reports = run_local(read_plan(job.plan), body, str(device))
     except (PipelineError, Rejected, OSError) as error:
         message = str(error) if isinstance(error, PipelineError) else _message(error, 0)
-        Teller().tell(message, error.__cause__)
+        ErrorTeller().tell(message, error.__cause__)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

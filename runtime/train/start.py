@@ -29,7 +29,7 @@ FAREWELL = 5.0  # seconds that rank 0 keeps the store for others, when the train
 LONGEST_WAIT = 1800.0  # seconds, or ten timeouts: then gloo gives up a message by itself
 
 
-class Start(NamedTuple):
+class RankStart(NamedTuple):
     """The ranks of one start: `peers` with a store in which they meet before there is a group, and
     torch's store below it; `environment` is this rank's."""
 
@@ -38,7 +38,7 @@ class Start(NamedTuple):
     environment: RankEnvironment
 
 
-def connect(environment: RankEnvironment, plan: str, seconds: float) -> Start:
+def connect(environment: RankEnvironment, plan: str, seconds: float) -> RankStart:
     """Reaches the store, or makes it. Raises `PipelineError`."""
     torch_store = PrefixStore(f"stretto/{environment.attempt}", _tcp_store(environment, seconds))
     store = Store(torch_store, "launch/")
@@ -52,10 +52,10 @@ def connect(environment: RankEnvironment, plan: str, seconds: float) -> Start:
             f"rank {rank} is there already, at {environment.host}:{environment.port}: is RANK "
             f"{rank} for two processes, or does another job use this port?"
         )
-    return Start(peers, torch_store, environment)
+    return RankStart(peers, torch_store, environment)
 
 
-def meet_all(start: Start) -> None:
+def meet_all(start: RankStart) -> None:
     """Returns when all ranks are there, and can see each other on a machine. Raises
     `PipelineError`."""
     store, world = start.peers.store, start.peers.world
@@ -83,7 +83,7 @@ def meet_all(start: Start) -> None:
         start.peers.neighbours.look()
 
 
-def make_group(start: Start, device: torch.device) -> None:
+def make_group(start: RankStart, device: torch.device) -> None:
     """torch's process group of all ranks. Raises `PipelineError` where they do not reach each
     other within the timeout."""
     longest = max(LONGEST_WAIT, 10 * start.peers.timeout)
@@ -111,7 +111,7 @@ def make_group(start: Start, device: torch.device) -> None:
         raise PipelineError(f"{hint} ({first_line})") from error
 
 
-def farewell(start: Start | None, failed: bool) -> None:
+def farewell(start: RankStart | None, failed: bool) -> None:
     """Before the process ends: the rank that keeps the store waits for those that still read it."""
     if start is None:
         return
@@ -130,7 +130,7 @@ def farewell(start: Start | None, failed: bool) -> None:
         return
 
 
-def tell_others(start: Start | None, message: str) -> None:
+def tell_others(start: RankStart | None, message: str) -> None:
     """Ends the waits of ranks that are still on their way to a group."""
     if start is not None:
         post_failure(start.peers.store, start.peers.rank, message)

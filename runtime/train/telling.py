@@ -17,7 +17,7 @@ SENTENCE = "error.txt"  # what it then prints
 PATIENCE = 2.0  # seconds in which the store says whether another rank was first
 
 
-class Teller:
+class ErrorTeller:
     """`store`: where the ranks of one start meet, once it is there; before, every rank tells."""
 
     def __init__(self) -> None:
