@@ -39,10 +39,11 @@ class Leaf(NamedTuple):
 
 class Cut(NamedTuple):
     """Into what everything is cut: the `number` of micro-batches, and the `lengths` of the pieces
-    along the dimension that is cut; None where nothing is cut."""
+    along the dimension that is cut; None where nothing is cut. `label` is what has them."""
 
     number: int
     lengths: tuple[int, ...] | None
+    label: str = ""
 
     def pieces(self, part: BatchPart) -> list[Any]:
         """The part's value for each micro-batch."""
@@ -76,7 +77,7 @@ def agreed_cut(parts: Sequence[BatchPart], count: int, ragged: bool) -> Cut:
     if not lists:
         found = [_divided(*own[0], count, ragged) for own in by_name]
         _same_rows(rows)
-        return Cut(count, found[0] if found else None)
+        return Cut(count, found[0], rows[0][0]) if found else Cut(count, None)
     _same_rows(rows)
     label, given_lengths = lists[0]
     lengths = tuple(length or 0 for length in given_lengths)
@@ -85,7 +86,7 @@ def agreed_cut(parts: Sequence[BatchPart], count: int, ragged: bool) -> Cut:
             f"{rows[0][0]} has {rows[0][1]} rows, and {label} is a list of micro-batches with "
             f"{sum(lengths)}: they must have as many"
         )
-    return Cut(count, lengths)
+    return Cut(count, lengths, label)
 
 
 def _divided(label: str, rows: int, count: int, ragged: bool) -> tuple[int, ...]:

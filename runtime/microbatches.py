@@ -37,12 +37,16 @@ class PipelineMicrobatches(NamedTuple):
     """One pipeline's inputs and targets, by micro-batch; empty where the rank was given none. `x`
     has the arguments of the first stage, `further` those of others by stage; `judging` says how
     losses are scaled. A rank that has not the first stage has of its arguments x alone, to be
-    compared with others'."""
+    compared with others', and may have keywords that no stage here takes, `unused`. `lengths` are
+    those of the pieces of `label` and of all else that was cut."""
 
     x: Sequence[Arguments] = ()
     target: Sequence[Any] = ()
     further: Mapping[int, FurtherArguments] = {}
     judging: Sequence[Judging] = ()
+    unused: Sequence[str] = ()
+    lengths: Sequence[int] = ()
+    label: str = ""
 
     def of_stage(self, stage: int, microbatch: int, filled: int) -> Arguments | None:
         """What the stage is called with, besides `filled` tensors of other stages; None where that
@@ -116,6 +120,7 @@ def model_microbatches(
     x = [] if own.x is None else [arguments(piece) for piece in cut.pieces(own.x)]
     target = [] if own.target is None or not given.judged else cut.pieces(own.target)
     judging = _judging(graph, model, given, cut, target)
+    unused = _unused(own.kwargs, here)
     found = {}
     for p in copies:
         pipeline = graph.spec.pipelines[p]
@@ -130,9 +135,23 @@ def model_microbatches(
         begins, first = 0 in stages, stages.pop(0, FurtherArguments(nothing, ()))
         named = keywords[part] if begins else nothing
         found[p] = PipelineMicrobatches(
-            _first_arguments(x[part], named, first), target[part], stages, judging[part]
+            _first_arguments(x[part], named, first),
+            target[part],
+            stages,
+            judging[part],
+            unused,
+            (cut.lengths or ())[part],
+            cut.label,
         )
     return found
+
+
+def _unused(given: Mapping[str, Any], stages: Mapping[StageId, nn.Module]) -> list[str]:
+    """The keywords that none of the stages takes; a first stage takes all."""
+    if any(at.stage == 0 for at in stages):
+        return []
+    accepted = [keywords_of(module) for module in stages.values()]
+    return [name for name in given if not any(one.of({name: None}) for one in accepted)]
 
 
 def _rows(columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.distributed.pipelining.microbatch import TensorChunkSpec, _Replicate
 
 from stretto.runtime import Arguments, Executor, MicrobatchList, PipelineError
+from stretto.runtime.topology import StageId
+from stretto.runtime.train.verify import verify
 from tests.support.specs import linear, one_f_one_b, ordered, zb_h1
 from tests.support.steps import executors
 from tests.support.training import WIDTH, compiled, plan_of, there
@@ -240,6 +242,31 @@ def test_what_a_single_argument_means() -> None:
     assert torch.equal(args[0], a[:2]) and torch.equal(args[1]["b"], b)
     args, kwargs = called(c=a)
     assert not args and torch.equal(kwargs["c"], a[6:])
+
+
+@pytest.mark.parametrize("plan", [PLAN, BOTH_WAYS], ids=["zb_h1", "dualpipe"])
+def test_verify_takes_all_that_a_step_takes(plan: Any) -> None:
+    count = 4 if plan is PLAN else 8
+    a, b, target, mask = (drawn(2 * count, WIDTH) for _ in range(4))
+    more = {"stage_kwargs": {1: {"bias": mask}}, "gain": 2, "mask": mask}
+
+    def build(stage: StageId) -> nn.Module:
+        return make(stage.stage)
+
+    def take(executor: Executor) -> Any:
+        whole = plan if executor.rank == 0 else None
+        return verify(executor, whole, build, loss, Arguments((a, b)), target, {}, **more)
+
+    _, (verdict, *_) = stepped(plan, take)
+    assert verdict.equal, str(verdict)
+
+    def wrong(executor: Executor) -> Any:
+        here = more | ({"gain": 3} if executor.rank == 1 else {})
+        whole = plan if executor.rank == 0 else None
+        return verify(executor, whole, build, loss, Arguments((a, b)), target, {}, **here)
+
+    _, (verdict, *_) = stepped(plan, wrong)
+    assert not verdict.equal
 
 
 def test_chunk_specs_of_torch() -> None:
