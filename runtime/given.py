@@ -83,13 +83,17 @@ def model_input(
     """What the model of original pipeline `model` is given. Raises `PipelineError` where there are
     several models and it is not given by pipeline, and where a chunk spec does not fit."""
     label = input_label(graph, "x", model)
-    batch = _positional(graph, given, model)
+    batch: Any = _positional(graph, given, model)
     kwargs = given.kwargs
     if kwargs and len(graph.originals()) > 1:
         raise PipelineError(
             "this plan has several models: give keywords by pipeline, as "
             "x = {pipeline: stretto.runtime.Arguments((…), {keyword: …})}"
         )
+    if isinstance(batch, Arguments):
+        _no_keyword_twice(batch.kwargs, kwargs, label)
+        kwargs = {**batch.kwargs, **kwargs}
+        batch = tuple(batch.args) or None
     args_spec = _of_model(graph, options.args_chunk_spec, model, "args_chunk_spec")
     kwargs_spec = _of_model(graph, options.kwargs_chunk_spec, model, "kwargs_chunk_spec")
     whole = _whole(batch, label, args_spec, None if kwargs else kwargs_spec)
@@ -141,9 +145,6 @@ def _positional(graph: StageGraph, given: StepArguments, model: int) -> Any:
 def _whole(batch: Any, label: str, args_spec: Any, kwargs_spec: Any) -> BatchPart | None:
     if batch is None:
         return None
-    if isinstance(batch, Arguments):
-        both = Arguments(args_spec, kwargs_spec)
-        return BatchPart(label, batch, None if args_spec is kwargs_spec is None else both, label)
     if _is_said(args_spec) or args_spec is None:
         spec = args_spec
     elif not isinstance(args_spec, tuple | list):

@@ -30,13 +30,16 @@ class StepCard(NamedTuple):
     """What one rank says: the `program` it is about to run; `fault`, why it cannot, else empty;
     `given`, by what it was given (see `_inputs`) the signatures of the micro-batches; `contents`, a
     checksum of each of these, at the first step; `state`, one of what decides on the results
-    besides the batch: which parameters are frozen, which modules train."""
+    besides the batch: which parameters are frozen, which modules train. `rows`, by pipeline, what
+    was cut and the lengths of its pieces; `unused`, keywords that no stage of the rank takes."""
 
     program: ProgramName
     fault: str
     given: dict[str, Runs]
     contents: dict[str, int]
     state: int
+    rows: dict[str, tuple[str, list[int]]]
+    unused: list[str]
 
 
 class StepVerdict(NamedTuple):
@@ -64,12 +67,14 @@ def step_card(
     inputs = {key: values for p, own in microbatches.items() for key, values in _inputs(p, own)}
     given = {key: _runs(values) for key, values in inputs.items()}
     contents = {key: _checksum(values) for key, values in inputs.items()} if whole else {}
-    return StepCard(program, "", given, contents, state)
+    rows = {str(p): (own.label, list(own.lengths)) for p, own in microbatches.items() if own.label}
+    unused = sorted({name for own in microbatches.values() for name in own.unused})
+    return StepCard(program, "", given, contents, state, rows, unused)
 
 
 def faulty_card(program: ProgramName, fault: str) -> StepCard:
     """Of a rank that cannot begin."""
-    return StepCard(program, fault, {}, {}, 0)
+    return StepCard(program, fault, {}, {}, 0, {}, [])
 
 
 def state_of(stages: Iterable[StageModule]) -> "ModuleState":
@@ -109,8 +114,37 @@ def judge(cards: Sequence[StepCard], graph: StageGraph) -> StepVerdict:
             if fault:
                 return StepVerdict(fault, -1, "", True)
         agreed[key] = cards[first].given[key]
+    fault = _unlike_lengths(cards) or _unused(cards, agreed)
+    if fault:
+        return StepVerdict(fault, -1, "", True)
     text = json.dumps([[one.state for one in cards], agreed])
     return StepVerdict("", -1, text, True)
+
+
+def _unlike_lengths(cards: Sequence[StepCard]) -> str:
+    """Where ranks were given things of unlike length: x one, the target another."""
+    first: dict[str, tuple[int, str, list[int]]] = {}
+    for rank, one in enumerate(cards):
+        for p, (label, lengths) in one.rows.items():
+            other, theirs, expected = first.setdefault(p, (rank, label, lengths))
+            if lengths != expected:
+                rows, many = sum(expected), sum(lengths)
+                cut = "" if rows != many else ", cut in another way"
+                return (
+                    f"{theirs} has {rows} rows on rank {other} and {label} {many} on rank {rank}"
+                    f"{cut}"
+                )
+    return ""
+
+
+def _unused(cards: Sequence[StepCard], agreed: Mapping[str, Runs]) -> str:
+    """Where a rank was given a keyword that no stage takes, on no rank."""
+    used = {key.split(" ")[2] for key in agreed if key.count(" ") == 2}
+    for rank, one in enumerate(cards):
+        for name in one.unused:
+            if name not in used:
+                return f"no stage takes `{name}`, which rank {rank} was given"
+    return ""
 
 
 def read_signatures(text: str, graph: StageGraph) -> StepSignatures:

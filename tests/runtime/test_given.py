@@ -138,6 +138,21 @@ def test_arguments_and_keywords_go_to_the_first_stage_and_by_name_to_others(plan
         assert torch.allclose(torch.cat([outputs[3], outputs[0]]), output)
 
 
+def test_arguments_as_one_value_are_arguments_and_keywords() -> None:
+    """What a function of data may return: the keywords reach later stages too."""
+    a, b, mask, target = drawn(8, WIDTH), drawn(8, WIDTH), drawn(8, 1), drawn(8, WIDTH)
+    told = []
+    for args, kwargs in (((Arguments((a, b), {"mask": mask}),), {}), ((a, b), {"mask": mask})):
+
+        def take(executor: Executor, args: Any = args, kwargs: Any = kwargs) -> Any:
+            return executor.step(*args, target=target, **kwargs)
+
+        told.append(stepped(PLAN, take)[1][2])
+    assert torch.equal(told[0], told[1])
+    with pytest.raises(PipelineError, match="mask stands in x and among the keywords too"):
+        stepped(PLAN, lambda e: e.step(Arguments((a,), {"mask": mask}), target=target, mask=mask))
+
+
 def test_each_rank_may_be_given_its_own_keywords_as_torch_has_it() -> None:
     x, target, bias = drawn(8, WIDTH), drawn(8, WIDTH), drawn(8, WIDTH)
 
