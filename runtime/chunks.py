@@ -6,6 +6,7 @@ tensors are cut along dimension 0 and everything else is repeated, as by torch's
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from stretto.runtime.containers import MicrobatchList, items_of, rebuilt
 from stretto.runtime.errors import PipelineError
 
+NO_DATA = (type, str, bytes, int, float, FunctionType, MethodType, ModuleType, torch.nn.Module)
+MOST_LOOKED_AT = 2000
 REPLICATED = None
 """In the place of a dimension: every micro-batch is given the whole value."""
 
@@ -278,18 +281,33 @@ def _refuse_hidden_tensors(value: Any, label: str) -> None:
     it would be given to every micro-batch whole."""
     if getattr(value, "shape", ()) and hasattr(value, "__array__"):
         raise PipelineError(f"{label} is a {type(value).__name__}: make it a tensor")
-    inside = [*getattr(value, "__dict__", {}).values()]
-    inside += [getattr(value, name, None) for name in getattr(type(value), "__slots__", ())]
-    if isinstance(value, set | frozenset):
-        inside += value
-    if not isinstance(value, torch.nn.Module) and any(
-        True for i in inside for _ in _all_tensors(i)
-    ):
+    if _holds_tensors(value, set()):
         raise PipelineError(
             f"{label} is a {type(value).__name__} that holds tensors, which cannot be cut: make it "
             "a dataclass or a Mapping, register it with torch.utils._pytree, give a MicrobatchList "
             "of it, or the whole to each by `_Replicate`"
         )
+
+
+def _holds_tensors(value: Any, seen: set[int]) -> bool:
+    """Whether there is a tensor in the value, or in an attribute of an object in it, for as far as
+    a look at some thousand of them goes. Modules, functions, and what torch.distributed has are not
+    data."""
+    if isinstance(value, Tensor):
+        return True
+    if id(value) in seen or len(seen) > MOST_LOOKED_AT or isinstance(value, NO_DATA):
+        return False
+    if type(value).__module__.startswith("torch.distributed."):
+        return False
+    seen.add(id(value))
+    held = items_of(value)
+    inside: list[Any] = [item for _, item in held or ()]
+    if isinstance(value, set | frozenset):
+        inside += value
+    elif held is None:
+        inside += getattr(value, "__dict__", {}).values()
+        inside += [getattr(value, name, None) for name in getattr(type(value), "__slots__", ())]
+    return any(_holds_tensors(item, seen) for item in inside)
 
 
 # What torch has for this -------------------------------------------------------------------------

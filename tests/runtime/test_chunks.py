@@ -251,12 +251,20 @@ class Hidden:
         self.ids = torch.zeros(4, 1)
 
 
+class Cache:
+    """Deeper."""
+
+    def __init__(self) -> None:
+        self.layers = [{"keys": Hidden()}]
+
+
 X = torch.zeros(4, 3)
 REFUSED: list[tuple[Any, Any, str]] = [
     (X.to_sparse(), None, "x is a sparse_coo tensor, which is not cut here"),
     (X.to_sparse_csr(), None, "x is a sparse_csr tensor, which is not cut here"),
     (torch.nested.nested_tensor([X, X]), None, "x is a nested tensor, which is not cut here"),
     ({"a": X, "b": Hidden()}, None, "x['b'] is a Hidden that holds tensors, which cannot be cut"),
+    ({"a": X, "b": Cache()}, None, "x['b'] is a Cache that holds tensors, which cannot be cut"),
     ({"a": X, "b": {X}}, None, "x['b'] is a set that holds tensors, which cannot be cut"),
     (X.numpy(), None, "x is a ndarray: make it a tensor"),
     (Odd("abcd"), None, "a Odd cannot be built again from parts of what it holds"),
@@ -307,6 +315,13 @@ def test_what_is_not_cut_by_us_may_be_given_in_pieces() -> None:
     part = BatchPart("x", {"odd": MicrobatchList(odd), "x": torch.zeros(4)})
     pieces = agreed_cut([part], 4, False).pieces(part)
     assert [piece["odd"] for piece in pieces] == odd
+
+
+def test_objects_without_tensors_are_repeated() -> None:
+    plain = [object(), Random(0), torch.nn.Linear(1, 1), torch.Generator(), len, range(3), {1, 2}]
+    part = BatchPart("x", (X, plain))
+    pieces = agreed_cut([part], 2, False).pieces(part)
+    assert all(piece[1] == plain for piece in pieces)
 
 
 def test_whole_values_beside_a_list_are_cut_by_its_lengths() -> None:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.distributed.pipelining.microbatch import TensorChunkSpec, _Replicate
 
 from stretto.runtime import Arguments, Executor, MicrobatchList, PipelineError
+from stretto.runtime.containers import tensors
 from stretto.runtime.topology import StageId
 from stretto.runtime.train.verify import verify
 from tests.support.specs import linear, one_f_one_b, ordered, zb_h1
-from tests.support.steps import executors
-from tests.support.training import WIDTH, compiled, plan_of, there
+from tests.support.steps import double, executors
+from tests.support.training import WIDTH, batch, compiled, plan_of, spec_of, there
 
 PLAN = plan_of(ordered(linear(3, 4), zb_h1))
 BOTH_WAYS = compiled("dualpipe", ranks=4, microbatches=8)
@@ -310,6 +311,42 @@ def test_chunk_specs_of_torch() -> None:
     expected, _ = one_process(3, parts, more, mean(4))
     close(gradients(modules, 3), expected)
     assert outputs[2].shape == (3, 8, WIDTH)
+
+
+def test_specs_and_lists_of_several_models_are_given_by_pipeline() -> None:
+    plan = compiled("two_models", ranks=2, microbatches=4)
+    x, target = batch(spec_of(plan), torch.float64)
+    first, second = x
+
+    def outputs(x: Any, **options: Any) -> list[Any]:
+        def body(executor: Executor) -> Any:
+            return executor.step(x, target=target)
+
+        return executors(plan, body, make=double, **options)
+
+    expected = outputs(x)
+    turned = outputs(
+        {first: MicrobatchList(x[first].chunk(4)), second: Arguments((x[second],))},
+        args_chunk_spec={second: (TensorChunkSpec(0),)},
+        output_merge_spec={first: TensorChunkSpec(0)},
+    )
+    for ours, theirs in zip(turned, expected, strict=True):
+        pairs = zip(tensors(ours), tensors(theirs), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(PipelineError, match="x has third, and this plan has"):
+        outputs({first: x[first], "third": x[second]})
+    with pytest.raises(PipelineError, match="args_chunk_spec as a dict by pipeline"):
+        outputs(x, args_chunk_spec=(TensorChunkSpec(0),))
+
+
+def test_an_input_that_wants_a_gradient_gets_it() -> None:
+    x = drawn(8, WIDTH).requires_grad_()
+    target = drawn(8, WIDTH)
+    stepped(PLAN, lambda executor: executor.step(x, target=target))
+    found, x.grad = there(x.grad), None
+    modules = [make(seed) for seed in range(3)]
+    loss(nn.Sequential(*modules)(x), target).backward()
+    assert torch.allclose(found, there(x.grad), rtol=1e-11)
 
 
 X, Y = drawn(8, WIDTH), drawn(8, WIDTH)
