@@ -10,8 +10,8 @@ every failure is a `PipelineError`.
 From the bottom up: `containers`, `chunks`, `batch`, `given` (what a step is given); `topology`,
 `rank_program`, `tensor_spec`; `transport` (tensors between ranks); `stage` (a module at work);
 `coordination` (what ranks tell each other besides tensors); `parameters`, `agreement`, `replicas`,
-`interpreter`; `exchange` (numbers between steps); `executor`; `clip`, `scaler`; `local`; `train`
-(the command line).
+`interpreter`; `exchange` (numbers between steps), `nonfinite`; `executor`; `clip`, `scaler`;
+`local`; `train` (the command line).
 
 Names are loaded when they are used, so that a mistake in a command line is reported before torch is
 imported.

@@ -35,6 +35,7 @@ from stretto.runtime.microbatches import (
     microbatches,
     shares_by_name,
 )
+from stretto.runtime.nonfinite import OnNonFinite, watch_of
 from stretto.runtime.parameters import named_parameters, owned
 from stretto.runtime.preparation import preparation
 from stretto.runtime.rank_context import RankContext
@@ -100,6 +101,13 @@ class ExecutorOptions(TypedDict, total=False):
     By default what modules declare (`tied`) and what is one object on a rank. With `{}` what only
     looks like a tie is none."""
 
+    on_nonfinite: OnNonFinite
+    """What to do where a loss is NaN or infinite: "stop" raises `NonFiniteError` on every rank, at
+    the end of the step; "warn" warns on rank 0, and a function is called there with the message.
+    It names the first tensor on the way to the loss that is not finite. By default nothing is
+    looked at. Costs a look through every stage's output, and an exchange between all ranks at the
+    end of each step."""
+
     timeout: float
     """Seconds to wait for other ranks; by default 60."""
 
@@ -158,6 +166,7 @@ class Executor:
             self.replicas.broadcast_weights(self.peers)
             checks = options.get("check_messages", False)
             self.preparation = preparation(self.context, self.activity, self.peers, checks)
+            self.watch = watch_of(self.context, self.peers, self.exchange, options)
             self.data_parallel = _meet_replicas(self.context, options, self.peers.timeout)
         except Exception as error:
             self.watchdog.stop()
@@ -243,10 +252,7 @@ class Executor:
                 _give_up(self, error)
                 raise
             _run(self, run)
-        self.shares = shares_by_name(self.plan.graph, run.step.microbatches)
-        fill(self.plan.graph, run.losses, wanted.losses)
-        fill(self.plan.graph, run.metrics, wanted.metrics)
-        return merged_outputs(self.plan.graph, run.outputs, self.batching.output_merge_spec)
+        return _finish(self, run, wanted)
 
     def _prepare(self, name: ProgramName, given: StepArguments, wanted: Wanted) -> Interpreter:
         def cut() -> dict[int, PipelineMicrobatches]:
@@ -276,6 +282,9 @@ def _run(executor: Executor, run: Interpreter) -> None:
     try:
         if run.train:
             executor.replicas.set_gradients_aside()
+            if executor.watch is not None:
+                executor.watch.begin()
+                run.note = executor.watch.note
         executor.activity.run = run
         run.run()
     except Exception as error:
@@ -288,6 +297,18 @@ def _run(executor: Executor, run: Interpreter) -> None:
         executor.broken = end.reason
         executor.data_parallel.fail(end.reason)
         raise end.error from end.cause
+
+
+def _finish(executor: Executor, run: Interpreter, wanted: Wanted) -> Any:
+    """Hands over what the list has left: losses and metrics, and the outputs, which are returned.
+    Raises `NonFiniteError` where a loss is none and that was to stop the training."""
+    graph = executor.plan.graph
+    executor.shares = shares_by_name(graph, run.step.microbatches)
+    fill(graph, run.losses, wanted.losses)
+    fill(graph, run.metrics, wanted.metrics)
+    if executor.watch is not None and run.train:
+        executor.watch.end(run)
+    return merged_outputs(graph, run.outputs, executor.batching.output_merge_spec)
 
 
 def _meet(

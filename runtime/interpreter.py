@@ -90,6 +90,7 @@ class Interpreter:
         self.returned: list[HandedOn] = []
         self.losses: dict[int, dict[int, Tensor]] = {}
         self.metrics: dict[int, dict[int, Any]] = {}
+        self.note: Callable[[Operation, Any], None] | None = None  # is given each stage's output
         self.at, self.handed = 0, ""
 
     def run(self) -> None:
@@ -281,6 +282,8 @@ def _kept(run: Interpreter, operation: Operation, made: ForwardOutput) -> Result
     """Keeps loss and output for the user; returns what goes to other stages, without its graph."""
     _, p, _, m, *_ = operation
     stage = run.stage(operation)
+    if run.note is not None:
+        run.note(operation, made.output)
     if made.loss is not None:
         run.losses.setdefault(p, {})[m] = made.loss
         run.metrics.setdefault(p, {})[m] = made.metrics

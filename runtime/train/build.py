@@ -2,6 +2,7 @@
 its stages, and an executor over them. Everything of the user's that is missing or of the wrong kind
 is told here, before the first step."""
 
+import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from random import Random
@@ -68,12 +69,18 @@ def build(job: TrainingJob, here: RankProcess) -> RankTraining:
         timeout=job.timeout,
         trust=job.trust,
         scale_loss=models.scale_loss(),
+        on_nonfinite="stop" if job.on_nonfinite == "stop" else told,
     )
     if here.early is not None:
         here.early.made(executor)
     stepping = stepping_of(models, modules, here.rank)
     scaler = GradScaler(executor) if job.amp == "float16" else None
     return RankTraining(job, here, models, data, eval_data, executor, modules, stepping, scaler)
+
+
+def told(message: str) -> None:
+    """What a rank prints that goes on all the same."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def stage_of(job: TrainingJob, here: RankProcess, models: Models, stage: StageId) -> nn.Module:

@@ -1,7 +1,6 @@
 """One update of the weights: what happens between the backwards of a step and the next one. In come
 gradients, out come moved weights, learning rates of the next step, and what is to be said of it."""
 
-import sys
 from typing import NamedTuple
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from stretto.runtime.clip import clip_grad_norm_, get_total_norm
 from stretto.runtime.errors import NonFiniteError
-from stretto.runtime.train.build import RankTraining
+from stretto.runtime.train.build import RankTraining, told
 from stretto.runtime.train.user_code import user_code
 
 
@@ -70,5 +69,5 @@ def _norm(training: RankTraining, step: int) -> Tensor | None:
         if job.on_nonfinite == "stop":
             raise NonFiniteError(message) from None
         if training.here.rank == 0:
-            print(f"warning: {message}", file=sys.stderr, flush=True)
+            told(message)
         return clip_grad_norm_(executor, job.clip) if job.clip is not None else None

@@ -20,6 +20,7 @@ LAYERS = (
     ("interpreter",),
     ("activity", "last_words"),
     ("exchange", "preparation"),
+    ("nonfinite",),
     ("executor",),
     ("checkpoint", "clip", "local", "scaler"),
     ("train",),

@@ -264,6 +264,30 @@ def test_mistakes_name_the_rank_and_the_step(
     assert len(errors) == 1 and re.search(words, errors[0]), told
 
 
+class Spoilt(Trainee):
+    """Its second batch has a number that is none."""
+
+    def data(self, step: int) -> tuple[Tensor, Tensor]:
+        x, target = super().data(step)
+        if step == 2:
+            x[-1, 0] = float("nan")
+        return x, target
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_or_is_told(
+    trained: Callable[..., str],
+) -> None:
+    plan = compiled("zb_h1", ranks=2, microbatches=4)
+    words = (
+        ": step 2: the loss of micro-batch 3 of `main` is nan on rank 1; the first number that is "
+        "NaN is in x of micro-batch 3 of `main`, as rank 0 was given it"
+    )
+    model = Spoilt()
+    assert f"error{words}" in trained(plan, model, "--steps", "4", code=1)
+    assert {step for step, _ in model.found} == {1}
+    assert f"warning{words}" in trained(plan, Spoilt(), "--steps", "2", "--on-nonfinite", "warn")
+
+
 def test_gradients_that_are_not_finite_stop_the_training_or_are_told(
     trained: Callable[..., str],
 ) -> None:
