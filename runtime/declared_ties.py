@@ -69,10 +69,10 @@ def _given(graph: StageGraph, stages: RankStages, given: TieTable) -> Iterator[D
 def _place(graph: StageGraph, tie: str, place: Sequence[Any]) -> tuple[int, int, str]:
     """The model's pipeline, the stage and the parameter's name."""
     pipelines, models = graph.spec.pipelines, graph.originals()
-    match list(place):
-        case [int(s), str(name)] if len(models) == 1:
+    match place:
+        case (int(s), str(name)) if len(models) == 1:
             p = models[0]
-        case [str(pipeline), int(s), str(name)] if pipeline in [q.name for q in pipelines]:
+        case (str(pipeline), int(s), str(name)) if pipeline in [q.name for q in pipelines]:
             p = graph.original([q.name for q in pipelines].index(pipeline))
         case _:
             names = " or ".join(repr(pipelines[p].name) for p in models)

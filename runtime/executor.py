@@ -4,7 +4,7 @@ happens in which order stands in the plan; here it is only prepared for, once, a
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypedDict, Unpack
 
@@ -98,8 +98,12 @@ class ExecutorOptions(TypedDict, total=False):
     ties: TieTable | None
     """Parameters that stand in several places: by any name for it the places of each, as `(stage,
     name)`, or with several models `(pipeline, stage, name)`; a stage below 0 counts from the end.
-    By default what modules declare (`tied`) and what is one object on a rank. With `{}` what only
-    looks like a tie is none."""
+    Modules may declare them themselves (`tied`), and what is one object on a rank is one. Without
+    `ties` what only looks like a tie is refused or warned of; `{}` says that there is no other."""
+
+    build_stage: Callable[[str, int], nn.Module] | None
+    """Builds any stage, of a pipeline's name and a stage's number. Rank 0 asks it where parameters
+    of several stages start equal: they are tied if they are one object in what it builds."""
 
     on_nonfinite: OnNonFinite
     """What to do where a loss is NaN or infinite: "stop" raises `NonFiniteError` on every rank, at
@@ -322,7 +326,8 @@ def _meet(
     whole = None
     if peers.rank == 0 and not options.get("trust", False):
         whole = plan if isinstance(plan, Plan) else read_plan(plan)
-    ties = agree_on_ties(peers, context, options.get("ties"), whole)
+    given = options.get("ties"), options.get("build_stage")
+    ties = agree_on_ties(peers, context, whole, *given)
     context = context._replace(plan=tied(context.plan, ties))
     if peers.neighbours is not None:
         peers.neighbours.look()

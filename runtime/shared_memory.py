@@ -3,7 +3,6 @@ that stand in several places. Parameters that overlap without being one are refu
 can move them rightly."""
 
 from collections.abc import Hashable, Mapping
-from itertools import pairwise
 
 import torch
 from torch import nn
@@ -43,13 +42,17 @@ def _refuse_overlaps(
             begin = parameter.data_ptr()
             end = begin + (last + 1) * parameter.element_size()
             ranges.append((str(parameter.device), begin, end, place))
-    ranges.sort()
-    for (device, _, end, a), (other, begin, _, b) in pairwise(ranges):
-        if device == other and begin < end and _overlap(own[a], own[b]):
-            raise PipelineError(
-                f"`{label(graph, a)}` and `{label(graph, b)}` overlap in memory without being one "
-                "parameter: give each memory of its own, or make them one Parameter"
-            )
+    open_: list[tuple[str, int, TiedPlace]] = []  # that may reach into what follows
+    for device, begin, end, place in sorted(ranges):
+        open_ = [one for one in open_ if one[0] == device and one[1] > begin]
+        for _, _, earlier in open_:
+            if _overlap(own[earlier], own[place]):
+                a, b = sorted((earlier, place))
+                raise PipelineError(
+                    f"`{label(graph, a)}` and `{label(graph, b)}` overlap in memory without being "
+                    "one parameter: give each memory of its own, or make them one Parameter"
+                )
+        open_.append((device, end, place))
 
 
 def _overlap(a: nn.Parameter, b: nn.Parameter) -> bool:

@@ -9,11 +9,13 @@ or the executor is told of the places, `ties={"embedding": [(0, "embed.weight"),
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
+from warnings import warn
 
 from msgspec.structs import replace
+from torch import nn
 
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import Reduction, Tie, TiedPlace
@@ -28,26 +30,41 @@ from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import RankPlan, rank_program
 from stretto.runtime.shared_memory import MemoryGroup, shared_memory
 from stretto.runtime.topology import StageGraph
+from stretto.runtime.transport.local import Local
+from stretto.runtime.untied import (
+    Build,
+    Sign,
+    doubtful,
+    equal_values,
+    equal_words,
+    fingerprints,
+    refuse_signs,
+    same_objects,
+    signs,
+)
 
 
 class TieCard(NamedTuple):
     """What one rank says, as it goes over the store. `shared`: the memories that stand in several
     places; `declared`: what the model declares. `tensors`: shape, type and whether it is trained,
-    of each place in the two. `given`: what the executor was told, the same on every rank."""
+    of each place in the two. `signs`: what looks like a tie. `given`: what the executor was told,
+    the same on every rank, as JSON."""
 
     shared: list[MemoryGroup]
     declared: list[Declaration]
     tensors: list[tuple[TiedPlace, list[Any]]]
+    signs: list[Sign]
     given: str
 
     @staticmethod
     def read(card: Sequence[Any]) -> "TieCard":
         """What the store brings."""
-        shared, declarations, tensors, given = card
+        shared, declarations, tensors, signs_, given = card
         return TieCard(
             [[[TiedPlace(*p) for p in one] for one in memory] for memory in shared],
             [Declaration(tie, TiedPlace(*p), names) for tie, p, names in declarations],
             [(TiedPlace(*p), tensor) for p, tensor in tensors],
+            [Sign(TiedPlace(*p), *rest) for p, *rest in signs_],
             given,
         )
 
@@ -64,12 +81,16 @@ def tie_card(graph: StageGraph, stages: RankStages, given: TieTable | None) -> T
         (place, [list(own[place].shape), str(own[place].dtype), own[place].requires_grad])
         for place in sorted(told)
     ]
-    return TieCard(shared, declarations, tensors, json.dumps(given, sort_keys=True, default=str))
+    said = json.dumps(given, sort_keys=True, default=str)
+    return TieCard(shared, declarations, tensors, signs(stages), said)
 
 
-def find_ties(graph: StageGraph, cards: Sequence[TieCard]) -> tuple[Tie, ...]:
-    """The ties, of the cards of all ranks. Raises `PipelineError` where ranks were told different
-    things, or what is tied cannot be one parameter."""
+def find_ties(
+    graph: StageGraph, cards: Sequence[TieCard], same: Iterable[Sequence[TiedPlace]] = ()
+) -> tuple[Tie, ...]:
+    """The ties, of the cards of all ranks, and of the places that are the `same` where one process
+    builds them. Raises `PipelineError` where ranks were told different things, or what is tied
+    cannot be one parameter."""
     for rank, card in enumerate(cards):
         if card.given != cards[0].given:
             raise PipelineError(
@@ -80,7 +101,7 @@ def find_ties(graph: StageGraph, cards: Sequence[TieCard]) -> tuple[Tie, ...]:
     for card in cards:
         for memory in card.shared:
             classes.join(place for one in memory for place in one)
-    for members in _by_tie(graph, cards):
+    for members in (*_by_tie(graph, cards), *same):
         classes.join(members)
     tensors = {place: tensor for card in cards for place, tensor in card.tensors}
     objects = {
@@ -99,22 +120,54 @@ def find_ties(graph: StageGraph, cards: Sequence[TieCard]) -> tuple[Tie, ...]:
 
 
 def agree_on_ties(
-    peers: Peers, context: RankContext, given: TieTable | None, whole: Plan | None
+    peers: Peers,
+    context: RankContext,
+    whole: Plan | None,
+    given: TieTable | None,
+    build: Callable[[str, int], nn.Module] | None,
 ) -> tuple[Tie, ...]:
     """Shakes hands with all ranks, and returns the ties of the model. Rank 0 proves the `whole`
-    plan with them, unless it is None. Raises `PipelineError`."""
+    plan with them, unless it is None, and where parameters that nothing ties start equal asks
+    `build` whether they are one. Raises `PipelineError`."""
     graph = context.plan.graph
+    if isinstance(context.transport, Local):
+        named = {label(graph, place): one for place, one in places(context.stages)}
+        context.transport.hub.claim(context.transport.rank, named)
     own = tie_card(graph, context.stages, given)
+    if given is None:
+        peers.store.post(f"ties/values/{peers.rank}", fingerprints(context.stages))
 
-    def prove(cards: Sequence[Any]) -> None:
-        ties = find_ties(graph, [TieCard.read(card) for card in cards])
+    def judge(read: Sequence[Any]) -> None:
+        cards = [TieCard.read(card) for card in read]
+        ties = find_ties(graph, cards)
+        same: list[list[TiedPlace]] = []
+        if given is None:
+            equal = _equal(peers, graph, ties)
+            same = same_objects(equal, _by_stage(graph, build)) if build else []
+            ties = find_ties(graph, cards, same)
+            refuse_signs(graph, (sign for card in cards for sign in card.signs), ties)
+            left = doubtful(equal, same, asked=build is not None)
+            if left:
+                warn(equal_words(graph, left), stacklevel=2)
+        peers.store.post("ties/same", same)
         tied(context.plan, ties)
         if whole is not None:
             programs = {name: with_ties(one, ties) for name, one in whole.programs.items()}
             prove_all(programs, whole.claims)
 
-    cards = shake_hands(peers, context.plan.hash, own, prove)
-    return find_ties(graph, [TieCard.read(card) for card in cards])
+    cards = [TieCard.read(card) for card in shake_hands(peers, context.plan.hash, own, judge)]
+    (found,) = peers.wait(["ties/same"])
+    return find_ties(graph, cards, [[TiedPlace(*place) for place in one] for one in found])
+
+
+def _equal(peers: Peers, graph: StageGraph, ties: tuple[Tie, ...]) -> list[list[TiedPlace]]:
+    keys = [f"ties/values/{rank}" for rank in range(peers.world)]
+    told = [[(TiedPlace(*p), digest) for p, digest in card] for card in peers.wait(keys)]
+    return equal_values(graph, told, ties)
+
+
+def _by_stage(graph: StageGraph, build: Callable[[str, int], nn.Module]) -> Build:
+    return lambda stage: build(graph.spec.pipelines[stage.pipeline].name, stage.stage)
 
 
 def tied(plan: RankPlan, ties: tuple[Tie, ...]) -> RankPlan:

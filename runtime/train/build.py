@@ -21,6 +21,7 @@ from stretto.runtime.train.find import find
 from stretto.runtime.train.job import RankProcess, TrainingJob
 from stretto.runtime.train.model import Data, Models
 from stretto.runtime.train.optimizers import Stepping, stepping_of
+from stretto.runtime.train.separate import unshared
 
 
 class RankTraining(NamedTuple):
@@ -57,9 +58,15 @@ def build(job: TrainingJob, here: RankProcess) -> RankTraining:
         models = _models(job, plan)
         data, eval_data = _data(job, models, plan), _eval_data(job, models)
         modules = {stage: stage_of(job, here, models, stage) for stage in plan.stages}
+        modules = unshared(modules, here.taken)
         seed(job, f"rank/{here.rank}")
     if here.early is not None:
         here.early.built()
+
+    def build_stage(pipeline: str, stage: int) -> nn.Module:
+        with here.building:
+            return stage_of(job, here, models, models.named(pipeline, stage))
+
     executor = Executor(
         job.plan,
         by_name(plan, modules),
@@ -70,9 +77,12 @@ def build(job: TrainingJob, here: RankProcess) -> RankTraining:
         trust=job.trust,
         scale_loss=models.scale_loss(),
         on_nonfinite="stop" if job.on_nonfinite == "stop" else told,
+        ties=models.ties(),
+        build_stage=build_stage,
     )
     if here.early is not None:
         here.early.made(executor)
+    models.refuse_optimizers(executor.plan.spec.ties)
     stepping = stepping_of(models, modules, here.rank)
     scaler = GradScaler(executor) if job.amp == "float16" else None
     return RankTraining(job, here, models, data, eval_data, executor, modules, stepping, scaler)

@@ -51,8 +51,9 @@ class TrainingReport(NamedTuple):
 class RankProcess(NamedTuple):
     """Where a rank runs: its number, the device of its modules, and where it is not an ordinary
     process of a group, its store and transport. `building` is held while modules are built: ranks
-    that share a process share its modules and random numbers. `early` watches over a process until
-    there is an executor."""
+    that share a process share its modules and random numbers; `taken` has the ids of the tensors
+    that its ranks train, where there are several. `early` watches over a process until there is an
+    executor."""
 
     rank: int
     device: torch.device
@@ -60,3 +61,4 @@ class RankProcess(NamedTuple):
     transport: Transport | None = None
     building: AbstractContextManager[object] = nullcontext()  # it has no state
     early: EarlyWatch | None = None
+    taken: set[int] | None = None

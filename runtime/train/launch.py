@@ -85,10 +85,12 @@ def _train(job: TrainingJob, environment: RankEnvironment, progress: _Progress) 
 def local(job: TrainingJob) -> int:
     """Trains with all ranks as threads of this process. Returns the exit code."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    building = threading.Lock()
+    building, taken = threading.Lock(), set[int]()
 
     def body(transport: Local) -> TrainingReport:
-        here = RankProcess(transport.rank, device, transport=transport, building=building)
+        here = RankProcess(
+            transport.rank, device, transport=transport, building=building, taken=taken
+        )
         try:
             return train(job, here)
         except PipelineError as error:

@@ -14,6 +14,7 @@ from stretto.runtime.train.build import RankTraining, build, stage_of
 from stretto.runtime.train.evaluate import evaluate
 from stretto.runtime.train.job import RankProcess, TrainingJob, TrainingReport
 from stretto.runtime.train.progress import BatchLosses, ProgressLog
+from stretto.runtime.train.separate import unshared
 from stretto.runtime.train.state import TrainingState
 from stretto.runtime.train.update import update
 from stretto.runtime.train.verify import verify
@@ -71,7 +72,8 @@ def _verified(
 
     def again(stage: StageId) -> nn.Module:
         with here.building:
-            return stage_of(job, here, training.models, stage)
+            module = stage_of(job, here, training.models, stage)
+            return unshared({stage: module}, here.taken)[stage]
 
     whole = read_plan(job.plan) if here.rank == 0 else None
     judge = training.models.loss()

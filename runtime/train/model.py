@@ -1,14 +1,15 @@
 """What a user writes for the runtime to train: a model that can build any of its stages, and data.
 In comes a user's object, out come the modules, losses and data of a rank."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stretto.compiler.program.program import Spec
+from stretto.compiler.program.program import Spec, Tie
+from stretto.runtime.declared_ties import TieTable
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.given import Weight
 from stretto.runtime.topology import StageGraph, StageId
@@ -34,7 +35,9 @@ class Model:
       each of its steps;
     - `eval_data`: batches of (x, target), the same ones at every evaluation, or a function that
       gives them;
-    - `after_step(done)` is called on every rank after each update, with a `StepDone`."""
+    - `after_step(done)` is called on every rank after each update, with a `StepDone`;
+    - `ties` are the parameters that stand in several places, `{"embedding": [(0, "embed.weight"),
+      (-1, "head.weight")]}`, stages below 0 counted from the end."""
 
     stage: Callable[[int, int], nn.Module]
     loss: Callable[[Any, Any], Tensor] | None = None
@@ -44,6 +47,7 @@ class Model:
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
     eval_data: Any = None
     after_step: Callable[[Any], object] | None = None
+    ties: TieTable | None = None
 
 
 PARTS = tuple(field.name for field in fields(Model) if field.name != "stage")
@@ -60,6 +64,8 @@ class Models:
         self.spec, self.graph, self.label = spec, StageGraph(spec), label
         own = self.graph.originals()
         self.of = {p: self._model(given, p, alone=len(own) == 1) for p in own}
+        several = len(own) > 1 and not _is_model(given)
+        self.between: TieTable = (getattr(given, "ties", None) if several else None) or {}
 
     def _model(self, given: Any, pipeline: int, alone: bool) -> Model:
         name = self.spec.pipelines[pipeline].model or self.spec.pipelines[pipeline].name
@@ -98,6 +104,33 @@ class Models:
                 f"{type(module).__name__}, not an nn.Module"
             )
         return module
+
+    def named(self, name: str, stage: int) -> StageId:
+        """The stage of the pipeline of this name."""
+        return StageId([pipeline.name for pipeline in self.spec.pipelines].index(name), stage)
+
+    def ties(self) -> TieTable | None:
+        """What the models say of their ties, and whoever has several of them of those between; None
+        where nobody says anything."""
+        if not self.between and all(model.ties is None for model in self.of.values()):
+            return None
+        found = dict(self.between)
+        for p, model in self.of.items():
+            name = self.spec.pipelines[p].name
+            for tie, where in (model.ties or {}).items():
+                found[f"{name}/{tie}"] = [(name, *place) for place in where]
+        return found
+
+    def refuse_optimizers(self, ties: Iterable[Tie]) -> None:
+        """Raises `PipelineError` where models with optimizers of their own share a parameter: its
+        holders would be moved differently."""
+        for tie in ties:
+            own = {self.graph.original(place.pipeline) for place in tie.places}
+            if any(self.of[p].optimizer != self.of[min(own)].optimizer for p in own):
+                raise PipelineError(
+                    f"{self.label}: several models share `{tie.name}`, and have each an optimizer "
+                    "of its own, so that it would be moved in several ways: give them one"
+                )
 
     def loss(self) -> dict[str, Callable[[Any, Any], Tensor]]:
         """The models' losses, by pipeline's name."""

@@ -3,12 +3,13 @@ is as hard as a transport may be: a message is taken only when its receive was p
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.transport import P2PLane
@@ -25,6 +26,21 @@ class Hub:
         self.report = ""
         self.gathered: list[Any] = [None] * world
         self.barrier = threading.Barrier(world)
+        self.trained = WeakIdKeyDictionary()  # by parameter, which rank has it, and where
+
+    def claim(self, rank: int, parameters: Mapping[str, Tensor]) -> None:
+        """Notes what the rank trains, by name. Raises `PipelineError` where another rank trains the
+        same tensor: both would add to its gradient side by side."""
+        with self.lock:
+            for name, parameter in parameters.items():
+                other, where = self.trained.setdefault(parameter, (rank, name))
+                if other != rank:
+                    first, second = sorted([(other, where), (rank, name)])
+                    raise PipelineError(
+                        f"`{first[1]}` on rank {first[0]} and `{second[1]}` on rank {second[0]} "
+                        "are one tensor, and ranks must not share any: give each its own, as by "
+                        "`copy.deepcopy` of its stages; if the model has it once, say so (`ties`)"
+                    )
 
     def fail(self, report: str) -> None:
         """Ends every wait with a `PipelineError` of the first such report."""
