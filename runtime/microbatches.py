@@ -127,13 +127,13 @@ def model_microbatches(
         part = slice(pipeline.first, pipeline.first + pipeline.microbatches)
         stages: dict[int, FurtherArguments] = {}
         for stage, module in here.items():
-            if stage.pipeline == p:
-                parts = own.stages.get(stage, {})
+            parts = own.stages.get(stage, {})
+            if stage.pipeline == p and (own.kwargs or parts):
                 further = _rows({name: cut.pieces(one) for name, one in parts.items()}, count)
                 stages[stage.stage] = _further(module, keywords[part], further[part])
         nothing: list[dict[str, Any]] = [{}] * pipeline.microbatches
-        begins, first = 0 in stages, stages.pop(0, FurtherArguments(nothing, ()))
-        named = keywords[part] if begins else nothing
+        first = stages.pop(0, FurtherArguments(nothing, ()))
+        named = keywords[part] if StageId(p, 0) in here else nothing
         found[p] = PipelineMicrobatches(
             _first_arguments(x[part], named, first),
             target[part],
