@@ -126,7 +126,7 @@ def curve(case: Case, limits: Iterable[int], seconds: float) -> Iterator[Point]:
             published = min(filter(None, (published, library(problem))), default=None)
             theirs, schedule = published or (None, None)
             if smaller is not None and (start := recall(smaller, budget)) is not None:
-                remember(problem, budget, start._replace(proven=0, seconds=0.0))
+                remember(problem, budget, start._replace(seconds=0.0))
             began = perf_counter()
             order = search(problem, budget)
             seconds_taken = round(perf_counter() - began, 1)

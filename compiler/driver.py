@@ -11,7 +11,7 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from stretto.compiler import library
-from stretto.compiler.bounds.bound import Bound, bound
+from stretto.compiler.bounds.bound import EXHAUSTIVE, Bound, bound
 from stretto.compiler.bounds.eval_bound import forwards_bound
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.source import Source
@@ -84,7 +84,7 @@ def _least(least: Bound, order: Order) -> Bound:
     """The bound, or what the search itself proved by looking at every order, if that is more."""
     if order.proven <= least.ticks:
         return least
-    return Bound(order.proven, "an exhaustive search (CP-SAT) has shown that no order is better")
+    return Bound(order.proven, EXHAUSTIVE)
 
 
 def compile_file(path: str | PathLike[str], **parameters: int | str | Fraction) -> Plan:

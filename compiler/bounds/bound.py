@@ -23,6 +23,10 @@ class Bound(Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
 
 
+EXHAUSTIVE = "an exhaustive search (CP-SAT) has shown that no order is better"
+"""The reason of a Bound that no theorem gives: whoever reads it elsewhere has only its word."""
+
+
 def bound(problem: "Problem") -> Bound:
     """The largest bound that is known, and why. Linear but for sorting: about five seconds for
     800 000 operations."""

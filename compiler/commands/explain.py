@@ -4,7 +4,6 @@ too. `stretto explain PLAN`: what its time goes into, and what would help."""
 import re
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from textwrap import fill, indent
 from time import monotonic
@@ -19,8 +18,6 @@ from stretto.compiler.diagnostics.codes import CODES, complete
 from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.diagnostics.suggest import nearest
 from stretto.compiler.order.budget import Budget, SearchProgress
-from stretto.compiler.plan.plan import Plan
-from stretto.compiler.program.program import Program
 from stretto.compiler.show.summary import step_of
 
 
@@ -74,7 +71,7 @@ def of_plan(chosen: Namespace) -> int:
     teller = Trying()
     budget = Budget(seconds, effort=chosen.effort, seed=chosen.seed, progress=teller.compiling)
     try:
-        gains, notes = what_would_help(with_written(plan, program), found, budget, teller)
+        gains, notes = what_would_help(program, found, budget, teller)
     finally:
         teller.clear()
     found = msgspec.structs.replace(found, gains=gains, notes=notes)
@@ -83,24 +80,6 @@ def of_plan(chosen: Namespace) -> int:
     else:
         print(printable(text(program.spec, found)))
     return 0
-
-
-def with_written(plan: Plan, program: Program) -> Program:
-    """The Program with the parts of an order that were written and that the compiler completed:
-    plan files keep the texts, from which these are read again."""
-    spec = program.spec
-    if spec.written or all(spec.order) or not plan.sources:
-        return program
-    from stretto.compiler.evaluation import Settings, evaluate
-    from stretto.compiler.language.parse import parse, parse_costs
-
-    first, *more = plan.sources
-    values = {name: Fraction(value) for name, value in spec.parameters.items()}
-    settings = Settings(values=values, costs=parse_costs(more[0]) if more else None)
-    again = evaluate(parse(first), settings)
-    if msgspec.structs.replace(again, written=()) != spec:
-        raise files.Unusable("this plan is not what its own text says now: compile it anew")
-    return msgspec.structs.replace(program, spec=again)
 
 
 class Trying(Teller):

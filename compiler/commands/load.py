@@ -15,7 +15,6 @@ from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.plan.plan import Plan, read_plan
-from stretto.compiler.proof.prove import prove_all
 from stretto.compiler.show.summary import percent, step_of
 
 
@@ -49,16 +48,17 @@ def _refuse_flags(name: str, chosen: Namespace) -> None:
 
 
 def from_plan(name: str) -> Plan:
-    """A plan that was read is only well formed: prove it before anything is said of it. Raises
-    `Refused`."""
+    """A plan that was read is only well formed: it is proved, compared with its own text, and its
+    bound worked out, before anything is said of it. Raises `Refused`."""
+    from stretto.compiler.verify import verify
+
     sources: tuple[Source, ...] = ()
     path = name
     try:
         with files.plan_file(name) as path, files.guarded(name):
             plan = read_plan(path)
         sources = plan.sources
-        prove_all(plan.programs, plan.claims)
-        return plan
+        return verify(plan)
     except Rejected as error:
         found = [replace(one, message=one.message.replace(path, name)) for one in error.diagnostics]
         raise Refused(found, sources) from None

@@ -327,6 +327,12 @@ CODES: dict[str, ErrorCode] = {
         "the plan claims a figure that is not so",
         "Every figure of a plan is computed again when it is read.",
     ),
+    "other-text": ErrorCode(
+        "the plan is not what its own text says",
+        "A plan has the text, the parameters and the costs that it was made from. When it is read "
+        "they are evaluated again, and what it is to do must be what they say; else the lines that "
+        "it cites would say something else than what it does.",
+    ),
     "no-such-duty": ErrorCode(
         "the plan runs something that its schedule does not ask for",
         "The instruction names an operation that does not exist.",

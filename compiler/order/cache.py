@@ -1,7 +1,8 @@
 """Orders that were found before, by the Problem and what was asked of the search, so that compiling
-again is instant. What is read here is not trusted: it is checked like any other order (what a
-search proved of it is believed). Nothing that goes wrong with the files is an error; then there is
-just no memory.
+again is instant. What is read here is not trusted: the order is checked like any other, and nothing
+that is claimed of it is taken over. What an exhaustive search has proved is therefore not kept
+here: such a problem is searched again. Nothing that goes wrong with the files is an error; then
+there is just no memory.
 """
 
 import json
@@ -14,29 +15,45 @@ import msgspec
 
 from stretto.compiler.atomic import atomic_write
 from stretto.compiler.order.budget import Budget
+from stretto.compiler.order.engines.table import finders
 from stretto.compiler.order.kernels.jit import cache_home
 from stretto.compiler.problem.problem import Problem
 
-FORMAT = 2
+FORMAT = 3
+MOST_BYTES = 24  # of a file, for each operation, and 4096
+MOST_UNITS = 1 << 31
+LONGEST = 1e9  # seconds
 
 
 class Remembered(NamedTuple):
-    """A flat sequence, its engine, what was proven of it, and how long was searched for it."""
+    """A flat sequence, its engine, and how long was searched for it."""
 
     sequence: list[int]
     engine: str
-    proven: int
     seconds: float
 
 
 def recall(problem: Problem, budget: Budget) -> Remembered | None:
-    """What an earlier run left."""
+    """What an earlier run left, if that is what one may have left."""
     if not budget.cache:
         return None
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        found = json.loads(_path(problem, budget).read_text())
-        sequence = [int(u) for u in found["sequence"]]
-        return Remembered(sequence, str(found["engine"]), int(found["proven"]), found["seconds"])
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        path = _path(problem, budget)
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            found = json.loads(file.read(4096 + MOST_BYTES * len(problem.operations)))
+        sequence, engine, seconds = found["sequence"], found["engine"], found["seconds"]
+        whole = type(sequence) is list and all(type(u) is int for u in sequence)
+        if not whole or not all(-1 <= u < MOST_UNITS for u in sequence):
+            return None
+        if (
+            engine not in finders()
+            or type(seconds) not in (int, float)
+            or not 0 <= seconds <= LONGEST
+        ):
+            return None
+        return Remembered(sequence, engine, seconds)
     return None
 
 

@@ -39,7 +39,6 @@ def search(problem: Problem, budget: Budget) -> Order:
     best = None
     try:
         if old is not None and complete(state.t, old.sequence):
-            state.proven = old.proven
             state.submit(old.sequence, old.engine)
         if not state.incumbents or old is None or old.seconds < budget.seconds:
             warm(state)
@@ -60,8 +59,9 @@ def search(problem: Problem, budget: Budget) -> Order:
     seconds = budget.seconds
     if state.interrupted:
         seconds = max(monotonic() - began, old.seconds if old is not None else 0.0)
-    if not state.interrupted or budget.effort is None:  # an effort means the same everywhere
-        _keep(problem, budget, best, state.proven, min(seconds, budget.seconds))
+    same = not state.interrupted or budget.effort is None  # an effort means the same everywhere
+    if same and state.proven <= least.ticks:  # what was proved is not kept, and must not get lost
+        _keep(problem, budget, best, min(seconds, budget.seconds))
     return replace(order, bound=least)
 
 
@@ -125,6 +125,6 @@ def _checked(state: SearchState, best: Incumbent) -> Order:
     return order
 
 
-def _keep(problem: Problem, budget: Budget, best: Incumbent, proven: int, seconds: float) -> None:
+def _keep(problem: Problem, budget: Budget, best: Incumbent, seconds: float) -> None:
     sequence = [int(u) for u in best.sequence]
-    remember(problem, budget, Remembered(sequence, best.engine, proven, seconds))
+    remember(problem, budget, Remembered(sequence, best.engine, seconds))

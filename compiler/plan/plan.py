@@ -41,6 +41,7 @@ MAX_HEADER = 64 << 20  # bytes of the header line
 MAX_LINE = 256 << 20  # bytes of a rank's line
 MAX_FILE = 2 << 30  # bytes of all lines together
 PER_OPERATION = 2048  # bytes that a line may have for each operation of its rank, and once more
+MAX_WORDS = 2000  # characters of the bound's reason, and of the engine's name
 FEW = 10  # findings told of one line
 
 RankLists = dict[ProgramName, tuple[Instruction, ...]]
@@ -50,7 +51,9 @@ RankLists = dict[ProgramName, tuple[Instruction, ...]]
 class Plan(Struct, frozen=True):
     """The Programs by name (`train` and `eval`, or `eval` alone), what is claimed of each, a lower
     bound of what the Spec minimizes, who made the order, the texts it was compiled from, and the
-    SHA-256 of the file's header line."""
+    SHA-256 of the file's header line. `verified`: of a plan that was read from a file, the lower
+    bound that was then worked out anew; its own `bound` may state more, which nobody has checked.
+    None where this process has compiled the plan, or has only read it."""
 
     programs: dict[ProgramName, Program]
     claims: dict[ProgramName, Claims]
@@ -58,6 +61,7 @@ class Plan(Struct, frozen=True):
     engine: str
     sources: tuple[Source, ...]
     hash: str
+    verified: Bound | None = None
 
 
 class Line(Struct, frozen=True, forbid_unknown_fields=True):
@@ -324,6 +328,12 @@ def _sane(header: Header) -> Iterator[tuple[str, str]]:
     yield from wrong
     if wrong:
         return
+    for source in header.sources:
+        if not source.name.isprintable():
+            yield "$.sources", "the name of one of them cannot be printed"
+    for path, text in (("$.engine", header.engine), ("$.bound.reason", header.bound.reason)):
+        if len(text) > MAX_WORDS or not text.isprintable():
+            yield path, "this is too long, or cannot be printed"
     yield from check_header(spec, header.channels, header.reductions)
     if header.claims.keys() not in ({"train", "eval"}, {"eval"}):
         yield "$.claims", "a plan has `train` and `eval`, or `eval` alone"

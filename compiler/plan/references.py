@@ -5,6 +5,7 @@ All yield what is wrong as (path, words), for instance `$.spec.pipelines[0].stag
 `there are only ranks 0 to 7, not 9`.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 
 from stretto.compiler.problem.kinds import KINDS
@@ -24,6 +25,8 @@ from stretto.compiler.program.program import (
 Wrong = tuple[str, str]
 
 MAX_RANKS = 1 << 16
+MAX_DIGITS = 4096  # of a parameter
+EXACT = re.compile(r"-?[0-9]+(/0*[1-9][0-9]*)?")
 MAX_OPERATIONS = 1 << 26
 MAX_NUMBER = 1 << 53  # ticks and grains: what every reader of JSON holds exactly
 
@@ -37,6 +40,9 @@ def check_spec(spec: Spec) -> Iterator[Wrong]:
         yield from _within(f"$.spec.{key}", getattr(spec, key), 1, MAX_NUMBER, "one unit")
     if not spec.name.isprintable():
         yield "$.spec.name", "this cannot be printed"
+    for name, value in spec.parameters.items():
+        if len(value) > MAX_DIGITS or not (name.isidentifier() and EXACT.fullmatch(value)):
+            yield "$.spec.parameters", "one of them is no name with an exact number"
     for k, span in enumerate(spec.spans):
         if min(span[1:]) < 1 or max(span[1:]) > MAX_NUMBER or not span.file.isprintable():
             yield f"$.spec.spans[{k}]", f"no text has the place {list(span[1:])}"

@@ -25,6 +25,7 @@ class Summary(Struct, frozen=True):
     makespan: int | str
     span: int | str
     lower_bound: int | str
+    stated_bound: int | str | None
     gap: float
     optimal: bool
     bubble: float
@@ -35,9 +36,15 @@ class Summary(Struct, frozen=True):
 
 
 def summarize(
-    program: Program, claims: Claims, bound: Bound, engine: str, plan_hash: str
+    program: Program,
+    claims: Claims,
+    bound: Bound,
+    engine: str,
+    plan_hash: str,
+    stated: Bound | None = None,
 ) -> Summary:
-    """The figures of one Program with these claims, this bound, this engine and the plan's hash."""
+    """The figures of one Program with these claims, this bound, this engine and the plan's hash.
+    `stated`: a bound that was read, and counts for nothing."""
     spec = program.spec
     reached = claims.span if spec.minimize == "span" else claims.makespan
     return Summary(
@@ -49,6 +56,7 @@ def summarize(
         makespan=number(claims.makespan, spec.time_unit),
         span=number(claims.span, spec.time_unit),
         lower_bound=number(bound.ticks, spec.time_unit),
+        stated_bound=number(stated.ticks, spec.time_unit) if stated else None,
         gap=reached / bound.ticks - 1 if bound.ticks else 0.0,
         optimal=reached == bound.ticks,
         bubble=1 - claims.busy / (spec.ranks * claims.makespan) if claims.makespan else 0.0,
@@ -62,7 +70,16 @@ def summarize(
 def of_plan(plan: Plan) -> Summary:
     """The summary of the plan's step."""
     name = step_of(plan)
-    return summarize(plan.programs[name], plan.claims[name], plan.bound, plan.engine, plan.hash)
+    known, stated = bounds(plan)
+    return summarize(plan.programs[name], plan.claims[name], known, plan.engine, plan.hash, stated)
+
+
+def bounds(plan: Plan) -> tuple[Bound, Bound | None]:
+    """The lower bound that was worked out in this process, and the one that the plan states beyond
+    it, where it does."""
+    if plan.verified is None:
+        return plan.bound, None
+    return plan.verified, plan.bound if plan.bound.ticks > plan.verified.ticks else None
 
 
 def step_of(plan: Plan) -> ProgramName:
@@ -92,7 +109,10 @@ def distance(s: Summary) -> str:
     """How far from the best possible: `optimal`, or the bound and the gap to it."""
     if s.optimal:
         return "optimal"
-    return f"lower bound {s.lower_bound}, at most {percent(s.gap)} from optimal"
+    found = f"lower bound {s.lower_bound}, at most {percent(s.gap)} from optimal"
+    if s.stated_bound is not None:
+        found += f"; stated, not checked: {s.stated_bound} by an exhaustive search"
+    return found
 
 
 def figures(s: Summary) -> str:

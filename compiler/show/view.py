@@ -28,7 +28,7 @@ from stretto.compiler.program.program import (
     Receive,
 )
 from stretto.compiler.program.timeline import Timed, Timeline, time
-from stretto.compiler.show.summary import Summary, step_of, summarize
+from stretto.compiler.show.summary import Summary, bounds, step_of, summarize
 
 
 class Level(NamedTuple):
@@ -50,7 +50,8 @@ class ShownMessage(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """One Program of a plan, laid out in time: see the module. `hash` is the plan's."""
+    """One Program of a plan, laid out in time: see the module. `hash` is the plan's; `stated`, a
+    bound that it states and nobody has checked."""
 
     program: Program
     timeline: Timeline
@@ -58,6 +59,7 @@ class View:
     bound: Bound
     engine: str
     hash: str
+    stated: Bound | None
     sources: tuple[Source, ...]
 
     @property
@@ -107,7 +109,7 @@ class View:
     @cached_property
     def summary(self) -> Summary:
         """The figures of the Program."""
-        return summarize(self.program, self.claims, self.bound, self.engine, self.hash)
+        return summarize(self.program, self.claims, self.bound, self.engine, self.hash, self.stated)
 
     @cached_property
     def chunks(self) -> dict[tuple[int, int], int]:
@@ -124,13 +126,15 @@ class View:
 def view(plan: Plan, name: ProgramName) -> View:
     """Times the Program `name` of the plan and lays it out."""
     program = plan.programs[name]
+    known, stated = bounds(plan) if name == step_of(plan) else (forwards_bound(program.spec), None)
     return View(
         program=program,
         timeline=time(program),
         claims=plan.claims[name],
-        bound=plan.bound if name == step_of(plan) else forwards_bound(program.spec),
+        bound=known,
         engine=plan.engine,
         hash=plan.hash,
+        stated=stated,
         sources=plan.sources,
     )
 

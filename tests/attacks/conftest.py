@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.commands.conftest import folder, stretto
+
+__all__ = ["folder", "stretto"]
+
 Tally = Callable[..., None]
 
 

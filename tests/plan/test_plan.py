@@ -176,7 +176,7 @@ def test_the_hash_is_over_everything_that_matters(plan: Plan) -> None:
     ]
     for changes in others:
         value = replace(plan, **changes)
-        seen.add(assemble(*(getattr(value, k) for k in plan.__struct_fields__[:-1])).hash)
+        seen.add(assemble(*(getattr(value, k) for k in plan.__struct_fields__[:5])).hash)
     assert len(seen) == 1 + len(others)
 
 

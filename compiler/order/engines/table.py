@@ -114,6 +114,31 @@ BY_NAME = {name: engine for engine in ENGINES for name in (engine.name, *engine.
 
 NAMES = tuple(engine.name for engine in ENGINES)
 
+PUBLISHED = frozenset(
+    (
+        "chimera",
+        "dualpipe",
+        "dualpipe_v",
+        "eager_1f1b",
+        "gems",
+        "gpipe",
+        "inference",
+        "interleaved_1f1b",
+        "interleaved_zero_bubble",
+        "looped_bfs",
+        "one_f_one_b",
+        "zb_h1",
+        "zb_h2",
+        "zb_v",
+    )
+)
+"""The published schedules that `library` may name as where an order comes from."""
+
+
+def finders() -> frozenset[str]:
+    """Whom an order may come from that its author did not write."""
+    return PUBLISHED.union(NAMES)
+
 
 def engine(name: str) -> Engine:
     """The engine of this name or alias. Raises `KeyError`."""

@@ -1,0 +1,116 @@
+"""Damaged and forged entries in the folder of orders that were found before: whatever stands there,
+a compile ends with what it would have found, or a good order that it has checked itself, and never
+claims more of it than the theorems prove."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from stretto.compiler.commands.load import from_plan
+from stretto.compiler.driver import compile_text
+from stretto.compiler.order.budget import Budget
+from stretto.compiler.order.engines.published import FAMILIES
+from stretto.compiler.order.engines.table import PUBLISHED
+from stretto.compiler.plan.plan import Plan, write_plan
+from stretto.compiler.show.summary import of_plan
+from tests.attacks.conftest import Tally
+
+OPEN = """\
+schedule open ranks 3 microbatches 3
+split B into I, W
+pipeline main { stages 6 }
+limit activations <= 4
+"""
+BUDGET = Budget(effort=0, cache=True)
+
+
+@pytest.fixture
+def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Plan]:
+    """The file of an order that was found, and the plan that was made of it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    plan = compile_text(OPEN, "open.pipe", budget=BUDGET)
+    (file,) = (tmp_path / "stretto/orders").glob("*.json")
+    return file, plan
+
+
+def test_an_entry_claims_nothing(entry: tuple[Path, Plan]) -> None:
+    """A false proof in it makes no plan optimal, and its engine is one that there is."""
+    file, plan = entry
+    found = json.loads(file.read_text())
+    assert found.keys() == {"sequence", "engine", "seconds"}
+    makespan = plan.claims["train"].makespan
+    for more in ({"proven": makespan}, {"bound": makespan}, {"engine": "God", "seconds": 1e8}):
+        file.write_text(json.dumps({**found, **more}))
+        again = compile_text(OPEN, "open.pipe", budget=BUDGET)
+        assert again.bound == plan.bound and again.engine == plan.engine
+        assert not of_plan(again).optimal
+
+
+def test_a_damaged_entry_is_passed_over(
+    entry: tuple[Path, Plan], attacks: Callable[[int, int], int], tally: Tally
+) -> None:
+    file, plan = entry
+    found, random = json.loads(file.read_text()), Random(1)
+    texts: list[bytes] = [b"", b"null", b"[" * 100_000, b"\xff\xfe", b"{}", b"0" * 10_000]
+    values: list[Any] = [
+        None,
+        True,
+        -5,
+        1.5,
+        "x",
+        [],
+        {},
+        [[]],
+        1 << 70,
+        float("nan"),
+        float("inf"),
+    ]
+    for key in found:
+        texts += [json.dumps({**found, key: value}).encode() for value in values]
+        texts.append(json.dumps({k: v for k, v in found.items() if k != key}).encode())
+    for _ in range(attacks(10, 400)):
+        sequence = list(found["sequence"])
+        for _ in range(random.randint(1, 3)):
+            what, i = random.choice(["swap", "drop", "change"]), random.randrange(len(sequence))
+            if what == "swap":
+                j = random.randrange(len(sequence))
+                sequence[i], sequence[j] = sequence[j], sequence[i]
+            elif what == "drop":
+                del sequence[i]
+            else:
+                sequence[i] = random.choice([-1, 0, 1, sequence[i] + 1, 10**6, 10**12, 10**30])
+        texts.append(json.dumps({**found, "sequence": sequence}).encode())
+    chosen = random.sample(texts, attacks(16, len(texts)))
+    for text in chosen:
+        file.write_bytes(text)
+        again = compile_text(OPEN, "open.pipe", budget=BUDGET)
+        write_plan(again, file.parent / "again.plan")
+        from_plan(str(file.parent / "again.plan"))
+        assert again.bound == plan.bound
+    tally(entries=len(chosen), crashes=0)
+
+
+def test_what_a_search_proved_is_proved_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not read from a file: the second compile has no less and no more than the first."""
+    pytest.importorskip("ortools")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text = "schedule tiny ranks 2 microbatches 2\nparam f = 1\npipeline main { stages 4 }\n"
+    plans = [
+        compile_text(text, "tiny.pipe", budget=Budget(seconds=5, cache=True)) for _ in range(2)
+    ]
+    assert plans[0].bound == plans[1].bound and plans[0].claims == plans[1].claims
+
+
+def test_the_names_of_published_schedules_are_known() -> None:
+    """Whose order `library` may say it is, the table has: else the entry would be refused."""
+    source = "".join(
+        Path(str(family.__code__.co_filename)).read_text() for family in FAMILIES.values()
+    )
+    assert all(f'yield "{name}"' in source for name in PUBLISHED)
+    assert source.count('yield "') >= len(PUBLISHED)
