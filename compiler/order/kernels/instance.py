@@ -221,7 +221,9 @@ def _pairs(
     for g, (p, s) in enumerate(stages):
         for h, (q, t) in enumerate(stages):
             same = spec.pipelines[p].stages[s].rank == spec.pipelines[q].stages[t].rank
-            if same and count[forward_of(g)] and count[backward_of(h)]:
+            # Only where an I may overlap, and backwards are whole, there is nothing to overlap.
+            there = count[backward_of(h)] and (kind == "B" or count[weight_of(h)])
+            if same and count[forward_of(g)] and there:
                 forward, backward = Operation("F", p, s, 0), Operation(kind, q, t, 0)
                 pairs[forward_of(g), backward_of(h)] = costs.pair(forward, backward)
     return pairs
