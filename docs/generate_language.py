@@ -41,6 +41,10 @@ MEANINGS = {
     "limit": "no rank may hold more activations",
     "minimize": "what an order that the compiler finds aims at; default `makespan`",
     "rule": "the first operation happens after the second",
+    "reduce_gradients": "every stage's gradients are averaged with those of its replicas in other "
+    "pipelines, once, beside what follows",
+    "unshard_weights": "every stage's weights are gathered from its replicas, once, before its "
+    "first forward",
     "order_rank": "the exact order of every rank",
     "order_auto": "let the compiler order, or complete, what is written",
     "mention": "an operation; what is left out is filled in. With `?` nothing if none is left",
@@ -82,6 +86,7 @@ READABLE = {
     "range": "i in a .. b, …",
     "index": "[stage, microbatch, slice k]",
     "STRING": '"…"',
+    "ITS_COST": "cost",
 }
 
 
@@ -135,6 +140,7 @@ def look(name: str) -> str:
     words = re.sub(r'"([^"]*)"', r"\1", body)
     words = words.replace("index", "[stage]" if name in ("activation", "kept") else "index")
     words = re.sub(r"\w+", lambda word: READABLE.get(word[0], word[0]), words)
+    words = re.sub(r"\(([^()]*)\)\?", r"⟨\1⟩", words)  # what may be left out within such a part
     words = re.sub(r"\b(?!NAME|OP|E\b|PART|[FBIW]\b)[A-Z_]+\b", lambda w: w[0].lower(), words)
     words = " ".join(words.split())
     for loose, tight in TIGHT.items():

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from stretto.compiler.diagnostics.wording import listed
 from stretto.compiler.program.program import (
+    BeginReduction,
+    BeginUnshard,
     Compute,
     Free,
     ProgramName,
@@ -37,6 +39,10 @@ def describe(plan: RankPlan, name: ProgramName, at: int) -> str:
             return f"sums the gradients of `{stage}` with {others}"
         case Receive(_, channel, result):
             return f"posts `{show(spec, result)}` from rank {plan.channels[channel].source}"
+        case BeginReduction(p, s):
+            return f"begins to average the gradients of `{plan.graph.label(StageId(p, s))}`"
+        case BeginUnshard(p, s):
+            return f"begins to gather the weights of `{plan.graph.label(StageId(p, s))}`"
         case Send(_, channel):
             return f"sends to rank {plan.channels[channel].target}"
         case Free():

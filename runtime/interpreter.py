@@ -10,6 +10,8 @@ from torch import Tensor
 
 from stretto.compiler.program.program import (
     NONE,
+    BeginReduction,
+    BeginUnshard,
     Compute,
     Free,
     Operation,
@@ -196,6 +198,16 @@ def reduce(run: Interpreter, instruction: Reduce) -> None:
     run.replicas.sum(instruction.reduction)
 
 
+def reduce_gradients(run: Interpreter, instruction: BeginReduction) -> None:
+    """Begins to average a stage's gradients over its replicas."""
+    run.data_parallel.begin(StageId(instruction.pipeline, instruction.stage))
+
+
+def unshard_weights(run: Interpreter, instruction: BeginUnshard) -> None:
+    """Begins to gather a stage's weights."""
+    run.data_parallel.gather(StageId(instruction.pipeline, instruction.stage))
+
+
 INSTRUCTIONS: dict[type, Callable[[Interpreter, Any], None]] = {
     Compute: compute,
     Receive: receive,
@@ -203,6 +215,8 @@ INSTRUCTIONS: dict[type, Callable[[Interpreter, Any], None]] = {
     Wait: wait,
     Free: free,
     Reduce: reduce,
+    BeginReduction: reduce_gradients,
+    BeginUnshard: unshard_weights,
 }
 """By the type of an instruction what runs it."""
 

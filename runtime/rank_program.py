@@ -10,6 +10,8 @@ from typing import NamedTuple
 from stretto.compiler.plan.plan import Plan, RankLists, read_rank
 from stretto.compiler.program.program import (
     NONE,
+    BeginReduction,
+    BeginUnshard,
     Channel,
     Compute,
     Free,
@@ -142,6 +144,6 @@ def rank_program(
                 begun.setdefault(slot, []).append(message)
             case Wait(slot):
                 program.messages[at] = tuple(begun.pop(slot, ()))
-            case Free() | Reduce():
+            case Free() | Reduce() | BeginReduction() | BeginUnshard():
                 pass
     return program

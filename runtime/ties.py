@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from stretto.compiler.plan.plan import Plan
+from stretto.compiler.program.collectives import with_collectives
 from stretto.compiler.program.program import Reduction, Tie, TiedPlace
 from stretto.compiler.program.ties import tie_reductions, tie_sums, with_ties
 from stretto.compiler.proof.prove import prove_all
@@ -183,7 +184,9 @@ def tied(plan: RankPlan, ties: tuple[Tie, ...]) -> RankPlan:
     if "train" in programs:
         sums = tie_reductions(spec)
         own = tie_sums(sums, len(plan.reductions), plan.rank)
-        instructions = (*programs["train"].instructions, *own)
+        instructions = with_collectives(
+            spec, plan.reductions + sums, plan.rank, (*programs["train"].instructions, *own)
+        )
         programs["train"] = rank_program("train", instructions, plan.channels)
     return plan._replace(
         spec=spec,

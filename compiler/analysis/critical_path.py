@@ -25,10 +25,12 @@ class Link(Struct, frozen=True):
     why: str
 
 
-def critical_path(timed: TimedProgram, rank: int) -> tuple[Link, ...]:
-    """The path that ends with the last operation of `rank`, first link first."""
+def critical_path(timed: TimedProgram, rank: int, end: int | None = None) -> tuple[Link, ...]:
+    """The path that ends with the last operation of `rank`, or with its last one that has ended by
+    tick `end`; first link first."""
     spec = timed.spec
-    here: UnitIndex | None = (rank, len(timed.units[rank]) - 1) if timed.units[rank] else None
+    units = [unit for unit in timed.units[rank] if end is None or unit.end <= end]
+    here: UnitIndex | None = (rank, len(units) - 1) if units else None
     found: list[Link] = []
     while here is not None:
         r, at = here
@@ -60,6 +62,8 @@ def _held_up(timed: TimedProgram, rank: int, at: int) -> tuple[UnitIndex | None,
 
 def _message(timed: TimedProgram, rank: int, at: int) -> tuple[UnitIndex | None, str]:
     """The unit after which the message was sent or its receive posted, whichever was later."""
+    if timed.waits_for_weights(rank, at):
+        return None, "waits for its weights"
     message = last_message(timed, rank, at)
     if message is None:
         return None, "waits for a channel"

@@ -7,7 +7,8 @@ from fractions import Fraction
 
 from msgspec import Struct
 
-from stretto.compiler.analysis.critical_path import Link, critical_path
+from stretto.compiler.analysis.beside import ending_rank, path_to_the_end
+from stretto.compiler.analysis.critical_path import Link
 from stretto.compiler.analysis.idle import CAUSES, Cause, Idle, longest, stretches
 from stretto.compiler.analysis.timed_program import timed_program
 from stretto.compiler.program.program import Program
@@ -48,7 +49,7 @@ def explain(program: Program, many: int = 10) -> Explanation:
     for one in listed:
         idle[one.rank][one.cause] += one.end - one.start
     first, last, rank = _explained(program, timeline)
-    links = critical_path(timed, rank)
+    links = path_to_the_end(timed, rank)
     return Explanation(
         timeline.makespan,
         first,
@@ -67,5 +68,8 @@ def _explained(program: Program, timeline: Timeline) -> tuple[int, int, int]:
         return 0, 0, 0
     if program.spec.minimize == "span":
         return max(rows, key=lambda row: (row[1] - row[0], -row[2]))
+    beside = ending_rank(timeline)
+    if beside is not None:
+        return 0, timeline.makespan, beside
     _, last, rank = max(rows, key=lambda row: (row[1], -row[2]))
     return 0, last, rank

@@ -227,6 +227,8 @@ def _rule(timed: TimedProgram, rank: int, at: int, begin: int) -> str:
 
 def held_up(timed: TimedProgram, rank: int, at: int) -> str:
     """What a unit that has all it needs still waits for."""
+    if timed.waits_for_weights(rank, at):
+        return "waits for its weights, which are being gathered"
     message = last_message(timed, rank, at)
     if message is None:
         return "has all that it needs, but a message is not through"

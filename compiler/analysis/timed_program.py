@@ -29,6 +29,17 @@ class TimedProgram:
         """What the Program carries out."""
         return self.program.spec
 
+    def waits_for_weights(self, rank: int, at: int) -> bool:
+        """Whether this unit starts as soon as weights of its stage are gathered."""
+        unit = self.units[rank][at]
+        stages = {operation[1:3] for operation in unit.names}
+        row = self.timeline.collectives[rank] if self.timeline.collectives else ()
+        return any(
+            one.end == unit.start and (one.pipeline, one.stage) in stages
+            for one in row
+            if one.what == "unshard weights"
+        )
+
 
 def timed_program(program: Program, timeline: Timeline) -> TimedProgram:
     """The Program with what its waits are read off; `timeline` is its clock."""

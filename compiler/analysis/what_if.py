@@ -20,9 +20,11 @@ from msgspec.structs import replace
 from stretto.compiler.analysis.explanation import Explanation, Gain
 from stretto.compiler.analysis.reoptimize import Units, better, least, timed, units_of
 from stretto.compiler.order.budget import Budget
+from stretto.compiler.problem.computations import has_collectives
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Limit, Spec
 from stretto.compiler.program.claims import claims
+from stretto.compiler.program.collectives import without_collectives
 from stretto.compiler.program.program import Program
 from stretto.compiler.program.timeline import time
 
@@ -55,6 +57,8 @@ def what_would_help(
     budget's seconds are shared out among them; where it has an effort, each gets that and no clock
     is looked at. `program.spec.written` must hold what was written of an order that the compiler
     completed, which plan files do not keep. `tell` hears what is being tried."""
+    beside = has_collectives(program.spec)
+    program = without_collectives(program)
     spec, units = _of_step(program), units_of(program)
     written = bool(spec.order) and all(spec.order)
     if written:
@@ -73,7 +77,10 @@ def what_would_help(
     tried = {*trials.useless, *trials.missed, *(gain.what for gain in gains)}
     without = [one.what for one in ways if one.what not in tried and one.what in trials.tried]
     trials.missed += [one.what for one in ways if one.what not in {*tried, *without}]
-    return tuple(gains), tuple(_notes(spec, trials, without))
+    notes = list(_notes(spec, trials, without))
+    if beside:
+        notes.append("these are times of the computations alone, without what runs beside them")
+    return tuple(gains), tuple(notes)
 
 
 def _notes(spec: Spec, trials: "EasingTrials", without: list[str]) -> Iterator[str]:

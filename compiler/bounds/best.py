@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from stretto.compiler.bounds.collectives import raised
 from stretto.compiler.bounds.context import BoundContext, Finding, Subject
 from stretto.compiler.bounds.longest_paths import precedence_graph, tails_to
 from stretto.compiler.bounds.overlap import least_paths, overlap_pairs, share_choices
@@ -70,11 +71,13 @@ def _makespans(context: BoundContext) -> Iterator[Finding]:
     """What every theorem says of every rank."""
     choices = [context.busy(share) for share in range(len(context.shares))]
     head, tail = sharpen(context.graph, choices, rounds(context.relaxed.size))
+    head, tail = raised(context, head, tail)
     yield from _ask("step", Subject(context, head, tail, -1, -1))
     for rank in _ranks(context):
         subject = Subject(context, head, tail, rank, rank)
         yield from _of_rank(subject)
         yield from _ask("memory", subject)
+        yield from _ask("beside", subject)
 
 
 def _spans(context: BoundContext) -> Iterator[Finding]:

@@ -8,8 +8,8 @@ from stretto.compiler.problem.spec import Spec
 
 
 def forwards_bound(spec: Spec) -> Bound:
-    """The bound of the schedule without its backwards. Its rules are left out, since they may name
-    backwards: with fewer constraints a bound is never too high."""
+    """The bound of the schedule without its backwards, and what follows them. Its rules are left
+    out, since they may name backwards: with fewer constraints a bound is never too high."""
     lists = [
         tuple(
             unit._replace(operations=unit.operations[:1])
@@ -19,4 +19,5 @@ def forwards_bound(spec: Spec) -> Bound:
         for units in spec.written
     ]
     pipelines = tuple(replace(pipeline, forward_only=True) for pipeline in spec.pipelines)
-    return bound(expand(replace(spec, pipelines=pipelines, rules=(), written=tuple(lists))))
+    alone = replace(spec, pipelines=pipelines, rules=(), written=tuple(lists), reduce_gradients=())
+    return bound(expand(alone))

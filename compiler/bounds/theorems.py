@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stretto.compiler.bounds import (
+    collectives,
     critical_path,
     memory,
     memory_time,
@@ -18,10 +19,10 @@ from stretto.compiler.bounds import (
 from stretto.compiler.bounds.context import Finding, Subject
 from stretto.compiler.bounds.relaxation import ClassEdge, Relaxation
 
-TheoremScope = Literal["step", "shares", "rank", "memory"]
+TheoremScope = Literal["step", "shares", "rank", "memory", "beside"]
 """About what a theorem is asked: once about the step, for its makespan (`step`); about every rank
 for each choice of shares (`shares`); about every rank once (`rank`); once too, and whatever the
-rank's first operation is (`memory`)."""
+rank's first operation is (`memory`); about every rank for a makespan (`beside`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,15 @@ THEOREMS = (
         "counts)",
         asked="shares",
         find=rank_as_stage.find,
+    ),
+    Theorem(
+        "B9",
+        "collectives",
+        "each stage's gradients are reduced after its last operation, its weights gathered before "
+        "its first, those of one rank one after another",
+        "with `reduce gradients` or `unshard weights`, for makespans",
+        asked="beside",
+        find=collectives.find,
     ),
 )
 

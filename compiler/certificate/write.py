@@ -13,8 +13,9 @@ import msgspec
 from stretto.compiler.bounds import Bound
 from stretto.compiler.bounds.relaxation import complete
 from stretto.compiler.certificate.checker.bound import BoundCheck
-from stretto.compiler.certificate.checker.instance import Instance
+from stretto.compiler.certificate.checker.instance import Instance, Refuted
 from stretto.compiler.certificate.evidence import evidence, split_backwards
+from stretto.compiler.problem.computations import has_collectives
 from stretto.compiler.problem.spec import NONE, Operation, Spec, number
 from stretto.compiler.program.program import Claims, Program
 from stretto.compiler.program.timeline import Timed, time
@@ -46,8 +47,13 @@ def certificate(
 
 def of_program(program: Program) -> dict[str, Any]:
     """The part of a certificate that does not depend on what is claimed: names and units, what is
-    to be done, and when it runs."""
+    to be done, and when it runs. Raises `Refuted` where something runs beside the computations."""
     spec = _certified(program)
+    if has_collectives(spec):
+        raise Refuted(
+            "a certificate does not tell of `reduce gradients` and `unshard weights` yet; without "
+            "these statements there is one of the computations"
+        )
     return {
         "schedule_name": spec.name,
         "time_unit": spec.time_unit,

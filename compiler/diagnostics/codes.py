@@ -398,6 +398,11 @@ CODES: dict[str, ErrorCode] = {
         "a receive meets another message than it expects",
         "Messages on one channel arrive in the order in which they were sent.",
     ),
+    "wrong-collective": ErrorCode(
+        "gradients are not averaged, or weights not gathered, as they must be",
+        "Where the schedule says `reduce gradients`, those of each stage are averaged once, when "
+        "all are complete; `unshard weights` gathers those of each once, before its first forward.",
+    ),
     "wrong-sum": ErrorCode(
         "gradients of copies are not summed as they must be",
         "The copies of a stage sum their gradients once, when all of them are complete.",

@@ -79,6 +79,12 @@ def _statement(context: FileContext, statement: s.Statement) -> None:
                 declared.transfer = defer(context, statement)
         case s.Limit():
             declared.limits.append(defer(context, statement))
+        case s.ReduceGradients():
+            if is_first(context, "reduce gradients", span):
+                declared.reduce_gradients = defer(context, statement)
+        case s.UnshardWeights():
+            if is_first(context, "unshard weights", span):
+                declared.unshard_weights = defer(context, statement)
         case s.Minimize():
             if is_first(context, "minimize", span):
                 _minimize(context, statement)

@@ -70,6 +70,8 @@ class Declarations(Struct):
     costs: list[Deferred] = []
     transfer: Deferred | None = None
     limits: list[Deferred] = []
+    reduce_gradients: Deferred | None = None
+    unshard_weights: Deferred | None = None
     rules: list[Deferred] = []
     minimize: s.Minimize | None = None
     jitter: Fraction = Fraction(0)

@@ -6,6 +6,7 @@ order block is run for every rank (`orders`, `blocks`, `taking`). All that is fo
 is raised together.
 """
 
+from stretto.compiler.evaluation.costs.collectives import StageTimes, collective
 from stretto.compiler.evaluation.costs.exact import ExactCosts
 from stretto.compiler.evaluation.costs.memory import check_kept, limit, transfer
 from stretto.compiler.evaluation.costs.statements import cost_table
@@ -20,7 +21,7 @@ from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.evaluation.rules import rules
 from stretto.compiler.evaluation.settings import Settings
 from stretto.compiler.language import syntax as s
-from stretto.compiler.problem.spec import Kind, Limit, Pipeline, Spec, Transfer, digest
+from stretto.compiler.problem.spec import Kind, Limit, Pipeline, Spec, StageTicks, Transfer, digest
 
 
 def evaluate(schedule: s.Schedule, settings: Settings | None = None) -> Spec:
@@ -51,6 +52,8 @@ def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec 
         transfer(declared.transfer, known, costs)
     for deferred in declared.limits:
         limit(deferred, declared, costs)
+    costs.reduces = collective(declared.reduce_gradients, known)
+    costs.unshards = collective(declared.unshard_weights, known)
     ruled = rules(declared, known, spans.intern, budget, reports)
     if reports.count or pipelines is None:
         return None
@@ -88,6 +91,8 @@ def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec 
         )
         or ("",) * (declared.ranks or 0),
         written=tuple(units for units, _ in written),
+        reduce_gradients=_stage_ticks(costs.reduces, ticks),
+        unshard_weights=_stage_ticks(costs.unshards, ticks),
         spans=tuple(spans.table),
     )
 
@@ -104,6 +109,10 @@ def _pipeline(p: ResolvedPipeline, exact: ExactCosts, ticks: TickCosts, spans: S
         feeds=p.feeds,
         forward_only=p.forward_only,
     )
+
+
+def _stage_ticks(times: StageTimes, ticks: TickCosts) -> tuple[StageTicks, ...]:
+    return tuple(StageTicks(*stage, ticks.time(time)) for stage, time in sorted(times.items()))
 
 
 def _few_enough(declared: Declarations, settings: Settings, reports: Reports) -> bool:

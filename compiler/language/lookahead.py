@@ -18,7 +18,7 @@ def word_set(text: str) -> frozenset[str]:
 LISTED = word_set("statement cost_statement property step")  # rules whose nodes stand in lists
 STARTS = word_set(
     "schedule ranks microbatches param let require pipeline split overlap cost activation "
-    "transfer limit minimize rule order stages place replicates model feeds forward "
+    "transfer limit minimize rule reduce unshard order stages place replicates model feeds forward "
     "F B I W next repeat for if queue"
 )
 # The text's words, roughly; a line that begins with `//` is meant as a comment.

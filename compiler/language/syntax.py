@@ -420,6 +420,24 @@ class Limit(Struct, frozen=True):
     span: Span
 
 
+class ReduceGradients(Struct, frozen=True):
+    """`reduce gradients cost E for stage s`: the gradients of every stage are averaged with those
+    of its replicas, once, after its last weight gradient."""
+
+    value: Expression | None
+    stage: Word | None
+    span: Span
+
+
+class UnshardWeights(Struct, frozen=True):
+    """`unshard weights cost E for stage s`: the weights of every stage are gathered from its
+    replicas, once, before its first forward."""
+
+    value: Expression | None
+    stage: Word | None
+    span: Span
+
+
 class Minimize(Struct, frozen=True):
     """`minimize makespan under jitter E`: what the compiler's order aims at."""
 
@@ -469,6 +487,8 @@ Statement = (
     | Limit
     | Minimize
     | Rule
+    | ReduceGradients
+    | UnshardWeights
     | OrderRank
     | OrderAuto
 )

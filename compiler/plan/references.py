@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE, Operation, Spec, Tie
 from stretto.compiler.program.program import (
+    BeginReduction,
+    BeginUnshard,
     Channel,
     Compute,
     Free,
@@ -168,6 +170,10 @@ def _tables(spec: Spec) -> Iterator[Wrong]:
         yield from _operation(f"$.spec.rules[{k}][0]", rule.later, spec)
         yield from _operation(f"$.spec.rules[{k}][1]", rule.earlier, spec)
         yield from _index(f"$.spec.rules[{k}][2]", rule.at, len(spec.spans), "spans")
+    for key in ("reduce_gradients", "unshard_weights"):
+        for k, (p, s, ticks) in enumerate(getattr(spec, key)):
+            yield from _stage(f"$.spec.{key}[{k}]", p, s, spec)
+            yield from _number(f"$.spec.{key}[{k}][2]", ticks)
     for k, tie in enumerate(spec.ties):
         yield from _tie(f"$.spec.ties[{k}]", tie, spec)
     if spec.jitter[0] < 0 or spec.jitter[1] < 1 or max(spec.jitter) > MAX_NUMBER:
@@ -202,6 +208,14 @@ def _operation(path: str, operation: Operation, spec: Spec) -> Iterator[Wrong]:
     yield from wrong
 
 
+def _stage(path: str, p: int, s: int, spec: Spec, at: int = 0) -> Iterator[Wrong]:
+    """A pipeline and a stage of it, from place `at` of the list on."""
+    wrong = [*_index(f"{path}[{at}]", p, len(spec.pipelines), "pipelines")]
+    yield from wrong
+    if not wrong:
+        yield from _index(f"{path}[{at + 1}]", s, len(spec.pipelines[p].stages), "stages")
+
+
 def check_header(
     spec: Spec, channels: tuple[Channel, ...], reductions: tuple[Reduction, ...]
 ) -> Iterator[Wrong]:
@@ -232,6 +246,10 @@ def check_list(
     }
     sizes = [(len(line.stages), line.microbatches) for line in spec.pipelines]
     for i, instruction in enumerate(instructions):
+        if isinstance(instruction, BeginReduction | BeginUnshard):
+            place = instruction.pipeline, instruction.stage
+            yield from _stage(f"{path}[{i}]", *place, spec, at=1)
+            continue
         if isinstance(instruction, Compute):
             yield from _compute(f"{path}[{i}]", instruction, slots, spans)
             operation = instruction.operation

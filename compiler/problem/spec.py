@@ -142,6 +142,14 @@ class Unit(NamedTuple):
     at: int  # index in Spec.spans
 
 
+class StageTicks(NamedTuple):
+    """What is done once for a stage in every step, and how many ticks it takes."""
+
+    pipeline: int
+    stage: int
+    ticks: int
+
+
 class TiedPlace(NamedTuple):
     """Where a parameter stands: a stage, and the name that its module gives it."""
 
@@ -172,6 +180,8 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     or partial, and is left out of plan files: there the instruction list is the order, and the
     digest ties the two. Where nothing was written for any rank `written` is empty. `ties` alone is
     not the author's: what was found out of the model since.
+    `reduce_gradients`, of every stage that is trained, and `unshard_weights`, of every stage, are
+    empty where the file does not say them.
     """
 
     name: str
@@ -196,6 +206,8 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     order: tuple[str, ...] = ()  # per rank
     written: tuple[tuple[Unit, ...], ...] = ()
     ties: tuple[Tie, ...] = ()
+    reduce_gradients: tuple[StageTicks, ...] = ()
+    unshard_weights: tuple[StageTicks, ...] = ()
 
 
 def show(spec: Spec, operation: Operation) -> str:

@@ -17,6 +17,7 @@ from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import NONE, Spec
 from stretto.compiler.problem.topology import Topology
+from stretto.compiler.program.collectives import with_collectives, with_gathers
 from stretto.compiler.program.inserted import inserted
 from stretto.compiler.program.messages import DataEdge, Message, Output, channels, flow, outputs
 from stretto.compiler.program.program import (
@@ -50,7 +51,7 @@ def communicate(order: Order, slots: int | None = None) -> Program:
         for number, reduction in enumerate(sums):
             if any(copy.rank == rank for copy in reduction.copies):
                 instructions.append(Reduce(number))
-        ranks.append(tuple(instructions))
+        ranks.append(with_collectives(spec, sums, rank, instructions))
     return Program(spec, "train", table, sums, tuple(ranks))
 
 
@@ -67,7 +68,8 @@ def forwards(order: Order, slots: int | None = None) -> Program:
     table = channels(order.problem, edges)
     alone = Order(order.problem, tuple(lanes), order.engine)
     lists = _lists(alone, earliest(alone), edges, table, slots)
-    return Program(order.problem.spec, "eval", table, (), tuple([tuple(row) for row in lists]))
+    spec = order.problem.spec
+    return Program(spec, "eval", table, (), tuple([with_gathers(spec, row) for row in lists]))
 
 
 def _reductions(spec: Spec) -> tuple[Reduction, ...]:

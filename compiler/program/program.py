@@ -18,6 +18,7 @@ from stretto.compiler.problem.spec import NONE as NONE  # `as`: for those who re
 from stretto.compiler.problem.spec import Operation as Operation
 from stretto.compiler.problem.spec import Pipeline as Pipeline
 from stretto.compiler.problem.spec import Spec as Spec
+from stretto.compiler.problem.spec import StageTicks as StageTicks
 from stretto.compiler.problem.spec import Tie as Tie
 from stretto.compiler.problem.spec import TiedPlace as TiedPlace
 from stretto.compiler.problem.spec import show as show
@@ -98,7 +99,23 @@ class Reduce(Struct, frozen=True, array_like=True, tag="reduce", gc=False):
     reduction: int
 
 
-Instruction = Compute | Receive | Send | Wait | Free | Reduce
+class BeginReduction(Struct, frozen=True, array_like=True, tag="reduce-gradients", gc=False):
+    """Begin to average the gradients of a stage with those of its replicas in other pipelines.
+    Does not wait: the end of the list does."""
+
+    pipeline: int
+    stage: int
+
+
+class BeginUnshard(Struct, frozen=True, array_like=True, tag="unshard-weights", gc=False):
+    """Begin to gather the weights of a stage from its replicas. Does not wait: the stage's first
+    forward does."""
+
+    pipeline: int
+    stage: int
+
+
+Instruction = Compute | Receive | Send | Wait | Free | Reduce | BeginReduction | BeginUnshard
 
 ProgramName = Literal["train", "eval"]
 """`train`: every operation of the step. `eval`: its forwards alone, in the same order."""

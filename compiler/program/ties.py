@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from stretto.compiler.problem.spec import Spec, Tie
+from stretto.compiler.program.collectives import with_collectives
 from stretto.compiler.program.program import Copy, Program, Reduce, Reduction
 
 
@@ -25,8 +26,12 @@ def with_ties(program: Program, ties: tuple[Tie, ...]) -> Program:
     if program.name != "train":
         return replace(program, spec=spec)
     before, sums = len(program.reductions), tie_reductions(spec)
-    ranks = [(*own, *tie_sums(sums, before, rank)) for rank, own in enumerate(program.ranks)]
-    return replace(program, spec=spec, reductions=program.reductions + sums, ranks=tuple(ranks))
+    every = program.reductions + sums
+    ranks = [
+        with_collectives(spec, every, rank, (*own, *tie_sums(sums, before, rank)))
+        for rank, own in enumerate(program.ranks)
+    ]
+    return replace(program, spec=spec, reductions=every, ranks=tuple(ranks))
 
 
 def tie_reductions(spec: Spec) -> tuple[Reduction, ...]:

@@ -9,12 +9,22 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.spec import NONE, Costs, Operation, show
 from stretto.compiler.problem.topology import Topology
-from stretto.compiler.program.program import Compute, Free, Program, Receive, Reduce, Send, Wait
+from stretto.compiler.program.program import (
+    BeginReduction,
+    BeginUnshard,
+    Compute,
+    Free,
+    Program,
+    Receive,
+    Reduce,
+    Send,
+    Wait,
+)
 
 
 class Timed(NamedTuple):
@@ -26,6 +36,18 @@ class Timed(NamedTuple):
     start: int
     end: int
     at: int
+    instruction: int
+
+
+class Collective(NamedTuple):
+    """What a rank does beside its computations, once for a stage: `what` is the statement that asks
+    for it."""
+
+    what: Literal["reduce gradients", "unshard weights"]
+    pipeline: int
+    stage: int
+    start: int
+    end: int
     instruction: int
 
 
@@ -41,13 +63,21 @@ class Delivery(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """For every rank its operations in the order they run; all messages, channel by channel."""
+    """For every rank its operations in the order they run; all messages, channel by channel; for
+    every rank what it does beside its computations, in the order of its list."""
 
     ranks: tuple[tuple[Timed, ...], ...]
     messages: tuple[Delivery, ...]
+    collectives: tuple[tuple[Collective, ...], ...] = ()
 
     @property
     def makespan(self) -> int:
+        """The end of the last operation, and of all that runs beside."""
+        beside = max((one.end for row in self.collectives for one in row), default=0)
+        return max(self.computed, beside)
+
+    @property
+    def computed(self) -> int:
         """The end of the last operation."""
         return max((row[-1].end for row in self.ranks if row), default=0)
 
@@ -88,7 +118,8 @@ def time(program: Program) -> Timeline:
         for channel, queue in enumerate(clock.queues)
         for (operation, sent), arrived in zip(queue.sends, queue.arrived, strict=False)
     ]
-    return Timeline(tuple([tuple(row) for row in clock.done]), tuple(messages))
+    beside = tuple([tuple(row) for row in clock.beside]) if any(clock.beside) else ()
+    return Timeline(tuple([tuple(row) for row in clock.done]), tuple(messages), beside)
 
 
 @dataclass(slots=True)
@@ -119,15 +150,21 @@ class _Clock:
         self.ready: deque[int] = deque()
         self.at = [0 for _ in program.ranks]
         self.done: list[list[Timed]] = [[] for _ in program.ranks]
+        self.beside: list[list[Collective]] = [[] for _ in program.ranks]
+        self.reduces = {(p, s): ticks for p, s, ticks in spec.reduce_gradients}
+        self.gathers = {(p, s): ticks for p, s, ticks in spec.unshard_weights}
 
     def walk(self, rank: int) -> Iterator[bool]:
         """Run the rank's list; yield False wherever it must wait for another rank."""
         now, pair_end = 0, NONE
         held: dict[int, tuple[Operation, int]] = {}  # by slot: what is in it, and since when
         begun: dict[int, list[tuple[_ChannelState, int]]] = {}  # by slot: messages not waited for
+        gathers: dict[tuple[int, int], int] = {}  # by stage not used yet: when they end
         for at, one in enumerate(self.program.ranks[rank]):
             self.at[rank] = at
             if type(one) is Compute:
+                if gathers:  # only the first operation of a stage, a forward, finds it there
+                    now = max(now, gathers.pop(one.operation[1:3], 0))
                 operation, start = one.operation, now
                 if pair_end != NONE:  # the second half of a pair
                     end, now, pair_end = pair_end, pair_end, NONE
@@ -165,9 +202,27 @@ class _Clock:
                 while len(there) < len(members):
                     yield False
                 now = max(there.values())
+            elif type(one) is BeginReduction:
+                self._begin(rank, at, one, now)
+            elif type(one) is BeginUnshard:
+                gathers[one.pipeline, one.stage] = self._begin(rank, at, one, now)
             else:
                 assert type(one) is Free
         self.at[rank] += 1
+
+    def _begin(self, rank: int, at: int, one: BeginReduction | BeginUnshard, now: int) -> int:
+        """A collective: it starts once the one of its kind before it on the rank has ended, and
+        nobody waits. Returns its end."""
+        place = one.pipeline, one.stage
+        reduces = type(one) is BeginReduction
+        what: Literal["reduce gradients", "unshard weights"] = (
+            "reduce gradients" if reduces else "unshard weights"
+        )
+        row = self.beside[rank]
+        start = max([now, *(other.end for other in row if other.what == what)])
+        end = start + (self.reduces if reduces else self.gathers).get(place, 0)
+        row.append(Collective(what, *place, start, end, at))
+        return end
 
     def _other_half(self, rank: int, at: int, first: Compute) -> Operation | None:
         """The second operation of the unit that `first` begins."""

@@ -11,8 +11,10 @@ from stretto.compiler.program.program import Program
 from stretto.compiler.proof.obligations import Obligations
 
 # An event is `value << SHIFT | tag`: a computation of so many ticks; one side of a message begun,
-# by the sender or the receiver; a wait for a message; a meeting of the ranks of a reduction.
-RUN, SENT, POSTED, WAIT, MEET = range(5)
+# by the sender or the receiver; a wait for a message; a meeting of the ranks of a reduction; and
+# beside the computations: averaging gradients for so many ticks, gathering weights for so many, and
+# the need of the weights that were gathered n-th.
+RUN, SENT, POSTED, WAIT, MEET, REDUCE, GATHER, NEED = range(8)
 SHIFT = 3
 TAG = (1 << SHIFT) - 1
 

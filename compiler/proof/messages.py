@@ -12,6 +12,8 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.wording import listed
 from stretto.compiler.problem.spec import NONE, Limit, Operation, Spec, number, show
 from stretto.compiler.program.program import (
+    BeginReduction,
+    BeginUnshard,
     Compute,
     Copy,
     Free,
@@ -91,6 +93,16 @@ class Wording:
                 if not known:
                     return f"sum number {instruction.reduction}"
                 return self.reduction(self.program.reductions[instruction.reduction])
+            case BeginReduction():
+                return f"average of the gradients of {self._stage(instruction)}"
+            case BeginUnshard():
+                return f"gathering of the weights of {self._stage(instruction)}"
+
+    def _stage(self, one: BeginReduction | BeginUnshard) -> str:
+        known = 0 <= one.pipeline < len(self.program.spec.pipelines)
+        spec = self.program.spec
+        name = spec.pipelines[one.pipeline].name if known else f"pipeline {one.pipeline}"
+        return f"stage {one.stage} of {name}"
 
     def _sent(self, send: Send, place: Location) -> str:
         """What was found to be sent there; where nothing was, the slot."""
@@ -133,7 +145,7 @@ class Wording:
         line of the compute that it serves, the one before a send or free, else the one after."""
         rank, i = place
         instructions = self.program.ranks[rank]
-        behind = isinstance(instructions[i], Send | Free | Reduce)
+        behind = isinstance(instructions[i], Send | Free | Reduce | BeginReduction)
         here = [*instructions[i::-1]] if behind else instructions[i:]
         for instruction in here:
             if isinstance(instruction, Compute):

@@ -67,6 +67,7 @@ class Obligations:
                 self.of.update(_stage(self, p, s, feeders.get((p, s), ())))
                 self.entries += pipeline.microbatches * self.width
         self.reductions = (*_reductions(spec), *_tied(spec))
+        self.gradients = _gradients(spec)
         self.before, self.across = _rules(self)
 
     def backward(self, pipeline: int) -> bool:
@@ -173,6 +174,18 @@ def _tied(spec: Spec) -> Iterator[Reduction]:
         if len(tie.holders) > 1 and any(not spec.pipelines[p].forward_only for p, _ in where):
             copies = tuple(Copy(p, s, spec.pipelines[p].stages[s].rank) for p, s in where)
             yield Reduction(copies, tie.name)
+
+
+def _gradients(spec: Spec) -> set[tuple[int, int]]:
+    """The stages whose weights have gradients in the end: those that are trained, or a copy of
+    which is."""
+    trained = {original(p, line) for p, line in enumerate(spec.pipelines) if not line.forward_only}
+    return {
+        (p, s)
+        for p, line in enumerate(spec.pipelines)
+        if original(p, line) in trained
+        for s in range(len(line.stages))
+    }
 
 
 def original(p: int, pipeline: Pipeline) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.spec import Operation, Spec, digest
 from stretto.compiler.program.program import Claims, Compute, Program, ProgramName
+from stretto.compiler.proof.collectives import collectives
 from stretto.compiler.proof.kinds import KINDS
 from stretto.compiler.proof.ledger import Ledger, RankTrace
 from stretto.compiler.proof.messages import Excess, Wording, over_limit
@@ -64,7 +65,15 @@ def prove(program: Program, claims: Claims | None = None) -> Proof:
     obligations = Obligations(spec, program.name)
     ledger = Ledger.of(program, obligations)
     words = Wording(program, ledger.sent, ledger.sent_at)
-    _reject([*_sizes(spec), *ties(spec), *_tables(program, obligations, words), *_shares(spec)])
+    _reject(
+        [
+            *_sizes(spec),
+            *ties(spec),
+            *collectives(spec, obligations),
+            *_tables(program, obligations, words),
+            *_shares(spec),
+        ]
+    )
     ranks = [walk(program, obligations, rank, ledger, words) for rank in range(spec.ranks)]
     _reject(
         [
@@ -242,7 +251,7 @@ def _messages(program: Program, ledger: Ledger, words: Wording) -> Iterator[Diag
 def _figures(clock: RankTimes, ranks: Sequence[RankTrace]) -> Claims:
     spans = [b - a for a, b in zip(clock.first, clock.last, strict=True)]
     return Claims(
-        makespan=max(clock.last, default=0),
+        makespan=max([*clock.last, *clock.beside], default=0),
         span=max(spans, default=0),
         busy=sum(clock.busy),
         activations=tuple(rank.activations for rank in ranks),

@@ -13,6 +13,8 @@ from typing import Any
 
 from stretto.compiler.problem.spec import NONE, Operation
 from stretto.compiler.program.program import (
+    BeginReduction,
+    BeginUnshard,
     Compute,
     Free,
     Program,
@@ -21,6 +23,7 @@ from stretto.compiler.program.program import (
     Send,
     Wait,
 )
+from stretto.compiler.proof.collectives import Collectives
 from stretto.compiler.proof.done import DoneOperations
 from stretto.compiler.proof.findings import RankFindings
 from stretto.compiler.proof.kinds import KINDS
@@ -63,6 +66,7 @@ class _Walk:
         self.activations = {k for k, kind in KINDS.items() if kind.leaves == "activation"}
         self.marks: dict[int, list[Operation]] = {}
         self.reduced: set[int] = set()
+        self.collectives = Collectives(program, obligations, rank, self.events, self.findings)
 
     def finish(self) -> RankTrace:
         """What must be so after the last instruction."""
@@ -73,6 +77,7 @@ class _Walk:
             if self.obligations.train and mine and number not in self.reduced:
                 what = self.findings.words.reduction(reduction)
                 self.findings.missing("wrong-sum", f"rank {self.rank} never runs the {what}")
+        self.collectives.close()
         self.findings.close()
         return RankTrace(
             self.events.values,
@@ -132,6 +137,8 @@ def compute(walk: _Walk, i: int, one: Compute) -> None:
         return
     if one.stream != 0:
         fault("unknown-stream", i, f"stream {one.stream} is not known to this version")
+    if operation.kind in walk.activations:
+        walk.collectives.forward(i, operation[1:3])
     opened = walk.overlap.open
     new = walk.done.mark(i, operation, obligation, opened and opened.first.operation)
     if new and walk.obligations.across:
@@ -207,6 +214,17 @@ def reduce(walk: _Walk, i: int, one: Reduce) -> None:
     walk.events.add(i, MEET, number)
 
 
+def reduce_gradients(walk: _Walk, i: int, one: BeginReduction) -> None:
+    """The gradients of a stage are averaged with those of its replicas."""
+    place = one.pipeline, one.stage
+    walk.collectives.reduce(i, place, walk.done.left.get(place, 0), walk.reduced)
+
+
+def unshard_weights(walk: _Walk, i: int, one: BeginUnshard) -> None:
+    """The weights of a stage are gathered."""
+    walk.collectives.gather(i, (one.pipeline, one.stage))
+
+
 EFFECTS: dict[type, Callable[[_Walk, int, Any], None]] = {
     Compute: compute,
     Receive: receive,
@@ -214,5 +232,7 @@ EFFECTS: dict[type, Callable[[_Walk, int, Any], None]] = {
     Wait: wait,
     Free: free,
     Reduce: reduce,
+    BeginReduction: reduce_gradients,
+    BeginUnshard: unshard_weights,
 }
 """By the type of an instruction what it does to the rank."""

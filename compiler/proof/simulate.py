@@ -14,18 +14,32 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.wording import listed
 from stretto.compiler.program.program import Program, Reduce
 from stretto.compiler.proof.kinds import ends
-from stretto.compiler.proof.ledger import MEET, RUN, SENT, SHIFT, TAG, WAIT, Ledger, RankTrace
+from stretto.compiler.proof.ledger import (
+    GATHER,
+    MEET,
+    NEED,
+    REDUCE,
+    RUN,
+    SENT,
+    SHIFT,
+    TAG,
+    WAIT,
+    Ledger,
+    RankTrace,
+)
 from stretto.compiler.proof.messages import Location, Wording
 from stretto.compiler.proof.obligations import Obligations
 
 
 @dataclass(slots=True)
 class RankTimes:
-    """Times in ticks: per rank of its first start and last end, and how long it computed."""
+    """Times in ticks: per rank of its first start and last end, and how long it computed; `beside`:
+    per rank the end of what runs beside its computations."""
 
     first: list[int]
     last: list[int]
     busy: list[int]
+    beside: list[int]
 
 
 def run_together(
@@ -38,8 +52,8 @@ def run_together(
     """Run all lists. Raises `Rejected`: the circle where the step cannot finish, or the rules that
     are not kept between ranks."""
     many = len(ranks)
-    state = _Simulation([0] * many, [0] * many)
-    clock = RankTimes([-1] * many, [0] * many, [0] * many)
+    state = _Simulation([0] * many, [0] * many, [0] * many, [[] for _ in ranks])
+    clock = RankTimes([-1] * many, [0] * many, [0] * many, [0] * many)
     lag = _lags(program)
     sizes = [len({copy.rank for copy in r.copies}) for r in program.reductions]
     ready = list(range(many))
@@ -57,10 +71,13 @@ def run_together(
 @dataclass(slots=True)
 class _Simulation:
     """Where the run stands. By message: when its first side began, when it was over, which rank
-    waits for it; by reduction the ranks that have come."""
+    waits for it; by reduction the ranks that have come. By rank: the end of the last averaging of
+    gradients, and the ends of all gatherings of weights."""
 
     at: list[int]
     now: list[int]
+    reduced: list[int]
+    gathered: list[list[int]]
     begun: dict[int, int] = field(default_factory=dict)
     over: dict[int, int] = field(default_factory=dict)
     waiting: dict[int, int] = field(default_factory=dict)
@@ -106,6 +123,8 @@ def _advance(
                 state.now[other] = now
                 state.at[other] += 1
                 freed.append(other)
+        elif tag in (REDUCE, GATHER, NEED):
+            now = _beside(rank, tag, value, now, state, clock)
         else:
             other_side = begun.pop(value, None)
             if other_side is None:
@@ -118,6 +137,21 @@ def _advance(
     state.steps.append((rank, state.at[rank], at))
     state.at[rank], state.now[rank] = at, now
     return freed
+
+
+def _beside(rank: int, tag: int, value: int, now: int, state: _Simulation, clock: RankTimes) -> int:
+    """What runs beside the computations begins when the one before it of its kind has ended; only
+    who needs gathered weights waits. Returns the rank's time."""
+    ends = state.gathered[rank]
+    if tag == NEED:
+        return max(now, ends[value])
+    if tag == REDUCE:
+        end = state.reduced[rank] = max(now, state.reduced[rank]) + value
+    else:
+        end = max(now, ends[-1] if ends else 0) + value
+        ends.append(end)
+    clock.beside[rank] = max(clock.beside[rank], end)
+    return now
 
 
 def _lags(program: Program) -> list[int]:

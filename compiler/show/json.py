@@ -8,6 +8,8 @@ import msgspec
 from stretto.compiler.analysis.idle import Idle
 from stretto.compiler.problem.spec import NONE, show
 from stretto.compiler.program.program import (
+    BeginReduction,
+    BeginUnshard,
     Compute,
     Free,
     Instruction,
@@ -27,12 +29,30 @@ def draw(view: View) -> str:
         "schedule": view.spec.name,
         "ranks": view.spec.ranks,
         "timeline": [[entry(view, bar) for bar in lane] for lane in view.lanes],
+        **({"collectives": beside(view)} if view.timeline.collectives else {}),
         "idle": [[stretch(view, one) for one in rank] for rank in view.idle],
         "instructions": [
             [told(view.program, instruction) for instruction in rank] for rank in view.program.ranks
         ],
     }
     return msgspec.json.encode(shown).decode() + "\n"
+
+
+def beside(view: View) -> list[list[dict[str, Any]]]:
+    """Per rank what runs beside its computations: `reduce gradients`, `unshard weights`."""
+    return [
+        [
+            {
+                "do": one.what,
+                "pipeline": view.spec.pipelines[one.pipeline].name,
+                "stage": one.stage,
+                "start": view.time(one.start),
+                "end": view.time(one.end),
+            }
+            for one in row
+        ]
+        for row in view.timeline.collectives
+    ]
 
 
 def entry(view: View, bar: Timed) -> dict[str, Any]:
@@ -110,6 +130,11 @@ def reduce(program: Program, one: Reduce) -> dict[str, Any]:
     return {"copies": list(copies(program, one.reduction)), **({"tie": tie} if tie else {})}
 
 
+def stage(program: Program, one: BeginReduction | BeginUnshard) -> dict[str, Any]:
+    """The stage whose gradients are averaged or weights gathered."""
+    return {"pipeline": program.spec.pipelines[one.pipeline].name, "stage": one.stage}
+
+
 INSTRUCTIONS: dict[type, Callable[[Program, Any], dict[str, Any]]] = {
     Compute: compute,
     Receive: receive,
@@ -117,6 +142,8 @@ INSTRUCTIONS: dict[type, Callable[[Program, Any], dict[str, Any]]] = {
     Wait: slot,
     Free: slot,
     Reduce: reduce,
+    BeginReduction: stage,
+    BeginUnshard: stage,
 }
 """What is said of each kind of instruction beside `do`, the tag it has in a plan file."""
 

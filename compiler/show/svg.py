@@ -56,6 +56,10 @@ text { font: 10px ui-sans-serif, system-ui, -apple-system, 'Segoe UI', 'DejaVu S
 """
 
 
+THIN = 4
+"""Pixels, of what runs beside the computations."""
+
+
 def draw(view: View) -> str:
     """The picture. Rejected where there are more than `MOST` operations."""
     refuse_too_many(view)
@@ -66,7 +70,7 @@ def draw(view: View) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" role="img">',
         f"<title>{escape(view.spec.name)}: who does what when</title>",
-        f"<style>{STYLE}{''.join(sorted(paints(view)))}</style>",
+        f"<style>{STYLE}{''.join(sorted(paints(view)))}{_beside(view)}</style>",
         f'<rect class="ground" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="8"/>',
         *heading(view),
         *axis(view, bottom),
@@ -78,6 +82,13 @@ def draw(view: View) -> str:
         parts.append(f'<rect class="{paint}" x="{left}" y="{y}" width="12" height="12" rx="2"/>')
         parts.append(f'<text x="{left + 17}" y="{y + 10}">{escape(words)}</text>')
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _beside(view: View) -> str:
+    """The style of what runs beside the computations, where there is any."""
+    return ".beside { fill: #8250df; stroke: #ffffff; stroke-width: 0.5 }\n" * bool(
+        view.timeline.collectives
+    )
 
 
 def escape(text: str) -> str:
@@ -161,9 +172,24 @@ def lane(view: View, rank: int) -> Iterator[str]:
         yield gap(view, one, top)
     for bar in view.lanes[rank]:
         yield from drawn(view, bar, top)
+    if view.timeline.collectives:
+        yield from beside(view, rank, top)
     yield from curve(view, rank, top + LANE + 2)
     peak = view.size(view.claims.activations[rank])
     yield f'<text class="end" x="{WIDTH - PAD}" y="{top + LANE // 2 + 4}">{peak}</text>'
+
+
+def beside(view: View, rank: int, top: int) -> Iterator[str]:
+    """What runs beside the computations: thin bars at the lower edge of the lane."""
+    for one in view.timeline.collectives[rank]:
+        left, right = across(view, one.start), across(view, one.end)
+        name = f"{one.what} {view.spec.pipelines[one.pipeline].name}[{one.stage}]"
+        words = f"{name}   {view.time(one.start)} to {view.time(one.end)}"
+        yield (
+            f'<rect class="beside" x="{hundredths(left)}" y="{top + LANE - THIN}" '
+            f'width="{hundredths(right - left)}" height="{THIN}"><title>{escape(words)}</title>'
+            "</rect>"
+        )
 
 
 def gap(view: View, one: Idle, top: int) -> str:
@@ -238,3 +264,6 @@ def legend(view: View) -> Iterator[tuple[str, int, int, str]]:
                 widest = max(widest, len(words))
         left += 17 + int(widest * 5.6) + 20
     yield "activations held", 0, left, "held"
+    if view.timeline.collectives:
+        left += 17 + int(len("activations held") * 5.6) + 20
+        yield "gradients reduced, weights unsharded", 0, left, "beside"

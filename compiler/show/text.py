@@ -61,6 +61,7 @@ IDLE: dict[Cause, ChartCell] = {
     "done": ChartCell(".", DIM),
 }
 LONGEST = 3  # idle stretches that are told in words
+BESIDE = 8  # ranks of which it is told what runs beside, and for each so many of these
 
 
 def draw(view: View, look: Look) -> str:
@@ -87,6 +88,7 @@ def draw(view: View, look: Look) -> str:
     lines += legend(view, look)
     lines += [Text(words) for words in wrap(hidden(view, look, scale, frame), look.width)]
     lines += causes(view, look)
+    lines += beside(view, look)
     return printed(lines, look)
 
 
@@ -229,6 +231,23 @@ def causes(view: View, look: Look) -> list[Text]:
     for one in longest(listed, LONGEST):
         words = printable(f"idle {told(view.spec, one)}")
         lines += [Text(line) for line in wrap(words, look.width, subsequent_indent="  ")]
+    return lines
+
+
+def beside(view: View, look: Look) -> list[Text]:
+    """What runs beside the computations, of the first ranks."""
+    lines = [Text()] if view.timeline.collectives else []
+    for rank, row in enumerate(view.timeline.collectives[:BESIDE]):
+        told = ", ".join(
+            f"{one.what} {view.spec.pipelines[one.pipeline].name}[{one.stage}] "
+            f"{view.time(one.start)} – {view.time(one.end)}"
+            for one in row[:BESIDE]
+        )
+        more = ", …" if len(row) > BESIDE else ""
+        words = printable(f"beside rank {rank}: {told}{more}")
+        lines += [Text(line) for line in wrap(words, look.width, subsequent_indent="  ")]
+    if len(view.timeline.collectives) > BESIDE:
+        lines.append(Text("beside other ranks likewise: `--format json` lists all"))
     return lines
 
 

@@ -19,7 +19,7 @@ from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.view import ShownMessage, View
 
 Event = dict[str, Any]
-COMPUTE, OVERLAPPED = 1, 2  # tracks of a rank
+COMPUTE, OVERLAPPED, REDUCES, UNSHARDS = 1, 2, 3, 4  # tracks of a rank
 
 
 def draw(view: View) -> str:
@@ -57,10 +57,31 @@ def of_rank(view: View, rank: int) -> Iterator[Event]:
         yield named(rank, "thread_name", "compute, overlapped", OVERLAPPED)
     for bar in view.lanes[rank]:
         yield slice_of(view, bar, rank)
+    if view.timeline.collectives:
+        yield from beside(view, rank)
     for tick, grains in view.memory[rank]:
         held = float(Fraction(grains, view.spec.size_unit))
         counter = {"ph": "C", "name": "activations", "pid": rank + 1, "ts": micro(view, tick)}
         yield {**counter, "args": {"held": held}}
+
+
+def beside(view: View, rank: int) -> Iterator[Event]:
+    """What runs beside the computations, a track for each of its kinds."""
+    row = view.timeline.collectives[rank]
+    for what, track in (("reduce gradients", REDUCES), ("unshard weights", UNSHARDS)):
+        if any(one.what == what for one in row):
+            yield named(rank, "thread_name", what, track)
+    for one in row:
+        yield {
+            "ph": "X",
+            "name": f"{one.what} {view.spec.pipelines[one.pipeline].name}[{one.stage}]",
+            "cat": one.what,
+            "pid": rank + 1,
+            "tid": REDUCES if one.what == "reduce gradients" else UNSHARDS,
+            "ts": micro(view, one.start),
+            "dur": micro(view, one.end - one.start),
+            "args": {},
+        }
 
 
 def named(rank: int, what: str, name: str, track: int = 0) -> Event:

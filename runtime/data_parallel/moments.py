@@ -2,7 +2,7 @@
 index of the instruction behind which nothing on this rank changes its gradients any more: the last
 `B` or `W`, or the sum over its copies. Nothing here knows torch."""
 
-from stretto.compiler.program.program import Compute, Reduce
+from stretto.compiler.program.program import BeginReduction, Compute, Reduce
 from stretto.runtime.rank_program import RankPlan, RankProgram
 from stretto.runtime.topology import StageId
 
@@ -28,3 +28,12 @@ def final_gradients(plan: RankPlan, program: RankProgram) -> dict[StageId, int]:
                 if copy.rank == plan.rank:
                     last[StageId(copy.pipeline, copy.stage)] = at
     return last
+
+
+def reduced_by_plan(program: RankProgram) -> set[StageId]:
+    """The stages for which the list itself says when: it was compiled from a file that does."""
+    return {
+        StageId(one.pipeline, one.stage)
+        for one in program.instructions
+        if isinstance(one, BeginReduction)
+    }

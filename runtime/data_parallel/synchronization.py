@@ -13,7 +13,11 @@ from stretto.runtime.coordination.failure import failure_elsewhere, post_failure
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.data_parallel.groups import Synchronized, group_of, synchronized
 from stretto.runtime.data_parallel.meeting import broadcast, meet, refuse_pipeline
-from stretto.runtime.data_parallel.moments import final_gradients, weight_gradients
+from stretto.runtime.data_parallel.moments import (
+    final_gradients,
+    reduced_by_plan,
+    weight_gradients,
+)
 from stretto.runtime.data_parallel.sharded import ShardedStage
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.rank_context import RankContext
@@ -49,7 +53,7 @@ class DataParallel:
         plan, stages = self.context.plan, self.context.stages
         train = plan.programs.get("train")
         last = final_gradients(plan, train) if train else {}
-        learning = [stage for stage in stages if stages[stage].learns]
+        learning = [stage for stage in stages if stage in last]  # or whose copies do
         taken: set[int] = set()
         found = {}
         for stage in sorted(learning, key=lambda stage: last.get(stage, -1), reverse=True):
@@ -89,8 +93,9 @@ class DataParallel:
             for sharded in self._sharded(stage):
                 actions.before.setdefault(at, []).append(sharded.gathered)
                 actions.behind.setdefault(at, []).append(sharded.fold)
+        said = reduced_by_plan(program)
         for stage, at in final_gradients(self.context.plan, program).items():
-            if stage in self.stages:
+            if stage in self.stages and stage not in said:
                 actions.behind.setdefault(at, []).append(self._beginning(stage))
         return actions
 
@@ -113,6 +118,11 @@ class DataParallel:
             for way in self.stages[stage].ways:
                 way.begin()
             self.begun.append(stage)
+
+    def gather(self, stage: StageId) -> None:
+        """Begins to gather the stage's weights, if they are sharded."""
+        for sharded in self._sharded(stage):
+            sharded.gather()
 
     def finish(self, train: bool) -> None:
         """At the end of a step's list: waits for what was begun. Raises `PipelineError` where a

@@ -20,6 +20,8 @@ from typing import Any
 
 from stretto.compiler.problem.spec import Operation, Spec
 from stretto.compiler.program.program import (
+    BeginReduction,
+    BeginUnshard,
     Compute,
     Free,
     Instruction,
@@ -133,7 +135,7 @@ class Machine:
         for one in own:
             if isinstance(one, Compute):
                 slots += [*one.reads, one.writes]
-            elif not isinstance(one, Reduce):
+            elif not isinstance(one, Reduce | BeginReduction | BeginUnshard):
                 slots.append(one.slot)
         return max(slots)
 
@@ -166,6 +168,8 @@ class Machine:
                 one.reduction,
                 {rank, *(c.rank for c in reductions[one.reduction].copies)},
             )
+        if isinstance(one, BeginReduction | BeginUnshard):  # moves nothing that is followed here
+            return (BROKEN,)
         return (WAIT if isinstance(one, Wait) else FREE), one.slot
 
     def steps(self, state: State) -> Iterator[State | None]:

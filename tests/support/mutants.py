@@ -9,7 +9,16 @@ from random import Random
 from msgspec.structs import replace
 
 from stretto.compiler.problem.spec import NONE, Operation
-from stretto.compiler.program.program import Compute, Instruction, Program, Receive, Reduce, Send
+from stretto.compiler.program.program import (
+    BeginReduction,
+    BeginUnshard,
+    Compute,
+    Instruction,
+    Program,
+    Receive,
+    Reduce,
+    Send,
+)
 from tests.support.explorer import CAPACITIES, FINISH, TooLarge, alone, choosers, explore, follow
 
 
@@ -84,6 +93,10 @@ def retargeted(program: Program, rank: int, one: Instruction) -> Iterator[tuple[
         for number in range(len(program.reductions) + 1):
             if number != one.reduction:
                 yield "sum", replace(one, reduction=number)
+    elif isinstance(one, BeginReduction | BeginUnshard):
+        for stage in range(one.stage + 2):
+            if stage != one.stage:
+                yield "stage", replace(one, stage=stage)
     else:
         for slot in slots:
             if slot != one.slot:
@@ -115,7 +128,8 @@ def other_operations(program: Program, operation: Operation) -> Iterator[Operati
 def _slots(one: Instruction) -> tuple[int, ...]:
     if isinstance(one, Compute):
         return (*one.reads, one.writes)
-    return () if isinstance(one, Reduce) else (one.slot,)
+    several = Reduce | BeginReduction | BeginUnshard
+    return () if isinstance(one, several) else (one.slot,)
 
 
 def random_mutant(program: Program, random: Random) -> Mutant:

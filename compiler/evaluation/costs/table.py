@@ -50,6 +50,8 @@ class CostTable(Struct):
     kept: dict[tuple[int, int], tuple[Exact, Span]] = {}
     transfers: dict[tuple[int, int], Exact] = {}
     limits: dict[int, tuple[Exact, Span]] = {}
+    reduces: dict[tuple[int, int], Exact] = {}
+    unshards: dict[tuple[int, int], Exact] = {}
 
     def of_stage(self, kind: str, pipeline: int, stage: int) -> Exact:
         """What an operation of this stage takes, where its micro-batch makes no difference."""

@@ -45,6 +45,8 @@ def to_ticks(costs: ExactCosts, written: list[tuple[Unit, ...]], reports: Report
             *(pair.ticks for pair in usual),
             *(pair.ticks for pair in special),
             *table.transfers.values(),
+            *table.reduces.values(),
+            *table.unshards.values(),
         ]
     )
     size = UnitScale(
