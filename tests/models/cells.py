@@ -98,14 +98,19 @@ class Ranked(NamedTuple):
     def step(self, **more: Any) -> Any:
         """One step on the batch."""
         if self.batch.every_stage:
-            more["stage_kwargs"] = dict.fromkeys(self.modules, self.batch.every_stage)
+            more["stage_kwargs"] = self._every_stage()
         return self.executor.step(self.batch.x, target=self.batch.target, **more)
+
+    def _every_stage(self) -> dict[Any, Any]:
+        spec = self.executor.plan.spec
+        stages = [(p.name, s) for p in spec.pipelines for s in range(len(p.stages))]
+        return dict.fromkeys(stages, self.batch.every_stage)
 
     def evaluate(self) -> Any:
         """The forwards alone."""
         more: dict[str, Any] = {}
         if self.batch.every_stage:
-            more["stage_kwargs"] = dict.fromkeys(self.modules, self.batch.every_stage)
+            more["stage_kwargs"] = self._every_stage()
         return self.executor.eval(self.batch.x, target=self.batch.target, **more)
 
     def gradients(self) -> dict[str, Tensor | None]:
