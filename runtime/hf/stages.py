@@ -17,12 +17,14 @@ from stretto.runtime.hf.families import Family, family_of
 class HFStage(nn.Module):
     """Some layers of a model; `index` of `count` stages. The first is called with `input_ids`, the
     others with hidden states of (sequences, tokens, width); the last gives logits. All take the
-    keywords of the model that every layer needs: `attention_mask` and `position_ids`."""
+    keywords of the model that every layer needs: `attention_mask` and `position_ids`. `tied` has the
+    parameters that another stage has too, which the runtime keeps equal."""
 
     def __init__(self, decoder: nn.Module, head: nn.Module | None, place: tuple[int, int], at: str):
         super().__init__()
         self.index, self.count = place
         self.decoder_name = at
+        self.tied: dict[str, str] = {}
         self.add_module(at, decoder)
         if head is not None:
             self.lm_head = head
@@ -74,7 +76,20 @@ def split(model: nn.Module, stages: int, layers: Sequence[int] | None = None) ->
         stage = HFStage(part, head, (index, stages), prefix)
         stage.train(model.training)
         found.append(stage)
+    _declare_ties(found)
     return found
+
+
+def _declare_ties(stages: Sequence[HFStage]) -> None:
+    """Tells the stages which parameters they share, an embedding that is the head too."""
+    places: dict[int, list[tuple[HFStage, str]]] = {}
+    for stage in stages:
+        for name, parameter in stage.named_parameters():
+            places.setdefault(id(parameter), []).append((stage, name))
+    for shared in places.values():
+        if len(shared) > 1:
+            for stage, name in shared:
+                stage.tied[name] = shared[0][1]
 
 
 def fill(stage: HFStage, state: Mapping[str, Tensor], device: torch.device | str) -> None:
