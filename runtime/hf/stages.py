@@ -17,8 +17,8 @@ from stretto.runtime.hf.families import Family, family_of
 class HFStage(nn.Module):
     """Some layers of a model; `index` of `count` stages. The first is called with `input_ids`, the
     others with hidden states of (sequences, tokens, width); the last gives logits. All take the
-    keywords of the model that every layer needs: `attention_mask` and `position_ids`. `tied` has the
-    parameters that another stage has too, which the runtime keeps equal."""
+    keywords of the model that every layer needs: `attention_mask` and `position_ids`. `tied` has
+    the parameters that another stage has too, which the runtime keeps equal."""
 
     def __init__(self, decoder: nn.Module, head: nn.Module | None, place: tuple[int, int], at: str):
         super().__init__()

@@ -37,7 +37,7 @@ def cells() -> list[tuple[str, Entry, Feature]]:
     plain = FEATURES[0]
     found = [(schedule, entry, plain) for schedule in SCHEDULES for entry in ZOO]
     found += [(s, entry, feature) for feature in FEATURES[1:] for entry in ZOO for s in SAMPLE]
-    return [(s, entry, feature) for s, entry, feature in found if entry.there]
+    return [one for one in found if one[1].there and one[2].suits(one[1])]
 
 
 SCHEDULES = [name for name in names() if name not in ("inference", "two_models")]

@@ -1,8 +1,8 @@
 """A cell of the table: a model with a feature, trained by a plan on ranks of its own, against one
-process. What is found is one of four: equal (bit for bit), rounding (within 1e-6 of a tensor's
-largest entry), refused (by a sentence of ours), wrong."""
+process. What is found is one of four: equal (bit for bit), rounding (within a millionth of a
+tensor's largest entry), refused (by a sentence of ours), wrong."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple
@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from stretto.compiler.driver import compile_file
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.spec import Spec
-from stretto.runtime import Executor, PipelineError, run_local
+from stretto.runtime import Executor, MicrobatchList, PipelineError, run_local
 from stretto.runtime.transport.local import Local
 from tests.models import oracle
 from tests.models.zoo import Batch, Entry
 
 Verdict = Literal["equal", "rounding", "refused", "wrong"]
-ROUNDING = 1e-6  # of a tensor's largest entry
 ROWS = 2  # of a micro-batch
 RANKS = 2
 
@@ -41,7 +40,10 @@ class Tensors(NamedTuple):
 class Feature:
     """What is done with a model beside plain steps. `change(stage)` is what both sides do to their
     stages, `ranks_only(stage)` what the ranks do to theirs alone. `alone` and `ranked` train and
-    return what is to be compared. `expected`: what should be found at best."""
+    return what is to be compared. `expected`: what should be found; where it is "equal", rounding
+    is taken too. `suits(entry)`: which models have it. `options(entry)`: keywords of the executor.
+    `rebatch(batch, microbatches)`: another batch. `rounding`: how much of a tensor's largest entry
+    a difference may be and still come from rounding."""
 
     name: str
     expected: Verdict
@@ -49,7 +51,10 @@ class Feature:
     ranked: Callable[["Ranked"], dict[str, Tensor | None]]
     change: Callable[[nn.Module], nn.Module] = lambda stage: stage
     ranks_only: Callable[[nn.Module], nn.Module] = lambda stage: stage
-    options: Mapping[str, Any] | None = None
+    options: Callable[[Entry], dict[str, Any]] = lambda _: {}
+    suits: Callable[[Entry], bool] = lambda _: True
+    rebatch: Callable[[Batch, int], Batch] = lambda batch, _: batch
+    rounding: float = 1e-6
 
 
 class Alone(NamedTuple):
@@ -99,19 +104,22 @@ class Ranked(NamedTuple):
         """One step on the batch."""
         if self.batch.every_stage:
             more["stage_kwargs"] = self._every_stage()
-        return self.executor.step(self.batch.x, target=self.batch.target, **more)
+        x, target = _given(self.batch.x), _given(self.batch.target)
+        return self.executor.step(x, target=target, **more)
 
     def _every_stage(self) -> dict[Any, Any]:
         spec = self.executor.plan.spec
         stages = [(p.name, s) for p in spec.pipelines for s in range(len(p.stages))]
-        return dict.fromkeys(stages, self.batch.every_stage)
+        every = {name: _given(value) for name, value in self.batch.every_stage.items()}
+        return dict.fromkeys(stages, every)
 
     def evaluate(self) -> Any:
         """The forwards alone."""
         more: dict[str, Any] = {}
         if self.batch.every_stage:
             more["stage_kwargs"] = self._every_stage()
-        return self.executor.eval(self.batch.x, target=self.batch.target, **more)
+        x, target = _given(self.batch.x), _given(self.batch.target)
+        return self.executor.eval(x, target=target, **more)
 
     def gradients(self) -> dict[str, Tensor | None]:
         """Those of this rank; of a stage that it has twice the copies' are told apart."""
@@ -134,6 +142,11 @@ class Ranked(NamedTuple):
         }
 
 
+def _given(value: Any) -> Any:
+    """A list is one of micro-batches."""
+    return MicrobatchList(value) if isinstance(value, list) else value
+
+
 @cache
 def plan_of(schedule: str) -> Plan:
     """The plan of a schedule of the library, at the table's size."""
@@ -149,14 +162,14 @@ def run(schedule: str, entry: Entry, feature: Feature) -> Found:
     """Runs one cell."""
     plan = plan_of(schedule)
     spec, order = spec_of(plan), oracle.orders(plan)
-    batch = entry.batch(ROWS * order.microbatches)
+    batch = feature.rebatch(entry.batch(ROWS * order.microbatches), order.microbatches)
     stages = [feature.change(stage) for stage in entry.build(order.stages)]
     expected = feature.alone(Alone(entry, stages, order, batch))
     built = [_modules(spec, rank, entry, feature, order.stages) for rank in range(spec.ranks)]
 
     def rank(transport: Local) -> dict[str, Tensor | None]:
         mine = built[transport.rank]
-        options: Any = {"timeout": 30.0, **(feature.options or {})}
+        options: Any = {"timeout": 30.0, **feature.options(entry)}
         executor = Executor(plan, mine, entry.loss, transport=transport, **options)
         found = feature.ranked(Ranked(entry, executor, mine, batch))
         executor.close()
@@ -168,7 +181,7 @@ def run(schedule: str, entry: Entry, feature: Feature) -> Found:
         return Found("refused", str(error))
     except Exception as error:
         return Found("wrong", f"{type(error).__name__}: {error}")
-    return compare(expected, results)
+    return compare(expected, results, feature.rounding)
 
 
 def _modules(
@@ -184,7 +197,11 @@ def _modules(
     return found
 
 
-def compare(expected: dict[str, Tensor | None], found: Sequence[dict[str, Tensor | None]]) -> Found:
+def compare(
+    expected: dict[str, Tensor | None],
+    found: Sequence[dict[str, Tensor | None]],
+    rounding: float,
+) -> Found:
     """The worst of all comparisons; a rank's names may end in a blank and its copy's name."""
     worst = Found("equal")
     seen = set()
@@ -192,7 +209,7 @@ def compare(expected: dict[str, Tensor | None], found: Sequence[dict[str, Tensor
         for name, ours in tensors.items():
             plain = name.removeprefix("_orig_mod.").partition(" ")[0]
             seen.add(plain)
-            verdict = _one(expected[plain], ours)
+            verdict = _one(expected[plain], ours, rounding)
             if verdict.verdict == "wrong":
                 return Found("wrong", f"{name} on rank {rank} {verdict.why}")
             if verdict.verdict == "rounding":
@@ -201,7 +218,7 @@ def compare(expected: dict[str, Tensor | None], found: Sequence[dict[str, Tensor
     return Found("wrong", f"no rank has {min(missing)}") if missing else worst
 
 
-def _one(theirs: Tensor | None, ours: Tensor | None) -> Found:
+def _one(theirs: Tensor | None, ours: Tensor | None, rounding: float) -> Found:
     if theirs is None or ours is None:
         same = theirs is None and ours is None
         return Found("equal") if same else Found("wrong", "is there where the other is not")
@@ -211,5 +228,5 @@ def _one(theirs: Tensor | None, ours: Tensor | None) -> Found:
         return Found("wrong", f"is {ours.dtype} {tuple(ours.shape)}")
     gap = (theirs.double() - ours.double()).abs().max().item()
     scale = theirs.double().abs().max().item()
-    verdict: Verdict = "rounding" if gap <= ROUNDING * scale else "wrong"
+    verdict: Verdict = "rounding" if gap <= rounding * scale else "wrong"
     return Found(verdict, f"differs by {gap:.2g} of {scale:.2g}")

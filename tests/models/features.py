@@ -1,12 +1,22 @@
 """The features of the table: what one process does, and what a rank does."""
 
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint as checkpointed
 
+from stretto.runtime import GradScaler, checkpoint, clip_grad_norm_
+from tests.models import oracle
 from tests.models.cells import Alone, Feature, Ranked
+from tests.models.zoo import Batch, Entry
+
+AMPLIFIED = 1e-3
+"""AdamW divides a gradient by its own size: what rounding does to a small one moves a weight as far
+as the gradient itself does."""
 
 Found = dict[str, Tensor | None]
 
@@ -117,7 +127,7 @@ class Checkpointed(nn.Module):
 
     def forward(self, *x: Tensor, **more: Any) -> Any:
         """The stage's."""
-        return checkpoint(self._on_copies, *x, use_reentrant=False, **more)
+        return checkpointed(self._on_copies, *x, use_reentrant=False, **more)
 
     def _on_copies(self, *x: Tensor, **more: Any) -> Any:
         return self.stage(*(t.clone() for t in x), **more)
@@ -129,11 +139,6 @@ def compiled(stage: nn.Module) -> nn.Module:
     return stage
 
 
-def bfloat16(stage: nn.Module) -> nn.Module:
-    """The stage's weights in bfloat16."""
-    return stage.bfloat16()
-
-
 def frozen_vectors(stage: nn.Module) -> nn.Module:
     """Biases and norms need no gradient."""
     for parameter in stage.parameters():
@@ -141,11 +146,144 @@ def frozen_vectors(stage: nn.Module) -> nn.Module:
     return stage
 
 
+class Cast(nn.Module):
+    """A stage whose weights are in bfloat16, given what is not, computing in float32 no more."""
+
+    def __init__(self, stage: nn.Module):
+        super().__init__()
+        self.stage = stage.bfloat16()
+
+    def forward(self, *x: Tensor, **more: Any) -> Any:
+        """The stage's, of numbers in bfloat16."""
+        own = (t.bfloat16() if t.is_floating_point() else t for t in x)
+        return self.stage(*own, **more)
+
+
+class Autocast(nn.Module):
+    """A stage that computes its products in bfloat16."""
+
+    def __init__(self, stage: nn.Module):
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, *x: Tensor, **more: Any) -> Any:
+        """The stage's."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.stage(*x, **more)
+
+
+# Losses and gradients ---------------------------------------------------------------------------
+
+
+def alone_whole(one: Alone) -> Found:
+    """The gradients of the whole batch at once, whose loss is the mean over all its tokens."""
+    for stage in one.stages:
+        stage.zero_grad(set_to_none=True)
+    output = oracle.forward(one.stages, one.batch.x, one.batch.every_stage)
+    one.entry.loss(output, one.batch.target).backward()
+    return one.named(
+        [{name: p.grad for name, p in stage.named_parameters()} for stage in one.stages]
+    )
+
+
+def alone_gradients(one: Alone) -> Found:
+    """A step's gradients."""
+    return one.named(one.step().gradients)
+
+
+def ranked_gradients(rank: Ranked) -> Found:
+    """A step's gradients."""
+    rank.step()
+    return rank.gradients()
+
+
+def alone_clipped(one: Alone) -> Found:
+    """A step's gradients, clipped, and what their norm was."""
+    one.put(one.step().gradients)
+    norm = torch.nn.utils.clip_grad_norm_(one.parameters(), 0.05)
+    found: Found = {
+        f"{s}.{n}": p.grad
+        for s, stage in enumerate(one.stages)
+        for n, p in stage.named_parameters()
+    }
+    return found | {"norm": norm}
+
+
+def ranked_clipped(rank: Ranked) -> Found:
+    """The same."""
+    rank.step()
+    norm = clip_grad_norm_(rank.executor, 0.05)
+    return rank.gradients() | {"norm": norm}
+
+
+def ranked_scaled_step(rank: Ranked) -> Found:
+    """As `ranked_step`, under a scale that is a power of two, and divided by it again."""
+    scaler = GradScaler(rank.executor, init_scale=2.0**10)
+    found = ranked_step(rank)
+    scaler.agree()
+    return found | rank.gradients()
+
+
+def ranked_resumed(rank: Ranked) -> Found:
+    """The weights after a step, a checkpoint, a step that is undone by it, and a step."""
+    executor, parameters = rank.executor, rank.parameters()
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+    folder = Path(tempfile.gettempdir(), "stretto-models", str(os.getpid()))
+    for k in range(3):
+        rank.step()
+        optimizer.step()
+        optimizer.zero_grad()
+        if k == 0:
+            checkpoint.save(executor, folder, 1, optimizer, keep=1)
+        if k == 1:
+            checkpoint.load(executor, folder, optimizer)
+    return rank.weights()
+
+
+def of_unlike_length(batch: Batch, microbatches: int) -> Batch:
+    """The batch with sentences that are cut shorter in some micro-batches."""
+
+    def cut(value: Any) -> Any:
+        pieces = oracle.pieces(value, microbatches)
+        return [piece[:, : piece.shape[1] - m % 3] for m, piece in enumerate(pieces)]
+
+    every = {name: cut(value) for name, value in batch.every_stage.items()}
+    return Batch(cut(batch.x), every, cut(batch.target))
+
+
+def has_sentences(entry: Entry) -> bool:
+    """Whether the model reads token numbers."""
+    x = entry.batch(1).x
+    return isinstance(x, Tensor) and not x.is_floating_point()
+
+
 FEATURES = (
     Feature("a step", "equal", alone_step, ranked_step),
     Feature("accumulation", "equal", alone_accumulated, ranked_accumulated),
-    Feature("AdamW, two steps", "equal", alone_adamw, ranked_adamw),
+    Feature("AdamW, two steps", "equal", alone_adamw, ranked_adamw, rounding=AMPLIFIED),
+    Feature("resumed", "equal", alone_adamw, ranked_resumed, rounding=AMPLIFIED),
     Feature("evaluation between", "equal", alone_step, ranked_eval_between),
-    Feature("checkpoints", "equal", alone_step, ranked_step, change=Checkpointed),
+    Feature("clipped", "equal", alone_clipped, ranked_clipped),
+    Feature("scaled losses", "equal", alone_step, ranked_scaled_step),
+    Feature(
+        "mean over tokens",
+        "rounding",
+        alone_whole,
+        ranked_gradients,
+        options=lambda entry: {"scale_loss": entry.weight},
+        suits=lambda entry: entry.weight is not None,
+        rounding=1e-5,  # the sum over the batch goes another way
+    ),
+    Feature(
+        "unlike lengths",
+        "equal",
+        alone_gradients,
+        ranked_gradients,
+        suits=has_sentences,
+        rebatch=of_unlike_length,
+    ),
+    Feature("checkpointed", "equal", alone_step, ranked_step, change=Checkpointed),
     Feature("vectors frozen", "equal", alone_step, ranked_step, change=frozen_vectors),
+    Feature("bfloat16", "equal", alone_step, ranked_step, change=Cast),
+    Feature("autocast", "equal", alone_step, ranked_step, change=Autocast),
 )

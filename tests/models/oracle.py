@@ -51,7 +51,9 @@ class Alone(NamedTuple):
 
 
 def pieces(value: Any, count: int) -> list[Any]:
-    """A tensor, or a dict of tensors, in equal pieces."""
+    """A tensor, or a dict of tensors, in equal pieces; a list is in pieces already."""
+    if isinstance(value, list):
+        return value
     if isinstance(value, dict):
         cut = {key: pieces(item, count) for key, item in value.items()}
         return [{key: item[k] for key, item in cut.items()} for k in range(count)]

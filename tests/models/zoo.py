@@ -16,10 +16,11 @@ LAYERS = 16  # any stage of the schedules of the table has one at least
 
 
 class Batch(NamedTuple):
-    """What a step is given: x, the keywords that every stage takes, the target."""
+    """What a step is given: x, the keywords that every stage takes, the target. A list is one of
+    micro-batches."""
 
     x: Any
-    every_stage: dict[str, Tensor]
+    every_stage: dict[str, Any]
     target: Any
 
 
@@ -322,7 +323,7 @@ SMALL: dict[str, Any] = {
     "num_attention_heads": 2,
     "max_position_embeddings": 32,
 }
-DECODER = SMALL | {"intermediate_size": 12, "num_key_value_heads": 1, "head_dim": 4}
+DECODER = SMALL | {"intermediate_size": 16, "num_key_value_heads": 1, "head_dim": 4}
 ROUTED = DECODER | {"num_experts_per_tok": 2}
 
 
