@@ -48,7 +48,7 @@ def square(output: Tensor, target: Tensor) -> Tensor:
 
 
 def tokens(output: Tensor, target: Tensor) -> Tensor:
-    """The mean over all tokens."""
+    """The mean over all tokens that count."""
     return F.cross_entropy(output.flatten(0, 1), target.flatten())
 
 
@@ -179,7 +179,15 @@ def _gpt(stages: int) -> list[nn.Module]:
 def _sentences(rows: int) -> Batch:
     draw = _draw()
     x = torch.randint(VOCABULARY, (rows, TOKENS), generator=draw)
-    return Batch(x, {}, torch.randint(VOCABULARY, (rows, TOKENS), generator=draw))
+    target = torch.randint(VOCABULARY, (rows, TOKENS), generator=draw)
+    for row in range(rows):
+        target[row, TOKENS - row % 4 :] = -100
+    return Batch(x, {}, target)
+
+
+def counted(target: Tensor) -> Tensor:
+    """How many words of the target count."""
+    return (target != -100).sum()
 
 
 class Recurrent(nn.Module):
@@ -375,8 +383,8 @@ NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 ZOO = (
     Entry("perceptron", _perceptron, _vectors, square),
     Entry("mixture of experts", _mixture, _vectors, square),
-    Entry("GPT", _gpt, _sentences, tokens),
-    Entry("LSTM", _recurrent, _sentences, tokens),
+    Entry("GPT", _gpt, _sentences, tokens, counted),
+    Entry("LSTM", _recurrent, _sentences, tokens, counted),
     Entry("ResNet", _resnet, _pictures, F.cross_entropy),
     Entry("U-Net", _unet, _pixels, square),
     hugging_face("GPT-2", "GPT2Config", SMALL | NO_DROPOUT),
