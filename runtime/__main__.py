@@ -13,6 +13,7 @@ STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # one of them: somebody starts r
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line, by default that of the process. Returns the exit code."""
+    _take_stderr()
     chosen = _parser().parse_args(arguments)
     if Path(chosen.plan).suffix == ".pipe":
         print(
@@ -59,6 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
         on_nonfinite=chosen.on_nonfinite,
     )
     return launch.local(job) if chosen.local else launch.rank(job) or 0
+
+
+def _take_stderr() -> None:
+    """`stretto run` hands its stderr to the ranks as their standard input: torchrun's own words do
+    not come between theirs."""
+    if os.environ.pop("STRETTO_STDERR", "") == "0":
+        sys.stderr.flush()
+        os.dup2(0, 2)
+        nowhere = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nowhere, 0)
+        os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,18 +1,13 @@
 """`stretto run PLAN|FILE --model MODULE:NAME`: train on this machine, a process per rank. All it
-does is start `torchrun` with `stretto.runtime`, and print the command it starts. Whatever ends it,
-a signal too, ends the training, and leaves no process and no file behind."""
+does is start `torchrun` with `stretto.runtime`, and print the command it starts. What cannot work
+is refused before that."""
 
-import os
-import shlex
-import signal
-import subprocess
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from stretto.compiler.commands import files
 from stretto.compiler.commands.flags import (
@@ -24,11 +19,11 @@ from stretto.compiler.commands.flags import (
     positive,
 )
 from stretto.compiler.commands.load import load
+from stretto.compiler.commands.startable import check_named, check_plan
+from stretto.compiler.commands.training import Training
 from stretto.compiler.plan.plan import write_plan
 from stretto.compiler.show.summary import step_of
 
-ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PATIENCE = 45  # seconds; torchrun itself gives its workers 30 before it kills them
 NO_TORCH = """\
 training needs PyTorch, which is not installed here. For CPUs:
   pip install torch numpy --index-url https://download.pytorch.org/whl/cpu
@@ -151,6 +146,9 @@ def run(chosen: Namespace) -> int:
     """Train with the schedule or plan. Returns the exit code of the training."""
     if find_spec("torch") is None:
         raise files.Unusable(NO_TORCH)
+    check_named("--model", chosen.model)
+    if chosen.data is not None:
+        check_named("--data", chosen.data)
     seed = 0 if files.is_plan(chosen.file) else chosen.seed or 0  # a plan is not searched for
     plan = load(chosen.file, Namespace(**{**vars(chosen), "seed": seed}))
     ranks = plan.programs[step_of(plan)].spec.ranks
@@ -161,6 +159,8 @@ def run(chosen: Namespace) -> int:
         if not ready:  # ranks read it by its name, each for itself
             path = str(Path(folder, "plan.json"))
             write_plan(plan, path)
+        check_plan(path, ranks)
+        training.folder = folder
         return training.run(command(path, ranks, chosen))
 
 
@@ -176,60 +176,3 @@ def command(plan: str, ranks: int, chosen: Namespace) -> list[str]:
             words += [f"--{flag}", str(value)]
     flags = ("verify", "trust", "local")
     return words + [f"--{flag}" for flag in flags if getattr(chosen, flag)]
-
-
-class Training:
-    """The training as a child process, to which the signals that end us are passed on. It has a
-    process group of its own, so that Ctrl-C in a terminal reaches it once, through us: torchrun
-    that is interrupted twice forgets its workers."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-        self.ended = 0  # the first signal that came
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Training":
-        for number in ENDS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` asks for
-                self.before[number] = signal.signal(number, self.end)
-        self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self.kill)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.alarm(0)
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def run(self, words: list[str]) -> int:
-        """Run the command to its end. Returns its exit code, or the one for the signal that ended
-        it or us."""
-        if not self.ended:
-            files.say(f"$ {shlex.join(words)}")
-            environment = {"OMP_NUM_THREADS": "1", **os.environ}  # a process per rank is enough
-            with subprocess.Popen(words, env=environment, process_group=0) as self.process:
-                if self.ended:  # while it was started
-                    self.pass_on()
-                code = self.process.wait()
-            if not self.ended:
-                return code if code >= 0 else 128 - code
-        files.say("stretto: interrupted")
-        return 128 + self.ended
-
-    def end(self, number: int, _: object) -> None:
-        """Note the signal `number`, the first that comes, and pass it on."""
-        if not self.ended:
-            self.ended = number
-            self.pass_on()
-
-    def pass_on(self) -> None:
-        """SIGTERM, whichever came: a process that has only begun to load its modules ends on it
-        without a traceback too."""
-        if self.process is not None:
-            self.process.terminate()
-            signal.alarm(PATIENCE)
-
-    def kill(self, *_: object) -> None:
-        """End a training that has not ended in time, with all its processes."""
-        if self.process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)

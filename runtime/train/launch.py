@@ -32,7 +32,7 @@ from stretto.runtime.train.start import (
     meet_all,
     tell_others,
 )
-from stretto.runtime.train.telling import ErrorTeller
+from stretto.runtime.train.telling import FOLDER, ErrorTeller
 from stretto.runtime.transport.local import Local
 
 
@@ -57,6 +57,8 @@ def rank(job: TrainingJob) -> int:
         return _failed(error, environment.rank, progress)
     dist.destroy_process_group()
     farewell(progress.start, failed=False)
+    if report.verified is False and FOLDER in os.environ:  # torchrun says no more than the code
+        progress.teller.tell("the gradients are not those of one process")
     return _finished(report, environment.rank)
 
 

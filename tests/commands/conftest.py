@@ -16,6 +16,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "good.pipe").write_text(GOOD)
     (tmp_path / "wrong.pipe").write_text(WRONG)
     (tmp_path / "latin.pipe").write_bytes(b"schedule caf\xe9")
+    (tmp_path / "a.py").write_text("b = None\n")  # `--model a:b`
+    (tmp_path / "c.py").write_text("def d(step): ...\n")  # `--data c:d`
     (tmp_path / "plan").write_text("an older plan")
     (tmp_path / "broken.json").write_text("{}")
     return tmp_path

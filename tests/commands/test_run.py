@@ -13,15 +13,16 @@ from tests.support.command_line import Run
 
 def test_run_starts_torchrun_and_prints_how(stretto: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from stretto.compiler.commands import run
+    from stretto.compiler.commands.training import Training
 
     started: list[list[str]] = []
 
-    def ended(_: run.Training, words: list[str]) -> int:
+    def ended(_: Training, words: list[str]) -> int:
         started.append(words)
         return 3
 
     monkeypatch.setattr(run, "find_spec", lambda _: object())
-    monkeypatch.setattr(run.Training, "run", ended)
+    monkeypatch.setattr(Training, "run", ended)
     words = "run good.pipe --model a:b --data c:d --steps 5 --timeout 9 --verify --trust"
     assert stretto(*words.split())[0] == 3
     (command,) = started
