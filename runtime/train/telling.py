@@ -4,6 +4,7 @@ itself, when all has ended and nothing can come behind it."""
 
 import json
 import os
+import re
 import threading
 import time
 import traceback
@@ -14,6 +15,8 @@ from stretto.runtime.leave import to_stderr
 
 FOLDER = "STRETTO_RUN"  # the variable with the folder that `stretto run` has made
 SENTENCE = "error.txt"  # what it then prints
+QUOTE = re.compile(r"rank \d+ stops: ")  # how a rank tells of another that has failed
+FIRST = 1.5  # seconds that such a rank leaves to that one, which has a traceback to show
 PATIENCE = 2.0  # seconds in which the store says whether another rank was first
 
 
@@ -29,6 +32,9 @@ class ErrorTeller:
         if self.over:
             return
         self.over = True
+        if quotes := QUOTE.match(message):
+            time.sleep(FIRST)
+            message = message[quotes.end() :]
         folder = os.environ.get(FOLDER)
         if not (_first_in(folder, message) if folder else self._first()):
             return
