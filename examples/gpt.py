@@ -7,12 +7,20 @@ batch of a step, the same on every rank. Try it:
     stretto run dualpipe --set ranks=4 --set microbatches=8 \
         --model examples/gpt.py:MODEL --data examples/gpt.py:DATA --steps 60
     python examples/gpt.py            # the same curve by one process, without stretto
+
+Its stages also run slices of sequences, one after another: what a slice leaves for the next ones of
+its stage are the keys and values of its layers, `carried`.
+
+    stretto run examples/seq1f1b.pipe --model examples/gpt.py:MODEL --data examples/gpt.py:DATA \
+        --steps 60 --verify
 """
 
 import argparse
 import pydoc_data.topics
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +31,9 @@ WIDTH, HEADS, CONTEXT = 64, 4, 64
 LAYERS = 8  # at least; a model of more stages has one layer in each
 BATCH = 32  # sequences in a step, over all micro-batches
 RATE = 2e-3
+
+Memory = tuple[Tensor, Tensor]
+"""Keys and values of some bytes in one layer: (sequences, HEADS, bytes, WIDTH / HEADS)."""
 
 
 class Block(nn.Module):
@@ -37,15 +48,23 @@ class Block(nn.Module):
         self.widen = nn.Linear(WIDTH, 4 * WIDTH)
         self.narrow = nn.Linear(4 * WIDTH, WIDTH)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Vectors to vectors: (sequences, bytes, WIDTH) on both sides."""
+    def forward(self, x: Tensor, before: Sequence[Memory] = ()) -> tuple[Tensor, Memory]:
+        """Vectors to vectors: (sequences, bytes, WIDTH) on both sides; and the keys and values of
+        these bytes, as `before` has those of earlier ones."""
         batch, length, _ = x.shape
         parts = self.into_attention(self.before_attention(x)).chunk(3, dim=-1)
         q, k, v = (part.view(batch, length, HEADS, -1).transpose(1, 2) for part in parts)
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if before:
+            keys = torch.cat([*(keys for keys, _ in before), k], dim=2)
+            values = torch.cat([*(values for _, values in before), v], dim=2)
+            many = keys.shape[2]
+            past = torch.ones(length, many, dtype=torch.bool, device=x.device).tril(many - length)
+            seen = F.scaled_dot_product_attention(q, keys, values, attn_mask=past)
+        else:
+            seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out_of_attention(seen.transpose(1, 2).reshape(batch, length, WIDTH))
         x = x + self.narrow(F.gelu(self.widen(self.before_perceptron(x))))
-        return x
+        return x, (k, v)
 
 
 class Stage(nn.Module):
@@ -56,15 +75,23 @@ class Stage(nn.Module):
         layers = max(LAYERS, count)
         mine = range(index * layers // count, (index + 1) * layers // count)
         self.embedding = Embedding() if index == 0 else None
-        self.blocks = nn.Sequential(*(Block() for _ in mine))
+        self.blocks = nn.ModuleList(Block() for _ in mine)
         self.head = Head() if index == count - 1 else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Bytes (first stage) or vectors to vectors or, in the last stage, a score per byte."""
+    def forward(self, x: Tensor, carried: Sequence[tuple[Memory, ...]] | None = None) -> Any:
+        """Bytes (first stage) or vectors to vectors or, in the last stage, a score per byte.
+
+        Where x is a slice of longer sequences, `carried` has what earlier slices have left, and
+        what this one leaves is returned too: the keys and values of each layer."""
+        earlier = carried or ()
         if self.embedding is not None:
-            x = self.embedding(x)
-        x = self.blocks(x)
-        return x if self.head is None else self.head(x)
+            x = self.embedding(x, sum(left[0][0].shape[2] for left in earlier))
+        memories = []
+        for layer, block in enumerate(self.blocks):
+            x, memory = block(x, [left[layer] for left in earlier])
+            memories.append(memory)
+        x = x if self.head is None else self.head(x)
+        return x if carried is None else (x, tuple(memories))
 
 
 class Embedding(nn.Module):
@@ -75,9 +102,10 @@ class Embedding(nn.Module):
         self.bytes = nn.Embedding(VOCABULARY, WIDTH)
         self.places = nn.Embedding(CONTEXT, WIDTH)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(sequences, bytes) of numbers to (sequences, bytes, WIDTH)."""
-        places = torch.arange(tokens.shape[1], device=tokens.device)
+    def forward(self, tokens: Tensor, start: int) -> Tensor:
+        """(sequences, bytes) of numbers to (sequences, bytes, WIDTH); they start at place `start`
+        of their sequences."""
+        places = torch.arange(start, start + tokens.shape[1], device=tokens.device)
         x: Tensor = self.bytes(tokens) + self.places(places)
         return x
 

@@ -15,10 +15,9 @@ from stretto.compiler.program.program import (
     Send,
     Spec,
     Wait,
-    show,
 )
 from stretto.runtime.rank_program import PendingMessage, RankPlan, RankProgram
-from stretto.runtime.topology import StageId
+from stretto.runtime.topology import StageId, shown
 
 
 def describe(plan: RankPlan, name: ProgramName, at: int) -> str:
@@ -28,7 +27,7 @@ def describe(plan: RankPlan, name: ProgramName, at: int) -> str:
         return "has ended its list"
     match program.instructions[at]:
         case Compute() as compute:
-            return f"computes `{show(spec, compute.operation)}`{_line(spec, compute)}"
+            return f"computes `{shown(spec, compute.operation)}`{_line(spec, compute)}"
         case Wait():
             messages = _messages(spec, program.messages[at])
             return f"waits {_before(spec, program, at)}for {messages}"
@@ -38,7 +37,7 @@ def describe(plan: RankPlan, name: ProgramName, at: int) -> str:
             others = ranks(_other_copies(plan, number))
             return f"sums the gradients of `{stage}` with {others}"
         case Receive(_, channel, result):
-            return f"posts `{show(spec, result)}` from rank {plan.channels[channel].source}"
+            return f"posts `{shown(spec, result)}` from rank {plan.channels[channel].source}"
         case BeginReduction(p, s):
             return f"begins to average the gradients of `{plan.graph.label(StageId(p, s))}`"
         case BeginUnshard(p, s):
@@ -86,14 +85,14 @@ def _before(spec: Spec, program: RankProgram, at: int) -> str:
     """Before which computation the wait stands."""
     for instruction in program.instructions[at:]:
         if isinstance(instruction, Compute):
-            return f"at `{show(spec, instruction.operation)}`{_line(spec, instruction)} "
+            return f"at `{shown(spec, instruction.operation)}`{_line(spec, instruction)} "
     return "at the end of its list "
 
 
 def _messages(spec: Spec, messages: Sequence[PendingMessage]) -> str:
     return " and ".join(
-        f"`{show(spec, message.result)}` of rank {message.peer}"
+        f"`{shown(spec, message.result)}` of rank {message.peer}"
         if message.incoming
-        else f"rank {message.peer} to take `{show(spec, message.result)}`"
+        else f"rank {message.peer} to take `{shown(spec, message.result)}`"
         for message in messages
     )

@@ -9,13 +9,13 @@ Gradients have the shapes of what they are the gradients of, so nothing is poste
 
 from typing import NamedTuple
 
-from stretto.compiler.program.program import Operation, ProgramName, show
+from stretto.compiler.program.program import Operation, ProgramName
 from stretto.compiler.program.topology import KINDS
 from stretto.runtime.coordination.store import Store
 from stretto.runtime.signatures import StepSignatures
 from stretto.runtime.stage.stage_module import Outputs
 from stretto.runtime.tensor_spec import TensorSpecs, carrying, check, from_json, specs_of, to_json
-from stretto.runtime.topology import StageGraph, StageId
+from stretto.runtime.topology import StageGraph, StageId, shown
 
 MOST = 1024  # signatures that are remembered
 
@@ -120,7 +120,7 @@ class StepEdges:
         """What the forward `operation` of this rank has given is posted for the other ranks where
         it is the first of its signature, before it is sent; `learn`: a backward will follow.
         Raises `PipelineError` where it is not what others of this signature were."""
-        label = f"`{show(self.graph.spec, operation)}`"
+        label = f"`{shown(self.graph.spec, operation)}`"
         key = self._key(StageId(*operation[1:3]), operation.microbatch)
         known = self.memory.known.get(key)
         found = specs_of(result, learn, label)

@@ -41,6 +41,7 @@ from stretto.runtime.preparation import preparation
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import plan_for_rank
 from stretto.runtime.replicas import Replicas, lanes
+from stretto.runtime.slices import slicing_of
 from stretto.runtime.stage.from_user import Loss, device_of, stage_modules
 from stretto.runtime.stage.judge import LossShare
 from stretto.runtime.ties import agree_on_ties, tied
@@ -111,6 +112,14 @@ class ExecutorOptions(TypedDict, total=False):
     It names the first tensor on the way to the loss that is not finite. By default nothing is
     looked at. Costs a look through every stage's output, and an exchange between all ranks at the
     end of each step."""
+
+    slice_dim: int
+    """Along which dimension a plan with slices cuts each micro-batch; by default 1, the sequence of
+    tensors that begin with the batch."""
+
+    slice_lengths: Sequence[int] | None
+    """The lengths of a micro-batch's slices, by default equal. A slice's loss counts by its
+    length."""
 
     timeout: float
     """Seconds to wait for other ranks; by default 60."""
@@ -306,13 +315,19 @@ def _run(executor: Executor, run: Interpreter) -> None:
 def _finish(executor: Executor, run: Interpreter, wanted: Wanted) -> Any:
     """Hands over what the list has left: losses and metrics, and the outputs, which are returned.
     Raises `NonFiniteError` where a loss is none and that was to stop the training."""
-    graph = executor.plan.graph
-    executor.shares = shares_by_name(graph, run.step.microbatches)
-    fill(graph, run.losses, wanted.losses)
+    graph, options = executor.plan.graph, executor.batching
+    slicing = slicing_of(graph.spec, options.slice_dim, options.slice_lengths)
+    executor.shares = shares_by_name(graph, run.step.microbatches, slicing)
+    losses, outputs = run.losses, run.outputs
+    if slicing is not None:
+        shares = {p: own.shares for p, own in run.step.microbatches.items()}
+        losses = {p: slicing.losses(own, shares[p]) for p, own in losses.items()}
+        outputs = {p: slicing.outputs(own) for p, own in outputs.items()}
+    fill(graph, losses, wanted.losses)
     fill(graph, run.metrics, wanted.metrics)
     if executor.watch is not None and run.train:
         executor.watch.end(run)
-    return merged_outputs(graph, run.outputs, executor.batching.output_merge_spec)
+    return merged_outputs(graph, outputs, options.output_merge_spec)
 
 
 def _meet(

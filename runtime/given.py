@@ -1,7 +1,7 @@
 """What a step is given, and how it is to be cut, judged and merged, as the user says it: for one
 model, or by pipeline's name where there are several."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stretto.runtime.batch import Arguments
@@ -45,6 +45,8 @@ class BatchOptions(NamedTuple):
     output_merge_spec: Any = None
     ragged: bool = False
     scale_loss: bool | Weight | Mapping[str, Weight] = True
+    slice_dim: int = 1
+    slice_lengths: Sequence[int] | None = None
 
 
 def batch_options(options: Mapping[str, Any]) -> BatchOptions:

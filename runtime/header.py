@@ -7,9 +7,10 @@ from hashlib import blake2s
 import torch
 from torch import Tensor
 
-from stretto.compiler.program.program import Operation, Spec, show
+from stretto.compiler.program.program import Operation, Spec
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.tensor_spec import TensorSpecs
+from stretto.runtime.topology import shown
 
 SIZE = 256  # bytes
 
@@ -49,7 +50,7 @@ class HeaderCheck:
         what = ", ".join(map(str, specs)) or "nothing"
         text = (
             f"message {number} of step {self.number} on its channel, "
-            f"`{show(self.spec, result)}`, with {what}"
+            f"`{shown(self.spec, result)}`, with {what}"
         ).encode()
         if len(text) > SIZE:
             text = text[: SIZE - 36] + b" .. " + blake2s(text, digest_size=16).hexdigest().encode()

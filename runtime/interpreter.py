@@ -19,7 +19,6 @@ from stretto.compiler.program.program import (
     Reduce,
     Send,
     Wait,
-    show,
 )
 from stretto.compiler.program.topology import KINDS
 from stretto.runtime.batch import signature, tensors
@@ -36,7 +35,7 @@ from stretto.runtime.stage.overlapped import OverlappedPair
 from stretto.runtime.stage.private import Versions
 from stretto.runtime.stage.stage_module import ForwardInput, ForwardOutput, Result, StageModule
 from stretto.runtime.tensor_spec import dtype_name
-from stretto.runtime.topology import StageId
+from stretto.runtime.topology import StageId, shown
 from stretto.runtime.whereabouts import AT
 
 
@@ -60,7 +59,7 @@ class HandedOn(NamedTuple):
         """Raises `PipelineError` where the output has been written on."""
         if self.versions.changed():
             raise PipelineError(
-                f"the output of `{show(run.context.plan.spec, self.operation)}` was changed in "
+                f"the output of `{shown(run.context.plan.spec, self.operation)}` was changed in "
                 "place after the stage had handed it on: does the module return a buffer that it "
                 "writes on later? Let it return a copy of that, `.clone()`"
             )
@@ -322,5 +321,5 @@ def _handed(run: Interpreter, instruction: Compute) -> str:
         tensors = [t for t in run.slots.get(slot, ()) if t is not None]
         sizes = ", ".join(f"{tuple(t.shape)} {dtype_name(t.dtype)}" for t in tensors) or "nothing"
         rank = plan.graph.topology.rank_of(StageId(*made[1:3]))
-        told.append(f"{sizes} that `{show(plan.spec, made)}` of rank {rank} has made")
+        told.append(f"{sizes} that `{shown(plan.spec, made)}` of rank {rank} has made")
     return f", on {' and '.join(told)}," if told else ""

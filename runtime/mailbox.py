@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from stretto.compiler.program.program import Operation, show
+from stretto.compiler.program.program import Operation
 from stretto.compiler.program.topology import KINDS
 from stretto.runtime import presence
 from stretto.runtime.edges import StepEdges
@@ -28,7 +28,7 @@ from stretto.runtime.errors import PipelineError
 from stretto.runtime.header import HeaderCheck
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.stage.stage_module import Result
-from stretto.runtime.topology import StageId
+from stretto.runtime.topology import StageId, shown
 from stretto.runtime.transport import Pending
 
 
@@ -160,7 +160,7 @@ class Mailbox:
         for gradient, spec in zip(made, specs, strict=True):
             if gradient is None:
                 raise PipelineError(
-                    f"`{show(self.context.plan.spec, result)}` has no gradient for {spec} of its "
+                    f"`{shown(self.context.plan.spec, result)}` has no gradient for {spec} of its "
                     "input, on which its output does not depend. Over this transport a process "
                     "cannot look at what it receives, so the other rank could not be told that "
                     "there is none: give the stage only what it uses"

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from stretto.compiler.program.program import ProgramName
+from stretto.compiler.program.program import Pipeline, ProgramName
 from stretto.runtime.batch import Arguments, arguments, merged
-from stretto.runtime.chunks import Cut, agreed_cut, is_chunk
+from stretto.runtime.chunks import BatchPart, agreed_cut, is_chunk
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.given import (
     BatchOptions,
@@ -18,6 +18,7 @@ from stretto.runtime.given import (
     model_input,
 )
 from stretto.runtime.rank_program import RankPlan
+from stretto.runtime.slices import Slicing, slicing_of
 from stretto.runtime.stage.judge import Judging, LossShare
 from stretto.runtime.stage.keywords import keywords_of
 from stretto.runtime.stage.stage_module import StageModule
@@ -47,6 +48,11 @@ class PipelineMicrobatches(NamedTuple):
     unused: Sequence[str] = ()
     lengths: Sequence[int] = ()
     label: str = ""
+
+    @property
+    def shares(self) -> list[LossShare]:
+        """The share of each in the loss of the step."""
+        return [judging.share for judging in self.judging]
 
     def of_stage(self, stage: int, microbatch: int, filled: int) -> Arguments | None:
         """What the stage is called with, besides `filled` tensors of other stages; None where that
@@ -115,7 +121,8 @@ def model_microbatches(
     own, count = given.own, graph.model_microbatches(model)
     copies = graph.topology.copies(model)
     here = {stage: module for stage, module in modules.items() if stage.pipeline in copies}
-    cut = agreed_cut(own.parts(), count, given.options.ragged)
+    cut = _Cutting(graph, count, given)
+    count = cut.number
     keywords = _rows({name: cut.pieces(part) for name, part in own.kwargs.items()}, count)
     x = [] if own.x is None else [arguments(piece) for piece in cut.pieces(own.x)]
     target = [] if own.target is None or not given.judged else cut.pieces(own.target)
@@ -124,14 +131,14 @@ def model_microbatches(
     found = {}
     for p in copies:
         pipeline = graph.spec.pipelines[p]
-        part = slice(pipeline.first, pipeline.first + pipeline.microbatches)
+        part = cut.of(pipeline)
         stages: dict[int, FurtherArguments] = {}
         for stage, module in here.items():
             parts = own.stages.get(stage, {})
             if stage.pipeline == p and (own.kwargs or parts):
                 further = _rows({name: cut.pieces(one) for name, one in parts.items()}, count)
                 stages[stage.stage] = _further(module, keywords[part], further[part])
-        nothing: list[dict[str, Any]] = [{}] * pipeline.microbatches
+        nothing: list[dict[str, Any]] = [{}] * (part.stop - part.start)
         first = stages.pop(0, FurtherArguments(nothing, ()))
         named = keywords[part] if StageId(p, 0) in here else nothing
         found[p] = PipelineMicrobatches(
@@ -140,8 +147,8 @@ def model_microbatches(
             stages,
             judging[part],
             unused,
-            (cut.lengths or ())[part],
-            cut.label,
+            (cut.rows.lengths or ())[cut.rows_of(pipeline)],
+            cut.rows.label,
         )
     return found
 
@@ -152,6 +159,44 @@ def _unused(given: Mapping[str, Any], stages: Mapping[StageId, nn.Module]) -> li
         return []
     accepted = [keywords_of(module) for module in stages.values()]
     return [name for name in given if not any(one.of({name: None}) for one in accepted)]
+
+
+class _Cutting:
+    """How everything that a model is given is cut: into micro-batches along their rows, these into
+    slices where the plan says so. `number`: how many pieces that are; `lengths`: how much each
+    counts where they differ."""
+
+    def __init__(self, graph: StageGraph, count: int, given: ModelGiven):
+        own, options = given.own, given.options
+        self.rows = agreed_cut(own.parts(), count, options.ragged)
+        self.slicing = slicing_of(graph.spec, options.slice_dim, options.slice_lengths)
+        self.number, self.lengths = count, self.rows.lengths
+        if self.slicing is not None:
+            weights = self.slicing.weights()
+            self.number = count * self.slicing.number
+            self.lengths = tuple(n * w for n in self.rows.lengths or (1,) * count for w in weights)
+            first = [part for part in (own.x, *own.kwargs.values()) if part and part.batch]
+            self.slicing.check(
+                [
+                    (parts[0].label, [self.rows.pieces(part) for part in parts])
+                    for parts in (first, [own.target] if own.target and given.judged else [])
+                    if parts
+                ]
+            )
+
+    def pieces(self, part: BatchPart) -> list[Any]:
+        """The part's value for each piece."""
+        whole = self.rows.pieces(part)
+        return whole if self.slicing is None else self.slicing.cut(whole, part.label)
+
+    def of(self, pipeline: Pipeline) -> slice:
+        """Which pieces are those of the pipeline."""
+        each, rows = 1 if self.slicing is None else self.slicing.number, self.rows_of(pipeline)
+        return slice(rows.start * each, rows.stop * each)
+
+    def rows_of(self, pipeline: Pipeline) -> slice:
+        """Which micro-batches are those of the pipeline."""
+        return slice(pipeline.first, pipeline.first + pipeline.microbatches)
 
 
 def _rows(columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
@@ -186,7 +231,7 @@ def _further(
 
 
 def _judging(
-    graph: StageGraph, model: int, given: ModelGiven, cut: Cut, target: Sequence[Any]
+    graph: StageGraph, model: int, given: ModelGiven, cut: _Cutting, target: Sequence[Any]
 ) -> list[Judging]:
     if not target:
         return []
@@ -195,7 +240,11 @@ def _judging(
     if options.scale_loss is False:
         if total is not None:
             raise PipelineError("weight_total scales the loss, and scale_loss=False does not")
-        return [Judging(keywords=keywords)] * len(target)
+        if cut.slicing is None:
+            return [Judging(keywords=keywords)] * len(target)
+        weights = cut.slicing.weights()  # the loss of a micro-batch is the mean of its slices'
+        found = [LossShare(weight, sum(weights)) for weight in weights]
+        return [Judging(share, keywords) for share in found * (len(target) // len(found))]
     weigh: Any = options.scale_loss
     if isinstance(weigh, Mapping):
         own_names = {graph.spec.pipelines[p].name for p in graph.originals()}
@@ -215,13 +264,13 @@ def _judging(
 
 
 def shares_by_name(
-    graph: StageGraph, given: Mapping[int, PipelineMicrobatches]
+    graph: StageGraph, given: Mapping[int, PipelineMicrobatches], slicing: Slicing | None
 ) -> dict[str, list[LossShare]]:
     """The share of each micro-batch in the loss of the step, by pipeline's name."""
     return {
-        graph.spec.pipelines[p].name: [judging.share for judging in own.judging]
+        graph.spec.pipelines[p].name: shares if slicing is None else slicing.shares(shares)
         for p, own in given.items()
-        if own.judging
+        if (shares := own.shares)
     }
 
 

@@ -13,14 +13,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from stretto.compiler.program.program import Operation, show
+from stretto.compiler.program.program import Operation
 from stretto.runtime.containers import tensors
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.errors import NonFiniteError, PipelineError
 from stretto.runtime.exchange import Exchange
 from stretto.runtime.interpreter import Interpreter
 from stretto.runtime.rank_context import RankContext
-from stretto.runtime.topology import StageId
+from stretto.runtime.topology import StageId, microbatch_name, shown
 
 OnNonFinite = Literal["stop", "warn"] | Callable[[str], object] | None
 """What a loss does that is NaN or infinite."""
@@ -103,17 +103,18 @@ class LossWatch:
         for operation, extremes in seen:
             if not bool(extremes.isfinite().all()):
                 _, p, s, m, *_ = operation
-                what = f"in the output of `{show(spec, operation)}` on rank {rank}"
+                what = f"in the output of `{shown(spec, operation)}` on rank {rank}"
                 yield BadTensor(p, s, m, 2, what, bool(extremes.isnan().any()))
 
     def _message(self, losses: list[BadLoss], found: list[BadTensor]) -> str:
         """What all ranks say: of the first loss in the order of the model's micro-batches."""
         spec, graph = self.context.plan.spec, self.context.plan.graph
         loss = min(losses, key=lambda one: spec.pipelines[one.pipeline].first + one.microbatch)
+        which = microbatch_name(spec, loss.microbatch)
         last = StageId(loss.pipeline, len(spec.pipelines[loss.pipeline].stages) - 1)
         others = f", one of {len(losses)} that are not finite" if len(losses) > 1 else ""
         return (
-            f"{self.where or f'step {self.steps}'}: the loss of micro-batch {loss.microbatch} of "
+            f"{self.where or f'step {self.steps}'}: the loss of micro-batch {which} of "
             f"`{spec.pipelines[loss.pipeline].name}` is {loss.value} on rank "
             f"{graph.topology.rank_of(last)}{others}; {self._cause(loss, last, found)}"
         )

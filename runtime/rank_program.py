@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from stretto.compiler.plan.plan import Plan, RankLists, read_rank
 from stretto.compiler.program.program import (
     NONE,
@@ -27,7 +29,7 @@ from stretto.compiler.program.program import (
     Wait,
 )
 from stretto.runtime.errors import PipelineError
-from stretto.runtime.topology import StageGraph, StageId
+from stretto.runtime.topology import StageGraph, StageId, numbered
 
 
 class PendingMessage(NamedTuple):
@@ -102,14 +104,27 @@ def _read(plan: Plan | str | os.PathLike[str], rank: int) -> RankPlan:
         header, lists = read_rank(plan, rank)
         spec, channels, reductions = header.spec, header.channels, header.reductions
         digest = header.hash
-    if spec.slices:
-        raise PipelineError(
-            "this plan cuts micro-batches into slices, which the runtime cannot run yet"
-        )
     programs: dict[ProgramName, RankProgram] = {
-        name: rank_program(name, own, channels) for name, own in lists.items()
+        name: rank_program(name, _numbered(spec, own), channels) for name, own in lists.items()
     }
     return RankPlan(rank, spec, StageGraph(spec), channels, reductions, programs, digest)
+
+
+def _numbered(spec: Spec, instructions: tuple[Instruction, ...]) -> tuple[Instruction, ...]:
+    """The list with its operations as the runtime counts slices."""
+    if not spec.slices:
+        return instructions
+    found: list[Instruction] = []
+    for instruction in instructions:
+        match instruction:
+            case Compute(operation):
+                instruction = replace(instruction, operation=numbered(spec, operation))
+            case Receive(_, _, result):
+                instruction = replace(instruction, result=numbered(spec, result))
+            case _:
+                pass
+        found.append(instruction)
+    return tuple(found)
 
 
 def rank_program(

@@ -150,8 +150,11 @@ def _unused(cards: Sequence[StepCard], agreed: Mapping[str, Runs]) -> str:
 def read_signatures(text: str, graph: StageGraph) -> StepSignatures:
     """The signatures of a verdict."""
     state, agreed = json.loads(text)
-    pipelines = graph.spec.pipelines
-    own: list[list[list[Any]]] = [[[] for _ in range(p.microbatches)] for p in pipelines]
+    pipelines, slices = graph.spec.pipelines, graph.spec.slices or 1
+    own: list[list[list[Any]]] = [  # what a slice gives may depend on how many came before it
+        [[m % slices] if slices > 1 else [] for m in range(p.microbatches * slices)]
+        for p in pipelines
+    ]
     for key, runs in agreed.items():
         p, _, what = key.partition(" ")
         for m, one in enumerate(_spread(runs)):
@@ -166,7 +169,7 @@ def read_signatures(text: str, graph: StageGraph) -> StepSignatures:
 
     return StepSignatures(
         [
-            [_short([state, whole(p, m)]) for m in range(pipeline.microbatches)]
+            [_short([state, whole(p, m)]) for m in range(pipeline.microbatches * slices)]
             for p, pipeline in enumerate(pipelines)
         ]
     )

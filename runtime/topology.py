@@ -3,8 +3,30 @@ Stages are `StageId`s, pipelines their indices in the Spec."""
 
 from typing import NamedTuple
 
-from stretto.compiler.program.program import Spec
+from stretto.compiler.program.program import Operation, Spec, show
 from stretto.compiler.program.topology import Topology, topological
+
+
+def numbered(spec: Spec, operation: Operation) -> Operation:
+    """The operation as the runtime counts: where micro-batches are cut into slices, each slice is
+    one of its own, slice k of micro-batch m number m * slices + k."""
+    if not spec.slices:
+        return operation
+    return operation._replace(microbatch=operation.microbatch * spec.slices + operation.slice)
+
+
+def shown(spec: Spec, operation: Operation) -> str:
+    """The name of an operation that was `numbered`, as in the schedule: `F main[0, 3, slice 2]`."""
+    if spec.slices:
+        operation = operation._replace(microbatch=operation.microbatch // spec.slices)
+    return show(spec, operation)
+
+
+def microbatch_name(spec: Spec, number: int) -> str:
+    """`3`, or where the runtime counts slices `3, slice 2`."""
+    if not spec.slices:
+        return str(number)
+    return f"{number // spec.slices}, slice {number % spec.slices},"
 
 
 class StageId(NamedTuple):

@@ -10,6 +10,7 @@ from torch import nn
 
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.rank_program import RankPlan
+from stretto.runtime.stage.carried import slice_memory
 from stretto.runtime.stage.judge import LossFunction
 from stretto.runtime.stage.overlapped import overlapped_call
 from stretto.runtime.stage.own_weight_gradients import own_weight_gradients
@@ -52,6 +53,7 @@ def stage_modules(plan: RankPlan, given: Given, loss: Loss) -> dict[StageId, Sta
             loss=loss_of(graph, p, loss) if judged or returns else None,
             overlapped=overlapped_call(module),
             own=own_weight_gradients(module, builders.get(id(module))),
+            memory=slice_memory(module, graph.label(stage), spec.slices),
             ddp=ddp,
         )
         if judged and found[stage].loss is None:

@@ -32,9 +32,10 @@ class OverlappedPair(NamedTuple):
 
     def is_one_call(self, gradients: Result) -> bool:
         """Whether `run` can run the pair: both modules are of one class, the forward takes no
-        keywords, and the backward has something to do; `gradients` as for `run`."""
+        keywords and no slice, and the backward has something to do; `gradients` as for `run`."""
         return (
             self.ahead.overlapped is not None
+            and self.ahead.memory is None
             and type(self.ahead.module) is type(self.behind.module)
             and not (self.given.x is not None and arguments(self.given.x)[1])
             and bool(of_roots(self.behind.saved[self.microbatch], gradients)[0])

@@ -61,6 +61,9 @@ class DeferredWeightGrad(NamedTuple):
     functions: list[Callable[[], Any]]
 
 
+NOTHING_LEFT = DeferredWeightGrad([], [])
+
+
 def whole(roots: Sequence[Root], gradients: Gradients, inputs: Sequence[Tensor]) -> Gradients:
     """B: adds to the parameters' `.grad`, and returns the gradient of each input."""
     if roots:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from stretto.runtime.batch import arguments, mapped
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.stage import split_backward
+from stretto.runtime.stage.carried import KEYWORD, CarriedEdges, SliceMemory
 from stretto.runtime.stage.judge import Criterion, Judging, LossFunction, scaled
 from stretto.runtime.stage.own_weight_gradients import OwnWeightGradients, run_left
 from stretto.runtime.stage.precision import outside_autocast
@@ -80,7 +81,9 @@ class StageModule:
     its own. `returns`: its output is a result of the step; `sends`: other stages take it; `learns`:
     it has backwards. `loss` is set where its output may go to the loss, which is multiplied by
     `scale` before the backward. `overlapped` is its class's way to run a forward and another's
-    backward in one call, `own` its ways to defer weights' gradients itself. `ddp` is what was
+    backward in one call, `own` its ways to defer weights' gradients itself, `memory` what slices
+    leave for later ones, where micro-batches are cut into slices; each then counts as a micro-batch
+    here. `ddp` is what was
     around the module."""
 
     stage: StageId
@@ -94,6 +97,7 @@ class StageModule:
     loss: LossFunction | None
     overlapped: Callable[..., Any] | None
     own: OwnWeightGradients
+    memory: SliceMemory | None = None
     scale: float = 1.0
     ddp: DistributedDataParallel | None = None
     saved: dict[int, SavedForward] = field(default_factory=dict)  # by micro-batch, as `deferred`
@@ -104,11 +108,18 @@ class StageModule:
         they give what cannot be sent or learned from, and whatever they raise."""
         with torch.set_grad_enabled(given.learn):
             args, kwargs = given.arguments()
-            output = self.module(*args, **kwargs)
+            output = self._called(given, args, kwargs)
             loss, criterion = None, self.criterion(given)
             if criterion is not None:
                 loss = criterion(output, given.target)
         return self.save(given, output, loss, criterion and criterion.metrics)
+
+    def _called(self, given: ForwardInput, args: Any, kwargs: dict[str, Any]) -> Any:
+        if self.memory is None:
+            return self.module(*args, **kwargs)
+        kwargs[KEYWORD] = self.memory.carried(given.microbatch, given.learn)
+        made = self.module(*args, **kwargs)
+        return self.memory.parted(given.microbatch, made, given.learn)
 
     def criterion(self, given: ForwardInput) -> Criterion | None:
         """The loss function for the micro-batch; None where it is not judged."""
@@ -158,9 +169,8 @@ class StageModule:
         """B: from the gradients of what it sent (none where it ends in the loss) to those of what
         it was given; adds to the parameters' `.grad`."""
         saved = self.saved.pop(microbatch)
-        roots, given = of_roots(saved, gradients)
         with self.own.at_once():
-            found = split_backward.whole(roots, given, saved.inputs)
+            found = _through(self, split_backward.whole, saved, microbatch, gradients)
         self.run_builder()
         return found
 
@@ -171,9 +181,15 @@ class StageModule:
         cut = split_backward.input_gradient
         if self.own.builder is not None:  # what it builds is of a backward that is over
             cut = split_backward.all_at_once
-        roots, given = of_roots(saved, gradients)
+        deferred = split_backward.NOTHING_LEFT
+
+        def halved(*edges: Any) -> Gradients:
+            nonlocal deferred
+            found, deferred = cut(*edges)
+            return found
+
         with self.own.deferring() as left:
-            found, deferred = cut(roots, given, saved.inputs)
+            found = _through(self, halved, saved, microbatch, gradients)
         if self.own.builder is not None:
             left.append(self.own.builder())
         self.deferred[microbatch] = deferred._replace(functions=left)
@@ -196,6 +212,24 @@ class StageModule:
         """Drops what a step that failed has left."""
         self.saved.clear()
         self.deferred.clear()
+        if self.memory is not None:
+            self.memory.forget()
+
+
+def _through(
+    stage: StageModule,
+    run: Callable[..., Gradients],
+    saved: SavedForward,
+    number: int,
+    gradients: Result,
+) -> Gradients:
+    """The gradients of what the stage was given, by `run`; those of what earlier slices have left
+    go to them."""
+    edges = CarriedEdges() if stage.memory is None else stage.memory.edges(number)
+    roots, above = of_roots(saved, gradients)
+    found = run((*roots, *edges.roots), (*above, *edges.gradients), (*saved.inputs, *edges.leaves))
+    edges.give_back(found[len(saved.inputs) :])
+    return found[: len(saved.inputs)]
 
 
 def of_roots(saved: SavedForward, gradients: Result) -> tuple[tuple[Root, ...], Gradients]:

@@ -2,7 +2,7 @@
 with nothing overlapped and nothing split. In come modules for every stage and the batch; out come
 losses and gradients, added in the order of the plan and in that of the micro-batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from stretto.runtime.batch import arguments, mapped
 from stretto.runtime.given import BatchOptions, StepArguments, model_input
 from stretto.runtime.microbatches import ModelGiven, PipelineMicrobatches, model_microbatches
+from stretto.runtime.slices import slicing_of
+from stretto.runtime.stage.carried import KEYWORD, CarriedEdges, slice_memory
 from stretto.runtime.stage.from_user import Loss, loss_of
 from stretto.runtime.stage.judge import Criterion, scaled
 from stretto.runtime.stage.precision import outside_autocast
+from stretto.runtime.stage.split_backward import collect
 from stretto.runtime.tensor_spec import flat
 from stretto.runtime.topology import StageGraph, StageId
 from stretto.runtime.train.tied_reference import (
@@ -51,6 +54,10 @@ class Reference:
             own = model_input(graph, batch.given, batch.options, model)
             given = ModelGiven(own, batch.given, batch.options, judged=True)
             self.microbatches |= model_microbatches(graph, model, given, modules)
+        options = batch.options
+        self.slicing = slicing_of(self.spec, options.slice_dim, options.slice_lengths)
+        made = {s: slice_memory(m, graph.label(s), self.spec.slices) for s, m in modules.items()}
+        self.memory = {stage: memory for stage, memory in made.items() if memory is not None}
         self.copies: dict[StageId, GradientList] = {}
         self.plain: dict[StageId, GradientList] = {}
 
@@ -62,35 +69,45 @@ class Reference:
         sums = {
             stage: OrderedSum([one for one in every if one[0] == stage]) for stage in self.modules
         }
-        losses: Losses = {}
+        losses: dict[int, dict[int, Tensor]] = {}
         for group in _connected(self.graph):
             for m in range(max(self.spec.pipelines[p].microbatches for p in group)):
-                found = self._microbatch(group, m, losses)
-                self.tied.microbatch(m, found)
-                for stage, gradients in found.items():
-                    own = StageId(self.graph.original(stage.pipeline), stage.stage)
-                    add(self.plain.setdefault(own, [None] * len(gradients)), gradients)
-                    sums[stage].come((stage, m), gradients)
+                for number, found in self._microbatch(group, m, losses):
+                    self.tied.microbatch(number, found)
+                    for stage, gradients in found.items():
+                        own = StageId(self.graph.original(stage.pipeline), stage.stage)
+                        add(self.plain.setdefault(own, [None] * len(gradients)), gradients)
+                        sums[stage].come((stage, number), gradients)
         self.copies = {stage: one.total for stage, one in sums.items() if one.total}
-        return losses
+        return {p: self._losses(p, own) for p, own in losses.items()}
+
+    def _losses(self, pipeline: int, found: dict[int, Tensor]) -> list[float]:
+        if self.slicing is not None:
+            found = self.slicing.losses(found, self.microbatches[pipeline].shares)
+        return [found[m].double().item() for m in sorted(found)]
 
     def _microbatch(
-        self, group: Sequence[int], m: int, losses: Losses
-    ) -> dict[StageId, GradientList]:
-        """Forward and backward of one micro-batch through pipelines that feed each other; adds to
-        `losses`, returns the gradients of each stage."""
+        self, group: Sequence[int], m: int, losses: dict[int, dict[int, Tensor]]
+    ) -> Iterator[tuple[int, dict[StageId, GradientList]]]:
+        """Forward and backward of one micro-batch through pipelines that feed each other, slice by
+        slice, the backwards from the last; adds to `losses`, gives the gradients of each stage."""
         pipelines = self.spec.pipelines
         members = [stage for stage in self.modules if stage.pipeline in group]
         members = [s for s in members if m < pipelines[s.pipeline].microbatches]
-        roots = self._forwards(members, m, losses)
+        each = self.slicing.number if self.slicing is not None else 1
+        numbers = range(m * each, (m + 1) * each)
+        roots = {number: self._forwards(members, number, losses) for number in numbers}
         learning = [s for s in members if not pipelines[s.pipeline].forward_only]
-        for stage in learning:
-            self.modules[stage].zero_grad(set_to_none=True)
-        if roots:  # none, where all is frozen
-            _backward(roots)
-        return {stage: [q.grad for q in self.modules[stage].parameters()] for stage in learning}
+        for number in reversed(numbers):
+            for stage in learning:
+                self.modules[stage].zero_grad(set_to_none=True)
+            carried = [self.memory[s].edges(number) for s in learning if s in self.memory]
+            _backward(roots[number], carried)
+            yield number, {s: [q.grad for q in self.modules[s].parameters()] for s in learning}
 
-    def _forwards(self, members: Sequence[StageId], m: int, losses: Losses) -> list[Tensor]:
+    def _forwards(
+        self, members: Sequence[StageId], m: int, losses: dict[int, dict[int, Tensor]]
+    ) -> list[Tensor]:
         """Runs the stages; returns the losses to start backwards from, divided."""
         outputs: dict[StageId, Any] = {}
         roots = []
@@ -98,18 +115,25 @@ class Reference:
             p = stage.pipeline
             args, kwargs = self._arguments(stage, m, outputs)
             with torch.set_grad_enabled(not self.spec.pipelines[p].forward_only):
-                outputs[stage] = self.modules[stage](*args, **kwargs)
+                outputs[stage] = self._output(stage, m, args, kwargs)
             if self.graph.ends_in_loss(stage):
                 judge = loss_of(self.graph, p, self.batch.loss_fn)
                 assert judge is not None
                 own = self.microbatches[p]
                 loss = Criterion(judge, own.judging[m])(outputs[stage], own.target[m])
-                losses.setdefault(p, []).append(loss.detach().double().item())
+                losses.setdefault(p, {})[m] = loss.detach()
                 root = scaled(loss, outputs[stage], own.judging[m].share)
                 root = root * self.batch.scale if self.batch.scale != 1 else root
                 if root.requires_grad:
                     roots.append(root)
         return roots
+
+    def _output(self, stage: StageId, m: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        memory, learn = self.memory.get(stage), torch.is_grad_enabled()
+        if memory is None:
+            return self.modules[stage](*args, **kwargs)
+        kwargs[KEYWORD] = memory.carried(m, learn)
+        return memory.parted(m, self.modules[stage](*args, **kwargs), learn)
 
     def _arguments(
         self, stage: StageId, m: int, outputs: dict[StageId, Any]
@@ -130,8 +154,14 @@ def _own(tensor: Tensor) -> Tensor:
 
 
 @outside_autocast
-def _backward(roots: Sequence[Tensor]) -> None:
-    torch.autograd.backward(roots)
+def _backward(roots: Sequence[Tensor], carried: Sequence[CarriedEdges]) -> None:
+    starts: list[Any] = [*roots, *(root for edges in carried for root in edges.roots)]
+    given = [torch.ones_like(root) for root in roots]
+    given += [gradient for edges in carried for gradient in edges.gradients]
+    if starts:  # none, where all is frozen
+        torch.autograd.backward(starts, given)
+    for edges in carried:
+        edges.give_back(collect(edges.leaves))
 
 
 def _connected(graph: StageGraph) -> list[list[int]]:

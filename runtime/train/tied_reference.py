@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import Compute, Tie, TiedPlace
-from stretto.runtime.topology import StageGraph, StageId
+from stretto.runtime.topology import StageGraph, StageId, numbered
 
 GradientList = list[Tensor | None]
 """A module's gradients, in the order of its parameters; None where there is none."""
@@ -88,10 +88,11 @@ class TiedReference:
 
 
 def rank_orders(plan: Plan) -> RankOrders:
-    """What the plan says."""
+    """What the plan says; a slice counts as a micro-batch."""
+    spec = plan.programs["train"].spec
     return [
         [
-            (StageId(*one.operation[1:3]), one.operation.microbatch)
+            (StageId(*one.operation[1:3]), numbered(spec, one.operation).microbatch)
             for one in instructions
             if isinstance(one, Compute) and one.operation.kind in "BW"
         ]

@@ -12,7 +12,7 @@ LAYERS = (
     ("transport",),
     ("rank_program", "tensor_spec"),
     ("describe", "placement", "stage"),
-    ("coordination", "parameters", "rank_context", "weights"),
+    ("coordination", "parameters", "rank_context", "slices", "weights"),
     ("microbatches", "declared_ties", "holders", "shared_memory", "untied"),
     ("data_parallel", "header", "presence", "replicas", "signatures", "ties"),
     ("agreement", "edges"),
