@@ -1,6 +1,8 @@
 """Micro-batches of unlike shape in one step, and batches that do not divide, against one
 process."""
 
+from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -9,12 +11,13 @@ from torch import Tensor, nn
 
 from stretto.compiler.driver import compile_text
 from stretto.compiler.order.budget import Budget
+from stretto.compiler.problem.spec import Spec
 from stretto.runtime import Executor, MicrobatchList, PipelineError
-from stretto.runtime.topology import StageId
+from stretto.runtime.topology import StageGraph, StageId
 from stretto.runtime.train.verify import Verdict, verify
-from tests.support.specs import linear, ordered, zb_h1
+from tests.support.specs import linear, ordered, random_model, random_order, zb_h1
 from tests.support.steps import executors
-from tests.support.training import WIDTH, Layer, compiled, loss, plan_of, spec_of, there
+from tests.support.training import WIDTH, Layer, compiled, loss, plan_of, seed_of, spec_of, there
 
 LENGTHS = [1, 5, 2, 3, 1, 1, 7, 2]  # of sequences: no two neighbours alike but one pair
 BOTH_WAYS = compiled("dualpipe", ranks=4, microbatches=8)
@@ -104,6 +107,54 @@ def test_microbatches_of_unlike_length_are_those_of_one_process(name: str) -> No
         made = [one for rank in given for one in rank[k]]
         assert all(isinstance(rank[k], MicrobatchList) for rank in given)
         assert all(torch.allclose(a, b) for a, b in zip(made, wanted, strict=True))
+
+
+def without_feeds(random: Random) -> Spec:
+    """A random model; pipelines that feed each other would need micro-batches of like shape."""
+    while True:
+        spec = random_model(random)
+        if not spec.slices and not any(pipeline.feeds for pipeline in spec.pipelines):
+            return random_order(spec, random, pairs=0.3)
+
+
+def by_pipeline(spec: Spec, make: Callable[[int], Any]) -> Any:
+    """`make(microbatches)` for each model; as a step is given it."""
+    graph = StageGraph(spec)
+    found = {spec.pipelines[p].name: make(graph.model_microbatches(p)) for p in graph.originals()}
+    return found if len(found) > 1 else next(iter(found.values()))
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_random_plans_with_random_lengths_and_weights(seed: int) -> None:
+    random = Random(seed)
+    spec = without_feeds(random)
+    plan, listed = plan_of(spec), seed % 2
+    lengths = by_pipeline(spec, lambda many: [random.randint(1, 4) for _ in range(many)])
+    rows = by_pipeline(spec, lambda many: random.randint(many, 3 * many))
+
+    def given(draw: int) -> Any:
+        if isinstance(rows, dict) and listed:
+            return {name: drawn(own, draw) for name, own in lengths.items()}
+        if listed:
+            return drawn(lengths, draw)
+        make = torch.Generator().manual_seed(draw)
+        if isinstance(rows, dict):
+            return {name: torch.randn(n, WIDTH, generator=make) for name, n in rows.items()}
+        return torch.randn(rows, WIDTH, generator=make)
+
+    def body(executor: Executor) -> Any:
+        def build(stage: StageId) -> nn.Module:
+            return Layer(seed_of(spec, *stage), torch.float64 if listed else torch.float32)
+
+        whole = plan if executor.rank == 0 else None
+        return verify(executor, whole, build, loss, given(0), given(1), {})
+
+    def make(number: int) -> nn.Module:
+        return Layer(number, torch.float64 if listed else torch.float32)
+
+    weights = (lambda target: 0 if target.shape[-2] == 1 else target.numel(), True)
+    found = executors(plan, body, make=make, ragged=True, scale_loss=weights[seed % 3 > 1])
+    assert found[0].equal, str(found[0])
 
 
 @pytest.mark.parametrize("plan", [ZERO_BUBBLE, BOTH_WAYS], ids=["zb_h1", "dualpipe"])
