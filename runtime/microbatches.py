@@ -259,7 +259,8 @@ def _judging(
         raise PipelineError(
             f"scale_loss is a {kind}: give True, False, or a function of the target"
         )
-    found = shares(target, weigh if callable(weigh) else None, cut.lengths, total)
+    rows = cut.lengths if options.ragged else None
+    found = shares(target, weigh if callable(weigh) else None, rows, total)
     return [Judging(share, keywords) for share in found]
 
 

@@ -18,14 +18,14 @@ def shares(
     targets: Sequence[Any], weigh: Weight | None, lengths: Sequence[int] | None, total: Any
 ) -> list[LossShare]:
     """The share of each micro-batch: by `weigh` of its target, else by its length where lengths
-    differ, else as much as the others. The total is the sum of the weights unless one is given.
+    count, else as much as the others. The total is the sum of the weights unless one is given.
 
     Raises `PipelineError` where a weight or the total is not a finite number of 0 or more, or all
     that has a weight is divided by a total of 0.
     """
     if weigh is not None:
         weights = _weights(targets, weigh)
-    elif lengths is not None and len(set(lengths)) > 1:
+    elif lengths is not None and (total is not None or len(set(lengths)) > 1):
         weights = [float(length) for length in lengths]
     else:
         weights = [1.0] * len(targets)

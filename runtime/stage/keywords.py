@@ -26,9 +26,9 @@ class Keywords(NamedTuple):
 
 def keywords_of(module: nn.Module) -> Keywords:
     """What the module's forward takes; a wrapper (of `torch.compile` or DDP) as what it wraps."""
-    for name in ("_orig_mod", "module"):
+    for name, wrappers in (("_orig_mod", "torch._dynamo"), ("module", "torch.nn.parallel")):
         inner = getattr(module, name, None)
-        if isinstance(inner, nn.Module) and type(module).__module__.startswith("torch."):
+        if isinstance(inner, nn.Module) and type(module).__module__.startswith(wrappers):
             return keywords_of(inner)
     try:
         parameters = inspect.signature(module.forward).parameters.values()

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from stretto.compiler.driver import compile_text
-from stretto.compiler.order.budget import Budget
 from stretto.compiler.problem.spec import Spec
 from stretto.runtime import Executor, MicrobatchList, PipelineError
 from stretto.runtime.topology import StageGraph, StageId
@@ -41,10 +40,14 @@ split B into I, W
 cost F[s, m] = length[m] for s in 0 .. ranks, m in 0 .. microbatches
 cost I[s, m] = length[m] for s in 0 .. ranks, m in 0 .. microbatches
 cost W[s, m] = length[m] for s in 0 .. ranks, m in 0 .. microbatches
-order auto
+order rank r {{
+  let warmup = min(microbatches, ranks - 1 - r)
+  repeat warmup                {{ F }}
+  repeat microbatches - warmup {{ F; I; W }}
+  repeat warmup                {{ I; W }}
+}}
 """,
         "window.pipe",
-        budget=Budget(effort=0),
     )
 
 
@@ -190,6 +193,49 @@ def test_a_ragged_batch_is_run_where_that_was_asked_for(plan: Any) -> None:
                     assert gap <= 1e-13 * there(p.grad).abs().max()
         given = [found[3], found[0]] if plan is BOTH_WAYS else [found[-1]]
         assert torch.allclose(torch.cat([rank[2] for rank in given]), output)
+
+
+def gradients_of(plan: Any, body: Callable[[Executor], Any], **options: Any) -> list[Tensor]:
+    """By stage and parameter, of a plan that has each stage once."""
+
+    def step(executor: Executor) -> Any:
+        body(executor)
+        return [there(p.grad) for s in executor.stages.values() for p in s.module.parameters()]
+
+    return [g for part in executors(plan, step, make=double, **options) for g in part]
+
+
+def test_how_much_microbatches_of_unlike_rows_count() -> None:
+    """Those of a list alike, of a ragged batch by their rows, also where the rows of one step of
+    several are all alike: the total is in rows."""
+    draw = torch.Generator().manual_seed(0)
+    first, second = (
+        [torch.randn(n, WIDTH, generator=draw, dtype=torch.float64) for n in (7, 8)]
+        for _ in range(2)
+    )
+    plan = ZERO_BUBBLE
+
+    def summed(*losses: Any) -> list[Tensor]:
+        modules = [double(s) for s in range(3)]
+        model = nn.Sequential(*modules)
+        sum(weight * loss(model(x), y) for x, y, weight in losses).backward()
+        return [there(p.grad) for module in modules for p in module.parameters()]
+
+    def equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
+        assert all(torch.allclose(a, b, rtol=1e-11) for a, b in zip(ours, theirs, strict=True))
+
+    x, y = (MicrobatchList(part[0].split([1, 3, 1, 2])) for part in (first, second))
+    alike = gradients_of(plan, lambda e: e.step(x, target=y))
+    equal(alike, summed(*((a, b, 1 / 4) for a, b in zip(x, y, strict=True))))
+    by_rows = gradients_of(plan, lambda e: e.step(x, target=y), ragged=True)
+    equal(by_rows, summed((first[0], second[0], 1)))
+
+    def several(executor: Executor) -> None:
+        for a, b in zip(first, second, strict=True):
+            executor.step(a, target=b, weight_total=15)
+
+    both = gradients_of(plan, several, ragged=True)
+    equal(both, summed((first[0], second[0], 7 / 15), (first[1], second[1], 8 / 15)))
 
 
 def test_a_ragged_batch_is_refused_and_the_next_one_taken() -> None:
