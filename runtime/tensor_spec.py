@@ -68,11 +68,17 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def flat(output: Any, label: str) -> tuple[Tensor, ...]:
     """The tensors of a stage's output. Raises `PipelineError`, naming the stage by `label`, where
-    it is neither a tensor nor a tuple or list of tensors."""
-    if isinstance(output, Tensor):
-        return (output,)
-    if isinstance(output, tuple | list) and all(isinstance(item, Tensor) for item in output):
-        return tuple(output)
+    it is neither a tensor nor a tuple or list of tensors, or has a DTensor, whose pieces mean
+    nothing to another rank."""
+    found = tuple(output) if isinstance(output, tuple | list) else (output,)
+    if any(hasattr(item, "device_mesh") and hasattr(item, "to_local") for item in found):
+        raise PipelineError(
+            f"{label} gives a DTensor: what goes to another stage is a plain tensor, the same on "
+            "all ranks of the mesh; end the stage with `output.full_tensor()`, or where its "
+            "last layer is cut, with `output_layouts=Replicate()` and `use_local_output=True`"
+        )
+    if found and all(isinstance(item, Tensor) for item in found):
+        return found
     kinds = type(output).__name__
     if isinstance(output, tuple | list):
         kinds += " of " + ", ".join(sorted({type(item).__name__ for item in output}))

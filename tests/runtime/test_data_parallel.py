@@ -21,7 +21,6 @@ SIZES = {"ranks": 2, "microbatches": 4}
 SAMPLE = [
     ("one_f_one_b", "plain"),
     ("zb_v", "ddp"),
-    ("dualpipe", "plain"),
     ("dualpipe", "fsdp"),
     ("zb_v", "fsdp_blocks"),
 ]

@@ -58,7 +58,12 @@ def accumulated(_: int, plan: Plan, kind: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("dualpipe", "plain"), ("dualpipe", "fsdp"), ("zb_v", "fsdp_blocks")]
+    ("name", "kind"),
+    [
+        ("dualpipe", "plain"),
+        pytest.param("dualpipe", "fsdp", marks=pytest.mark.full),
+        ("zb_v", "fsdp_blocks"),
+    ],
 )
 def test_steps_accumulate(name: str, kind: str) -> None:
     plan = compiled(name, **SIZES)

@@ -2,6 +2,8 @@
 
 import torch
 import torch.distributed
+import torch.distributed.fsdp
+import torch.distributed.tensor.parallel
 
 import stretto.runtime.executor  # noqa: F401
 
