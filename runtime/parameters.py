@@ -7,11 +7,14 @@ A parameter is what an optimizer would move: two `Parameter` objects over the sa
 
 from collections.abc import Hashable, Iterator, Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from stretto.compiler.program.program import TiedPlace
 from stretto.runtime.stage.stage_module import StageModule
 from stretto.runtime.topology import StageGraph, StageId
+
+SAMPLES = 64  # entries of a parameter that are compared
 
 RankStages = Mapping[StageId, StageModule]
 """A rank's stages."""
@@ -36,13 +39,20 @@ def memory_of(parameter: nn.Parameter) -> Hashable:
 
 
 def named_parameters(graph: StageGraph, stages: RankStages) -> Iterator[tuple[str, nn.Parameter]]:
-    """The rank's parameters, each once, as `main[3].up.weight`: by the first place that it stands
-    in."""
+    """The rank's parameters, each once, as `main[3].up.weight`. On all ranks a parameter of the
+    model has one name, that of the first place that it stands in: a copy's is the original's, a
+    tied head's the embedding's. Where a rank has several such, the others go by their own place."""
+    first = {tie_place: tie.places[0] for tie in graph.spec.ties for tie_place in tie.places}
     seen: set[Hashable] = set()
+    names: set[str] = set()
     for place, parameter in places(stages):
         if (key := memory_of(parameter)) not in seen:
             seen.add(key)
-            yield label(graph, place), parameter
+            model = first.get(place, place)
+            name = label(graph, model._replace(pipeline=graph.original(model.pipeline)))
+            name = label(graph, place) if name in names else name
+            names.add(name)
+            yield name, parameter
 
 
 def owned(graph: StageGraph, stages: RankStages) -> list[nn.Parameter]:
@@ -57,6 +67,18 @@ def owned(graph: StageGraph, stages: RankStages) -> list[nn.Parameter]:
         if place == (tied[place] if place in tied else _first_copy(graph, place)):
             counting.add(key)
     return [parameter for key, parameter in found.items() if key in counting]
+
+
+def some_values(tensor: Tensor) -> Tensor:
+    """At most `SAMPLES` of its entries, from the whole of it, on the CPU."""
+    many = tensor.numel()
+    at = torch.linspace(0, many - 1, min(SAMPLES, many), dtype=torch.float64).long()
+    at = at.to(tensor.device)
+    columns = []
+    for size in reversed(tensor.shape):
+        columns.append(at % size)
+        at = at // size
+    return tensor.detach()[tuple(reversed(columns))].cpu()
 
 
 def label(graph: StageGraph, place: TiedPlace) -> str:

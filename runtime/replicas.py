@@ -12,6 +12,7 @@ from stretto.compiler.program.program import Copy
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.holders import Holders, between, copies, twins
+from stretto.runtime.parameters import some_values
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import RankPlan
 from stretto.runtime.stage.gradients import (
@@ -22,6 +23,13 @@ from stretto.runtime.stage.gradients import (
 )
 from stretto.runtime.topology import StageId
 from stretto.runtime.transport import P2PLane, Pending
+
+DRIFT = (
+    "the holders of `{0}`, which is one parameter, have different values: something has moved them "
+    "differently, as optimizers do whose groups have other settings for one of them, by its name "
+    "for instance (`named_parameters()` calls it `{0}` on all ranks), or schedulers that are not "
+    "the same on every rank"
+)
 
 
 def lanes(plan: RankPlan) -> list[P2PLane]:
@@ -105,7 +113,12 @@ class Replicas:
     def sum(self, number: int) -> None:
         """Replaces each own holder's gradients by the sum over all that the reduction names."""
         summands = self.holders.of(self.context.plan.reductions[number])
-        own = {k: _gradients(s.gradients) for k, s in enumerate(summands) if s.rank == self.rank}
+        tie = self.context.plan.reductions[number].tie
+        own = {
+            k: _gradients(summand.gradients, bool(tie))
+            for k, summand in enumerate(summands)
+            if summand.rank == self.rank
+        }
         every: dict[int, _HolderGradients] = dict(own)
         begun: list[Pending] = []
         for k, summand in enumerate(summands):
@@ -122,6 +135,8 @@ class Replicas:
         for pending in begun:
             pending.wait()
         in_order = [every[k] for k in range(len(summands))]
+        if tie and any(not torch.equal(g.there[1:], in_order[0].there[1:]) for g in in_order):
+            raise PipelineError(DRIFT.format(tie))
         for k in own:
             for at, holder in enumerate(summands[k].gradients):
                 give(holder, _total([g.tensors[at] for g in in_order if g.there[at]]))
@@ -153,7 +168,7 @@ class Replicas:
 
 class _HolderGradients(NamedTuple):
     """One holder's gradients by parameter, zeros where there are none, and which of them there are
-    (a vector of 0 and 1)."""
+    (a vector of 0 and 1; behind it, of a tie, the bytes of some of its weight's entries)."""
 
     there: Tensor
     tensors: list[Tensor]
@@ -163,10 +178,13 @@ class _HolderGradients(NamedTuple):
         return [self.there, *self.tensors]
 
 
-def _gradients(parameters: Sequence[Holder]) -> _HolderGradients:
+def _gradients(parameters: Sequence[Holder], tied: bool) -> _HolderGradients:
     """Those of a sparse embedding as dense tensors: messages have a size that both ends know."""
     tensors = [_sendable(gradient_of(p)) for p in parameters]
     there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
+    if tied and type(parameters[0]) is nn.Parameter:
+        some = some_values(parameters[0]).resolve_conj().contiguous()
+        there = torch.cat([there, some.view(torch.uint8)])
     return _HolderGradients(there.to(tensors[0].device) if tensors else there, tensors)
 
 

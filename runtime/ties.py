@@ -79,7 +79,7 @@ def tie_card(graph: StageGraph, stages: RankStages, given: TieTable | None) -> T
     told = {place for memory in shared for one in memory for place in one}
     told |= {one.place for one in declarations}
     tensors = [
-        (place, [list(own[place].shape), str(own[place].dtype), own[place].requires_grad])
+        (place, [list(own[place].shape), _type(own[place]), own[place].requires_grad])
         for place in sorted(told)
     ]
     said = json.dumps(given, sort_keys=True, default=str)
@@ -116,7 +116,8 @@ def find_ties(
     for members in classes.all():
         _compare(graph, [place for place in members if place in tensors], tensors)
         holders = dict.fromkeys(objects.get(place, (place,)) for place in members)
-        ties.append(Tie(label(graph, members[0]), tuple(holders)))
+        first = members[0]._replace(pipeline=graph.original(members[0].pipeline))
+        ties.append(Tie(label(graph, first), tuple(holders)))
     return tuple(ties)
 
 
@@ -262,6 +263,12 @@ def _compare(
         if tensors[place] != tensors[members[0]]:
             a, b = (f"`{label(graph, p)}` is {_words(tensors[p])}" for p in (members[0], place))
             raise PipelineError(f"what is tied must be one parameter: {a}, and {b}")
+
+
+def _type(parameter: nn.Parameter) -> str:
+    """Of its numbers; of one that is cut over ranks, also how."""
+    placements = getattr(parameter, "placements", None)
+    return str(parameter.dtype) + (f" cut as {placements}" if placements else "")
 
 
 def _words(tensor: list[Any]) -> str:

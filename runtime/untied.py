@@ -12,14 +12,12 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stretto.compiler.program.program import Tie, TiedPlace
 from stretto.runtime.errors import PipelineError
-from stretto.runtime.parameters import RankStages, label, places
+from stretto.runtime.parameters import RankStages, label, places, some_values
 from stretto.runtime.topology import StageGraph, StageId
-
-SAMPLES = 64  # numbers of a parameter that are compared
 
 Build = Callable[[StageId], nn.Module]
 """Builds the module of any stage; where the model is one module that it is cut out of, with the
@@ -103,23 +101,11 @@ def fingerprints(stages: RankStages) -> list[tuple[TiedPlace, str]]:
     found = []
     for place, parameter in places(stages):
         if parameter.ndim > 1 and type(parameter) is nn.Parameter and not parameter.is_meta:
-            row = _some(parameter.detach())
+            row = some_values(parameter)
             if bool((row != row[0]).any()):
                 words = f"{tuple(parameter.shape)} {parameter.dtype} {row.tolist()}"
                 found.append((place, sha256(words.encode()).hexdigest()[:16]))
     return found
-
-
-def _some(parameter: Tensor) -> Tensor:
-    """Entries from the whole of it."""
-    many = parameter.numel()
-    at = torch.linspace(0, many - 1, min(SAMPLES, many), dtype=torch.float64).long()
-    at = at.to(parameter.device)
-    columns = []
-    for size in reversed(parameter.shape):
-        columns.append(at % size)
-        at = at // size
-    return parameter[tuple(reversed(columns))].cpu()
 
 
 def equal_values(

@@ -83,7 +83,7 @@ def build(job: TrainingJob, here: RankProcess) -> RankTraining:
     if here.early is not None:
         here.early.made(executor)
     models.refuse_optimizers(executor.plan.spec.ties)
-    stepping = stepping_of(models, modules, here.rank)
+    stepping = stepping_of(models, modules, here.rank, executor.plan.spec.ties)
     scaler = GradScaler(executor) if job.amp == "float16" else None
     return RankTraining(job, here, models, data, eval_data, executor, modules, stepping, scaler)
 

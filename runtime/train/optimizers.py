@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from stretto.compiler.program.program import Tie, TiedPlace
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.parameters import memory_of
 from stretto.runtime.topology import StageId
@@ -25,23 +26,31 @@ class Stepping(NamedTuple):
     scheduler: Any = None
 
 
-def stepping_of(models: Models, modules: Mapping[StageId, nn.Module], rank: int) -> list[Stepping]:
+def stepping_of(
+    models: Models, modules: Mapping[StageId, nn.Module], rank: int, ties: Sequence[Tie] = ()
+) -> list[Stepping]:
     """What steps a rank's parameters: for every model with parameters to train on this rank, the
     optimizers that it makes of them. A parameter that stands in several places is given once, to
-    the first model that has it. Raises `PipelineError` where a model makes none of its own, or one
-    that cannot be stepped by a pipeline."""
+    the first model that has it, and on every rank under the name of the first place. Raises
+    `PipelineError` where a model makes none of its own, or one that cannot be stepped by a
+    pipeline."""
     found: list[Stepping] = []
     where = f"{models.label}, rank {rank}"
     seen: set[Hashable] = set()
+    first = {place: tie.places[0] for tie in ties for place in tie.places}
     for p, model in models.of.items():
-        parameters = list(_parameters(models, modules, p, seen))
+        parameters = list(_parameters(models, modules, p, seen, first))
         made = _optimizers(model, where, parameters) if parameters else []
         found += [Stepping(one, _scheduler(model, where, one)) for one in made]
     return found
 
 
 def _parameters(
-    models: Models, modules: Mapping[StageId, nn.Module], pipeline: int, seen: set[Hashable]
+    models: Models,
+    modules: Mapping[StageId, nn.Module],
+    pipeline: int,
+    seen: set[Hashable],
+    first: Mapping[TiedPlace, TiedPlace],
 ) -> Iterator[Named]:
     """Those of the model of the pipeline that learn, each once."""
     for stage, module in modules.items():
@@ -50,7 +59,9 @@ def _parameters(
                 key = memory_of(parameter)
                 if parameter.requires_grad and key not in seen:
                     seen.add(key)
-                    yield f"{stage.stage}.{name}", parameter
+                    place = TiedPlace(stage.pipeline, stage.stage, name)
+                    place = first.get(place, place)
+                    yield f"{place.stage}.{place.name}", parameter
 
 
 def _optimizers(model: Model, label: str, named: Sequence[Named]) -> list[torch.optim.Optimizer]:
