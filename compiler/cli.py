@@ -11,7 +11,7 @@ import sys
 from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from stretto.compiler.commands import COMMANDS
 
@@ -70,7 +70,8 @@ def _run(chosen: Namespace) -> int:
         code: int = chosen.run(chosen)
         return code
     except Unusable as error:
-        say(f"stretto: {error}")
+        first, *more = error.args
+        say(f"stretto: {first}", *more)
         return USAGE
     except (BrokenPipeError, KeyboardInterrupt):
         raise
@@ -91,7 +92,9 @@ def _failed(error: Exception, chosen: Namespace) -> int:
     if chosen.verbose:
         import traceback
 
-        traceback.print_exception(error)
+        from stretto.compiler.diagnostics.printable import printable
+
+        print(printable("".join(traceback.format_exception(error))), file=sys.stderr)
     say(
         f"stretto: this is a bug in stretto: {type(error).__name__}: {error}",
         "Please report it with the command and the file; `-v` before the command shows where.",
@@ -102,9 +105,19 @@ def _failed(error: Exception, chosen: Namespace) -> int:
 # ------------------------------------------------------------------------- the command line
 
 
+class VisibleParser(ArgumentParser):
+    """A parser that shows what it was given, and nothing that is not seen."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line, in one line, and exit."""
+        from stretto.compiler.diagnostics.printable import one_line
+
+        super().error(one_line(message))
+
+
 def parser() -> ArgumentParser:
     """The parser of the whole command line; those of the commands are filled when they are used."""
-    top = ArgumentParser(
+    top = VisibleParser(
         prog="stretto",
         description="Compile, prove, draw and run pipeline-parallel training schedules.",
         epilog=EPILOG,
@@ -123,7 +136,7 @@ def parser() -> ArgumentParser:
     return top
 
 
-class CommandParser(ArgumentParser):
+class CommandParser(VisibleParser):
     """The parser of one command, whose module is loaded when the command is used."""
 
     def __init__(self, *, command: str, **options: Any):

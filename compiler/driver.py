@@ -14,6 +14,7 @@ from stretto.compiler import library
 from stretto.compiler.bounds.bound import EXHAUSTIVE, Bound, bound
 from stretto.compiler.bounds.eval_bound import forwards_bound
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
+from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.evaluation import Settings, evaluate
 from stretto.compiler.language.parse import parse
@@ -41,7 +42,7 @@ def compile_text(
     forwards, or with `forward_only` these alone. `receive_slots`, 1 or more, is advice to every
     rank; `advice.raised` tells where an order needed more."""
     settings, budget = settings or Settings(), budget or Budget()
-    source = Source(name, text)
+    source = Source(one_line(name), text)
     with _without_collector():
         return _line(source, settings, budget, forward_only, receive_slots)
 
@@ -96,7 +97,7 @@ def compile_file(path: str | PathLike[str], **parameters: int | str | Fraction) 
     if not Path(where).is_file() and library.has(where):
         name, text = library.read(where)
         return compile_text(text, name, settings)
-    name = Path(where).name
+    name = one_line(Path(where).name)
     text = Path(where).read_text("utf-8-sig")
     try:
         return compile_text(text, name, settings)

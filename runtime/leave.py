@@ -5,12 +5,14 @@ import os
 import sys
 from collections.abc import Callable
 
+from stretto.compiler.diagnostics.printable import told
+
 Tell = Callable[[str], None]
 
 
 def to_stderr(report: str) -> None:
     """The default: a line on stderr."""
-    print(f"error: {report}", file=sys.stderr, flush=True)
+    print(told(f"error: {report}"), file=sys.stderr, flush=True)
 
 
 _tell: list[Tell] = [to_stderr]

@@ -12,7 +12,7 @@ from stretto.compiler.certificate.checker.shape import LONGEST, Unreadable
 from stretto.compiler.certificate.write import of_program, unproven
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import from_plan
-from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.show.summary import step_of
 
 
@@ -55,9 +55,9 @@ def run(chosen: Namespace) -> int:
         "plan": _plan(certificate, chosen),
     }
     for name, value in rows.items():
-        print(printable(f"{name:<13}{value}"))
+        print(one_line(f"{name:<13}{value}"))
     if weaker := unproven(certificate):
-        print(printable(f"{'not shown':<13}{weaker}"))
+        print(one_line(f"{'not shown':<13}{weaker}"))
     return 0
 
 

@@ -6,7 +6,7 @@ from stretto.compiler.commands import files, load
 from stretto.compiler.commands.flags import FILE, add_inputs, add_messages, add_search
 from stretto.compiler.commands.report import report
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
-from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.diagnostics.printable import one_line, printable
 from stretto.compiler.diagnostics.render import FORMATS
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.diagnostics.wording import count
@@ -68,7 +68,7 @@ def proved(name: str, plan: Plan) -> str:
     limits = " within the limits" if program.spec.limits else ""
     return "\n".join(
         [
-            f"{name}: proved, {figures(s)}",
+            f"{one_line(name)}: proved, {figures(s)}",
             f"  {count(s.operations, 'operation')} exactly once, in the order of the data; "
             f"{count(messages, 'message')} paired with their receives;",
             f"  no deadlock, even where a send waits for its receive; activations{limits} and "

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from stretto.compiler import library
 from stretto.compiler.atomic import atomic_write
-from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.diagnostics.suggest import nearest
 from stretto.compiler.plan.plan import MAX_FILE
@@ -181,6 +181,6 @@ def colourful(stream: TextIO) -> bool:
 
 
 def say(*lines: str) -> None:
-    """Talk to the user, on stderr."""
+    """Talk to the user, on stderr: each is one line."""
     for line in lines:
-        print(printable(line), file=sys.stderr)
+        print(one_line(line), file=sys.stderr)

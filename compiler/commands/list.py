@@ -13,6 +13,7 @@ from stretto.compiler import library
 from stretto.compiler.commands import files
 from stretto.compiler.commands.flags import add_inputs
 from stretto.compiler.commands.load import Refused, from_schedule
+from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.wording import columns
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
@@ -55,11 +56,12 @@ def run(chosen: Namespace) -> int:
     good = [row for row in rows if row.summary]
     width = get_terminal_size((200, 24)).columns
     for line in columns([HEAD, *map(cells, good)], right=range(1, 8)):
+        line = one_line(line)
         print(line if len(line) <= width else line[: width - 1] + "…")
     print(FOOT)
     for row in rows:
         if not row.summary:
-            print(f"\n{row.name}: {row.reason}")
+            print(f"\n{one_line(f'{row.name}: {row.reason}')}")
     return 0
 
 

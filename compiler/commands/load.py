@@ -11,6 +11,7 @@ from time import monotonic
 from stretto.compiler.commands import files
 from stretto.compiler.commands.flags import without_effect
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
+from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.budget import Budget, SearchProgress
@@ -75,10 +76,10 @@ def from_schedule(
     from stretto.compiler.program.slot_advice import raised
 
     given = [source, *([files.schedule(chosen.costs)] if chosen.costs else [])]
-    paths = {Path(text.name).name: text.name for text in given}
-    texts = given
+    paths = {one_line(Path(text.name).name): text.name for text in given}
+    texts = [text._replace(name=one_line(text.name)) for text in given]
     if len(paths) == len(given):
-        texts = [text._replace(name=Path(text.name).name) for text in given]
+        texts = [text._replace(name=one_line(Path(text.name).name)) for text in given]
     try:
         settings = Settings(
             values=dict(chosen.settings),

@@ -145,7 +145,7 @@ HANDED_ON = (
 def run(chosen: Namespace) -> int:
     """Train with the schedule or plan. Returns the exit code of the training."""
     if find_spec("torch") is None:
-        raise files.Unusable(NO_TORCH)
+        raise files.Unusable(*NO_TORCH.split("\n"))
     check_named("--model", chosen.model)
     if chosen.data is not None:
         check_named("--data", chosen.data)

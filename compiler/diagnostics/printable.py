@@ -1,7 +1,34 @@
-"""Texts from outside, made safe to show: what could steer a terminal, hide, or be no XML."""
+"""Texts from outside, made safe to show: what could steer a terminal, turn a line around, hide, be
+a line of its own in the log of a CI, or be no XML. Whatever prints a text of somebody else, a name
+of a file, the words of an exception, prints it through here."""
 
 
 def printable(text: str) -> str:
     r"""The text with every character that is not seen, but for line breaks and tabs, spelled out:
-    an escape character becomes `\x1b`."""
+    an escape character becomes `\x1b`, what turns the direction of a line `\u202e`, half of a
+    surrogate pair `\ud800`."""
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str) -> str:
+    r"""The same for what is one line, as a name is: its line breaks and tabs are spelled out too.
+    A name with a line break in it could else begin a line of its own, `::error` for instance."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def told(text: str) -> str:
+    r"""The same for the words of somebody else that may have several lines, as an exception has:
+    none begins with `::`, which GitHub Actions takes for a command."""
+    lines = printable(text).split("\n")
+    return "\n".join(f"· {one}" if one.lstrip().startswith("::") else one for one in lines)
+
+
+def unseen_escaped(json: str) -> str:
+    """JSON in which every character that is not seen, but for line breaks, is escaped as JSON does
+    it, and so means the same."""
+    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in json)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.diagnostics.printable import printable, unseen_escaped
 from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import Spec
 from stretto.compiler.program.timeline import Timed
@@ -41,7 +41,7 @@ def draw(view: View) -> str:
 
 def island(content: object) -> str:
     """JSON that no HTML parser sees more in than text, whatever its strings hold."""
-    text = msgspec.json.encode(content).decode()
+    text = unseen_escaped(msgspec.json.encode(content).decode())
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from stretto.compiler.analysis.idle import Idle
+from stretto.compiler.diagnostics.printable import unseen_escaped
 from stretto.compiler.problem.spec import NONE, show
 from stretto.compiler.program.program import (
     BeginReduction,
@@ -35,7 +36,7 @@ def draw(view: View) -> str:
             [told(view.program, instruction) for instruction in rank] for rank in view.program.ranks
         ],
     }
-    return msgspec.json.encode(shown).decode() + "\n"
+    return unseen_escaped(msgspec.json.encode(shown).decode()) + "\n"
 
 
 def beside(view: View) -> list[list[dict[str, Any]]]:

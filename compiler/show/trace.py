@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from stretto.compiler.diagnostics.printable import unseen_escaped
 from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE, show
 from stretto.compiler.program.timeline import Timed
@@ -34,7 +35,8 @@ def draw(view: View) -> str:
     }
     lines = ",\n".join(msgspec.json.encode(event).decode() for event in events)
     head = msgspec.json.encode(other).decode()
-    return f'{{"displayTimeUnit":"ms","otherData":{head},"traceEvents":[\n{lines}\n]}}\n'
+    whole = f'{{"displayTimeUnit":"ms","otherData":{head},"traceEvents":[\n{lines}\n]}}\n'
+    return unseen_escaped(whole)
 
 
 def of_rank(view: View, rank: int) -> Iterator[Event]:

@@ -5,11 +5,13 @@ itself, when all has ended and nothing can come behind it."""
 import json
 import os
 import re
+import sys
 import threading
 import time
 import traceback
 from pathlib import Path
 
+from stretto.compiler.diagnostics.printable import told
 from stretto.runtime.coordination.store import Store
 from stretto.runtime.leave import to_stderr
 
@@ -39,7 +41,7 @@ class ErrorTeller:
         if not (_first_in(folder, message) if folder else self._first()):
             return
         if cause is not None:
-            traceback.print_exception(cause)
+            print(told("".join(traceback.format_exception(cause))), file=sys.stderr, flush=True)
         if not folder:
             to_stderr(message)
         _record(message)
@@ -79,6 +81,7 @@ def _record(message: str) -> None:
     """Writes torchrun's error file: with what its processes left there it ends its own report."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
+        message = told(message)
         more = {"py_callstack": f"error: {message}", "timestamp": str(int(time.time()))}
-        told = {"message": {"message": message, "extraInfo": more}}
-        Path(path).write_text(json.dumps(told))
+        report = {"message": {"message": message, "extraInfo": more}}
+        Path(path).write_text(json.dumps(report))

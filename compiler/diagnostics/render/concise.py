@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
-from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.diagnostics.printable import one_line, printable
 from stretto.compiler.diagnostics.source import Source
 
 
@@ -13,6 +13,6 @@ def concise(diagnostics: Iterable[Diagnostic], sources: Iterable[Source] = ()) -
 
 
 def _line(diagnostic: Diagnostic) -> str:
-    place = f"{diagnostic.labels[0].span}: " if diagnostic.labels else ""
-    text = f"{place}{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}"
-    return printable(text).replace("\n", " ")
+    place = f"{one_line(str(diagnostic.labels[0].span))}: " if diagnostic.labels else ""
+    text = f"{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}"
+    return place + printable(text).replace("\n", " ")

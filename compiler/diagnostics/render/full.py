@@ -6,7 +6,7 @@ from typing import NamedTuple
 from unicodedata import combining, east_asian_width
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
-from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.diagnostics.printable import one_line, printable, told
 from stretto.compiler.diagnostics.source import Source
 
 WIDEST = 150  # of a source line; of longer ones the part around the marks is shown
@@ -44,7 +44,7 @@ def _plain(style: str, text: str) -> str:
 
 def _told(d: Diagnostic, lines: dict[str, list[str]], paint: Paint) -> Iterable[str]:
     tone = RED if d.severity == "error" else YELLOW
-    yield paint(tone, f"{d.severity}[{d.code}]") + paint(BOLD, f": {printable(d.message)}")
+    yield paint(tone, f"{d.severity}[{d.code}]") + paint(BOLD, f": {told(d.message)}")
     width = max((len(str(label.span.line)) for label in d.labels), default=1)
     margin = " " * width
     files = list(dict.fromkeys(label.span.file for label in d.labels))
@@ -52,7 +52,7 @@ def _told(d: Diagnostic, lines: dict[str, list[str]], paint: Paint) -> Iterable[
     for file in files:
         labels = [label for label in d.labels if label.span.file == file]
         arrow = "-->" if file == files[0] else ":::"
-        yield paint(BLUE, f"{margin}{arrow}") + f" {printable(str(labels[0].span))}"
+        yield paint(BLUE, f"{margin}{arrow}") + f" {one_line(str(labels[0].span))}"
         if file in lines:
             shown = True
             first = d.labels[0] if file == files[0] else None
@@ -68,7 +68,7 @@ def _told(d: Diagnostic, lines: dict[str, list[str]], paint: Paint) -> Iterable[
 
 def _hung(margin: str, head: str, text: str, paint: Paint) -> Iterable[str]:
     """A note; its further lines hang below its first one."""
-    first, *rest = printable(text).split("\n")
+    first, *rest = told(text).split("\n")
     yield f"{paint(BLUE, margin + ' =')} {paint(BOLD, head)}{first}"
     indent = " " * len(f"{margin} = {head}")
     for line in rest:
