@@ -22,6 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    if chosen.checkpoint is None and (chosen.resume or chosen.checkpoint_every):
+        print("error: name the folder of the checkpoints: --checkpoint FOLDER", file=sys.stderr)
+        return 2
     if not chosen.local and not any(name in os.environ for name in STARTED):
         print(
             "error: a rank is one process of many: start them with\n  torchrun --standalone "
@@ -58,6 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
         seed=chosen.seed,
         amp=chosen.amp,
         on_nonfinite=chosen.on_nonfinite,
+        checkpoint=chosen.checkpoint,
+        checkpoint_every=chosen.checkpoint_every,
+        keep=chosen.keep,
+        resume=chosen.resume,
     )
     return launch.local(job) if chosen.local else launch.rank(job) or 0
 
@@ -91,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a function step -> (x, target), the same on every rank; default: the model's own",
     )
     _training_flags(parser)
+    _checkpoint_flags(parser)
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -167,6 +175,35 @@ def _training_flags(parser: argparse.ArgumentParser) -> None:
         help="start torch's random numbers here: before a stage is built at a place that depends "
         "on N and the stage, before the first step on N and the rank (with --local, ranks share "
         "them); default: as torch does",
+    )
+
+
+def _checkpoint_flags(parser: argparse.ArgumentParser) -> None:
+    """How it is saved and gone on with."""
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        metavar="FOLDER",
+        help="write checkpoints below FOLDER, which all ranks can reach; default: none",
+    )
+    add(
+        "--checkpoint-every",
+        type=_positive,
+        metavar="STEPS",
+        help="steps from one checkpoint to the next; default: one at the end",
+    )
+    add(
+        "--keep",
+        type=_positive,
+        default=3,
+        metavar="N",
+        help="checkpoints to keep, the newest; default: 3",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint below FOLDER, if there is one, up to --steps; "
+        "torchrun's restarts do so by themselves",
     )
 
 

@@ -52,6 +52,7 @@ def add(parser: ArgumentParser) -> None:
         "--steps", type=positive, metavar="N", help="train for N steps (default 10)"
     )
     _training_flags(parser)
+    _checkpoint_flags(parser)
     parser.add_argument(
         "--timeout",
         type=natural,
@@ -114,6 +115,35 @@ def _training_flags(parser: ArgumentParser) -> None:
     )
 
 
+def _checkpoint_flags(parser: ArgumentParser) -> None:
+    """How it is saved and gone on with."""
+    flags = parser.add_argument_group("checkpoints")
+    flags.add_argument(
+        "--checkpoint", metavar="FOLDER", help="write checkpoints below FOLDER (default: none)"
+    )
+    flags.add_argument(
+        "--checkpoint-every",
+        type=positive,
+        metavar="STEPS",
+        help="steps from one checkpoint to the next (default: one at the end)",
+    )
+    flags.add_argument(
+        "--keep", type=positive, metavar="N", help="checkpoints to keep, the newest (default 3)"
+    )
+    flags.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint below FOLDER, if there is one, up to --steps",
+    )
+    flags.add_argument(
+        "--restarts",
+        type=natural,
+        metavar="N",
+        help="start the ranks anew up to N times where one fails, from the newest checkpoint "
+        "(default 0)",
+    )
+
+
 def _norm(text: str) -> float:
     """A number above 0."""
     value = float(text)
@@ -138,6 +168,9 @@ HANDED_ON = (
     "eval-every",
     "eval-data",
     "seed",
+    "checkpoint",
+    "checkpoint-every",
+    "keep",
 )
 """Flags with a value that the ranks are given."""
 
@@ -149,6 +182,10 @@ def run(chosen: Namespace) -> int:
     check_named("--model", chosen.model)
     if chosen.data is not None:
         check_named("--data", chosen.data)
+    if chosen.checkpoint is None and (chosen.resume or chosen.checkpoint_every or chosen.restarts):
+        raise files.Unusable("name the folder of the checkpoints: --checkpoint FOLDER")
+    if chosen.restarts and chosen.local:
+        raise files.Unusable("--restarts starts processes anew, and --local has none")
     seed = 0 if files.is_plan(chosen.file) else chosen.seed or 0  # a plan is not searched for
     plan = load(chosen.file, Namespace(**{**vars(chosen), "seed": seed}))
     ranks = plan.programs[step_of(plan)].spec.ranks
@@ -168,11 +205,14 @@ def command(plan: str, ranks: int, chosen: Namespace) -> list[str]:
     """The command line of the training."""
     words = [sys.executable, "-m"]
     if not chosen.local:
-        words += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
+        words += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        if chosen.restarts:
+            words += ["--max-restarts", str(chosen.restarts)]
+        words.append("-m")
     words += ["stretto.runtime", plan, "--model", chosen.model]
     for flag in HANDED_ON:
         value = getattr(chosen, flag.replace("-", "_"))
         if value is not None:
             words += [f"--{flag}", str(value)]
-    flags = ("verify", "trust", "local")
+    flags = ("verify", "trust", "local", "resume")
     return words + [f"--{flag}" for flag in flags if getattr(chosen, flag)]

@@ -40,12 +40,13 @@ def save(
     optimizers: Optimizers = (),
     *,
     extra: Mapping[str, Stateful] | None = None,
+    own: Mapping[str, Stateful] | None = None,
     keep: int = 3,
 ) -> None:
     """Writes the checkpoint of `step` below the folder, which all ranks can reach, and removes all
     but the newest `keep`. Every rank calls it, at the same step; with data-parallel replicas all
     processes. `extra`: what else has a state, by name, the same on every rank: schedulers, a
-    scaler, a loader of data.
+    scaler, a loader of data; `own`: what has one on each rank.
 
     Running means of copies are made equal (`running_means`). Raises `PipelineError`; what was there
     before is still there then.
@@ -53,7 +54,7 @@ def save(
     if keep < 1:
         raise PipelineError(f"keep={keep}: at least the newest checkpoint is kept")
     reconcile(executor.replicas)
-    held = _held(executor, optimizers, extra)
+    held = _held(executor, optimizers, extra or {}, own or {})
     progress = {"format": FORMAT, "step": step, "processes": _processes(executor)}
     root, first = Path(folder), held.process == 0
     failure = None
@@ -77,12 +78,13 @@ def load(
     *,
     step: int | None = None,
     extra: Mapping[str, Stateful] | None = None,
+    own: Mapping[str, Stateful] | None = None,
 ) -> int | None:
     """Reads the checkpoint of `step`, by default the newest, into the executor's modules, the
-    optimizers and `extra`; returns its step, None where there is no checkpoint. The plan may be
-    another than the one that saved it, on another number of ranks; then random states are left as
-    they are. Raises `PipelineError` where the checkpoint does not fit, or cannot be read; the
-    modules may then be half read.
+    optimizers, `extra` and `own`; returns its step, None where there is no checkpoint. The plan
+    may be another than the one that saved it, on another number of ranks; then random states are
+    left as they are. Raises `PipelineError` where the checkpoint does not fit, or cannot be read;
+    the modules may then be half read.
     """
     root = Path(folder)
     found = _exchange(executor, latest(root) if step is None else step)[0]
@@ -90,7 +92,7 @@ def load(
         return None
     where = folders.folder_of(root, found)
     failure = None
-    held = _held(executor, optimizers, extra)
+    held = _held(executor, optimizers, extra or {}, own or {})
     try:
         _read(executor, held, where)
     except Exception as error:  # a damaged file can raise anything
@@ -117,10 +119,15 @@ def _read(executor: Executor, held: Held, where: Path) -> None:
     take(held, read)
 
 
-def _held(executor: Executor, optimizers: Optimizers, extra: Mapping[str, Stateful] | None) -> Held:
-    own = (optimizers,) if isinstance(optimizers, torch.optim.Optimizer) else tuple(optimizers)
+def _held(
+    executor: Executor,
+    optimizers: Optimizers,
+    extra: Mapping[str, Stateful],
+    own: Mapping[str, Stateful],
+) -> Held:
+    given = (optimizers,) if isinstance(optimizers, torch.optim.Optimizer) else tuple(optimizers)
     process = executor.rank if _is_local(executor) else dist.get_rank()
-    return Held(named_tensors(executor), own, extra or {}, process)
+    return Held(named_tensors(executor), given, extra, own, process)
 
 
 def _is_local(executor: Executor) -> bool:

@@ -7,7 +7,8 @@
 | `optimizer.state.NAME.KEY` | what the optimizer keeps for the parameter |
 | `optimizer.group.NAME` | the settings of the parameter's group |
 | `random.RANK` | the random states of the process with this number |
-| `extra.NAME` | what an object gave that the user handed in |
+| `extra.NAME` | what an object gave that the user handed in, the same on every rank |
+| `own.RANK.NAME` | what an object gave that is the rank's own |
 | `progress` | the step after which it was written, and what wrote it |
 """
 
@@ -39,13 +40,19 @@ class Stateful(Protocol):
 
 
 class Held(NamedTuple):
-    """What is saved of a rank: its tensors, its optimizers, what else the user handed in, and the
-    number of the process among all."""
+    """What is saved of a rank: its tensors, its optimizers, what else the user handed in (`extra`
+    is the same on every rank, `own` each one's), and the number of the process among all."""
 
     tensors: list[NamedTensor]
     optimizers: tuple[torch.optim.Optimizer, ...]
     extra: Mapping[str, Stateful]
+    own: Mapping[str, Stateful]
     process: int
+
+    def stateful(self) -> dict[str, Stateful]:
+        """What was handed in, by its key."""
+        found = {f"extra.{name}": one for name, one in self.extra.items()}
+        return found | {f"own.{self.process}.{name}": one for name, one in self.own.items()}
 
 
 def table(held: Held, progress: Mapping[str, Any]) -> CheckpointTable:
@@ -60,8 +67,8 @@ def table(held: Held, progress: Mapping[str, Any]) -> CheckpointTable:
         found[key] = {k: v for k, v in group.items() if k not in ("params", "param_names")}
         for what, value in optimizer.state.get(parameter, {}).items():
             found[f"optimizer.state.{name}.{what}"] = value
-    for name, stateful in held.extra.items():
-        found[f"extra.{name}"] = stateful.state_dict()
+    for key, stateful in held.stateful().items():
+        found[key] = stateful.state_dict()
     return found
 
 
@@ -111,9 +118,14 @@ def wanted(held: Held, metadata: Metadata) -> CheckpointTable:
             found[f"optimizer.group.{name}"] = None
         for key in states.get(f"optimizer.state.{name}", ()):
             found[key] = _room(parameter, there[key])
-    for key in [f"random.{held.process}", *(f"extra.{name}" for name in held.extra)]:
+    for key in [f"random.{held.process}", *held.stateful()]:
         if key in there:
             found[key] = None
+        elif key.startswith("own."):
+            raise PipelineError(
+                f"it has no `{key}`: what a model keeps on each rank itself (`state_dict`) can be "
+                "read by as many ranks as have written it"
+            )
     return found
 
 
@@ -144,9 +156,9 @@ def take(held: Held, read: CheckpointTable) -> None:
         }
         if not optimizer.state[parameter]:
             del optimizer.state[parameter]
-    for name, stateful in held.extra.items():
-        if f"extra.{name}" in read:
-            stateful.load_state_dict(read[f"extra.{name}"])
+    for key, stateful in held.stateful().items():
+        if key in read:
+            stateful.load_state_dict(read[key])
     if (key := f"random.{held.process}") in read:
         restore_random_states(read[key])
 

@@ -19,8 +19,9 @@ class TrainingJob(NamedTuple):
     data and its evaluation data; how many steps, a step being one update of the weights by
     `accumulate` batches; whether to verify the first and to trust the plan; the timeout in seconds;
     the greatest norm of the gradients; every how many steps to print a line (None: a few times a
-    second) and to evaluate; the seed; the type of lower precision; and what a loss or a gradient
-    that is no number does."""
+    second) and to evaluate; the seed; the type of lower precision; what a loss or a gradient that
+    is no number does; and the folder of checkpoints, every how many steps one is written (None: at
+    the end alone), how many are kept, and whether to go on from the newest."""
 
     plan: str
     model: str
@@ -37,6 +38,10 @@ class TrainingJob(NamedTuple):
     seed: int | None = None
     amp: str | None = None
     on_nonfinite: Literal["stop", "warn"] = "stop"
+    checkpoint: str | None = None
+    checkpoint_every: int | None = None
+    keep: int = 3
+    resume: bool = False
 
 
 class TrainingReport(NamedTuple):

@@ -14,8 +14,8 @@ from stretto.runtime.train.build import RankTraining, build, stage_of
 from stretto.runtime.train.evaluate import evaluate
 from stretto.runtime.train.job import RankProcess, TrainingJob, TrainingReport
 from stretto.runtime.train.progress import BatchLosses, ProgressLog
+from stretto.runtime.train.resume import resumed, save_when_due
 from stretto.runtime.train.separate import unshared
-from stretto.runtime.train.state import TrainingState
 from stretto.runtime.train.update import update
 from stretto.runtime.train.verify import verify
 from stretto.runtime.train.weights import weight_totals
@@ -28,7 +28,7 @@ def train(job: TrainingJob, here: RankProcess) -> TrainingReport:
     """Trains on one rank. Raises `PipelineError`, and what reading the plan raises."""
     training = build(job, here)
     progress = ProgressLog(job, training.executor)
-    state, verified = TrainingState(), None
+    state, verified = resumed(training), None
     while state.step < job.steps:
         batches = [next_batch(training, state, ahead) for ahead in range(job.accumulate)]
         total, losses = weight_totals(training, batches), []
@@ -48,6 +48,7 @@ def train(job: TrainingJob, here: RankProcess) -> TrainingReport:
         state = state.after(len(batches))
         if job.eval_every is not None and state.step % job.eval_every == 0:
             evaluate(training, progress, state.step)
+        save_when_due(training, state)
     training.executor.close()
     return TrainingReport(progress.losses, progress.summary(), verified)
 

@@ -37,7 +37,9 @@ class Model:
       gives them;
     - `after_step(done)` is called on every rank after each update, with a `StepDone`;
     - `ties` are the parameters that stand in several places, `{"embedding": [(0, "embed.weight"),
-      (-1, "head.weight")]}`, stages below 0 counted from the end."""
+      (-1, "head.weight")]}`, stages below 0 counted from the end;
+    - `state_dict()` and `load_state_dict(state)`: what the model keeps itself on a rank, an average
+      of weights for instance, as checkpoints have it beside the stages."""
 
     stage: Callable[[int, int], nn.Module]
     loss: Callable[[Any, Any], Tensor] | None = None
@@ -48,6 +50,8 @@ class Model:
     eval_data: Any = None
     after_step: Callable[[Any], object] | None = None
     ties: TieTable | None = None
+    state_dict: Callable[[], Any] | None = None
+    load_state_dict: Callable[[Any], object] | None = None
 
 
 PARTS = tuple(field.name for field in fields(Model) if field.name != "stage")

@@ -20,10 +20,12 @@ as in `nn.Sequential(*stages)`."""
 
 
 class Stepping(NamedTuple):
-    """An optimizer, and the scheduler of its learning rates if there is one."""
+    """An optimizer, and the scheduler of its learning rates if there is one. `name` is the same on
+    every rank: the number of its model, a point, and its own among those of the model."""
 
     optimizer: torch.optim.Optimizer
     scheduler: Any = None
+    name: str = "0.0"
 
 
 def stepping_of(
@@ -38,10 +40,11 @@ def stepping_of(
     where = f"{models.label}, rank {rank}"
     seen: set[Hashable] = set()
     first = {place: tie.places[0] for tie in ties for place in tie.places}
-    for p, model in models.of.items():
+    for number, (p, model) in enumerate(models.of.items()):
         parameters = list(_parameters(models, modules, p, seen, first))
         made = _optimizers(model, where, parameters) if parameters else []
-        found += [Stepping(one, _scheduler(model, where, one)) for one in made]
+        for k, one in enumerate(made):
+            found.append(Stepping(one, _scheduler(model, where, one), f"{number}.{k}"))
     return found
 
 

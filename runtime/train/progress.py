@@ -41,6 +41,7 @@ class ProgressLog:
         graph = executor.plan.graph
         self.judged = graph.judged()
         self.models = len({graph.original(p) for p in self.judged})
+        self.first: int | None = None  # the first step that was taken here
         self.waiting: list[Sequence[BatchLosses]] = []  # of steps that were not told yet
 
     def add(self, step: int, losses: Sequence[BatchLosses], xs: Sequence[Any]) -> None:
@@ -48,15 +49,16 @@ class ProgressLog:
         their x. Ranks tell each other the losses when a line is due. Raises `PipelineError` where a
         rank does not come."""
         self.waiting.append(losses)
+        self.first = step if self.first is None else self.first
         amounts = [_amount(x) for x in xs]
         self.unit = amounts[0][1]
-        if step == 1:  # it agrees on shapes and fills caches: its speed says nothing
+        if step == self.first:  # it agrees on shapes and fills caches: its speed says nothing
             self.first_done = time.monotonic()
         else:
             self.amount += sum(amount for amount, _ in amounts)
         every = self.job.log_every
         last = step == self.job.steps
-        if not last and every is not None and step != 1 and step % every:
+        if not last and every is not None and step != self.first and step % every:
             return
         own = {
             name: [sum(weighted(one, name) for one in batches) for batches in self.waiting]
@@ -66,7 +68,7 @@ class ProgressLog:
         found = self._collect(f"loss/{step}", own)
         self.losses += [sum(parts) / self.models for parts in zip(*found.values(), strict=True)]
         now = time.monotonic()
-        due = every is not None or step == 1 or last or now - self.printed > INTERVAL
+        due = every is not None or step == self.first or last or now - self.printed > INTERVAL
         if self.losses and due:
             self.printed = now
             self._print(step, f"loss {self.losses[-1]:.4f}  {self._speed()}")

@@ -36,7 +36,7 @@ def update(training: RankTraining, step: int) -> StepDone:
     if scaler is not None:
         scaler.agree()
     skipped = scaler is not None and scaler.skipped
-    for optimizer, scheduler in training.stepping:
+    for optimizer, scheduler, _ in training.stepping:
         with user_code(f"{label}: its optimizer", rank, step):
             if not skipped:
                 optimizer.step()
@@ -46,7 +46,7 @@ def update(training: RankTraining, step: int) -> StepDone:
                 scheduler.step()
     if scaler is not None:
         scaler.update()
-    optimizers = [optimizer for optimizer, _ in training.stepping]
+    optimizers = [one.optimizer for one in training.stepping]
     done = StepDone(step, rank, training.keys(), optimizers, norm, skipped)
     for model in training.models.of.values():
         if model.after_step is not None:

@@ -107,7 +107,7 @@ def test_the_command_line_steps_a_shared_parameter_once() -> None:
     }
     assert len(stages) == 2
     models = Models(spec, Model(lambda s, _: stages[StageId(0, s)], loss), "--model")
-    ((optimizer, _),) = stepping_of(models, stages, 0)
+    ((optimizer, _, _),) = stepping_of(models, stages, 0)
     given = [p for group in optimizer.param_groups for p in group["params"]]
     assert len(given) == len({id(p) for p in given}) == 3
 
