@@ -75,7 +75,9 @@ class Stage(nn.Module):
         layers = max(LAYERS, count)
         mine = range(index * layers // count, (index + 1) * layers // count)
         self.embedding = Embedding() if index == 0 else None
-        self.blocks = nn.ModuleList(Block() for _ in mine)
+        self.blocks = nn.ModuleList()
+        for number in mine:  # in the model, where this is its name in a checkpoint
+            self.blocks.add_module(str(number), Block())
         self.head = Head() if index == count - 1 else None
 
     def forward(self, x: Tensor, carried: Sequence[tuple[Memory, ...]] | None = None) -> Any:
