@@ -13,7 +13,7 @@ from stretto.runtime.train.build import RankTraining
 from stretto.runtime.train.state import TrainingState
 
 
-class Position:
+class SavedState:
     """A `TrainingState` as a checkpoint keeps it."""
 
     def __init__(self, state: TrainingState):
@@ -32,7 +32,7 @@ def resumed(training: RankTraining) -> TrainingState:
     """Where the training begins: at the newest checkpoint, if the job asks for it and there is one,
     or if torchrun has started the ranks anew. Raises `PipelineError` where it does not fit, and
     where a training that begins anew is given the folder of another."""
-    job, position = training.job, Position(TrainingState())
+    job, position = training.job, SavedState(TrainingState())
     again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     if job.checkpoint is None:
         return position.state
@@ -74,13 +74,13 @@ def save_when_due(training: RankTraining, state: TrainingState) -> None:
         job.checkpoint,
         state.step,
         [one.optimizer for one in training.stepping],
-        extra=_extra(training, Position(state)),
+        extra=_extra(training, SavedState(state)),
         own=_own(training),
         keep=job.keep,
     )
 
 
-def _extra(training: RankTraining, position: Position) -> dict[str, Stateful]:
+def _extra(training: RankTraining, position: SavedState) -> dict[str, Stateful]:
     """What is the same on every rank that has it."""
     found: dict[str, Any] = {"position": position}
     for one in training.stepping:
