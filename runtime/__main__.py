@@ -14,6 +14,7 @@ STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # one of them: somebody starts r
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line, by default that of the process. Returns the exit code."""
     _take_stderr()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is told by us, in a line
     chosen = _parser().parse_args(arguments)
     if Path(chosen.plan).suffix == ".pipe":
         print(

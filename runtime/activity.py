@@ -39,8 +39,9 @@ class Activity:
 
     @run.setter
     def run(self, run: Interpreter | None) -> None:
-        self._run = run
-        self.page.runs(run.program.name if run else "")
+        if run is not self._run:
+            self._run = run
+            self.page.runs(run.program.name if run else "")
 
     def finish(self) -> None:
         """The executor is made, or a step is over."""

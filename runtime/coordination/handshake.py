@@ -12,7 +12,7 @@ import torch
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.questions import ANSWER
-from stretto.runtime.coordination.stall import others_at_work
+from stretto.runtime.coordination.stall import absence, others_at_work
 from stretto.runtime.coordination.store import MissingKeys
 from stretto.runtime.describe import ranks
 from stretto.runtime.errors import PipelineError
@@ -96,8 +96,11 @@ def _await(peers: Peers, keys: Sequence[str], seconds: float) -> list[Any]:
             answers = questions.await_answers(
                 questions.ask(), absent, lambda: time.sleep(0.05), min(ANSWER, seconds)
             )
-            if len(answers) < len(absent) or not others_at_work(peers.rank, answers, seconds):
-                raise _late(absent, seconds) from None
+            silent = [rank for rank in absent if rank not in answers]
+            if silent:
+                raise _late(silent, seconds) from None
+            if not others_at_work(peers.rank, answers, seconds):
+                raise PipelineError(absence(absent, answers, seconds)) from None
 
 
 def _late(absent: Sequence[int], seconds: float) -> PipelineError:

@@ -32,7 +32,8 @@ class Peers(NamedTuple):
                 everyone = range(self.world)
                 answers = questions.await_answers(questions.ask(), everyone, self._pause)
                 if not others_at_work(self.rank, answers, self.timeout):
-                    why = absence(self.rank, self.world, answers, self.timeout)
+                    others = [other for other in everyone if other != self.rank]
+                    why = absence(others, answers, self.timeout)
                     raise MissingKeys(missing.keys, why) from None
 
     def questions(self) -> Questions:

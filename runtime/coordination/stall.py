@@ -2,7 +2,7 @@
 where they are; out comes who waits, at which operation and line, for whom, and what that one is
 doing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from stretto.runtime.describe import ranks
@@ -53,9 +53,8 @@ def others_at_work(rank: int, answers: Answers, timeout: float) -> bool:
     )
 
 
-def absence(rank: int, world: int, answers: Answers, timeout: float) -> str:
-    """Where the ranks are whose words this one has waited for in vain, in one line."""
-    others = [other for other in range(world) if other != rank]
+def absence(others: Sequence[int], answers: Answers, timeout: float) -> str:
+    """Where these ranks are, whose words were awaited in vain, in one line."""
     silent = [other for other in others if other not in answers]
     told = [_told(other, answers[other]) for other in others if other in answers][:MOST]
     if silent:

@@ -102,8 +102,8 @@ class Store:
             return operation(*given)
         except NotImplementedError:
             raise
-        except RuntimeError as error:  # `DistError`, or a plain one where a file is gone
-            raise StoreLost(self.lost()) from error
+        except RuntimeError:  # `DistError`, or a plain one where a file is gone
+            raise StoreLost(self.lost()) from None
         finally:
             self.calls.pop(thread, None)
 

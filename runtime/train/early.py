@@ -2,14 +2,18 @@
 weights, which may take long. Others that ask where it is are answered, and it ends when another
 fails."""
 
+import threading
 from collections.abc import Callable
 
+from stretto.runtime.coordination.neighbours import RanksHere
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.store import Store
 from stretto.runtime.coordination.watchdog import Position, Watchdog
 from stretto.runtime.executor import Executor
 from stretto.runtime.leave import leave
 from stretto.runtime.train.start import RankStart
+
+LOOK = 0.5  # seconds from one look at the other ranks' processes to the next
 
 
 class EarlyWatch:
@@ -22,7 +26,20 @@ class EarlyWatch:
             start.peers.neighbours.own.say(doing)
         here = Position((0, 0), doing, (), True)
         peers = Peers(start.peers.rank, start.peers.world, own, start.peers.timeout)
+        near = start.peers.neighbours
+        if near is not None:
+            own.on_lost, own.on_end = near.silent, near.own.end
         self.watchdog = Watchdog(peers, lambda: here, leave)
+        self.over = threading.Event()
+        if near is not None:
+            threading.Thread(target=self._look, args=(near,), daemon=True).start()
+
+    def _look(self, near: RanksHere) -> None:
+        """No connection breaks yet where a rank is killed: its process is watched."""
+        while not self.over.wait(LOOK):
+            if gone := near.gone():
+                near.own.end()
+                leave(near.obituary(gone))
 
     def built(self) -> None:
         """The stages are there, and the executor is made next: its own watchdog takes over."""
@@ -30,6 +47,7 @@ class EarlyWatch:
 
     def made(self, executor: Executor) -> None:
         """The executor is there: it knows the plan as it is run."""
+        self.over.set()
         near, its = self.start.peers.neighbours, executor.peers.neighbours
         if near is not None and its is not None:
             near.tell = its.tell

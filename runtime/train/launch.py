@@ -49,7 +49,7 @@ def rank(job: TrainingJob) -> int:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     progress = _Progress()
-    tell_by(progress.teller.tell)
+    tell_by(progress.tell)
     on_signals(lambda _: told_by_a_signal(progress.start, progress.teller.tell))
     try:
         report = _train(job, environment, progress)
@@ -70,6 +70,11 @@ class _Progress:
     teller: ErrorTeller = field(default_factory=ErrorTeller)
     start: RankStart | None = None
     own: Store | None = None
+
+    def tell(self, report: str) -> None:
+        """Tells why this rank ends, which it does next."""
+        self.teller.tell(report)
+        farewell(self.start, failed=True)
 
 
 def _train(job: TrainingJob, environment: RankEnvironment, progress: _Progress) -> TrainingReport:

@@ -4,7 +4,9 @@ within the timeout, in a sentence that names ranks."""
 
 import os
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import NamedTuple, TypeVar
 
@@ -116,18 +118,21 @@ def farewell(start: RankStart | None, failed: bool) -> None:
     if start is None:
         return
     store, environment = start.peers.store, start.environment
-    try:
-        ended = store.count("ended")
-        if environment.rank == 0 and not environment.agent:
-            came = store.counted("came")
-            waiting = threading.Event()
-            for _ in range(int((FAREWELL if failed else start.peers.timeout) / 0.05)):
-                ended = store.counted("ended")
-                if ended >= came:
-                    break
-                waiting.wait(0.05)
-    except Exception:  # it is lost already
-        return
+    keeps = environment.rank == 0 and not environment.agent
+    seconds = FAREWELL if failed else start.peers.timeout
+
+    def say() -> None:
+        with suppress(Exception):  # it is lost already
+            store.count("ended")
+            end = time.monotonic() + seconds
+            while keeps and store.counted("ended") < store.counted("came"):
+                if time.monotonic() > end:
+                    return
+                time.sleep(0.05)
+
+    saying = threading.Thread(target=say, daemon=True)
+    saying.start()
+    saying.join(seconds + 1 if keeps else 1)  # it may be silent
 
 
 def tell_others(start: RankStart | None, message: str) -> None:
