@@ -14,6 +14,7 @@ COMMANDS = {
     "list": "compare the schedules that ship",
     "new": "write a schedule file to start from",
     "certify": "confirm a certificate, by a checker of its own",
+    "doctor": "tell what is wrong with this environment before a run does",
     "explain": "say what an error code means, or where a plan's time goes",
 }
 """What each does, in the order of the help; the module has the command's name."""

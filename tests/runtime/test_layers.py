@@ -4,7 +4,7 @@ layer where that is a folder."""
 from tests.repository.sources import modules, ours
 
 LAYERS = (
-    ("errors", "leave", "loss_scaler", "whereabouts"),
+    ("errors", "leave", "loss_scaler", "surroundings", "whereabouts"),
     ("containers", "topology"),
     ("chunks",),
     ("batch",),
