@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from stretto.compiler.plan.plan import Plan
 from stretto.runtime import Executor, PipelineError
+from stretto.runtime.train.find import find
 from tests.support.mesh import batch_seed, expected, gradients_of, mesh
+from tests.support.paths import ROOT
 from tests.support.ranks import run
 from tests.support.training import Layer, batch, built, compiled, loss, one_process, spec_of, there
 
@@ -170,3 +172,32 @@ def by_hand(plan: Plan, seed: int) -> list[list[Tensor]]:
             for kept, more in zip(own, further, strict=True):
                 kept += more
     return sums[0]
+
+
+# The example ------------------------------------------------------------------------------------
+
+EXAMPLE = f"{ROOT}/examples/data_parallel.py"
+
+
+def example(_: int, words: list[str]) -> tuple[list[float], bool]:
+    parser = find(f"{EXAMPLE}:parser", "model")()
+    found: tuple[list[float], bool] = find(f"{EXAMPLE}:train", "model")(parser.parse_args(words))
+    return found
+
+
+@pytest.mark.parametrize("how", ["fsdp", *map(full_run, ("plain", "ddp"))])
+def test_the_example_trains_as_one_process(how: str) -> None:
+    results = run(4, example, ["dualpipe", "--how", how, "--steps", "3"], seconds=120).results
+    gpt = find(f"{ROOT}/examples/gpt.py:MODEL", "model")
+    model = nn.Sequential(*(gpt.stage(s, 2) for s in range(2)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    wanted = []
+    for step in (1, 2, 3):
+        x, target = find(f"{ROOT}/examples/gpt.py:DATA", "data")(step)
+        total = gpt.loss(model(x), target)
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        wanted.append(float(total.detach()))
+    for losses, equal in results:
+        assert equal and losses == pytest.approx(wanted, rel=1e-4)
