@@ -75,7 +75,8 @@ def table(held: Held, progress: Mapping[str, Any]) -> CheckpointTable:
 def _optimized(
     held: Held,
 ) -> Iterable[tuple[str, nn.Parameter, torch.optim.Optimizer, dict[str, Any]]]:
-    """Every parameter that an optimizer moves, with its name, copies too."""
+    """Every parameter that an optimizer moves, with its name, copies too; of one that stands in
+    several places the first one's."""
     groups = {
         id(parameter): (optimizer, group)
         for optimizer in held.optimizers
@@ -85,7 +86,7 @@ def _optimized(
     for one in held.tensors:
         if id(one.tensor) in groups:
             assert isinstance(one.tensor, nn.Parameter)
-            yield one.name, one.tensor, *groups.pop(id(one.tensor))
+            yield one.once, one.tensor, *groups.pop(id(one.tensor))
     if groups:
         raise PipelineError(
             f"an optimizer has {len(groups)} parameters that no stage of this rank has: hand in "

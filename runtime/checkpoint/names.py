@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from stretto.compiler.program.program import TiedPlace
 from stretto.runtime.executor import Executor
 from stretto.runtime.topology import StageId
 
@@ -23,9 +24,12 @@ WRAPPERS = {
 
 
 class NamedTensor(NamedTuple):
-    """A parameter or persistent buffer of a stage, and its name in the model."""
+    """A parameter or persistent buffer of a stage, its name in the model, and `once`, the name by
+    which is found what an optimizer keeps for it: of a parameter that stands in several places that
+    of the first, on all ranks, since a rank may optimize it there or elsewhere."""
 
     name: str
+    once: str
     stage: StageId
     tensor: Tensor
     is_parameter: bool
@@ -36,31 +40,53 @@ def named_tensors(executor: Executor) -> list[NamedTensor]:
     ranks, so that all of them must call it. Raises `MissingKeys` where another does not."""
     graph, peers = executor.plan.graph, executor.peers
     own = {stage: _tensors(one.module) for stage, one in executor.stages.items()}
+    first = {place: tie.places[0] for tie in graph.spec.ties for place in tie.places}
     told = [
-        [stage.pipeline, stage.stage, list(found), _knows(executor.stages[stage].module)]
+        [
+            stage.pipeline,
+            stage.stage,
+            list(found),
+            _knows(executor.stages[stage].module),
+            {one.own: name for name, one in found.items() if (*stage, one.own) in first},
+        ]
         for stage, found in own.items()
     ]
     peers.store.post(f"names/{executor.rank}", told)
     every = peers.wait([f"names/{rank}" for rank in range(executor.world)])
     clashing = _clashing(executor, every)
-    several = len(graph.originals()) > 1
+    tied = {(p, s, own): name for row in every for p, s, *_, of in row for own, name in of.items()}
     result = []
     for stage, found in own.items():
-        original = graph.original(stage.pipeline)
-        prefix = f"{graph.spec.pipelines[original].name}." if several else ""
-        if original in clashing:
-            count = len(graph.spec.pipelines[original].stages)
-            prefix += f"stage{stage.stage}of{count}."
-        for name, (tensor, is_parameter) in found.items():
-            result.append(NamedTensor(prefix + name, stage, tensor, is_parameter))
+        prefix = _prefix(executor, stage, clashing)
+        for name, one in found.items():
+            at = first.get(TiedPlace(*stage, one.own))
+            once = prefix + name
+            if at is not None:
+                once = (
+                    _prefix(executor, StageId(*at[:2]), clashing)
+                    + tied[at.pipeline, at.stage, at.name]
+                )
+            is_parameter = isinstance(one.tensor, nn.Parameter)
+            result.append(NamedTensor(prefix + name, once, stage, one.tensor, is_parameter))
     return result
+
+
+def _prefix(executor: Executor, stage: StageId, clashing: set[int]) -> str:
+    """What stands before the names of a stage."""
+    graph = executor.plan.graph
+    original = graph.original(stage.pipeline)
+    pipeline = graph.spec.pipelines[original]
+    prefix = f"{pipeline.name}." if len(graph.originals()) > 1 else ""
+    if original in clashing:
+        prefix += f"stage{stage.stage}of{len(pipeline.stages)}."
+    return prefix
 
 
 def _clashing(executor: Executor, every: list[list[list[Any]]]) -> set[int]:
     """The models of which two stages, neither of which knows the model's names, use one name."""
     graph = executor.plan.graph
     names: dict[int, dict[int, list[str]]] = {}
-    for pipeline, stage, found, knows in (row for rows in every for row in rows):
+    for pipeline, stage, found, knows, _ in (row for rows in every for row in rows):
         if not knows:
             names.setdefault(graph.original(pipeline), {})[stage] = found
     return {
@@ -71,16 +97,22 @@ def _clashing(executor: Executor, every: list[list[list[Any]]]) -> set[int]:
     }
 
 
-def _tensors(module: nn.Module) -> dict[str, tuple[Tensor, bool]]:
-    """By name in the model, as far as the module knows it: what is saved, and whether it is a
-    parameter."""
+class _OwnTensor(NamedTuple):
+    """A tensor by its own name, as the module has it."""
+
+    own: str
+    tensor: Tensor
+
+
+def _tensors(module: nn.Module) -> dict[str, _OwnTensor]:
+    """By name in the model, as far as the module knows it, what is saved."""
     inner = unwrapped(module)
     full = getattr(inner, "full_name", None)
-    found: dict[str, tuple[Tensor, bool]] = {}
+    found: dict[str, _OwnTensor] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor):
             own = plain_name(module, name)
-            found[full(own) if full else own] = tensor, isinstance(tensor, nn.Parameter)
+            found[full(own) if full else own] = _OwnTensor(name, tensor)
     return found
 
 

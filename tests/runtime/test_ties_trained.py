@@ -16,6 +16,7 @@ from stretto.compiler.plan.plan import Plan, write_plan
 from stretto.compiler.problem.spec import Feed
 from stretto.runtime import Executor, PipelineError, run_local
 from stretto.runtime.__main__ import main
+from stretto.runtime.checkpoint import load, save
 from stretto.runtime.clip import clip_grad_norm_
 from stretto.runtime.transport.local import Local
 from tests.support import trainees
@@ -195,6 +196,49 @@ def test_clipping_counts_a_tied_parameter_once(name: str) -> None:
     )
     assert torch.allclose(torch.stack(norms), expected, rtol=1e-12)
     assert all(near(holder.grad, alone.weight.grad) for holder in run_.holders())
+
+
+# Checkpoints ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(("zb_v", 2), ("one_f_one_b", 4)), (("one_f_one_b", 4), ("zb_v", 2))],
+    ids=["apart", "together"],
+)
+def test_a_checkpoint_fits_where_holders_are_elsewhere(
+    first: tuple[str, int], then: tuple[str, int], tmp_path: Path
+) -> None:
+    """Where one rank has both, its optimizer knows one of them."""
+    plans = [compiled(name, ranks=ranks, microbatches=4) for name, ranks in (first, then)]
+
+    def body(plan: Plan, resumed: bool) -> Callable[[Executor, torch.optim.Optimizer], None]:
+        def steps(executor: Executor, optimizer: torch.optim.Optimizer) -> None:
+            if resumed:
+                assert load(executor, tmp_path, optimizer) == 2
+            x, target = tokens(spec_of(plan))
+            for _ in range(2):
+                executor.step(x, target=target)
+                optimizer.step()
+                optimizer.zero_grad()
+            if not resumed:
+                save(executor, tmp_path, 2, optimizer)
+
+        return steps
+
+    for plan, resumed in zip(plans, (False, True), strict=True):
+        modules = [tied_stages(plan, rank) for rank in range(spec_of(plan).ranks)]
+        if resumed:  # elsewhere: it is all in the checkpoint
+            for module in (module for own in modules for module in own.values()):
+                for parameter in {id(p): p for p in module.parameters()}.values():
+                    parameter.data.add_(1)
+        run_ = tied_run(plan, modules, body=body(plan, resumed))
+    alone = OneProcess(spec_of(plans[0]))
+    for _ in range(4):
+        alone.backward()
+        alone.optimizer.step()
+        alone.optimizer.zero_grad()
+    assert all(near(holder.detach(), alone.weight.detach()) for holder in run_.holders())
 
 
 # Several models, evaluations --------------------------------------------------------------------
