@@ -16,6 +16,7 @@ from stretto.compiler.program.program import ProgramName
 from stretto.runtime.batch import signature, tensors
 from stretto.runtime.given import input_label
 from stretto.runtime.microbatches import PipelineMicrobatches
+from stretto.runtime.stage.precision import autocast_type
 from stretto.runtime.stage.stage_module import StageModule
 from stretto.runtime.topology import StageGraph, StageId
 from stretto.runtime.transport import plain, to_bytes
@@ -91,9 +92,11 @@ class ModuleState(NamedTuple):
     parameters: list[torch.nn.Parameter]
 
     def checksum(self) -> int:
-        """The same while nothing is frozen, melted, or put into another mode."""
+        """The same while nothing is frozen, melted, put into another mode, or under another
+        autocast."""
         flags = [p.requires_grad for p in self.parameters]
-        return zlib.crc32(bytes(flags + [m.training for m in self.modules]))
+        flags += [module.training for module in self.modules]
+        return zlib.crc32(bytes(flags) + autocast_type().encode())
 
 
 def judge(cards: Sequence[StepCard], graph: StageGraph) -> StepVerdict:

@@ -3,6 +3,7 @@ with nothing overlapped and nothing split. In come modules for every stage and t
 losses and gradients, added in the order of the plan and in that of the micro-batches."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from stretto.runtime.stage.precision import outside_autocast
 from stretto.runtime.stage.split_backward import collect
 from stretto.runtime.tensor_spec import flat
 from stretto.runtime.topology import StageGraph, StageId
+from stretto.runtime.train.observed import Observed
 from stretto.runtime.train.tied_reference import (
     GradientList,
     OrderedSum,
@@ -58,6 +60,7 @@ class Reference:
         self.slicing = slicing_of(self.spec, options.slice_dim, options.slice_lengths)
         made = {s: slice_memory(m, graph.label(s), self.spec.slices) for s, m in modules.items()}
         self.memory = {stage: memory for stage, memory in made.items() if memory is not None}
+        self.observed = Observed(graph, modules, sliced=self.slicing is not None)
         self.copies: dict[StageId, GradientList] = {}
         self.plain: dict[StageId, GradientList] = {}
 
@@ -115,12 +118,16 @@ class Reference:
             p = stage.pipeline
             args, kwargs = self._arguments(stage, m, outputs)
             with torch.set_grad_enabled(not self.spec.pipelines[p].forward_only):
-                outputs[stage] = self._output(stage, m, args, kwargs)
+                outputs[stage] = self.observed.forward(
+                    stage, args, kwargs, partial(self._output, stage, m, args, kwargs)
+                )
             if self.graph.ends_in_loss(stage):
                 judge = loss_of(self.graph, p, self.batch.loss_fn)
                 assert judge is not None
                 own = self.microbatches[p]
-                loss = Criterion(judge, own.judging[m])(outputs[stage], own.target[m])
+                criterion, output = Criterion(judge, own.judging[m]), outputs[stage]
+                judged = partial(criterion, output, own.target[m])
+                loss = self.observed.loss(p, m, output, judged)
                 losses.setdefault(p, {})[m] = loss.detach()
                 root = scaled(loss, outputs[stage], own.judging[m].share)
                 root = root * self.batch.scale if self.batch.scale != 1 else root

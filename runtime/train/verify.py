@@ -18,7 +18,7 @@ from stretto.compiler.plan.plan import Plan
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.executor import Executor
 from stretto.runtime.given import step_arguments
-from stretto.runtime.stage.from_user import Loss
+from stretto.runtime.stage.from_user import Loss, loss_of
 from stretto.runtime.topology import StageGraph, StageId
 from stretto.runtime.train.gather import Gathered, gather
 from stretto.runtime.train.reference import Batch, Losses, Reference
@@ -45,13 +45,16 @@ class StageDifference(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """`losses` and `unequal_losses` count; `weights` names copies that did not start equal. As
-    text, what `--verify` prints."""
+    """`losses` and `unequal_losses` count; `weights` names copies that did not start equal;
+    `causes` says why there may be a difference, `notes` what is equal and still not as in one
+    process that takes the whole batch at once. As text, what `--verify` prints."""
 
     stages: tuple[StageDifference, ...]
     losses: int
     unequal_losses: int
     weights: tuple[str, ...]
+    causes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -76,8 +79,13 @@ class Verdict(NamedTuple):
             lines.append(f"  {self.losses} losses and all gradients are equal, bit for bit")
         else:
             lines.append("  this is not what one process computes")
-            if 0 < max((s.greatest for s in self.stages), default=0.0) < ROUNDING:
+            lines += [f"  likely cause: {cause}" for cause in self.causes]
+            if (
+                not self.causes
+                and 0 < max((s.greatest for s in self.stages), default=0.0) < ROUNDING
+            ):
                 lines.append(LAYOUT)
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -112,6 +120,7 @@ def verify(
     after = gather(executor, {stage: _found(executor, stage) for stage in executor.stages})
     for name, found in losses.items():
         executor.peers.store.post(f"verify/{name}", [loss.double().item() for loss in found])
+    executor.peers.store.post(f"verify/threads/{executor.rank}", torch.get_num_threads())
     if executor.rank:
         return None
     assert plan is not None
@@ -125,7 +134,7 @@ def verify(
     batch = Batch(step_arguments(x, target, step), loss_fn, executor.batching, _scale(executor))
     reference = Reference(graph, modules, batch)
     ours = reference.step(rank_orders(plan))
-    return Verdict(
+    verdict = Verdict(
         tuple(_compare(plan, reference, after, stage) for stage in _originals(graph)),
         sum(len(found) for found in theirs.values()),
         sum(
@@ -135,6 +144,36 @@ def verify(
         ),
         tuple(_unequal_copies(graph, plan, before)),
     )
+    judges = {p: loss_of(graph, p, loss_fn) for p in graph.originals()}
+    notes = tuple(reference.observed.notes(reference.microbatches, judges))
+    causes = () if verdict.equal else tuple(_causes(executor, reference, verdict.stages))
+    return verdict._replace(causes=causes, notes=notes)
+
+
+def _causes(
+    executor: Executor, reference: Reference, stages: Sequence[StageDifference]
+) -> Iterator[str]:
+    """What may have made the difference: what was seen of the modules, and what the ranks say of
+    themselves."""
+    yield from reference.observed.causes()
+    keys = [f"verify/threads/{rank}" for rank in range(executor.world)]
+    threads = executor.peers.wait(keys)
+    others = [rank for rank, many in enumerate(threads) if many != threads[0]]
+    if others:
+        yield (
+            f"rank {others[0]} computes with {threads[others[0]]} threads, and rank 0, which is "
+            f"the one process too, with {threads[0]}: sums are cut by threads. Set "
+            "OMP_NUM_THREADS alike"
+        )
+    differing = {stage.parameter for stage in stages if not stage.equal}
+    graph = executor.plan.graph
+    for tie in executor.plan.spec.ties:
+        places = [f"`{name}` of `{graph.label(StageId(p, s))}`" for p, s, name in tie.places]
+        if differing & {place.replace("`", "") for place in places}:
+            yield (
+                f"{', '.join(places)} are one parameter: what its places add, and in which order, "
+                "the plan and one process must say alike"
+            )
 
 
 def _scale(executor: Executor) -> float:

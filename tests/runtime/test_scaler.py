@@ -169,6 +169,42 @@ class Mixed(Layer):
         return x + exact.to(x.dtype)
 
 
+def test_a_step_under_another_autocast_sends_other_types() -> None:
+    """What travels between stages is of the type that the forward computes in."""
+    plan = compiled("zb_h1", ranks=2, microbatches=2)
+    x, target = batch(spec_of(plan))
+
+    def make(seed: int) -> nn.Module:
+        draw = torch.Generator().manual_seed(seed)
+        layer = nn.Linear(6, 6)
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn(6, 6, generator=draw))
+            layer.bias.zero_()
+        return layer
+
+    def step(module: Any, on: bool) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            return module()
+
+    def body(executor: Executor) -> Any:
+        found: list[Tensor] = []
+        for on in (False, True, True, False, True):
+            losses: list[Tensor] = []
+            step(lambda losses=losses: executor.step(x, target=target, losses=losses), on)
+            found += losses
+        return found
+
+    _, ours = executors(plan, body, make)
+    whole = whole_model(plan, make)
+    theirs = [
+        step(lambda a=a, b=b: loss(whole(a), b), on)
+        for on in (False, True, True, False, True)
+        for a, b in zip(x.chunk(2), target.chunk(2), strict=True)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert not torch.equal(ours[0], ours[2])
+
+
 @pytest.mark.parametrize(("name", "sizes"), SCHEDULES, ids=NAMES)
 @pytest.mark.parametrize("kind", ["autocast", "whole"])
 def test_bfloat16(name: str, sizes: dict[str, int], kind: str) -> None:
