@@ -62,11 +62,10 @@ class OverlappedPair(NamedTuple):
                 tuple(output for output, _ in there) if saved.loss is None else [],
                 tuple(gradient for _, gradient in there) if saved.loss is None else [],
             )
-        output, loss = self._made(made)
+            output, loss = self._made(made)
+            kept = ahead.save(given, output, loss, criterion and criterion.metrics)
         self.behind.run_builder()
-        found = collect(saved.inputs)
-        metrics = criterion and criterion.metrics
-        return ahead.save(given, output, loss, metrics), found
+        return kept, collect(saved.inputs)
 
     def _made(self, made: Any) -> tuple[Any, Tensor | None]:
         """What the call returned: the forward's output, as the module gives it, and its loss."""

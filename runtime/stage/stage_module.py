@@ -106,13 +106,15 @@ class StageModule:
     def forward(self, given: ForwardInput) -> ForwardOutput:
         """F: runs the module, and the loss where there is a target. Raises `PipelineError` where
         they give what cannot be sent or learned from, and whatever they raise."""
-        with torch.set_grad_enabled(given.learn):
+        if given.learn and torch.is_inference_mode_enabled():
+            raise PipelineError("nothing can be learned under torch.inference_mode()")
+        with torch.set_grad_enabled(given.learn):  # also around a step under no_grad()
             args, kwargs = given.arguments()
             output = self._called(given, args, kwargs)
             loss, criterion = None, self.criterion(given)
             if criterion is not None:
                 loss = criterion(output, given.target)
-        return self.save(given, output, loss, criterion and criterion.metrics)
+            return self.save(given, output, loss, criterion and criterion.metrics)
 
     def _called(self, given: ForwardInput, args: Any, kwargs: dict[str, Any]) -> Any:
         if self.memory is None:

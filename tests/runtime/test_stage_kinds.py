@@ -2,6 +2,7 @@
 hooks, compiles or adds by itself, and what a stage may hand on. Expected is what autograd does in
 one piece, and what one process does."""
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +17,12 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from stretto.runtime import Executor, PipelineError
 from stretto.runtime.stage.private import writable
 from stretto.runtime.stage.split_backward import input_gradient, weight_gradient, whole
 from tests.support.specs import linear, one_f_one_b, ordered, zb_h1
-from tests.support.training import WIDTH, plan_of
+from tests.support.steps import executors
+from tests.support.training import WIDTH, batch, plan_of, spec_of
 from tests.support.verified import verified
 
 COMPILES = pytest.mark.skipif(
@@ -462,3 +465,40 @@ def test_what_a_stage_in_the_middle_may_hand_on(name: str, order: Any) -> None:
     assert not verdict.unequal_losses
     for stage in verdict.stages:  # what has three uses in a stage is added in any order
         assert stage.greatest <= 1e-5, str(verdict)
+
+
+@pytest.mark.parametrize("order", [one_f_one_b, zb_h1])
+@pytest.mark.parametrize(
+    "around",
+    [
+        torch.no_grad,
+        torch.autograd.graph.save_on_cpu,
+        lambda: torch.autograd.graph.disable_saved_tensors_hooks("not here"),
+    ],
+    ids=["no-grad", "save-on-cpu", "without-hooks"],
+)
+def test_what_may_be_around_a_step(around: Callable[[], Any], order: Any) -> None:
+    plan = plan_of(ordered(linear(2, 3), order))
+    x, target = batch(spec_of(plan))
+
+    def body(executor: Executor, around: Callable[[], Any] = contextlib.nullcontext) -> Any:
+        with around():
+            executor.step(x, target=target)
+        return [p.grad for p in executor.parameters()]
+
+    found = executors(plan, lambda executor: body(executor, around))
+    for ours, theirs in zip(found, executors(plan, body), strict=True):
+        assert ours and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_nothing_is_learned_in_inference_mode() -> None:
+    plan = plan_of(ordered(linear(2, 3), zb_h1))
+    x, target = batch(spec_of(plan))
+
+    def body(executor: Executor) -> None:
+        with torch.inference_mode():
+            executor.eval(x)
+            executor.step(x, target=target)
+
+    with pytest.raises(PipelineError, match="nothing can be learned under"):
+        executors(plan, body)
