@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stretto.runtime.containers import MicrobatchList as MicrobatchList
     from stretto.runtime.errors import NonFiniteError as NonFiniteError
     from stretto.runtime.errors import PipelineError as PipelineError
+    from stretto.runtime.errors import StepRefused as StepRefused
     from stretto.runtime.errors import Stopped as Stopped
     from stretto.runtime.executor import Executor as Executor
     from stretto.runtime.executor import ExecutorOptions as ExecutorOptions
@@ -49,6 +50,7 @@ _WHERE = {
     "NonFiniteError": "stretto.runtime.errors",
     "PipelineError": "stretto.runtime.errors",
     "StepDone": "stretto.runtime.train.update",
+    "StepRefused": "stretto.runtime.errors",
     "Stopped": "stretto.runtime.errors",
     "clip_grad_norm_": "stretto.runtime.clip",
     "get_total_norm": "stretto.runtime.clip",
@@ -68,6 +70,7 @@ __all__ = [
     "NonFiniteError",
     "PipelineError",
     "StepDone",
+    "StepRefused",
     "Stopped",
     "clip_grad_norm_",
     "get_total_norm",

@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         checkpoint_every=chosen.checkpoint_every,
         keep=chosen.keep,
         resume=chosen.resume,
+        check_messages=chosen.check_messages,
     )
     return launch.local(job) if chosen.local else launch.rank(job) or 0
 
@@ -104,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
         "--verify",
         action="store_true",
         help="run the first step in one process too, and demand the same gradients",
+    )
+    parser.add_argument(
+        "--check-messages",
+        action="store_true",
+        help="send before every message what it is, 256 bytes, and compare; default: not",
     )
     parser.add_argument("--trust", action="store_true", help="do not prove the plan again")
     parser.add_argument(

@@ -64,6 +64,11 @@ def add(parser: ArgumentParser) -> None:
         action="store_true",
         help="compare gradients with those of one process, bit by bit",
     )
+    parser.add_argument(
+        "--check-messages",
+        action="store_true",
+        help="send before every message what it is (256 bytes), and compare (default: not)",
+    )
     parser.add_argument("--trust", action="store_true", help="do not prove the plan on every rank")
     parser.add_argument(
         "--local", action="store_true", help="run all ranks as threads of one process"
@@ -214,5 +219,5 @@ def command(plan: str, ranks: int, chosen: Namespace) -> list[str]:
         value = getattr(chosen, flag.replace("-", "_"))
         if value is not None:
             words += [f"--{flag}", str(value)]
-    flags = ("verify", "trust", "local", "resume")
-    return words + [f"--{flag}" for flag in flags if getattr(chosen, flag)]
+    flags = ("verify", "check-messages", "trust", "local", "resume")
+    return words + [f"--{flag}" for flag in flags if getattr(chosen, flag.replace("-", "_"))]

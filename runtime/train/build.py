@@ -75,6 +75,7 @@ def build(job: TrainingJob, here: RankProcess) -> RankTraining:
         store=here.store,
         timeout=job.timeout,
         trust=job.trust,
+        check_messages=job.check_messages,
         scale_loss=models.scale_loss(),
         on_nonfinite="stop" if job.on_nonfinite == "stop" else told,
         ties=models.ties(),

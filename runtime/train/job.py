@@ -20,8 +20,9 @@ class TrainingJob(NamedTuple):
     `accumulate` batches; whether to verify the first and to trust the plan; the timeout in seconds;
     the greatest norm of the gradients; every how many steps to print a line (None: a few times a
     second) and to evaluate; the seed; the type of lower precision; what a loss or a gradient that
-    is no number does; and the folder of checkpoints, every how many steps one is written (None: at
-    the end alone), how many are kept, and whether to go on from the newest."""
+    is no number does; the folder of checkpoints, every how many steps one is written (None: at the
+    end alone), how many are kept, and whether to go on from the newest; and whether messages are
+    checked on their way."""
 
     plan: str
     model: str
@@ -42,6 +43,7 @@ class TrainingJob(NamedTuple):
     checkpoint_every: int | None = None
     keep: int = 3
     resume: bool = False
+    check_messages: bool = False
 
 
 class TrainingReport(NamedTuple):
