@@ -16,7 +16,7 @@ from stretto.runtime.transport import Transport
 from stretto.runtime.transport.choose import require_process_group
 from stretto.runtime.transport.local import Local
 
-LONGEST = 0.002  # seconds between two looks of a rank that waits for others at a step's beginning
+OFTEN, SELDOM = 0.002, 0.05  # seconds between two looks of a rank that waits: at first, and later
 
 
 class KeyValueStore(Protocol):
@@ -162,16 +162,16 @@ class Store:
         """As `wait`, for as long as it takes: whether those that are to write are at work, the
         watchdog judges. `lacking` is told now and then which of the keys are not there, by their
         places."""
-        names, pause = [self.prefix + key for key in keys], 0.0001
+        names, pause, begun = [self.prefix + key for key in keys], 0.0001, time.monotonic()
         while not self._reach(self.store.check, names):
             if self.on_wait is not None:
                 self.on_wait()
-            if lacking is not None and pause >= LONGEST:
+            if lacking is not None and pause >= OFTEN:
                 there = [self._reach(self.store.check, [name]) for name in names]
                 if not all(there):  # they may have come meanwhile
                     lacking([k for k, found in enumerate(there) if not found])
             time.sleep(pause)
-            pause = min(2 * pause, LONGEST)
+            pause = min(2 * pause, max(OFTEN, 0.01 * (time.monotonic() - begun)), SELDOM)
         return [json.loads(self._reach(self.store.get, name)) for name in names]
 
     def forget(self, key: str) -> None:

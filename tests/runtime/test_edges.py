@@ -1,7 +1,6 @@
 """What travels between stages, all ranks as threads of this process: nothing runs but the step's
 own forwards, shapes are known before data come, and what is wrong is told before it is read."""
 
-import threading
 import time
 from functools import lru_cache
 from random import Random
@@ -509,28 +508,6 @@ def test_a_rank_that_is_slow_in_its_first_forward_is_awaited() -> None:
     x, target = batch(spec_of(plan))
     make = {0: Slow, 1: Layer}
     trained(plan, x, target, lambda seed: make[seed](seed), timeout=1.0)
-
-
-def test_a_rank_that_does_not_begin_its_step_is_named_without_our_keys() -> None:
-    plan = plan_of(ordered(linear(2, 2), gpipe))
-    x, target = batch(spec_of(plan))
-    over = threading.Event()
-
-    def body(executor: Executor) -> str:
-        executor.step(x, target=target)
-        if executor.rank == 1:
-            over.wait(60)
-            return ""
-        try:
-            with pytest.raises(PipelineError) as stopped:
-                executor.step(x, target=target)
-        finally:
-            over.set()
-        return str(stopped.value)
-
-    told = executors(plan, body, timeout=1.0)[0]
-    assert "rank 0 waits for rank 1 to begin step 2" in told and "rank 1 is between steps" in told
-    assert not any(key in told for key in ("card/", "verdict/", "edge/"))
 
 
 # Messages that are checked ------------------------------------------------------------------------
