@@ -16,8 +16,14 @@ TieTable = Mapping[str, Sequence[Sequence[Any]]]
 """By the name of a tie the places where the parameter stands: `(stage, name)`, or where there are
 pipelines of several models `(pipeline, stage, name)`. A stage below 0 counts from the end."""
 
-WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-"""What wrappers of modules put into the names of parameters."""
+WRAPPERS = {
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "base_layer",
+}
+"""What wrappers of modules, and adapters of layers, put into the names of parameters."""
 
 
 class Declaration(NamedTuple):

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from stretto.compiler.plan.plan import Plan
+from stretto.compiler.program.claims import claims
 from stretto.compiler.program.collectives import with_collectives
 from stretto.compiler.program.program import Reduction, Tie, TiedPlace
 from stretto.compiler.program.ties import tie_reductions, tie_sums, with_ties
@@ -154,12 +155,19 @@ def agree_on_ties(
         peers.store.post("ties/same", same)
         tied(context.plan, ties)
         if whole is not None:
-            programs = {name: with_ties(one, ties) for name, one in whole.programs.items()}
-            prove_all(programs, whole.claims)
+            prove_tied(whole, ties)
 
     cards = [TieCard.read(card) for card in shake_hands(peers, context.plan.hash, own, judge)]
     (found,) = peers.wait(["ties/same"])
     return find_ties(graph, cards, [[TiedPlace(*place) for place in one] for one in found])
+
+
+def prove_tied(whole: Plan, ties: tuple[Tie, ...]) -> None:
+    """Proves the plan with these ties. Where gradients are averaged over other pipelines, sums over
+    ties delay that, and what the plan claims of its times is not so. Raises `Rejected`."""
+    programs = {name: with_ties(one, ties) for name, one in whole.programs.items()}
+    delayed = ties and any(one.spec.reduce_gradients for one in programs.values())
+    prove_all(programs, {n: claims(p) for n, p in programs.items()} if delayed else whole.claims)
 
 
 def _equal(peers: Peers, graph: StageGraph, ties: tuple[Tie, ...]) -> list[list[TiedPlace]]:
