@@ -8,7 +8,7 @@ class PipelineError(Exception):
 
 class NonFiniteError(PipelineError):
     """A loss, or the norm of the gradients, is NaN or infinite. Every rank raises it alike, and the
-    executor can go on."""
+    executor can go on; where its gradients were averaged with those of replicas, it cannot."""
 
 
 class StepRefused(PipelineError):

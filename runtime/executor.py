@@ -21,7 +21,7 @@ from stretto.runtime.coordination.store import Store, store_of
 from stretto.runtime.coordination.watchdog import Watchdog
 from stretto.runtime.data_parallel.synchronization import DataParallel, require_processes
 from stretto.runtime.declared_ties import TieTable
-from stretto.runtime.errors import PipelineError, StepRefused
+from stretto.runtime.errors import NonFiniteError, PipelineError, StepRefused
 from stretto.runtime.exchange import Exchange
 from stretto.runtime.given import StepArguments, Weight, batch_options
 from stretto.runtime.interpreter import Interpreter
@@ -326,7 +326,13 @@ def _finish(executor: Executor, run: Interpreter, wanted: Wanted) -> Any:
     fill(graph, losses, wanted.losses)
     fill(graph, run.metrics, wanted.metrics)
     if executor.watch is not None and run.train:
-        executor.watch.end(run)
+        try:
+            executor.watch.end(run)
+        except NonFiniteError as error:
+            if executor.data_parallel.peers:  # whose gradients are none either, by their mean
+                executor.broken = str(error)
+                executor.data_parallel.fail(str(error))
+            raise
     return merged_outputs(graph, outputs, options.output_merge_spec)
 
 

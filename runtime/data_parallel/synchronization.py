@@ -130,8 +130,12 @@ class DataParallel:
         for stage in self.begun:
             self.waiting = self.context.stages[stage].name
             for way in self.stages[stage].ways:
-                self._await(way.works())
-                way.finish()
+                try:
+                    self._await(way.works())
+                    way.finish()
+                except RuntimeError:  # the trace of a replica that has ended, and told why
+                    self._look()
+                    raise
         self.waiting = ""
         for stage in self.stages:
             if stage not in self.begun:
