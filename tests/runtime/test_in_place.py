@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stretto.runtime import PipelineError
+from stretto.runtime import Executor, PipelineError
 from tests.support.specs import gpipe, linear, one_f_one_b, ordered, random_order, vee, zb_h1
 from tests.support.steps import executors
 from tests.support.training import (
@@ -121,7 +121,9 @@ def test_an_evaluation_does_not_write_on_the_batch_either() -> None:
 
 
 class KeepsItsOutput(Layer):
-    """Writes every output into one buffer."""
+    """Writes every output into one buffer, and if `again` returns that."""
+
+    again = True
 
     def __init__(self, seed: int):
         super().__init__(seed)
@@ -132,15 +134,28 @@ class KeepsItsOutput(Layer):
         kept = self.get_buffer("kept")
         with torch.no_grad():
             kept.copy_(found)
-        return kept if not torch.is_grad_enabled() else found + 0 * kept.detach()
+        return kept if self.again else found
 
 
-def test_an_output_that_changes_later_is_refused() -> None:
-    """In an evaluation the last stage returns one buffer for all micro-batches."""
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("stage", [0, 1])
+def test_an_output_that_changes_later_is_refused(stage: int, step: int) -> None:
+    """In an evaluation a stage returns one buffer for all micro-batches: the first, whose outputs
+    are being sent by then, or the last, whose are kept for the user."""
     plan = plan_of(ordered(linear(2, 3), gpipe))
     x, _ = batch(spec_of(plan))
-    with pytest.raises(PipelineError, match=r"the output of `F main\[1, 0\]` was changed in place"):
-        executors(plan, lambda e: e.eval(x), lambda s: KeepsItsOutput(s) if s else Layer(s))
+    words = rf"the output of `F main\[{stage}, 0\]` was changed in place"
+
+    def body(executor: Executor) -> None:
+        modules = [own.module for own in executor.stages.values()]
+        for k in range(1, step + 1):
+            for module in modules:
+                if isinstance(module, KeepsItsOutput):
+                    module.again = k == step
+            executor.eval(x)
+
+    with pytest.raises(PipelineError, match=words):
+        executors(plan, body, lambda s: (KeepsItsOutput if s == stage else Layer)(s))
 
 
 def test_losses_that_are_one_buffer_are_told_apart() -> None:
