@@ -30,7 +30,7 @@ def check_named(flag: str, name: str) -> None:
         if found is None:
             if depth == 1 and part in sys.builtin_module_names:
                 return
-            if sys.meta_path and _otherwise(part, depth):
+            if origin is None and _otherwise(part, depth):
                 return
             here = ".".join(module.split(".")[:depth])
             raise Unusable(f"{flag} {name}: there is no module {here}, here or installed")
@@ -56,7 +56,7 @@ def check_plan(path: str, ranks: int) -> None:
 def _otherwise(part: str, depth: int) -> bool:
     """Whether another finder than that of paths knows the module, as editable installs have."""
     if depth > 1:
-        return True  # its package may have one
+        return True  # a package without a file of its own may be in several places
     for finder in sys.meta_path:
         find = getattr(finder, "find_spec", None)
         if finder is not PathFinder and find is not None and find(part, None) is not None:

@@ -3,6 +3,7 @@ comes a rank's environment; out comes what it shares with the others. Whatever g
 within the timeout, in a sentence that names ranks."""
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from stretto.runtime.train.environment import RankEnvironment, different_worlds
 from stretto.runtime.whereabouts import of_process
 
 T = TypeVar("T")
-FAREWELL = 5.0  # seconds that rank 0 keeps the store for others, when the training has failed
+FAREWELL = 3.0  # seconds that rank 0 keeps the store for others, when the training has failed
 LONGEST_WAIT = 1800.0  # seconds, or ten timeouts: then gloo gives up a message by itself
 
 
@@ -44,7 +45,6 @@ def connect(environment: RankEnvironment, plan: str, seconds: float) -> RankStar
     """Reaches the store, or makes it. Raises `PipelineError`."""
     torch_store = PrefixStore(f"stretto/{environment.attempt}", _tcp_store(environment, seconds))
     store = Store(torch_store, "launch/")
-    store.count("came")
     rank, world = environment.rank, environment.world
     near = RanksHere(store, rank, of_process(), last_words(plan, world))
     peers = Peers(rank, world, store, seconds, near)
@@ -125,7 +125,7 @@ def farewell(start: RankStart | None, failed: bool) -> None:
         with suppress(Exception):  # it is lost already
             store.count("ended")
             end = time.monotonic() + seconds
-            while keeps and store.counted("ended") < store.counted("came"):
+            while keeps and store.counted("ended") < start.peers.world:
                 if time.monotonic() > end:
                     return
                 time.sleep(0.05)
@@ -183,8 +183,16 @@ def _tcp_store(environment: RankEnvironment, seconds: float) -> TCPStore:
         f"what answers rank {environment.rank} at {place} is not the store of {who}: does another "
         "program use this port? Choose another MASTER_PORT"
     )
+    nobody = (
+        f"rank {environment.rank} reaches nobody at {place} (MASTER_ADDR, MASTER_PORT) within "
+        f"{seconds:g} s: is rank 0 started?"
+    )
     try:
         return within(make, seconds + 2, silent)
+    except PipelineError:
+        if _somebody_listens(environment):
+            raise
+        raise PipelineError(nobody) from None
     except dist.DistError as error:
         if "EADDRINUSE" in str(error):
             raise PipelineError(
@@ -196,7 +204,12 @@ def _tcp_store(environment: RankEnvironment, seconds: float) -> TCPStore:
         if keeps:
             first_line = str(error).splitlines()[0]
             raise PipelineError(f"rank 0 cannot keep the store at {place}: {first_line}") from None
-        raise PipelineError(
-            f"rank {environment.rank} reaches nobody at {place} (MASTER_ADDR, MASTER_PORT) within "
-            f"{seconds:g} s: is rank 0 started?"
-        ) from None
+        raise PipelineError(nobody) from None
+
+
+def _somebody_listens(environment: RankEnvironment) -> bool:
+    try:
+        socket.create_connection((environment.host, environment.port), timeout=1).close()
+    except OSError:
+        return False
+    return True

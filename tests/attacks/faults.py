@@ -194,10 +194,12 @@ def plain(fault: Fault, folder: Path, seconds: float) -> tuple[int, list[int], s
     return left, [process.exitcode or 0 for process in started], text
 
 
-def _rank(folder: str, environment: dict[str, str], arguments: list[str]) -> None:
+def _rank(folder: str, environment: dict[str, str], arguments: list[str], said: str = "") -> None:
+    """What runs in the process of a rank."""
     os.chdir(folder)
     os.environ.update(environment)
-    file = os.open(f"rank{environment['RANK']}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    said = said or f"rank{environment['RANK']}.txt"
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)  # noqa: SIM115

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,85 @@ def test_a_signal_ends_the_training_and_leaves_nothing(
     assert not Path(plan).parent.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int(child), 0)
+
+
+def test_killed_it_leaves_no_process_and_no_file(folder: Path) -> None:
+    """What nobody can catch: a process of its own stands by."""
+    with subprocess.Popen(
+        [sys.executable, "-c", RUNNER.format(child=CHILD)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        child, plan = process.stdout.readline().split()
+        assert Path(plan).is_file()
+        process.kill()
+    end = time.monotonic() + 30
+    while Path(f"/proc/{child}").exists() or Path(plan).parent.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+SAID = """\
+import os, sys, pathlib
+print("what torchrun says", file=sys.stderr)
+os.write(0, b"what a rank says\\n")
+{tell}
+print("Root Cause (first):\\n[0]:\\n rank      : 1 (local_rank: 1)\\n exitcode  : -9 (pid: 7)",
+      file=sys.stderr)
+sys.exit(1)
+"""
+TELL = """pathlib.Path(os.environ["STRETTO_RUN"], "error.txt").write_text({text!r})"""
+UNTOLD = "rank 1: its process has ended without a word (killed, or out of memory?); it was"
+
+
+@pytest.mark.parametrize(
+    ("text", "last"),
+    [
+        ("rank 2 fails: ValueError: a\x1b[31m", r"error: rank 2 fails: ValueError: a\x1b[31m"),
+        (UNTOLD, "error: rank 1: its process was ended by SIGKILL (out of memory?); it was"),
+        ("", "error: rank 1 was ended by SIGKILL (out of memory?)"),
+    ],
+)
+def test_why_a_training_failed_stands_last_and_alone(folder: Path, text: str, last: str) -> None:
+    child = SAID.format(tell=TELL.format(text=text) if text else "")
+    words = [sys.executable, "-c", RUNNER.format(child=child)]
+    done = subprocess.run(words, capture_output=True, timeout=60, text=True)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert lines[0].startswith("$ ") and lines[1:] == ["what a rank says", last]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("a", "--model a: write it as MODULE:NAME"),
+        ("no.py:b", "--model no.py:b: there is no file no.py"),
+        ("no:b", "--model no:b: there is no module no, here or installed"),
+        ("a:bb", "a.py has no bb"),
+        ("a.py:bb", "a.py has no bb"),
+        ("json.no:b", "there is no module json.no"),
+        ("bad.py:b", "bad.py:1: "),
+    ],
+)
+def test_a_model_that_is_not_there_is_told_before_the_search(
+    stretto: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, model: str, words: str
+) -> None:
+    monkeypatch.setattr("stretto.compiler.commands.run.find_spec", lambda _: object())
+    (folder / "bad.py").write_text("def (:\n")
+    code, _, err = stretto("run", "v_half", "--model", model)
+    assert code == 2 and words in err and len(err.splitlines()) == 1, err
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["b = 1", "from os import *", "import c as b", "for b in (): ...", "globals()['b'] = 1"],
+)
+def test_a_model_that_may_be_there_is_left_to_the_ranks(folder: Path, text: str) -> None:
+    from stretto.compiler.commands.startable import check_named
+
+    (folder / "some.py").write_text(f"{text}\n")
+    check_named("--model", "some.py:b.c")
+    check_named("--model", "some:b")
+    check_named("--model", "os.path:join")
 
 
 def test_the_code_of_a_training_that_was_killed(folder: Path) -> None:
