@@ -17,6 +17,7 @@ from torch import nn
 from stretto.compiler.program.program import Tie, TiedPlace
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.parameters import RankStages, label, places, some_values
+from stretto.runtime.stage.gradients import plain
 from stretto.runtime.topology import StageGraph, StageId
 
 Build = Callable[[StageId], nn.Module]
@@ -100,8 +101,9 @@ def fingerprints(stages: RankStages) -> list[tuple[TiedPlace, str]]:
     and some of its values."""
     found = []
     for place, parameter in places(stages):
-        if parameter.ndim > 1 and type(parameter) is nn.Parameter and not parameter.is_meta:
-            row = some_values(parameter)
+        numbers = plain(parameter)
+        if numbers.ndim > 1 and numbers.numel() and not numbers.is_meta:
+            row = some_values(numbers)
             if bool((row != row[0]).any()):
                 words = f"{tuple(parameter.shape)} {parameter.dtype} {row.tolist()}"
                 found.append((place, sha256(words.encode()).hexdigest()[:16]))

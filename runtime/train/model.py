@@ -68,7 +68,8 @@ class Models:
         self.spec, self.graph, self.label = spec, StageGraph(spec), label
         own = self.graph.originals()
         self.of = {p: self._model(given, p, alone=len(own) == 1) for p in own}
-        several = len(own) > 1 and not _is_model(given)
+        first = spec.pipelines[own[0]]
+        several = len(own) > 1 and hasattr(given, first.model or first.name)
         self.between: TieTable = (getattr(given, "ties", None) if several else None) or {}
 
     def _model(self, given: Any, pipeline: int, alone: bool) -> Model:

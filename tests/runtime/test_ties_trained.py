@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 
 from stretto.compiler.plan.plan import Plan, write_plan
-from stretto.compiler.problem.spec import Feed
+from stretto.compiler.problem.spec import Feed, Tie, TiedPlace
 from stretto.runtime import Executor, PipelineError, run_local
 from stretto.runtime.__main__ import main
 from stretto.runtime.checkpoint import load, save
 from stretto.runtime.clip import clip_grad_norm_
+from stretto.runtime.train.model import Model, Models
 from stretto.runtime.transport.local import Local
 from tests.support import trainees
 from tests.support.ranks import run
@@ -158,6 +160,33 @@ def test_groups_by_name_are_those_of_the_first_place(trained: Trained) -> None:
     assert "0.embedding.weight" in given.names and "1.head.weight" not in given.names
     first, last = given.found["main", 0], given.found["main", 1]
     assert torch.equal(first.get_parameter("embedding.weight"), last.get_parameter("head.weight"))
+
+
+def linear(index: int, count: int) -> nn.Module:
+    return nn.Linear(2, 2)
+
+
+def test_several_models_say_what_they_share() -> None:
+    plan = compiled("two_models", ranks=2, microbatches=4)
+    spec = spec_of(plan)
+
+    class Both:
+        policy, critic = (SimpleNamespace(**vars(Model(linear))) for _ in "ab")
+        ties = {"all": [("policy", 0, "weight"), ("critic", 0, "weight")]}  # noqa: RUF012
+
+    models = Models(spec, Both, "--model")
+    assert models.ties() == Both.ties
+    Both.policy.ties = {"own": [(0, "weight"), (-1, "weight")]}
+    own = [("policy", 0, "weight"), ("policy", -1, "weight")]
+    models = Models(spec, Both, "--model")
+    assert models.ties() == {**Both.ties, "policy/own": own}
+    shared = Tie("t", ((TiedPlace(0, 0, "weight"),), (TiedPlace(1, 0, "weight"),)))
+    models.refuse_optimizers([shared])
+    Both.critic.optimizer = torch.optim.SGD
+    with pytest.raises(PipelineError, match="several models share `t`, and have each an optimizer"):
+        Models(spec, Both, "--model").refuse_optimizers([shared])
+    alone = Models(spec_of(compiled("gpipe", ranks=2, microbatches=2)), Both.critic, "--model")
+    assert alone.ties() is None
 
 
 # Drift, clipping --------------------------------------------------------------------------------
