@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.spec import Spec
 from stretto.runtime import Executor, run_local
 from stretto.runtime.transport.local import Local
-from tests.support.specs import both_ways, random_order
+from tests.support.specs import both_ways, random_model, random_order
 from tests.support.steps import check, double
 from tests.support.tied import OneProcess, near, tied_run, tied_stages, tokens
 from tests.support.training import (
@@ -21,7 +22,9 @@ from tests.support.training import (
     built,
     compiled,
     loss,
+    one_process,
     plan_of,
+    seed_of,
     spec_of,
 )
 
@@ -291,3 +294,74 @@ def share(module: nn.Module, other: nn.Module) -> nn.Module:
         path, _, leaf = name.rpartition(".")
         setattr(other.get_submodule(path), leaf, parameter)
     return other
+
+
+# Random models ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_ties_of_random_models(seed: int) -> None:
+    """Several pipelines, copies, feeds, frozen models; ties of any stages, of one model or of
+    several; on a rank one object or some."""
+    random = Random(1000 + seed)
+    spec = random_model(random)
+    while spec.slices or len(originals(spec)) < 3:
+        spec = random_model(random)
+    spec = random_order(spec, random, pairs=0.3)
+    plan = plan_of(spec)
+    left = random.sample(originals(spec), len(originals(spec)))
+    groups = [left[:2], left[2 : 2 + random.randint(0, 3)]]
+    class_of = {seed_of(spec, *stage): k for k, group in enumerate(groups) for stage in group}
+    ties = {
+        f"tie {k}": [(spec.pipelines[p].name, s, "up.weight") for p, s in group]
+        for k, group in enumerate(groups)
+        if len(group) > 1
+    }
+
+    def maker(chance: float) -> Callable[[int], nn.Module]:
+        """One object for each class, or with a chance another."""
+        kept: dict[int, nn.Parameter] = {}
+
+        def make(number: int) -> nn.Module:
+            made: Any = double(number)
+            k = class_of.get(number)
+            if k is not None and len(groups[k]) > 1:
+                values = double(-1 - k).get_parameter("up.weight").detach()
+                if k not in kept or random.random() < chance:
+                    kept[k] = nn.Parameter(values.clone())
+                made.up.weight = kept[k]
+            return made
+
+        return make
+
+    modules = [built(spec, rank, maker(0.5)) for rank in range(spec.ranks)]
+    x, target = batch(spec, torch.float64, seed)
+
+    def rank(transport: Local) -> int:
+        own = modules[transport.rank]
+        executor = Executor(plan, own, loss, transport=transport, timeout=20.0, ties=ties)
+        executor.step(x, target=target)
+        executor.step(x, target=target)
+        executor.close()
+        return len(executor.owned_parameters())
+
+    owned = sum(run_local(plan, rank))
+    assert owned == 6 * len(originals(spec)) - sum(len(group) - 1 for group in groups if group)
+    expected = one_process(spec, x, target, maker(0.0)).gradients
+    for own in modules:
+        for (name, s), module in own.items():
+            p = next(k for k, line in enumerate(spec.pipelines) if line.name == name)
+            for (what, q), wanted in zip(module.named_parameters(), expected[p, s], strict=True):
+                assert (q.grad is None) == (wanted is None), (name, s, what)
+                if q.grad is not None and wanted is not None:
+                    assert torch.allclose(q.grad, 2 * wanted, rtol=1e-10, atol=1e-13), (s, what)
+
+
+def originals(spec: Spec) -> list[tuple[int, int]]:
+    """The stages that copy no other."""
+    return [
+        (p, s)
+        for p, line in enumerate(spec.pipelines)
+        if line.replicates < 0
+        for s in range(len(line.stages))
+    ]

@@ -60,7 +60,7 @@ def check(plan: Plan, kind: str, begun: int) -> None:
             assert torch.equal(gradient, gradients[0])
 
 
-SWEEP = [("dualpipe", "plain"), ("zb_v", "ddp"), ("one_f_one_b", "ddp"), ("dualpipe", "fsdp")]
+SWEEP = [("dualpipe", "plain"), ("zb_v", "ddp"), ("one_f_one_b", "fsdp"), ("dualpipe", "fsdp")]
 
 
 @pytest.mark.full
@@ -69,9 +69,8 @@ def test_more_kinds(name: str, kind: str) -> None:
     check(compiled(name, **SIZES), kind, 0)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("dualpipe", "ddp"), ("one_f_one_b", "fsdp")])
-def test_the_mean_of_sums(name: str, kind: str) -> None:
-    check(compiled(name, **SIZES), kind, 0)
+def test_the_mean_of_sums() -> None:
+    check(compiled("dualpipe", **SIZES), "ddp", 0)
 
 
 def test_a_file_that_says_when_averages_after_the_sums() -> None:
