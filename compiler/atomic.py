@@ -1,31 +1,101 @@
 """Files that are written whole or not at all, by whoever writes one."""
 
+import errno
 import os
+import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import IO
+
+ENDS = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a process without a word, and without its `finally`."""
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, *, new: bool = False) -> Iterator[IO[bytes]]:
     """A file to write to that takes the place of `path` once all of it is on disk, and is gone when
-    anything fails. A file that it replaces keeps its permissions. What is no regular file (a pipe,
-    a device) is written to as it is. Raises `OSError`."""
-    if path.exists() and not path.is_file():
+    anything fails, or a signal ends the process. A link is written through, to what it points at; a
+    file that is replaced keeps its permissions, and one that may not be written stays; with `new`,
+    any that is there does. What is no regular file (a pipe, a device) is written to as it is.
+    Raises `OSError`."""
+    if not new and path.exists() and not path.is_file():
         with open(path, "wb") as file:
             yield file
         return
-    target = path.resolve()
-    beside = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
-    with open(beside, "xb") as file:
+    target = path.absolute() if new else _target(path)
+    beside = target.with_name(f".stretto-{os.urandom(6).hex()}")  # the name may be the longest
+    with open(beside, "xb") as file, _removed_at_the_end(beside):
         try:
-            if target.exists():
-                os.chmod(beside, target.stat().st_mode & 0o777)
+            _as_before(file, target)
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.replace(beside, target)
+            if new:
+                _take_free_place(beside, target)
+            else:
+                os.replace(beside, target)
         except BaseException:
-            beside.unlink()
+            beside.unlink(missing_ok=True)
             raise
+
+
+def _target(path: Path) -> Path:
+    """What a chain of links ends at, be it there or not."""
+    try:
+        target = path.resolve()
+    except RuntimeError:  # as Python up to 3.12 tells of a circle
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
+
+
+def _take_free_place(beside: Path, target: Path) -> None:
+    """Give the file its name, where no other has it. Raises `FileExistsError`."""
+    try:
+        os.link(beside, target)
+        beside.unlink()
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        os.rename(beside, target)
+
+
+def _as_before(file: IO[bytes], target: Path) -> None:
+    """The permissions, and where that is allowed the owner, of the file that will be replaced."""
+    try:
+        there = target.stat()
+    except OSError:
+        return
+    if not os.access(target, os.W_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+    now = os.fstat(file.fileno())
+    if (now.st_uid, now.st_gid) != (there.st_uid, there.st_gid):
+        with suppress(OSError):
+            os.fchown(file.fileno(), there.st_uid, there.st_gid)
+    os.fchmod(file.fileno(), there.st_mode & 0o777)
+
+
+@contextmanager
+def _removed_at_the_end(beside: Path) -> Iterator[None]:
+    """While this lasts, a signal that ends the process takes the file with it."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        beside.unlink(missing_ok=True)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    main = threading.current_thread() is threading.main_thread()
+    caught = [n for n in ENDS if main and signal.getsignal(n) is signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)

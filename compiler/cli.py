@@ -10,6 +10,7 @@ import re
 import sys
 from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn, TextIO
 
@@ -32,13 +33,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = _run(_parsed(arguments))
         sys.stdout.flush()
-        return code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE
+        code = PIPE
     except KeyboardInterrupt:
-        print("stretto: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        _say("stretto: interrupted")
+        code = INTERRUPTED
+    except OSError as error:
+        code = USAGE
+        _say(
+            f"stretto: {f'`{error.filename}`' if error.filename else 'standard output'}: "
+            f"{error.strerror or error}"
+        )
+    for stream in (sys.stdout, sys.stderr):
+        _given_up(stream)
+    return code
+
+
+def _say(words: str) -> None:
+    from stretto.compiler.commands.files import say
+
+    say(words)
+
+
+def _given_up(stream: TextIO) -> None:
+    """What a stream could not be given is forgotten: it would be tried again at the very end, and
+    told by a traceback."""
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError, ValueError):  # a stream without a descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _nowhere() -> TextIO:
@@ -65,15 +89,17 @@ def _parsed(arguments: Sequence[str] | None) -> Namespace:
 def _run(chosen: Namespace) -> int:
     """Run the command. What it raises becomes a message and an exit code."""
     from stretto.compiler.commands.files import Unusable, say
+    from stretto.compiler.commands.outputs import check
 
     try:
+        check(chosen)
         code: int = chosen.run(chosen)
         return code
     except Unusable as error:
         first, *more = error.args
         say(f"stretto: {first}", *more)
         return USAGE
-    except (BrokenPipeError, KeyboardInterrupt):
+    except (OSError, KeyboardInterrupt):
         raise
     except Exception as error:
         return _failed(error, chosen)

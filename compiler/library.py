@@ -22,6 +22,11 @@ def read(name: str) -> Source:
     return Source(file, files("stretto.schedules").joinpath(file).read_text("utf-8"))
 
 
+def path(name: str) -> str:
+    """Where the file of the schedule is."""
+    return str(files("stretto.schedules").joinpath(f"{name}.pipe"))
+
+
 def about(source: Source) -> str:
     """What a schedule file says of itself: the first sentence of its comment."""
     lines = []

@@ -1,15 +1,16 @@
 """`stretto compile FILE -o PLAN`: write the plan, print the summary."""
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
 
 import msgspec
 
-from stretto.compiler.commands import files
+from stretto.compiler.commands import files, outputs
 from stretto.compiler.commands.flags import add_inputs, add_messages, add_search
 from stretto.compiler.commands.load import load
 from stretto.compiler.diagnostics.printable import printable
-from stretto.compiler.plan.plan import Plan, write_plan
+from stretto.compiler.plan.plan import Plan, plan_bytes
 from stretto.compiler.show.summary import of_plan, step_of, table
 
 
@@ -19,11 +20,13 @@ def add(parser: ArgumentParser) -> None:
     add_search(parser)
     add_messages(parser)
     parser.add_argument("file", metavar="FILE", help="a schedule; `-` for standard input")
-    parser.add_argument(
+    outputs.add_output(
+        parser,
         "-o",
         "--output",
         metavar="PLAN",
-        help="write the plan to this file, compressed if it ends in .gz (default: write none)",
+        help="write the plan to this file, compressed if it ends in .gz, or to stdout if it is `-` "
+        "(default: write none)",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as a JSON object")
     parser.add_argument(
@@ -31,7 +34,8 @@ def add(parser: ArgumentParser) -> None:
         action="store_true",
         help="leave the training step out of the plan, which then only evaluates",
     )
-    parser.add_argument(
+    outputs.add_output(
+        parser,
         "--certificate",
         metavar="FILE",
         help="also write a certificate of the order and its bound, for `stretto certify`",
@@ -42,21 +46,32 @@ def run(chosen: Namespace) -> int:
     """Compile the schedule and print its summary."""
     if files.is_plan(chosen.file):
         raise files.Unusable(f"`{chosen.file}` is a plan already; `check` and `show` read it")
+    to_stdout = any(outputs.is_stdout(n) for n in (chosen.output, chosen.certificate) if n)
+    if chosen.json and to_stdout:
+        raise files.Unusable("the summary of --json and a file cannot both go to standard output")
     plan = load(chosen.file, chosen, forward_only=chosen.forward_only)
-    if chosen.output:
-        with files.guarded(chosen.output):
-            write_plan(plan, chosen.output)
-    if chosen.certificate:
-        _certify(plan, chosen.certificate)
+    written = {}
+    if chosen.output is not None:
+        written[chosen.output] = plan_bytes(plan, packed=chosen.output.endswith(".gz"))
+    weaker = None
+    if chosen.certificate is not None:
+        text, weaker = _certified(plan, chosen.certificate)
+        written[chosen.certificate] = iter([text.encode()])
+    outputs.write_all(written)
+    if weaker:
+        files.say(f"{chosen.certificate}: {weaker}")
     summary = of_plan(plan)
-    print(msgspec.json.encode(summary).decode() if chosen.json else printable(table(summary)))
-    for written in filter(None, (chosen.output, chosen.certificate)):
-        files.say(f"wrote {written}")
+    words = msgspec.json.encode(summary).decode() if chosen.json else printable(table(summary))
+    print(words, file=sys.stderr if to_stdout else sys.stdout)
+    for name in written:
+        if not outputs.is_stdout(name):
+            files.say(f"wrote {name}")
     return 0
 
 
-def _certify(plan: Plan, output: str) -> None:
-    """Write the certificate of the plan's step. Raises `Unusable` where there can be none."""
+def _certified(plan: Plan, output: str) -> tuple[str, str | None]:
+    """The certificate of the plan's step, and what it does not show. Raises `Unusable` where there
+    can be none."""
     from stretto.compiler.certificate.checker.instance import Refuted
     from stretto.compiler.certificate.write import certificate, unproven
 
@@ -65,6 +80,4 @@ def _certify(plan: Plan, output: str) -> None:
         text = certificate(plan.programs[name], plan.claims[name], plan.bound, plan.hash)
     except Refuted as error:
         raise files.Unusable(f"no certificate is written to `{output}`: {error}") from None
-    files.write(output, text)
-    if weaker := unproven(json.loads(text)):
-        files.say(f"{output}: {weaker}")
+    return text, unproven(json.loads(text))

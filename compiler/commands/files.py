@@ -1,22 +1,26 @@
-"""What the commands read and write: schedules and plans in, by path or by a library's name; files
-out, whole or not at all. `Unusable` is raised for what cannot be read or written, and for a command
-line that asks for something impossible: exit code 2.
+"""What the commands read: schedules and plans, by path or by a library's name. `Unusable` is raised
+for what cannot be read or written, and for a command line that asks for something impossible: exit
+code 2.
 """
 
+import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from stretto.compiler import library
-from stretto.compiler.atomic import atomic_write
 from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.diagnostics.suggest import nearest
-from stretto.compiler.plan.plan import MAX_FILE
+from stretto.compiler.plan.lines import Lines
+from stretto.compiler.plan.plan import Plan, read_plan
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 LARGEST_TEXT = 64 << 20  # bytes of a schedule file; expansion is bounded by --max-ops
 
@@ -28,7 +32,7 @@ class Unusable(Exception):
 def is_plan(name: str) -> bool:
     """Whether the file, pipe or `-` is a plan: JSON or gzip, with which no schedule can begin."""
     if is_stream(name):
-        return begins_plan(streamed(name))
+        return begins_plan(_pipe(name).head)
     path = Path(name)
     if not path.is_file():
         return False
@@ -52,45 +56,65 @@ def is_stream(name: str) -> bool:
     return name == "-" or (path.exists() and not path.is_file() and not path.is_dir())
 
 
+def by_name(name: str) -> bool:
+    """Whether others can read the plan by this name, and know by it whether it is packed."""
+    if is_stream(name):
+        return False
+    with guarded(name), open(name, "rb") as file:
+        return is_gzip(file.read(2)) == name.endswith(".gz")
+
+
+def plan(name: str) -> Plan:
+    """Read a plan from a file, a pipe or standard input, line by line, so that what comes without
+    end is refused where its first line is too long. Raises `Rejected` and `Unusable`."""
+    with guarded(name):
+        if is_stream(name):
+            pipe = _pipe(name)
+            return read_plan(Lines(name, pipe.file, packed=is_gzip(pipe.head)))
+        with open(name, "rb") as file:
+            packed = is_gzip(file.read(2))
+        return read_plan(Lines(name, packed=packed or name.endswith(".gz")))
+
+
+class _Pipe(io.RawIOBase):
+    """What can be read once, after its first two bytes were looked at; raises `OSError`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.source = open(0 if name == "-" else name, "rb", closefd=name != "-")  # noqa: SIM115
+        self.head = self.left = self.source.read(2)
+        self.file = io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        """As `io` asks."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """The next bytes, those that were looked at first."""
+        room = memoryview(buffer)
+        if not self.left:
+            return self.source.readinto(room)
+        many = min(len(self.left), len(room))
+        room[:many], self.left = self.left[:many], self.left[many:]
+        return many
+
+
 @cache
-def streamed(name: str) -> bytes:
-    """All that comes, up to what a file of its kind may have and one byte more. Raises `Unusable`
-    where nothing can be read."""
+def _pipe(name: str) -> _Pipe:
+    """Raises `Unusable` where nothing can be read."""
     if name == "-" and sys.stdin is None:
         raise Unusable("standard input is closed")
-    with guarded(name), open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
-        head = file.read(2)
-        return head + file.read(MAX_FILE if begins_plan(head) else LARGEST_TEXT)
-
-
-@contextmanager
-def plan_file(name: str) -> Iterator[str]:
-    """Where a plan can be read by name, which says whether it is packed: its own, or in a
-    temporary folder if it came through a pipe or is packed in spite of its name."""
-    stream = is_stream(name)
-    with guarded(name), nullcontext() if stream else open(name, "rb") as file:
-        packed = is_gzip(file.read(2) if file else streamed(name))
-    if not stream and packed <= name.endswith(".gz"):
-        yield name
-        return
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory(prefix="stretto-") as folder:
-        path = Path(folder, "plan.gz" if packed else "plan")
-        if stream:
-            path.write_bytes(streamed(name))
-        else:
-            path.symlink_to(Path(name).resolve())
-        yield str(path)
+    with guarded(name):
+        return _Pipe(name)
 
 
 def schedule(name: str) -> Source:
     """The text of a schedule: of the file `name`, of standard input for `-`, else of the library's
     schedule of this name. Raises `Unusable` where there is none or it cannot be read."""
-    if name == "-":
-        return Source("<stdin>", decoded(name, streamed(name)))
     if is_stream(name):
-        return Source(name, decoded(name, streamed(name)))
+        with guarded(name):
+            data = _pipe(name).file.read(LARGEST_TEXT + 1)
+        return Source("<stdin>" if name == "-" else name, decoded(name, data))
     path = Path(name)
     if not path.is_file() and library.has(name):
         return library.read(name)
@@ -149,16 +173,6 @@ def neighbours(folder: Path) -> Iterator[Path]:
         yield from (entry for entry in folder.iterdir() if entry.is_file())
 
 
-def write(name: str, data: str) -> None:
-    """Write the file whole, or leave what was there. Raises `Unusable`."""
-    path = Path(name)
-    if path.is_dir() or not path.parent.is_dir():
-        what = "a folder" if path.is_dir() else "in a folder that does not exist"
-        raise Unusable(f"cannot write `{name}`: it is {what}")
-    with guarded(name), atomic_write(path) as file:
-        file.write(data.encode("utf-8", "backslashreplace"))
-
-
 @contextmanager
 def guarded(name: str) -> Iterator[None]:
     """What the operating system refuses, in a sentence: raises `Unusable` for an `OSError`."""
@@ -181,6 +195,8 @@ def colourful(stream: TextIO) -> bool:
 
 
 def say(*lines: str) -> None:
-    """Talk to the user, on stderr: each is one line."""
+    """Talk to the user, on stderr: each is one line. Where that is full, what was asked for goes
+    on."""
     for line in lines:
-        print(one_line(line), file=sys.stderr)
+        with suppress(OSError):
+            print(one_line(line), file=sys.stderr, flush=True)

@@ -4,7 +4,6 @@ proved. `Refused` is a `Rejected` that also carries the texts its diagnostics po
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -15,7 +14,7 @@ from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.budget import Budget, SearchProgress
-from stretto.compiler.plan.plan import Plan, read_plan
+from stretto.compiler.plan.plan import Plan
 from stretto.compiler.show.summary import percent, step_of
 
 
@@ -54,15 +53,12 @@ def from_plan(name: str) -> Plan:
     from stretto.compiler.verify import verify
 
     sources: tuple[Source, ...] = ()
-    path = name
     try:
-        with files.plan_file(name) as path, files.guarded(name):
-            plan = read_plan(path)
+        plan = files.plan(name)
         sources = plan.sources
         return verify(plan)
     except Rejected as error:
-        found = [replace(one, message=one.message.replace(path, name)) for one in error.diagnostics]
-        raise Refused(found, sources) from None
+        raise Refused(error.diagnostics, sources) from None
 
 
 def from_schedule(

@@ -5,6 +5,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from stretto.compiler import library
+from stretto.compiler.atomic import atomic_write
 from stretto.compiler.commands import files
 from stretto.compiler.diagnostics.suggest import nearest
 
@@ -60,11 +61,14 @@ def run(chosen: Namespace) -> int:
     if chosen.origin:
         text = renamed(original(chosen.origin), Path(name).name)
     path = Path(f"{name}.pipe")
-    try:
-        with files.guarded(str(path)), path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise files.Unusable(f"`{path}` is there already, and stays as it is") from None
+    if not path.parent.is_dir():
+        raise files.Unusable(f"cannot write `{path}`: there is no folder `{path.parent}`")
+    with files.guarded(str(path)):
+        try:
+            with atomic_write(path, new=True) as file:
+                file.write(text.encode())
+        except FileExistsError:
+            raise files.Unusable(f"`{path}` is there already, and stays as it is") from None
     files.say(f"wrote {path}; see it with `stretto show {path}`")
     return 0
 

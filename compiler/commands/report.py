@@ -3,6 +3,7 @@ read (`concise`, `json`, `github`) are data, on stdout."""
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, suppress
 
 from stretto.compiler.commands.files import colourful
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
@@ -15,4 +16,7 @@ def report(
 ) -> None:
     """Print them all; `json` is a list also where there is nothing to tell."""
     stream = sys.stderr if format == "full" else sys.stdout
-    stream.write(render(diagnostics, sources, format, colourful(stream)))
+    text = render(diagnostics, sources, format, colourful(stream))
+    with suppress(OSError) if stream is sys.stderr else nullcontext():
+        stream.write(text)
+        stream.flush()

@@ -4,7 +4,6 @@ is refused before that."""
 
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -196,9 +195,9 @@ def run(chosen: Namespace) -> int:
     ranks = plan.programs[step_of(plan)].spec.ranks
     with Training() as training, TemporaryDirectory(prefix="stretto-") as folder:
         path = chosen.file
-        with files.plan_file(path) if files.is_plan(path) else nullcontext("") as own:
-            ready = own == path
-        if not ready:  # ranks read it by its name, each for itself
+        if not (
+            files.is_plan(path) and files.by_name(path)
+        ):  # ranks read it by its name, each for itself
             path = str(Path(folder, "plan.json"))
             write_plan(plan, path)
         check_plan(path, ranks)

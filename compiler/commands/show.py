@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from shutil import get_terminal_size
 
-from stretto.compiler.commands import files
+from stretto.compiler.commands import files, outputs
 from stretto.compiler.commands.flags import (
     FILE,
     NARROWEST,
@@ -34,8 +34,12 @@ def add(parser: ArgumentParser) -> None:
         choices=FORMATS,
         help="format of the picture (default: what the name of -o ends in, else text)",
     )
-    parser.add_argument(
-        "-o", "--output", metavar="PICTURE", help="write the picture to this file (default stdout)"
+    outputs.add_output(
+        parser,
+        "-o",
+        "--output",
+        metavar="PICTURE",
+        help="write the picture to this file (default `-`, stdout)",
     )
     parser.add_argument(
         "--eval", action="store_true", help="draw the forwards of an evaluation, not the step"
@@ -51,6 +55,8 @@ def add(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     """Draw the schedule or plan, to stdout or a file. Raises `Refused` where the format cannot
     hold it."""
+    if chosen.output is not None and outputs.is_stdout(chosen.output):
+        chosen.output = None
     format = chosen.format or named(chosen.output or "")
     plan = load(chosen.file, chosen)
     name: ProgramName = "eval" if chosen.eval else step_of(plan)
@@ -59,7 +65,7 @@ def run(chosen: Namespace) -> int:
     except Rejected as error:
         raise Refused(error.diagnostics, plan.sources) from None
     if chosen.output:
-        files.write(chosen.output, picture)
+        outputs.write(chosen.output, picture)
         files.say(f"wrote {chosen.output}")
     else:
         sys.stdout.write(picture)

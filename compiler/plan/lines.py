@@ -10,9 +10,9 @@ claims.
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from stretto.compiler.atomic import atomic_write
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
@@ -28,8 +28,13 @@ _AROUND = _HEAD.size + _TAIL.size
 def write_lines(path: Path, lines: Iterable[bytes]) -> None:
     """Write the lines, each with its line break. Raises `OSError`."""
     with atomic_write(path) as file:
-        for line in lines:
-            file.write(_pack(line) if path.suffix == ".gz" else line)
+        for line in as_written(lines, path.suffix == ".gz"):
+            file.write(line)
+
+
+def as_written(lines: Iterable[bytes], packed: bool) -> Iterator[bytes]:
+    """The lines as they stand in a file, packed or not."""
+    return (_pack(line) if packed else line for line in lines)
 
 
 def _pack(line: bytes) -> bytes:
@@ -44,12 +49,19 @@ def _pack(line: bytes) -> bytes:
 class Lines:
     """An open file of lines. `line` counts those begun; every refusal names it."""
 
-    def __init__(self, path: str | os.PathLike[str]):
-        """Raises `OSError`."""
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        file: IO[bytes] | None = None,
+        *,
+        packed: bool | None = None,
+    ):
+        """`file`: what was opened already, such as a pipe, from which no line can be skipped.
+        `packed`: if not given, the name tells. Raises `OSError`."""
         self.name = os.fspath(path)
-        self.packed = self.name.endswith(".gz")
+        self.packed = self.name.endswith(".gz") if packed is None else packed
         self.line = 0
-        self.file = open(self.name, "rb")  # noqa: SIM115  closed by `__exit__`
+        self.file = file or open(self.name, "rb")  # noqa: SIM115  closed by `__exit__`
 
     def __enter__(self) -> "Lines":
         return self

@@ -24,7 +24,7 @@ from msgspec import Struct
 from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.source import Source
-from stretto.compiler.plan.lines import Lines, write_lines
+from stretto.compiler.plan.lines import Lines, as_written, write_lines
 from stretto.compiler.plan.references import check_header, check_list, check_spec, operations_of
 from stretto.compiler.problem.spec import Pipeline, Spec, Stage
 from stretto.compiler.program.program import (
@@ -130,10 +130,16 @@ def write_plan(plan: Plan, path: str | PathLike[str]) -> None:
     write_lines(Path(path), (line for line, _ in _lines(plan)))
 
 
-def read_plan(path: str | PathLike[str]) -> Plan:
-    """Read the whole file. Raises `Rejected` (where it is no well-formed plan of this version) and
+def plan_bytes(plan: Plan, *, packed: bool) -> Iterator[bytes]:
+    """The bytes of the file, line by line; `packed`: as those of a name that ends in `.gz`."""
+    return as_written((line for line, _ in _lines(plan)), packed)
+
+
+def read_plan(path: str | PathLike[str] | Lines) -> Plan:
+    """Read the whole file, by its name or as it was opened. Raises `Rejected` (where it is no
+    well-formed plan of this version) and
     `OSError`."""
-    with Lines(path) as lines:
+    with path if isinstance(path, Lines) else Lines(path) as lines:
         header = _header(lines)
         lists = [_rank_line(lines, header, rank) for rank in range(len(header.ranks))]
         lines.end()

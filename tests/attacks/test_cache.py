@@ -2,6 +2,7 @@
 a compile ends with what it would have found, or a good order that it has checked itself, and never
 claims more of it than the theorems prove."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from stretto.compiler.driver import compile_text
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.engines.published import FAMILIES
 from stretto.compiler.order.engines.table import PUBLISHED
+from stretto.compiler.order.kernels import jit
 from stretto.compiler.plan.plan import Plan, write_plan
 from stretto.compiler.show.summary import of_plan
 from tests.attacks.conftest import Tally
@@ -114,3 +116,78 @@ def test_the_names_of_published_schedules_are_known() -> None:
     )
     assert all(f'yield "{name}"' in source for name in PUBLISHED)
     assert source.count('yield "') >= len(PUBLISHED)
+
+
+LOOP = """
+from stretto.compiler.order.kernels.jit import compiled
+
+@compiled
+def loop(x):
+    return x + 1
+"""
+
+
+def test_compiled_loops_outlive_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
+) -> None:
+    """What is damaged in it is compiled again, and kept; where nothing can be kept, nothing is."""
+    if not jit.fast():
+        pytest.skip("numba is not here")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    jit._loops.cache_clear()
+    module = tmp_path / "loop.py"
+    module.write_text(LOOP)
+
+    def hits() -> int:
+        spec = importlib.util.spec_from_file_location("loop", module)
+        assert spec and spec.loader
+        loaded = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+        assert loaded.loop(4) == 5
+        return sum(loaded.loop.stats.cache_hits.values())
+
+    try:
+        assert (hits(), hits()) == (0, 1)
+        tried = 0
+        for ending in ("nbi", "nbc"):
+            for damage in (b"", b"nonsense", b"\x80\x05cno_module\nf\n.", None):
+                for file in (tmp_path / "cache").rglob(f"*.{ending}"):
+                    file.unlink() if damage is None else file.write_bytes(damage)
+                assert (hits(), hits()) == (0, 1), (ending, damage)
+                tried += 1
+        for file in (tmp_path / "cache").rglob("*.nbc"):  # what is to be written is a folder
+            file.unlink()
+            file.mkdir()
+            assert hits() == 0
+        tally(damaged=tried + 1, crashes=0)
+    finally:
+        jit._loops.cache_clear()
+
+
+@pytest.mark.parametrize("home", ["", "relative", None])
+def test_without_a_home_nothing_is_kept_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str | None
+) -> None:
+    """No folder `~` in the one where a command runs, and no other either."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", home or "")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where no user is known
+    jit._loops.cache_clear()
+    try:
+        assert jit._loops() is None and not jit.kept()
+        plans = [compile_text(OPEN, "open.pipe", budget=BUDGET) for _ in range(2)]
+        assert plans[0].hash == plans[1].hash
+    finally:
+        jit._loops.cache_clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("file", "loop", "/dev/full", "/proc/none"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        compile_text(OPEN, "open.pipe", budget=BUDGET)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "loop"}

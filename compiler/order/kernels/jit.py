@@ -5,6 +5,7 @@ integers, so that both give the same result.
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from importlib import import_module
@@ -29,7 +30,8 @@ numpy: Any = import_module("numpy") if fast() else None
 
 def kept() -> bool:
     """Whether this machine has compiled the present loops before and kept them."""
-    return any(_loops().rglob("*.nbi"))
+    folder = _loops()
+    return folder is not None and any(folder.rglob("*.nbi"))
 
 
 def compiled(function: Function) -> Function:
@@ -56,15 +58,44 @@ def _compile(function: Function, options: dict[str, Any]) -> Function:
     if not fast():
         return function
     numba: Any = import_module("numba")
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(_loops())
-    try:
-        made: Function = numba.njit(cache=True, nogil=True, **options)(function)
-    except RuntimeError:  # no place to keep it
-        made = numba.njit(nogil=True, **options)(function)
-    finally:
-        numba.config.CACHE_DIR = before
-    return made
+    folder = _loops()
+    made: Any = None
+    if folder is not None:
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(folder)
+        try:
+            made = numba.njit(cache=True, nogil=True, **options)(function)
+            made._cache = _Forgiving(made._cache)
+        except (RuntimeError, OSError):  # no place to keep it
+            made = None
+        finally:
+            numba.config.CACHE_DIR = before
+    return made or numba.njit(nogil=True, **options)(function)  # type: ignore[no-any-return]
+
+
+class _Forgiving:
+    """numba's folder of one compiled loop, of which nothing that goes wrong is an error: what is
+    damaged is compiled again, what cannot be written is not kept."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cache, name)
+
+    def load_overload(self, *arguments: Any) -> Any:
+        """What was kept; None where there is nothing, or it is damaged."""
+        try:
+            return self.cache.load_overload(*arguments)
+        except Exception:  # unpickled from whatever stands there
+            with suppress(Exception):
+                self.cache.flush()
+            return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        """Keep it, where it can be kept."""
+        with suppress(Exception):
+            self.cache.save_overload(*arguments)
 
 
 def inlined(function: Function) -> Function:
@@ -77,19 +108,26 @@ def inlined(function: Function) -> Function:
 
 
 def cache_home() -> Path:
-    """The folder for files that can be made again (`XDG_CACHE_HOME`, else `~/.cache`)."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home) / "stretto"
+    """The folder for files that can be made again (`XDG_CACHE_HOME`, else `~/.cache`). Raises
+    `OSError` where neither is the full name of a folder: nothing is kept then."""
+    for home in (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")):
+        if os.path.isabs(home):
+            return Path(home) / "stretto"
+    raise OSError("no folder of one's own is known")
 
 
 @cache
-def _loops() -> Path:
+def _loops() -> Path | None:
     """Where compiled loops are kept: under a hash of every module that may define some, because
-    numba does not notice when a function that was compiled into another changes."""
+    numba does not notice when a function that was compiled into another changes. None where no
+    folder of one's own is known."""
     kernels = Path(__file__).parent
     files = sorted([*kernels.glob("*.py"), *(kernels.parent / "engines").rglob("*.py")])
     text = b"".join(path.read_bytes() for path in files)
-    return cache_home() / "loops" / sha256(text).hexdigest()[:16]
+    try:
+        return cache_home() / "loops" / sha256(text).hexdigest()[:16]
+    except OSError:
+        return None
 
 
 def ints(values: Sequence[int]) -> Any:
