@@ -163,18 +163,15 @@ def _unused(given: Mapping[str, Any], stages: Mapping[StageId, nn.Module]) -> li
 
 class _Cutting:
     """How everything that a model is given is cut: into micro-batches along their rows, these into
-    slices where the plan says so. `number`: how many pieces that are; `lengths`: how much each
-    counts where they differ."""
+    slices where the plan says so. `each`: into how many; `number`: how many pieces that are."""
 
     def __init__(self, graph: StageGraph, count: int, given: ModelGiven):
         own, options = given.own, given.options
         self.rows = agreed_cut(own.parts(), count, options.ragged)
         self.slicing = slicing_of(graph.spec, options.slice_dim, options.slice_lengths)
-        self.number, self.lengths = count, self.rows.lengths
+        self.each = 1 if self.slicing is None else self.slicing.number
+        self.number = count * self.each
         if self.slicing is not None:
-            weights = self.slicing.weights()
-            self.number = count * self.slicing.number
-            self.lengths = tuple(n * w for n in self.rows.lengths or (1,) * count for w in weights)
             first = [part for part in (own.x, *own.kwargs.values()) if part and part.batch]
             self.slicing.check(
                 [
@@ -191,8 +188,12 @@ class _Cutting:
 
     def of(self, pipeline: Pipeline) -> slice:
         """Which pieces are those of the pipeline."""
-        each, rows = 1 if self.slicing is None else self.slicing.number, self.rows_of(pipeline)
-        return slice(rows.start * each, rows.stop * each)
+        rows = self.rows_of(pipeline)
+        return slice(rows.start * self.each, rows.stop * self.each)
+
+    def shares(self, found: list[LossShare]) -> list[LossShare]:
+        """The share of each piece, of those of the micro-batches."""
+        return found if self.slicing is None else self.slicing.parted(found)
 
     def rows_of(self, pipeline: Pipeline) -> slice:
         """Which micro-batches are those of the pipeline."""
@@ -240,11 +241,7 @@ def _judging(
     if options.scale_loss is False:
         if total is not None:
             raise PipelineError("weight_total scales the loss, and scale_loss=False does not")
-        if cut.slicing is None:
-            return [Judging(keywords=keywords)] * len(target)
-        weights = cut.slicing.weights()  # the loss of a micro-batch is the mean of its slices'
-        found = [LossShare(weight, sum(weights)) for weight in weights]
-        return [Judging(share, keywords) for share in found * (len(target) // len(found))]
+        return [Judging(s, keywords) for s in cut.shares([LossShare()] * (len(target) // cut.each))]
     weigh: Any = options.scale_loss
     if isinstance(weigh, Mapping):
         own_names = {graph.spec.pipelines[p].name for p in graph.originals()}
@@ -259,8 +256,11 @@ def _judging(
         raise PipelineError(
             f"scale_loss is a {kind}: give True, False, or a function of the target"
         )
-    rows = cut.lengths if options.ragged else None
-    found = shares(target, weigh if callable(weigh) else None, rows, total)
+    if callable(weigh):
+        found = shares(target, weigh, None, total)
+    else:
+        rows = cut.rows.lengths if options.ragged else None
+        found = cut.shares(shares(target[:: cut.each], None, rows, total))
     return [Judging(share, keywords) for share in found]
 
 

@@ -85,10 +85,13 @@ class Slicing(NamedTuple):
             if len({own[m] for own in lengths.values()}) > 1:
                 raise self._unlike(" and ".join(lengths), {own[m] for own in lengths.values()})
 
-    def weights(self) -> tuple[int, ...]:
-        """How much of its micro-batch's loss each slice is: by its length."""
+    def parted(self, found: Sequence[LossShare]) -> list[LossShare]:
+        """The share of each slice, of those of the micro-batches: by its length, so that the sum of
+        the slices' losses is the micro-batch's mean."""
         own = self.lengths or ()
-        return own if len(set(own)) > 1 else (1,) * self.number
+        weights = own if len(set(own)) > 1 else (1,) * self.number
+        whole = sum(weights)
+        return [LossShare(s.weight * w, s.total * whole) for s in found for w in weights]
 
     def _length(self, value: Any, label: str) -> int:
         """That of the sequence; 0 where nothing is cut."""
