@@ -41,8 +41,9 @@ class ErrorTeller:
         if not (_first_in(folder, message) if folder else self._first()):
             return
         if cause is not None:
-            print(told("".join(traceback.format_exception(cause))), file=sys.stderr, flush=True)
-        if not folder:
+            shown = told("".join(traceback.format_exception(cause)))
+            print(shown, end="", file=sys.stderr, flush=True)
+        if not folder or not _attempt()[1]:  # the ranks are started again: it is not the last word
             to_stderr(message)
         _record(message)
 
@@ -66,15 +67,22 @@ class ErrorTeller:
 
 def _first_in(folder: str, message: str) -> bool:
     """Leaves the message in the folder unless one is there: whole, then under its name."""
+    attempt, last = _attempt()
     draft = Path(folder, f"{os.getpid()}.txt")
     try:
         draft.write_text(message, errors="replace")
-        os.link(draft, Path(folder, SENTENCE))
+        os.link(draft, Path(folder, SENTENCE if last else f"{attempt}.{SENTENCE}"))
     except FileExistsError:
         return False
     except OSError:  # the folder is gone: so is `stretto run`
         to_stderr(message)
     return True
+
+
+def _attempt() -> tuple[int, bool]:
+    """Which of torchrun's attempts this is, from 0, and whether it is the last."""
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return attempt, attempt >= int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
 
 def _record(message: str) -> None:

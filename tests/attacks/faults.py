@@ -126,7 +126,7 @@ DEAD = re.compile(
     r"rank (\d)(?:: its process (?:has|was|ended)| is stopped|: no answer| did not come)"
 )
 ASLEEP = re.compile(r"rank (\d) (?:computes|builds|loads|updates|makes)[^;\n]*, for \d+ s")
-RAISED = re.compile(r"error: (?:rank (\d).* fails: |.* fails on rank (\d))")
+RAISED = re.compile(r"error: (?:rank (\d).* (?:fails: |cannot )|.* fails on rank (\d))")
 
 
 def culprits(text: str) -> set[int]:

@@ -3,6 +3,10 @@ within the timeout and some seconds, and no process is left."""
 
 import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -10,7 +14,17 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.conftest import Tally
-from tests.attacks.faults import FAULTS, MOMENTS, TIMEOUT, WORLD, Fault, happen, prepare
+from tests.attacks.faults import (
+    FAULTS,
+    MOMENTS,
+    TIMEOUT,
+    WORLD,
+    Fault,
+    happen,
+    prepare,
+    processes,
+    words,
+)
 
 pytestmark = pytest.mark.xdist_group("ranks")  # one after the other: they wait for each other
 
@@ -46,8 +60,10 @@ def check(faults: list[Fault], folder: Path, tally: Tally) -> None:
         ended = not ending.left and ending.seconds < TIMEOUT + SLACK and any(ending.codes)
         if not good or not ended:
             wrong.append(f"{fault}: {ending.seconds:.1f} s, {ending.left} left\n{ending.text}")
-            if os.environ.get("ATTACKS"):
-                print(wrong[-1], flush=True)
+        if os.environ.get("ATTACKS"):
+            print(f"{good and ended} {fault}: {ending.seconds:.1f} s", flush=True)
+        if wrong and os.environ.get("ATTACKS"):
+            (folder / "wrong.txt").write_text("\n\n".join(wrong))
     tally(faults=len(faults), culprits_named=named, slowest=round(slowest), processes_left=left)
     assert not wrong, "\n\n".join(wrong[:3])
 
@@ -63,3 +79,60 @@ def test_faults_under_launchers(
     some = [Fault("kill", "forward", 1, "run")]
     chosen = BY_OTHERS if attacks(0, 1) else some
     check(random.Random(0).sample(chosen, len(chosen)), tmp_path, tally)
+
+
+def started(folder: Path, command: list[str]) -> subprocess.Popen[bytes]:
+    """A training that goes on and on, once it has taken a step."""
+    prepare(folder)
+    environment = {**os.environ, "FAULT": "", "MOMENT": "", "CULPRIT": "-", "MARK": str(folder)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command, *words(), "--steps", "1000000"],
+        cwd=folder,
+        env={**environment, "TMPDIR": str(folder)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        process_group=0,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(b"step "):
+            return process
+    raise AssertionError(process.wait())
+
+
+def gone(folder: Path, seconds: float = 30.0) -> list[int]:
+    """What is left of its processes after so long, or as soon as nothing is."""
+    end = time.monotonic() + seconds
+    while (left := processes(f"MARK={folder}")) and time.monotonic() < end:
+        time.sleep(0.1)
+    return left
+
+
+RUN = ["stretto.compiler.cli", "run"]
+TORCHRUN = [
+    *("torch.distributed.run", "--standalone", "--nproc-per-node", str(WORLD)),
+    *("-m", "stretto.runtime"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [
+        (RUN, signal.SIGKILL, -9),
+        (RUN, signal.SIGINT, 130),
+        (RUN, signal.SIGTERM, 143),
+        (TORCHRUN, signal.SIGKILL, -9),
+    ],
+)
+def test_who_has_started_them_ends(
+    tmp_path: Path, command: list[str], number: int, code: int
+) -> None:
+    """`stretto run`, or torchrun: no process and no file is left."""
+    if not os.environ.get("ATTACKS") and (command is TORCHRUN or number != signal.SIGKILL):
+        pytest.skip("by make test-attacks")
+    process = started(tmp_path, command)
+    process.send_signal(number)
+    assert process.wait(30) == code
+    assert not gone(tmp_path)
+    kept = [p.name for p in tmp_path.iterdir() if p.name.startswith("stretto-")]
+    assert not kept or command is TORCHRUN
