@@ -140,6 +140,10 @@ class GPT:
         """The optimizer of one rank's parameters."""
         return torch.optim.AdamW(parameters, lr=RATE)
 
+    def eval_data(self) -> list[tuple[Tensor, Tensor]]:
+        """Batches that training does not come to."""
+        return [data(step) for step in range(10_000, 10_004)]
+
 
 @cache
 def text() -> Tensor:

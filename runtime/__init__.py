@@ -10,8 +10,8 @@ every failure is a `PipelineError`.
 From the bottom up: `containers`, `chunks`, `batch`, `given` (what a step is given); `topology`,
 `rank_program`, `tensor_spec`; `transport` (tensors between ranks); `stage` (a module at work);
 `coordination` (what ranks tell each other besides tensors); `parameters`, `agreement`, `replicas`,
-`interpreter`; `exchange` (numbers between steps), `nonfinite`; `executor`; `clip`, `scaler`;
-`local`; `train` (the command line).
+`interpreter`; `exchange` (numbers between steps), `nonfinite`; `executor`; `clip`, `copies`,
+`scaler`; `local`; `train` (the command line).
 
 Names are loaded when they are used, so that a mistake in a command line is reported before torch is
 imported.
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stretto.runtime.clip import clip_grad_norm_ as clip_grad_norm_
     from stretto.runtime.clip import get_total_norm as get_total_norm
     from stretto.runtime.containers import MicrobatchList as MicrobatchList
+    from stretto.runtime.copies import check_copies as check_copies
     from stretto.runtime.errors import NonFiniteError as NonFiniteError
     from stretto.runtime.errors import PipelineError as PipelineError
     from stretto.runtime.errors import StepRefused as StepRefused
@@ -52,6 +53,7 @@ _WHERE = {
     "StepDone": "stretto.runtime.train.update",
     "StepRefused": "stretto.runtime.errors",
     "Stopped": "stretto.runtime.errors",
+    "check_copies": "stretto.runtime.copies",
     "clip_grad_norm_": "stretto.runtime.clip",
     "get_total_norm": "stretto.runtime.clip",
     "run_local": "stretto.runtime.local",
@@ -72,6 +74,7 @@ __all__ = [
     "StepDone",
     "StepRefused",
     "Stopped",
+    "check_copies",
     "clip_grad_norm_",
     "get_total_norm",
     "run_local",

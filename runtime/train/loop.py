@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stretto.compiler.plan.plan import read_plan
+from stretto.runtime.copies import check_copies
 from stretto.runtime.topology import StageId
 from stretto.runtime.train.batches import next_batch
 from stretto.runtime.train.build import RankTraining, build, stage_of
@@ -28,7 +29,8 @@ def train(job: TrainingJob, here: RankProcess) -> TrainingReport:
     """Trains on one rank. Raises `PipelineError`, and what reading the plan raises."""
     training = build(job, here)
     progress = ProgressLog(job, training.executor)
-    state, verified = resumed(training), None
+    first, verified = resumed(training), None
+    state = first
     while state.step < job.steps:
         batches = [next_batch(training, state, ahead) for ahead in range(job.accumulate)]
         total, losses = weight_totals(training, batches), []
@@ -45,6 +47,8 @@ def train(job: TrainingJob, here: RankProcess) -> TrainingReport:
             break
         training.executor.activity.doing = f"updates its weights at step {state.step + 1}"
         update(training, state.step + 1)
+        if state == first or state.step + 1 == job.steps:
+            check_copies(training.executor)
         state = state.after(len(batches))
         if job.eval_every is not None and state.step % job.eval_every == 0:
             evaluate(training, progress, state.step)

@@ -97,10 +97,12 @@ def start(folder: Path, *words: str, ranks: int = 0) -> subprocess.CompletedProc
 
 def test_a_gpt_trained_by_dualpipe_and_verified(folder: Path) -> None:
     words = ("--model", f"{GPT}:MODEL", "--data", f"{GPT}:DATA", "--steps", "3", "--verify")
-    done = start(folder, "dualpipe.plan", *words, ranks=4)
+    more = ("--clip", "50", "--eval-every", "3", "--log-every", "1")
+    done = start(folder, "dualpipe.plan", *words, *more, ranks=4)
     assert done.returncode == 0, done.stderr
     assert "8 losses and all gradients are equal, bit for bit" in done.stderr
     assert re.search(r"^step 3/3  loss \d\.\d{4}  [\d,]+ tokens/s$", done.stderr, re.M)
+    assert re.search(r"^step 3/3  eval loss [34]\.\d{4}$", done.stderr, re.M)
     pattern = r"dualpipe on 4 ranks: 3 steps in [\d.]+ s, loss 5\.\d+ -> 4\.\d+, [\d,]+ tokens/s"
     assert re.fullmatch(pattern, done.stdout.strip())
 

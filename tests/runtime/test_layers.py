@@ -22,7 +22,7 @@ LAYERS = (
     ("exchange", "preparation"),
     ("nonfinite",),
     ("executor",),
-    ("checkpoint", "clip", "local", "scaler"),
+    ("checkpoint", "clip", "copies", "local", "scaler"),
     ("train",),
     ("hf",),
 )

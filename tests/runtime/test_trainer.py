@@ -164,6 +164,21 @@ def test_weights_of_tokens_count_over_all_batches_of_a_step(trained: Callable[..
     assert f"step 1/1  loss {loss.item():.4f}" in told
 
 
+def test_an_optimizer_that_moves_copies_apart_is_found(trained: Callable[..., str]) -> None:
+    """At the first step, though nothing else of the training is wrong: ranks with other rates."""
+
+    def unlike() -> Trainee:
+        rates = iter((0.1, 0.2, 0.3, 0.4))
+        return bad(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=next(rates)))
+
+    model = unlike()
+    model.microbatches = 8
+    told = trained(compiled("dualpipe", ranks=4, microbatches=8), model, code=1)
+    assert {step for step, _ in model.found} == {1}
+    assert "` of `up[3]` on rank 0 is not that of `down[3]` on rank 3 any more" in told
+    trained(compiled("one_f_one_b", ranks=2, microbatches=4), unlike(), "--steps", "2")
+
+
 # Evaluation -------------------------------------------------------------------------------------
 
 
