@@ -180,7 +180,7 @@ class Executor:
             checks = options.get("check_messages", False)
             self.preparation = preparation(self.context, self.activity, self.peers, checks)
             self.watch = watch_of(self.context, self.peers, self.exchange, options)
-            self.data_parallel = _meet_replicas(self.context, options, self.peers.timeout)
+            self.data_parallel = _meet_replicas(self.context, self.activity, self.peers, options)
         except Exception as error:
             self.watchdog.stop()
             post_failure(store, self.rank, str(error))
@@ -250,8 +250,9 @@ class Executor:
         return owned(self.plan.graph, self.stages)
 
     def close(self) -> None:
-        """Ends the thread that watches."""
+        """Ends the threads that watch."""
         self.watchdog.stop()
+        self.data_parallel.peers.close()
 
     def _take_step(self, name: ProgramName, given: StepArguments, wanted: Wanted) -> Any:
         if broken := self.broken or self.exchange.broken:
@@ -329,7 +330,7 @@ def _finish(executor: Executor, run: Interpreter, wanted: Wanted) -> Any:
         try:
             executor.watch.end(run)
         except NonFiniteError as error:
-            if executor.data_parallel.peers:  # whose gradients are none either, by their mean
+            if executor.data_parallel.stages:  # whose gradients are none either, by their mean
                 executor.broken = str(error)
                 executor.data_parallel.fail(str(error))
             raise
@@ -357,13 +358,24 @@ def _meet(
     return context
 
 
-def _meet_replicas(context: RankContext, options: ExecutorOptions, timeout: float) -> DataParallel:
+def _meet_replicas(
+    context: RankContext, activity: Activity, peers: Peers, options: ExecutorOptions
+) -> DataParallel:
     """What is done once with the ranks that hold the same stages in other pipelines."""
     processes = not isinstance(context.transport, Local)
     require_processes(options.get("replicas"), processes)
     data_parallel = DataParallel(context, options.get("replicas"))
     group = options.get("group") or dist.group.WORLD
-    data_parallel.meet(dist.get_process_group_ranks(group) if processes else (), timeout)
+    try:
+        pipeline = dist.get_process_group_ranks(group) if processes else ()
+        data_parallel.peers.meet(data_parallel.stages, pipeline, peers.timeout)
+        data_parallel.peers.watch(watched(activity), context.transport.abort)
+        data_parallel.compare(peers)
+        data_parallel.equalize()
+    except Exception as error:
+        data_parallel.fail(str(error))
+        data_parallel.peers.close()
+        raise
     return data_parallel
 
 

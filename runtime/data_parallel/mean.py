@@ -46,7 +46,7 @@ class MeanOverReplicas:
             work = dist.all_reduce(flat, group=self.group, async_op=True)
             self.under_way.append(Bucket(parameters, flat, work))
 
-    def works(self) -> list[dist.Work]:
+    def works(self) -> Sequence[dist.Work]:
         """The collectives that are under way."""
         return [bucket.work for bucket in self.under_way if bucket.work is not None]
 

@@ -52,6 +52,24 @@ def meet(
     return peers
 
 
+def refuse_some_alone(peers: Peers, replicated: Sequence[str], alone: Sequence[str]) -> None:
+    """Asked of all ranks of a pipeline: `replicated` are the names of this rank's stages that have
+    replicas, `alone` those that learn and have none. Raises `PipelineError`, on all ranks alike,
+    where a pipeline has both: what has none would be trained on one replica's data."""
+    peers.store.post(f"replicated/{peers.rank}", [list(replicated), list(alone)])
+    try:
+        cards = peers.wait([f"replicated/{rank}" for rank in range(peers.world)])
+    except MissingKeys as missing:
+        raise PipelineError(f"other ranks did not come: {missing}") from None
+    those = [name for card in cards for name in card[0]]
+    others = [name for card in cards for name in card[1]]
+    if those and others:
+        raise PipelineError(
+            f"{those[0]} has replicas, and {others[0]} has none, which would be trained on the "
+            "data of one: wrap it too, or give every executor `replicas=`"
+        )
+
+
 def broadcast(module: nn.Module, group: dist.ProcessGroup) -> None:
     """Gives all replicas the parameters and buffers of the group's first."""
     for tensor in [*module.parameters(), *module.buffers()]:

@@ -9,8 +9,9 @@ torch's own schedules do the same to the same attributes (`torch.distributed.pip
 `stage.gradients` alone.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,11 +19,20 @@ import torch.distributed as dist
 from stretto.runtime.stage.gradients import parameter_groups, sharded_parameters
 
 
+class Completable(Protocol):
+    """What can be asked whether it is over."""
+
+    def is_completed(self) -> bool:
+        """Whether it is."""
+        ...
+
+
 class ShardedStage:
     """The sharded parts of one stage."""
 
     def __init__(self, parts: Sequence[Any]):
         self.parts = list(parts)
+        self.under_way: list[ReductionThread] = []
 
     def parameter_ids(self) -> set[int]:
         """The ids of the parameters that are sharded, as the modules have them now."""
@@ -66,16 +76,27 @@ class ShardedStage:
                 parameter.to_accumulated_grad_if_needed()
 
     def begin(self) -> None:
-        """Reduces the gradients, and reshards. On a GPU this only queues it."""
+        """Begins to reduce the gradients, and reshards. On a GPU this queues it. On the CPU, where
+        FSDP waits for each collective, each group of parameters has a thread that does; the next
+        one is begun when the collective before it was, so that all replicas begin them in one
+        order."""
         self._set(synchronize=True, last=True)
-        self._reduce()
+        for group in reversed(list(self._groups())):
+            if _waits(group):
+                self.under_way.append(ReductionThread(group))
+            else:
+                _reduce(group)
 
-    def works(self) -> list[dist.Work]:
-        """None that could be asked."""
-        return []
+    def works(self) -> Sequence[Completable]:
+        """What is under way."""
+        return self.under_way
 
     def finish(self) -> None:
-        """The reduced gradients are there for whoever comes next."""
+        """Waits until the reduced gradients are there for whoever comes next. Raises what the
+        collectives have raised."""
+        begun, self.under_way = self.under_way, []
+        for one in begun:
+            one.finish()
         for state in self._roots():
             state._root_post_backward_final_callback()
 
@@ -83,7 +104,8 @@ class ShardedStage:
         """At the end of a step whose gradients are not reduced: they stay whole, the weights are
         resharded."""
         self._set(synchronize=False, last=True)
-        self._reduce()
+        for group in reversed(list(self._groups())):
+            _reduce(group)
         self.finish()
         self._set(synchronize=True, last=True)
 
@@ -94,11 +116,7 @@ class ShardedStage:
 
     def abandon(self) -> None:
         """After a step that failed."""
-
-    def _reduce(self) -> None:
-        with torch.no_grad():
-            for group in reversed(list(self._groups())):
-                group.post_backward()
+        self.under_way = []
 
     def _set(self, synchronize: bool, last: bool) -> None:
         for part in self.parts:
@@ -118,3 +136,62 @@ class ShardedStage:
 
     def _parameters(self) -> Iterator[Any]:
         return sharded_parameters(self.parts)
+
+
+class ReductionThread:
+    """The reduction of one group of parameters on a thread of its own; made when its collective has
+    begun. `group` is torch's `FSDPParamGroup`."""
+
+    def __init__(self, group: Any):
+        self.group, self.comm = group, group._reduce_scatter_comm
+        self.begun = threading.Event()
+        self.error: BaseException | None = None
+        group._reduce_scatter_comm = _Announced(self.comm, self.begun)
+        self.thread = threading.Thread(target=self._run, name="stretto-reduce", daemon=True)
+        self.thread.start()
+        self.begun.wait()
+
+    def _run(self) -> None:
+        try:
+            _reduce(self.group)
+        except BaseException as error:
+            self.error = error
+        self.begun.set()  # where there was nothing to reduce
+
+    def is_completed(self) -> bool:
+        """Whether the gradients are there, or never will be."""
+        return not self.thread.is_alive()
+
+    def finish(self) -> None:
+        """Waits for it. Raises what it has raised."""
+        self.thread.join()
+        self.group._reduce_scatter_comm = self.comm
+        if self.error is not None:
+            raise self.error
+
+
+class _Announced:
+    """A way to reduce and scatter that tells when it has begun."""
+
+    def __init__(self, comm: Any, begun: threading.Event):
+        self.comm, self.begun = comm, begun
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.comm, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        work = self.comm(*args, **{**kwargs, "async_op": True})
+        self.begun.set()
+        work.wait()
+
+
+def _waits(group: Any) -> bool:
+    """Whether FSDP waits for the group's collective. (Where it replicates too, several follow one
+    another, and their order is kept by waiting.)"""
+    alone = getattr(group.mesh_info, "replicate_process_group", None) is None
+    return group.device.type == "cpu" and alone and hasattr(group, "_reduce_scatter_comm")
+
+
+def _reduce(group: Any) -> None:
+    with torch.no_grad():
+        group.post_backward()

@@ -2,29 +2,26 @@
 replicated; the interpreter asks behind (and before) every instruction whether there is something to
 do, and at the end of the list waits for all."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
-from stretto.runtime.coordination.failure import failure_elsewhere, post_failure, stopped_by
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.data_parallel.groups import Synchronized, group_of, synchronized
-from stretto.runtime.data_parallel.meeting import broadcast, meet, refuse_pipeline
+from stretto.runtime.data_parallel.meeting import broadcast, refuse_some_alone
 from stretto.runtime.data_parallel.moments import (
     final_gradients,
     reduced_by_plan,
     weight_gradients,
 )
+from stretto.runtime.data_parallel.replica_peers import ReplicaPeers
 from stretto.runtime.data_parallel.sharded import ShardedStage
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import RankProgram
 from stretto.runtime.topology import StageId
-
-LOOK = 0.25  # seconds between looks at whether a replica has failed
 
 
 class Actions(NamedTuple):
@@ -40,9 +37,8 @@ class DataParallel:
     def __init__(self, context: RankContext, replicas: Any):
         self.context = context
         self.enabled = True
-        self.peers: list[Peers] = []
+        self.peers = ReplicaPeers(context)
         self.begun: list[StageId] = []
-        self.waiting = ""  # for whose gradients, once the list has ended
         self._actions: Actions | None = None
         group = group_of(replicas)
         self.stages = self._synchronized(group)
@@ -61,20 +57,20 @@ class DataParallel:
             taken |= {id(p) for p in stages[stage].module.parameters()}
         return {stage: found[stage] for stage in stages if stage in found and found[stage].ways}
 
-    def meet(self, pipeline: Sequence[int], timeout: float) -> None:
-        """What is done once with all replicas: that they hold the same, and start with the same
-        weights. `pipeline` has the global ranks of this pipeline's processes. Raises
+    def compare(self, peers: Peers) -> None:
+        """With the other ranks of the pipeline: all stages have replicas, or none. Raises
         `PipelineError`."""
-        by_members: dict[tuple[int, ...], tuple[dist.ProcessGroup, list[StageId]]] = {}
-        for stage, how in self.stages.items():
-            for group in how.groups:
-                members = tuple(dist.get_process_group_ranks(group))
-                by_members.setdefault(members, (group, []))[1].append(stage)
-        for members, (group, stages) in by_members.items():
-            named = {f"`{self.context.plan.graph.label(s)}`": s for s in stages}
-            refuse_pipeline(members, pipeline, " and ".join(named))
-            modules = {name: self.context.stages[s].module for name, s in named.items()}
-            self.peers.append(meet(group, self.context.plan, modules, timeout))
+        names = {s: f"`{one.name}`" for s, one in self.context.stages.items()}
+        learning = [
+            stage
+            for stage, one in self.context.stages.items()
+            if one.learns and any(p.requires_grad for p in one.module.parameters())
+        ]
+        alone = [names[stage] for stage in learning if stage not in self.stages]
+        refuse_some_alone(peers, [names[stage] for stage in self.stages], alone)
+
+    def equalize(self) -> None:
+        """Gives the replicas of plain stages the weights and buffers of the first."""
         for stage, how in self.stages.items():
             if how.broadcast:
                 broadcast(self.context.stages[stage].module, how.groups[0])
@@ -128,38 +124,15 @@ class DataParallel:
         """At the end of a step's list: waits for what was begun. Raises `PipelineError` where a
         replica has failed, and what the backend raises."""
         for stage in self.begun:
-            self.waiting = self.context.stages[stage].name
-            for way in self.stages[stage].ways:
-                try:
-                    self._await(way.works())
+            with self.peers.waiting_for(stage, self.stages[stage]):
+                for way in self.stages[stage].ways:
+                    self.peers.wait(way.works())
                     way.finish()
-                except RuntimeError:  # the trace of a replica that has ended, and told why
-                    self._look()
-                    raise
-        self.waiting = ""
         for stage in self.stages:
             if stage not in self.begun:
                 for sharded in self._sharded(stage):
                     sharded.end_without() if train else sharded.reshard()
         self.begun.clear()
-
-    def _await(self, works: Sequence[dist.Work]) -> None:
-        """On the CPU a wait cannot be interrupted, so it is made of looks."""
-        if self.context.transport.device.type != "cpu":
-            return
-        pause, look = 0.0002, time.monotonic() + LOOK
-        while not all(work.is_completed() for work in works):
-            time.sleep(pause)
-            pause = min(2 * pause, 0.02)
-            if time.monotonic() > look:
-                look = time.monotonic() + LOOK
-                self._look()
-
-    def _look(self) -> None:
-        for peers in self.peers:
-            failure = failure_elsewhere(peers.store, peers.rank)
-            if failure is not None:
-                raise stopped_by(self.context.plan.rank, failure)
 
     def fail(self, reason: str) -> None:
         """Forgets what is under way, and tells the replicas why this rank ends."""
@@ -167,8 +140,7 @@ class DataParallel:
             for way in how.ways:
                 way.abandon()
         self.begun.clear()
-        for peers in self.peers:
-            post_failure(peers.store, peers.rank, reason)
+        self.peers.tell(reason)
 
     @contextmanager
     def without(self) -> Iterator[None]:

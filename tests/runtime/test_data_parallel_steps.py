@@ -1,6 +1,10 @@
 """Data parallelism over several steps, with parameters that are unused, frozen or in buffers, and
 what is refused."""
 
+import os
+import signal
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stretto.compiler.plan.plan import Plan
+from stretto.compiler.program.program import Compute
 from stretto.runtime import Executor, PipelineError
 from tests.support.mesh import KINDS, Counted, batch_seed, expected, gradients_of, mesh, same
 from tests.support.ranks import run
@@ -239,6 +244,9 @@ def refused(rank: int, plan: Plan, case: str) -> str:
         case "other module":
             stage.up = nn.Linear(WIDTH, 2 * WIDTH, bias=bool(place.replica))
             replicas = group
+        case "some alone":
+            if place.rank == 0:
+                stage = DistributedDataParallel(stage, process_group=group)
         case "no group":
             replicas = [0, 2]
     try:
@@ -257,6 +265,7 @@ REFUSED = {
     "left out": "is in none of them, and would be trained with one replica's gradient",
     "other plan": "has another plan than its replica, process 0",
     "other module": "`main[0]` differs between replicas: up.bias of (12,) torch.float32",
+    "some alone": "`main[0]` has replicas, and `main[1]` has none",
     "no group": "`replicas` is a list: give a process group",
 }
 
@@ -272,3 +281,130 @@ def test_what_cannot_be_right_is_refused() -> None:
         told = [found[case] for found in results]
         assert all(told), (case, told)
         assert any(sentence in one for one in told), (case, told)
+
+
+# Beside what follows ----------------------------------------------------------------------------
+
+
+def overlapped(_: int, plan: Plan, kind: str) -> list[str]:
+    """What a rank does, in order: gradients of weights, collectives that begin, and in the end
+    whether these could wait until the list was done with all gradients."""
+    from stretto.runtime import interpreter
+
+    spec = spec_of(plan)
+    place = mesh(spec.ranks)
+    modules = {k: KINDS[kind](m, place.replicas) for k, m in built(spec, place.rank).items()}
+    replicas = place.replicas if kind == "plain" else None
+    executor = Executor(plan, modules, loss, group=place.pipeline, timeout=60, replicas=replicas)
+    many = sum(isinstance(one, Compute) for one in executor.plan.programs["train"].instructions)
+    told: list[str] = []
+    done = threading.Event()
+
+    class Held:
+        """A collective that does not end before the list has."""
+
+        def __init__(self, work: Any):
+            self.work = work
+
+        def is_completed(self) -> bool:
+            return done.is_set() and self.work.is_completed()
+
+        def wait(self) -> None:
+            told.append("held" if done.wait(20) else "blocked")
+            self.work.wait()
+
+    def holding(real: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            told.append("begins")
+            return Held(real(*args, **kwargs))
+
+        return call
+
+    def counting(real: Any) -> Any:
+        def call(run: Any, operation: Any) -> Any:
+            result = real(run, operation)
+            told.append(operation.kind)
+            if sum(len(one) == 1 for one in told) == many:
+                done.set()
+            return result
+
+        return call
+
+    torch_distributed: Any = dist
+    for name in ("all_reduce", "reduce_scatter_single"):
+        setattr(torch_distributed, name, holding(getattr(dist, name)))
+    for kind_, real in interpreter.OPERATIONS.items():
+        interpreter.OPERATIONS[kind_] = counting(real)
+    x, target = batch(spec, seed=place.replica)
+    executor.step(x, target=target)
+    executor.close()
+    return told
+
+
+@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.full), "fsdp"])
+def test_a_stage_is_averaged_while_the_rank_goes_on(kind: str) -> None:
+    plan = compiled("zb_v", **SIZES)
+    for told in run(4, overlapped, plan, kind).results:
+        assert told.count("begins") == 2 and "blocked" not in told
+        first = told.index("begins")
+        assert any(len(one) == 1 for one in told[first:]), told  # computations follow
+        assert told.index("held") > max(k for k, one in enumerate(told) if len(one) == 1)
+
+
+# Failures ---------------------------------------------------------------------------------------
+
+
+class Faulty(Layer):
+    """Fails, dies or sleeps at its third forward."""
+
+    act = ""
+
+    def forward(self, x: Tensor, /, *others: Tensor) -> Tensor:
+        self.count = getattr(self, "count", 0) + 1
+        if self.count == 3 and self.act == "fail":
+            raise ValueError("too large")
+        if self.count == 3 and self.act == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.count == 3 and self.act == "sleep":
+            time.sleep(300)
+        return super().forward(x, *others)
+
+
+def faulty(rank: int, plan: Plan, act: str, kind: str) -> None:
+    """Process 0, the first rank of the first pipeline, is at fault."""
+    place = mesh(2)
+    stage: nn.Module = Faulty(place.rank)
+    if rank == 0:
+        stage.act = act  # type: ignore[assignment]
+    stage = KINDS[kind](stage, place.replicas)
+    replicas = place.replicas if kind == "plain" else None
+    executor = Executor(plan, [stage], loss, group=place.pipeline, timeout=4, replicas=replicas)
+    x, target = batch(spec_of(plan))
+    executor.step(x, target=target)
+
+
+@pytest.mark.parametrize(
+    ("act", "kind"),
+    [
+        ("fail", "plain"),
+        *(
+            pytest.param(act, kind, marks=pytest.mark.full)
+            for act, kind in [
+                ("die", "plain"),
+                ("sleep", "plain"),
+                ("fail", "fsdp"),
+                ("die", "fsdp"),
+                ("sleep", "ddp"),
+            ]
+        ),
+    ],
+)
+def test_a_fault_in_one_pipeline_ends_the_others(act: str, kind: str) -> None:
+    """All end, none by the test's deadline; the other pipeline says that it was not its own."""
+    outcome = run(4, faulty, compiled("one_f_one_b", **SIZES), act, kind, seconds=120, check=False)
+    assert all(outcome.codes), outcome
+    other = outcome.output[2] + outcome.output[3]
+    if act == "fail":
+        assert "the pipeline of process" in other and "too large" in other, other
+    else:
+        assert "replica" in other or "process" in other, other
