@@ -5,6 +5,8 @@ with operations and edges, and the plan's times are `time(program)`'s: all three
 from collections.abc import Callable, Iterator
 from random import Random
 
+import pytest
+
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.evaluation import Settings, evaluate
@@ -118,3 +120,18 @@ def test_every_file_gets_an_answer_by_one_clock(
         prove_all(programs, {name: claims(program) for name, program in programs.items()})
     assert compiled > tried // 10
     tally(files=tried, compiled=compiled)
+
+
+@pytest.mark.parametrize("kind", ["I", "B"])
+@pytest.mark.parametrize("engine", [None, "library", "list", "alternating", "anneal"])
+def test_pairs_that_need_a_split_backward_are_none_without_one(
+    engine: str | None, kind: str
+) -> None:
+    text = f"""schedule five
+        ranks 2  microbatches 4
+        pipeline main {{ stages 2 place s -> 0 }}
+        overlap F | {kind}"""
+    problem = expand(evaluate(parse(Source("five.pipe", text)), FEW))
+    order = arrange(problem, Budget(effort=0, engine=engine))
+    outcome, clock = check(order), time(communicate(order))
+    assert (outcome.makespan, outcome.span) == (clock.makespan, clock.span) == (24, 24)
