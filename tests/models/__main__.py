@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from stretto.compiler.library import names
+from tests.models import replicated
 from tests.models.cells import Feature, Found, run
 from tests.models.features import FEATURES
 from tests.models.zoo import ZOO, Entry
@@ -32,14 +33,29 @@ with copies in both directions, one with several stages on a rank. A plain step 
 """
 
 
+REPLICATED = (
+    "perceptron",
+    "mixture of experts",
+    "GPT",
+    "ResNet",
+    "GPT-2",
+    "Llama, LoRA",
+    "Mixtral",
+)
+"""The models that are tried with data parallelism: four processes a cell."""
+
+
 def cells() -> list[tuple[str, Entry, Feature]]:
     """Everything that is run."""
     plain = FEATURES[0]
     found = [(schedule, entry, plain) for schedule in SCHEDULES for entry in ZOO]
     found += [(s, entry, feature) for feature in FEATURES[1:] for entry in ZOO for s in SAMPLE]
+    some = [entry for entry in ZOO if entry.name in REPLICATED]
+    found += [(s, entry, feature) for feature in DATA_PARALLEL for entry in some for s in SAMPLE]
     return [one for one in found if one[1].there and one[2].suits(one[1])]
 
 
+DATA_PARALLEL = replicated.features()
 SCHEDULES = [name for name in names() if name not in ("inference", "two_models")]
 MARKS = {"equal": "=", "rounding": "≈", "refused": "–", "wrong": "**wrong**"}
 
@@ -63,6 +79,7 @@ def document(found: list[Cell]) -> str:
         s: [c for c in found if c.schedule == s and c.feature is FEATURES[0]] for s in SCHEDULES
     }
     by_feature = {f.name: [c for c in found if c.feature is f] for f in FEATURES}
+    by_replicas = {f.name: [c for c in found if c.feature is f] for f in DATA_PARALLEL}
     refused: dict[str, list[Cell]] = {}
     for cell in found:
         if cell.found.verdict in ("refused", "wrong"):
@@ -89,7 +106,14 @@ def document(found: list[Cell]) -> str:
             "",
             "Where schedules differ a cell has several marks.",
             "",
-            *table(found, by_feature, "model"),
+            *table([c for c in found if c.feature in FEATURES], by_feature, "model"),
+            "",
+            f"## Data parallelism, under {', '.join(SAMPLE)}",
+            "",
+            "Two pipelines of two ranks, which are processes, each on its half of the batch, "
+            "against the mean of what one process computes for the halves.",
+            "",
+            *table([c for c in found if c.feature in DATA_PARALLEL], by_replicas, "model"),
             "",
             "## What is refused, and why",
             "",
@@ -123,7 +147,11 @@ def main() -> int:
     todo = cells()
     begun = time.monotonic()
     for k, (schedule, entry, feature) in enumerate(todo, 1):
-        cell = Cell(schedule, entry, feature, run(schedule, entry, feature))
+        if feature in DATA_PARALLEL:
+            result = replicated.run(schedule, entry, feature.name)
+        else:
+            result = run(schedule, entry, feature)
+        cell = Cell(schedule, entry, feature, result)
         found.append(cell)
         if cell.found.verdict not in (feature.expected, "equal", "rounding"):
             wrong += 1

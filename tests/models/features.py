@@ -139,6 +139,12 @@ def compiled(stage: nn.Module) -> nn.Module:
     return stage
 
 
+def compiled(stage: nn.Module) -> nn.Module:
+    """The stage compiled, by the part of the compiler that needs no C++."""
+    stage.compile(backend="aot_eager")
+    return stage
+
+
 def frozen_vectors(stage: nn.Module) -> nn.Module:
     """Biases and norms need no gradient."""
     for parameter in stage.parameters():
@@ -283,6 +289,14 @@ FEATURES = (
         rebatch=of_unlike_length,
     ),
     Feature("checkpointed", "equal", alone_step, ranked_step, change=Checkpointed),
+    Feature(
+        "compiled (aot)",
+        "equal",
+        alone_step,
+        ranked_step,
+        ranks_only=compiled,
+        suits=lambda entry: not entry.needs,  # those of others are compiled for minutes
+    ),
     Feature("vectors frozen", "equal", alone_step, ranked_step, change=frozen_vectors),
     Feature("bfloat16", "equal", alone_step, ranked_step, change=Cast),
     Feature("autocast", "equal", alone_step, ranked_step, change=Autocast),
