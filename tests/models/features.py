@@ -134,12 +134,6 @@ class Checkpointed(nn.Module):
 
 
 def compiled(stage: nn.Module) -> nn.Module:
-    """The stage compiled by the part of the compiler that needs no C++."""
-    stage.compile(backend="aot_eager")
-    return stage
-
-
-def compiled(stage: nn.Module) -> nn.Module:
     """The stage compiled, by the part of the compiler that needs no C++."""
     stage.compile(backend="aot_eager")
     return stage

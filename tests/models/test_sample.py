@@ -18,7 +18,7 @@ def test_a_step_is_that_of_one_process(model: str, schedule: str) -> None:
     assert found.verdict == "equal", found
 
 
-@pytest.mark.parametrize("feature", [f for f in list(BY_NAME)[1:] if f != "unlike lengths"])
+@pytest.mark.parametrize("feature", list(BY_NAME)[1:])
 def test_a_feature_is_that_of_one_process(feature: str) -> None:
     chosen = BY_NAME[feature]
     found = run(
