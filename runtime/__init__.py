@@ -9,9 +9,10 @@ every failure is a `PipelineError`.
 
 From the bottom up: `containers`, `chunks`, `batch`, `given` (what a step is given); `topology`,
 `rank_program`, `tensor_spec`; `transport` (tensors between ranks); `stage` (a module at work);
-`coordination` (what ranks tell each other besides tensors); `parameters`, `agreement`, `replicas`,
-`interpreter`; `exchange` (numbers between steps), `nonfinite`; `executor`; `clip`, `copies`,
-`scaler`; `local`; `train` (the command line).
+`coordination` (what ranks tell each other besides tensors); `parameters`; `ties` (parameters that
+stand in several places: `declared_ties`, `shared_memory`, `untied`), `holders`, `replicas`;
+`agreement`, `interpreter`; `exchange` (numbers between steps), `nonfinite`; `executor`; `clip`,
+`copies`, `scaler`; `local`; `train` (the command line).
 
 Names are loaded when they are used, so that a mistake in a command line is reported before torch is
 imported.
