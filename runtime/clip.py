@@ -61,8 +61,8 @@ def get_total_norm(
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
 ) -> Tensor:
-    """The norm that `clip_grad_norm_` clips by, and nothing is clipped. Every rank must call it;
-    raises as that does."""
+    """The norm that `clip_grad_norm_` clips by, and nothing is clipped. Every rank must call it.
+    Raises `NonFiniteError` and `PipelineError` as that does."""
     if executor.scaler is not None:
         executor.scaler.agree()
     norm_type = float(norm_type)

@@ -111,7 +111,8 @@ class Replicas:
                         parameter.grad = None
 
     def sum(self, number: int) -> None:
-        """Replaces each own holder's gradients by the sum over all that the reduction names."""
+        """Replaces each own holder's gradients by the sum over all that the reduction names. Raises
+        `PipelineError` where holders of a tie have come apart."""
         summands = self.holders.of(self.context.plan.reductions[number])
         tie = self.context.plan.reductions[number].tie
         own = {

@@ -119,7 +119,8 @@ class GradScaler:
         return bool(self.found)
 
     def agree(self) -> None:
-        """As `LossScaler.agree`."""
+        """As `LossScaler.agree`. Raises `PipelineError` where ranks have different scales, a
+        gradient is of float16, or another rank is gone."""
         if not self.enabled or self.found is not None:
             return
         try:
@@ -137,7 +138,7 @@ class GradScaler:
         self.found = any(found for found, _ in told)
 
     def before_step(self) -> None:
-        """As `LossScaler.before_step`."""
+        """As `LossScaler.before_step`; raises `PipelineError` as that."""
         if self.found is not None:
             raise PipelineError(
                 "the gradients were unscaled, and a step would add scaled ones to them: call "

@@ -90,7 +90,8 @@ def _train(job: TrainingJob, environment: RankEnvironment, progress: _Progress) 
 
 
 def local(job: TrainingJob) -> int:
-    """Trains with all ranks as threads of this process. Returns the exit code."""
+    """Trains with all ranks as threads of this process. Returns the exit code: a `PipelineError`
+    ends here, with its rank."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     building, taken = threading.Lock(), set[int]()
 
