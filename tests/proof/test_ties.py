@@ -53,7 +53,10 @@ def refused(program: Program) -> str:
     return " / ".join(diagnostic.message for diagnostic in rejected.value.diagnostics)
 
 
-@pytest.mark.parametrize("name", library.names())
+WRITTEN = [name for name in library.names() if name != "v_half"]  # which is found by a search
+
+
+@pytest.mark.parametrize("name", WRITTEN)
 def test_a_tied_plan_is_proved_and_claims_what_it_did(name: str) -> None:
     plan = tied(name, sizes(name))
     proofs = prove_all(plan.programs, plan.claims)
