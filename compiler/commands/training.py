@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 45  # seconds; torchrun itself gives its workers 30 before it kills them
 FOLDER, STDERR = "STRETTO_RUN", "STRETTO_STDERR"  # what the ranks look for
 SENTENCE = "error.txt"  # in the folder: why a rank failed, in its words
+TICK = 0.25  # seconds from one look to the next
+LINGER = 8.0  # seconds that are left to the ranks when one has told why all end
 LATEST = 400  # lines that are kept of what torchrun says
 UNTOLD = "ended without a word (killed, or out of memory?)"
 
@@ -99,9 +102,23 @@ class Training:
             listening.start()
             if self.ended:  # while it was started
                 self.pass_on()
-            code = self.process.wait()
+            code = self._wait(self.process)
             listening.join(1)  # not longer: what a rank has started may hold the pipe
         return code, list(said)
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
+        """The exit code. A rank that is stopped does not end by torchrun's SIGTERM, which then
+        waits for half a minute: not when it is told already why all ends."""
+        told = 0.0
+        while True:
+            try:
+                code = process.wait(None if self.ended else TICK)
+                return 1 if told and code < 0 else code
+            except subprocess.TimeoutExpired:
+                if told and time.monotonic() - told > LINGER:
+                    self.kill()
+                elif not told and Path(self.folder, SENTENCE).exists():
+                    told = time.monotonic()
 
     def end(self, number: int, _: object) -> None:
         """Note the signal `number`, the first that comes, and pass it on."""

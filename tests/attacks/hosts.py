@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-NAMES = ("stretto-a", "stretto-b")
+NAMES = (f"stretto-{os.getpid()}-a", f"stretto-{os.getpid()}-b")
 ADDRESSES = ("10.87.0.1", "10.87.0.2")
 ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")  # it sees its own alone
-CABLE = ("strt0", "strt1")
+CABLE = (f"st{os.getpid()}a", f"st{os.getpid()}b")  # of at most 15 characters
 
 
 @cache

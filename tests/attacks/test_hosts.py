@@ -20,9 +20,8 @@ from tests.support.training import compiled
 
 pytestmark = [
     pytest.mark.xdist_group("ranks"),
-    pytest.mark.skipif(bool(hosts.possible()), reason=hosts.possible() or "they can be made"),
+    pytest.mark.skipif(not os.environ.get("ATTACKS"), reason="by make test-attacks"),
 ]
-everything = pytest.mark.skipif(not os.environ.get("ATTACKS"), reason="by make test-attacks")
 
 TIMEOUT, SLACK = 8, 12
 MODEL = """
@@ -76,6 +75,8 @@ class Job(NamedTuple):
 
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[Path]:
+    if why := hosts.possible():
+        pytest.skip(why)
     (tmp_path / "mine.py").write_text(MODEL)
     write_plan(compiled("one_f_one_b", ranks=4, microbatches=8), tmp_path / "four.plan")
     with hosts.two_hosts():
@@ -121,7 +122,6 @@ def nothing_left(host: int) -> None:
     assert not hosts.running(hosts.NAMES[host])
 
 
-@everything
 @STARTS
 def test_a_slow_link_changes_nothing_but_the_time(started, two: Path) -> None:  # type: ignore[no-untyped-def]
     hosts.slow("20mbit")
@@ -131,7 +131,6 @@ def test_a_slow_link_changes_nothing_but_the_time(started, two: Path) -> None:  
     assert "equal, bit for bit" in job.said(0)
 
 
-@everything
 @STARTS
 def test_a_link_that_is_cut_for_a_while(started, two: Path) -> None:  # type: ignore[no-untyped-def]
     job = started(two, steps=400, PAUSE="0.01")
@@ -145,8 +144,6 @@ def test_a_link_that_is_cut_for_a_while(started, two: Path) -> None:  # type: ig
 
 @STARTS
 def test_a_link_that_is_cut_for_good(started, two: Path, tally: Tally) -> None:  # type: ignore[no-untyped-def]
-    if started is by_torchrun and not os.environ.get("ATTACKS"):
-        pytest.skip("by make test-attacks")
     job = started(two)
     job.begun()
     hosts.cut()
@@ -159,7 +156,6 @@ def test_a_link_that_is_cut_for_good(started, two: Path, tally: Tally) -> None: 
     nothing_left(1)
 
 
-@everything
 @STARTS
 @pytest.mark.parametrize("gone", [0, 1])
 def test_a_host_that_is_gone(started, gone: int, two: Path, tally: Tally) -> None:  # type: ignore[no-untyped-def]
@@ -180,7 +176,6 @@ def test_a_host_that_is_gone(started, gone: int, two: Path, tally: Tally) -> Non
     nothing_left(stays)
 
 
-@everything
 def test_without_the_interface_it_is_told(two: Path) -> None:
     """The name of both hosts is their own loopback: gloo meets nobody there."""
     job = plain(two, GLOO_SOCKET_IFNAME="lo")

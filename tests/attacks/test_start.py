@@ -1,6 +1,7 @@
 """What goes wrong at a start: one sentence that says what and names ranks, within the timeout, with
 exit code 1 or 2. No key of the store is ever shown."""
 
+import os
 import re
 import socket
 import threading
@@ -18,6 +19,7 @@ from tests.support.ranks import CONTEXT, _warm
 
 pytestmark = pytest.mark.xdist_group("ranks")
 
+everything = pytest.mark.skipif(not os.environ.get("ATTACKS"), reason="by make test-attacks")
 TIMEOUT, SLACK = 4, 40  # seconds; the first start loads torch
 GOOD = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
 NOTHING = {"FAULT": "", "MOMENT": "", "CULPRIT": "none"}
@@ -101,7 +103,13 @@ def check(said: Said, *sentences: str, codes: tuple[int, ...] = (1,)) -> None:
     assert said.errors()
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"", marks=everything),
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    ],
+)
 def test_a_port_at_which_something_else_listens(tmp_path: Path, answer: bytes) -> None:
     with stranger(answer) as port:
         said = start(tmp_path, *[{"MASTER_PORT": port}] * 3)
@@ -133,6 +141,7 @@ def test_variables_that_make_no_sense(
     assert len(said.errors()) == 1
 
 
+@everything
 def test_who_is_missing(tmp_path: Path) -> None:
     port = {"MASTER_PORT": free_port()}
     said = start(tmp_path, port, port)
@@ -152,12 +161,14 @@ def test_different_worlds(tmp_path: Path) -> None:
     assert len(said.errors()) == 1
 
 
+@everything
 def test_a_seat_that_is_taken(tmp_path: Path) -> None:
     port = {"MASTER_PORT": free_port()}
     said = start(tmp_path, port, port, {**port, "RANK": "1"}, {**port, "RANK": "2"})
     check(said, "error: rank 1 is there already, at .*: is RANK 1 for two processes", codes=(0, 1))
 
 
+@everything
 def test_two_jobs_on_a_machine(tmp_path: Path, tally: Tally) -> None:
     """Each with its port, at the same time; then one after the other at one port."""
     first, second = tmp_path / "first", tmp_path / "second"
@@ -182,6 +193,7 @@ def test_two_jobs_on_a_machine(tmp_path: Path, tally: Tally) -> None:
     tally(jobs=3)
 
 
+@everything
 def test_jobs_that_are_told_apart(tmp_path: Path) -> None:
     port = {"MASTER_PORT": free_port()}
     said = start(tmp_path, port, {**port, "SLURM_JOB_ID": "7"}, port)
