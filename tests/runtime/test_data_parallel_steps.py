@@ -65,7 +65,7 @@ def accumulated(_: int, plan: Plan, kind: str) -> Any:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("dualpipe", "plain"),
+        pytest.param("dualpipe", "plain", marks=pytest.mark.full),
         pytest.param("dualpipe", "fsdp", marks=pytest.mark.full),
         ("zb_v", "fsdp_blocks"),
     ],

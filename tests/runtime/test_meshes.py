@@ -119,6 +119,7 @@ def lossy(output: Tensor, target: Tensor) -> Tensor:
     return loss(output.float(), target)
 
 
+@pytest.mark.full
 def test_hybrid_sharding_gives_the_mean_over_all() -> None:
     """Four replicas of a pipeline of one rank, sharded in pairs."""
     plan = compiled("gpipe", ranks=1, microbatches=4)
