@@ -169,6 +169,8 @@ class Executor:
         listen(self.peers)
         self.watchdog = Watchdog(self.peers, watched(self.activity), transport.abort)
         try:
+            if near is not None:
+                near.announce()
             own = plan_for_rank(plan, self.rank, self.world)
             self.stages = stage_modules(own, stages, loss_fn)
             self.context = _meet(

@@ -18,18 +18,21 @@ class Neighbour(NamedTuple):
 
 
 class RanksHere:
-    """Announces this rank, whose page is `own`. `tell(rank, place)` is what another does at a
+    """This rank's page is `own`. `tell(rank, place)` is what another does at a
     place, to follow `rank 2 `."""
 
     def __init__(
         self, store: Store, rank: int, own: Whereabouts, tell: Callable[[int, LastPlace], str]
     ):
         self.store, self.rank, self.own, self.tell = store, rank, own, tell
-        here = this_process()
-        self.key = f"machine/{here.machine}"
+        self.here = this_process()
+        self.key = f"machine/{self.here.machine}"
         self.known: dict[int, Neighbour] = {}
-        number = store.count(self.key)
-        store.post(f"{self.key}/{number}", [rank, own.file, *here])
+
+    def announce(self) -> None:
+        """Lets the others find this rank."""
+        number = self.store.count(self.key)
+        self.store.post(f"{self.key}/{number}", [self.rank, self.own.file, *self.here])
 
     def look(self) -> None:
         """Finds who has announced itself. To be called when all have, and while they run."""

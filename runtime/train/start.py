@@ -24,10 +24,12 @@ from stretto.runtime.coordination.processes import this_process
 from stretto.runtime.coordination.store import MissingKeys, Store
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.last_words import last_words
+from stretto.runtime.leave import leave
 from stretto.runtime.train.environment import RankEnvironment, different_worlds
 from stretto.runtime.whereabouts import of_process
 
 T = TypeVar("T")
+LOOK = 0.5  # seconds from one look to the next
 FAREWELL = 3.0  # seconds that rank 0 keeps the store for others, when the training has failed
 LONGEST_WAIT = 1800.0  # seconds, or ten timeouts: then gloo gives up a message by itself
 
@@ -49,12 +51,22 @@ def connect(environment: RankEnvironment, plan: str, seconds: float) -> RankStar
     near = RanksHere(store, rank, of_process(), last_words(plan, world))
     peers = Peers(rank, world, store, seconds, near)
     listen(peers)
+    threading.Thread(target=_look_out, args=(store, rank, seconds), daemon=True).start()
+    near.announce()
     if not store.first(f"seat/{rank}"):
         raise PipelineError(
             f"rank {rank} is there already, at {environment.host}:{environment.port}: is RANK "
             f"{rank} for two processes, or does another job use this port?"
         )
     return RankStart(peers, torch_store, environment)
+
+
+def _look_out(store: Store, rank: int, seconds: float) -> None:
+    """Ends a rank that has waited for so long for an answer of the store."""
+    while True:
+        time.sleep(LOOK)
+        if any(time.monotonic() - since > seconds for since in dict(store.calls).values()):
+            leave(f"rank {rank} stops at its start: {store.lost()}")
 
 
 def meet_all(start: RankStart) -> None:

@@ -123,7 +123,8 @@ class Ending(NamedTuple):
 
 
 DEAD = re.compile(
-    r"rank (\d)(?:: its process (?:has|was|ended)| is stopped|: no answer| did not come)"
+    r"(?:rank |not answer: rank )(\d)(?:: its process (?:has|was|ended)| is stopped|: no answer|"
+    r" did not come|, which keeps it)"
 )
 ASLEEP = re.compile(r"rank (\d) (?:computes|builds|loads|updates|makes)[^;\n]*, for \d+ s")
 RAISED = re.compile(r"error: (?:rank (\d).* (?:fails: |cannot )|.* fails on rank (\d))")

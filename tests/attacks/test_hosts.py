@@ -67,7 +67,7 @@ class Job(NamedTuple):
 
     def begun(self) -> None:
         """Returns when the second step has."""
-        end = time.monotonic() + 80
+        end = time.monotonic() + 300
         while not (self.folder / "begun").exists():
             assert time.monotonic() < end, self.said(0) + self.said(1)
             time.sleep(0.05)
