@@ -169,8 +169,6 @@ class Executor:
         listen(self.peers)
         self.watchdog = Watchdog(self.peers, watched(self.activity), transport.abort)
         try:
-            if near is not None:
-                near.announce()
             own = plan_for_rank(plan, self.rank, self.world)
             self.stages = stage_modules(own, stages, loss_fn)
             self.context = _meet(
@@ -347,6 +345,8 @@ def _meet(
 ) -> RankContext:
     """What is done once with all ranks: the handshake, which tells the ties of the model, and the
     lanes. Returns the context with the plan that has these ties."""
+    if peers.neighbours is not None:
+        peers.neighbours.announce()
     whole = None
     if peers.rank == 0 and not options.get("trust", False):
         whole = plan if isinstance(plan, Plan) else read_plan(plan)
