@@ -12,6 +12,7 @@ def next_batch(training: RankTraining, state: TrainingState, ahead: int) -> tupl
     """x and target of the batch that comes `ahead` (from 0) after those of the state. Raises
     `PipelineError` where the user's function does not give them."""
     training.executor.activity.doing = f"loads the batch of step {state.step + 1}"
+    training.executor.activity.busy = True  # ends when another rank fails
     with user_code("--data", training.here.rank, state.step + 1):
         x, target = training.data(state.batch + ahead + 1)
     return on_device(training, x), on_device(training, target)

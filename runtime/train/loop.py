@@ -46,6 +46,7 @@ def train(job: TrainingJob, here: RankProcess) -> TrainingReport:
         if verified is False:
             break
         training.executor.activity.doing = f"updates its weights at step {state.step + 1}"
+        training.executor.activity.busy = True  # ends when another rank fails
         update(training, state.step + 1)
         if state == first or state.step + 1 == job.steps:
             check_copies(training.executor)

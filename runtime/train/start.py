@@ -30,7 +30,7 @@ from stretto.runtime.whereabouts import of_process
 
 T = TypeVar("T")
 LOOK = 0.5  # seconds from one look to the next
-FAREWELL = 3.0  # seconds that rank 0 keeps the store for others, when the training has failed
+FAREWELL = 6.0  # seconds that rank 0 keeps the store for others, when the training has failed
 LONGEST_WAIT = 1800.0  # seconds, or ten timeouts: then gloo gives up a message by itself
 
 
