@@ -20,7 +20,7 @@ class Arguments(NamedTuple):
     """A stage's arguments, by position and by keyword. As x it says both; an x that is a tuple or
     list is the arguments by position, a `Mapping` those by keyword."""
 
-    args: tuple[Any, ...] = ()
+    args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] = {}
 
 
@@ -35,6 +35,27 @@ def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(x, tuple | list) and not hasattr(x, "_fields"):
         return tuple(x), {}
     return (x,), {}
+
+
+def by_argument(batch: MicrobatchList, label: str) -> Any:
+    """The same as one `Mapping` or `Arguments` of lists, where the micro-batches are such: their
+    keywords are then those of the step. Raises `PipelineError` where the micro-batches are called
+    with unlike keywords."""
+    if not any(isinstance(one, Mapping | Arguments) for one in batch):
+        return batch
+    calls = [arguments(one) for one in batch]
+    names = dict.fromkeys(name for _, kwargs in calls for name in kwargs)
+    for name in names:
+        having = [name in kwargs for _, kwargs in calls]
+        if not all(having):
+            raise PipelineError(
+                f"micro-batch {having.index(True)} of {label} has the keyword `{name}`, and "
+                f"micro-batch {having.index(False)} does not: give it to all, or as None"
+            )
+    columns = {name: MicrobatchList([kwargs[name] for _, kwargs in calls]) for name in names}
+    if not any(args for args, _ in calls):
+        return columns
+    return Arguments(MicrobatchList([args for args, _ in calls]), columns)
 
 
 def signature(value: Any) -> str:

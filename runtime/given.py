@@ -4,7 +4,7 @@ model, or by pipeline's name where there are several."""
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from stretto.runtime.batch import Arguments
+from stretto.runtime.batch import Arguments, by_argument
 from stretto.runtime.chunks import BatchPart, is_chunk, is_replicate
 from stretto.runtime.containers import MicrobatchList
 from stretto.runtime.errors import PipelineError
@@ -92,21 +92,26 @@ def model_input(
             "this plan has several models: give keywords by pipeline, as "
             "x = {pipeline: stretto.runtime.Arguments((…), {keyword: …})}"
         )
+    args_spec = _of_model(graph, options.args_chunk_spec, model, "args_chunk_spec")
+    kwargs_spec = _of_model(graph, options.kwargs_chunk_spec, model, "kwargs_chunk_spec")
+    if isinstance(batch, MicrobatchList):
+        batch = by_argument(batch, label)
     if isinstance(batch, Arguments):
         _no_keyword_twice(batch.kwargs, kwargs, label)
         kwargs = {**batch.kwargs, **kwargs}
-        batch = tuple(batch.args) or None
-    args_spec = _of_model(graph, options.args_chunk_spec, model, "args_chunk_spec")
-    kwargs_spec = _of_model(graph, options.kwargs_chunk_spec, model, "kwargs_chunk_spec")
-    whole = _whole(batch, label, args_spec, None if kwargs else kwargs_spec)
+        batch = batch.args if isinstance(batch.args, MicrobatchList) else tuple(batch.args) or None
+    named: dict[str, BatchPart] = {}
     if isinstance(batch, Mapping):
         _no_keyword_twice(batch, kwargs, label)
+        named = _named(batch, label, args_spec, None if kwargs else kwargs_spec)
+        batch = args_spec = None
+    whole = _whole(batch, label, args_spec)
     target_label = input_label(graph, "target", model)
     target = for_model(graph, given.target, model, "target")
     target_spec = _of_model(graph, options.target_chunk_spec, model, "target_chunk_spec")
     return ModelInput(
         whole,
-        _keywords(kwargs, kwargs_spec, label),
+        {**named, **_keywords(kwargs, kwargs_spec, label)},
         None if target is None else BatchPart(target_label, target, target_spec, target_label),
         _stage_parts(graph, given, options, model),
     )
@@ -144,7 +149,7 @@ def _positional(graph: StageGraph, given: StepArguments, model: int) -> Any:
     return args or None
 
 
-def _whole(batch: Any, label: str, args_spec: Any, kwargs_spec: Any) -> BatchPart | None:
+def _whole(batch: Any, label: str, args_spec: Any) -> BatchPart | None:
     if batch is None:
         return None
     if _is_said(args_spec) or args_spec is None:
@@ -165,9 +170,26 @@ def _whole(batch: Any, label: str, args_spec: Any, kwargs_spec: Any) -> BatchPar
         raise PipelineError(
             f"args_chunk_spec has {len(args_spec)} entries, and {label} is one argument"
         )
-    if isinstance(batch, Mapping) and spec is None:
-        spec = kwargs_spec
     return BatchPart(label, batch, spec, label)
+
+
+def _named(
+    batch: Mapping[Any, Any], label: str, args_spec: Any, kwargs_spec: Any
+) -> dict[str, BatchPart]:
+    """An x that is the keywords, each a part of its own: later stages take theirs by name."""
+    whole = _whole(batch, label, args_spec)
+    spec = kwargs_spec if whole is None or whole.spec is None else whole.spec
+    if isinstance(spec, Mapping) and spec.keys() != batch.keys():
+        theirs, ours = (", ".join(map(repr, keys)) for keys in (spec, batch))
+        raise PipelineError(
+            f"the chunk spec of {label} has {theirs or 'nothing'}, and {label} has {ours}: they "
+            "need the same names"
+        )
+    of = spec if isinstance(spec, Mapping) else dict.fromkeys(batch, spec)
+    return {
+        name: BatchPart(f"{label}[{name!r}]", value, of[name], label)
+        for name, value in batch.items()
+    }
 
 
 def _is_said(spec: Any) -> bool:
