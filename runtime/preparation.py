@@ -7,6 +7,7 @@ from typing import NamedTuple
 from stretto.compiler.program.program import ProgramName
 from stretto.runtime.activity import Activity
 from stretto.runtime.agreement import StepAgreement
+from stretto.runtime.alike import switches
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.edges import EdgeMemory
 from stretto.runtime.errors import PipelineError, StepRefused
@@ -42,7 +43,8 @@ class StepPreparation(NamedTuple):
         try:
             own = cut()
             contents = not self.agreement.compared
-            card = step_card(name, own, self.state.checksum(), contents)
+            alike = switches(self.context.plan.graph, self.context.stages)
+            card = step_card(name, own, self.state.checksum(), alike, contents)
         except Exception as error:
             known = isinstance(error, PipelineError)
             card = faulty_card(name, str(error) if known else f"{type(error).__name__}: {error}")

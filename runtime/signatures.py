@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from stretto.compiler.program.program import ProgramName
+from stretto.runtime.alike import Switches, unlike
 from stretto.runtime.batch import signature, tensors
 from stretto.runtime.given import input_label
 from stretto.runtime.microbatches import PipelineMicrobatches
@@ -32,7 +33,8 @@ class StepCard(NamedTuple):
     `given`, by what it was given (see `_inputs`) the signatures of the micro-batches; `contents`, a
     checksum of each of these, at the first step; `state`, one of what decides on the results
     besides the batch: which parameters are frozen, which modules train. `rows`, by pipeline, what
-    was cut and the lengths of its pieces; `unused`, keywords that no stage of the rank takes."""
+    was cut and the lengths of its pieces; `unused`, keywords that no stage of the rank takes;
+    `switches`, how its copies and holders of ties are switched."""
 
     program: ProgramName
     fault: str
@@ -41,6 +43,7 @@ class StepCard(NamedTuple):
     state: int
     rows: dict[str, tuple[str, list[int]]]
     unused: list[str]
+    switches: Switches
 
 
 class StepVerdict(NamedTuple):
@@ -62,7 +65,11 @@ class StepSignatures(NamedTuple):
 
 
 def step_card(
-    program: ProgramName, microbatches: Mapping[int, PipelineMicrobatches], state: int, whole: bool
+    program: ProgramName,
+    microbatches: Mapping[int, PipelineMicrobatches],
+    state: int,
+    alike: Switches,
+    whole: bool,
 ) -> StepCard:
     """Of a rank that could cut its batch; `whole`: with checksums of what it holds."""
     inputs = {key: values for p, own in microbatches.items() for key, values in _inputs(p, own)}
@@ -70,12 +77,12 @@ def step_card(
     contents = {key: _checksum(values) for key, values in inputs.items()} if whole else {}
     rows = {str(p): (own.label, list(own.lengths)) for p, own in microbatches.items() if own.label}
     unused = sorted({name for own in microbatches.values() for name in own.unused})
-    return StepCard(program, "", given, contents, state, rows, unused)
+    return StepCard(program, "", given, contents, state, rows, unused, alike)
 
 
 def faulty_card(program: ProgramName, fault: str) -> StepCard:
     """Of a rank that cannot begin."""
-    return StepCard(program, fault, {}, {}, 0, {}, [])
+    return StepCard(program, fault, {}, {}, 0, {}, [], {})
 
 
 def state_of(stages: Iterable[StageModule]) -> "ModuleState":
@@ -118,6 +125,7 @@ def judge(cards: Sequence[StepCard], graph: StageGraph) -> StepVerdict:
                 return StepVerdict(fault, -1, "", True)
         agreed[key] = cards[first].given[key]
     fault = _unlike_lengths(cards) or _unused(cards, agreed)
+    fault = fault or unlike(graph, [one.switches for one in cards])
     if fault:
         return StepVerdict(fault, -1, "", True)
     text = json.dumps([[one.state for one in cards], agreed])

@@ -13,7 +13,7 @@ LAYERS = (
     ("rank_program", "tensor_spec"),
     ("describe", "placement", "stage"),
     ("coordination", "parameters", "rank_context", "slices", "weights"),
-    ("microbatches", "declared_ties", "holders", "shared_memory", "untied"),
+    ("alike", "microbatches", "declared_ties", "holders", "shared_memory", "untied"),
     ("data_parallel", "header", "presence", "replicas", "signatures", "ties"),
     ("agreement", "edges"),
     ("mailbox",),

@@ -7,8 +7,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from stretto.runtime import Arguments, MicrobatchList, PipelineError
-from tests.support.training import ROWS, WIDTH, Layer, batch, compiled, loss, spec_of, trained
+from stretto.runtime import (
+    Arguments,
+    Executor,
+    MicrobatchList,
+    PipelineError,
+    StepRefused,
+    run_local,
+)
+from stretto.runtime.transport.local import Local
+from tests.support.training import (
+    ROWS,
+    WIDTH,
+    Layer,
+    batch,
+    built,
+    compiled,
+    loss,
+    one_process,
+    spec_of,
+    there,
+    trained,
+)
 
 PLAN = compiled("zb_v", ranks=2, microbatches=4)
 
@@ -68,3 +88,62 @@ def test_microbatches_with_unlike_keywords_are_refused(lacking: int) -> None:
     words = f"has the keyword `mask`, and micro-batch {lacking} does not"
     with pytest.raises(PipelineError, match=words):
         trained(PLAN, MicrobatchList(given), target, make=First)
+
+
+COPIES = compiled("dualpipe", ranks=2, microbatches=4)
+
+
+@pytest.mark.parametrize("way", ["frozen", "mode", "autocast"])
+def test_copies_that_are_switched_differently_are_refused(way: str) -> None:
+    """Where one is frozen its micro-batches were missing in the gradients of all. When all are
+    switched alike again, the same executors go on."""
+    x, target = batch(spec_of(COPIES))
+    modules = [built(spec_of(COPIES), rank) for rank in range(2)]
+
+    def switch(rank: int, on: bool) -> None:
+        for module in modules[rank].values():
+            if way == "frozen":
+                module.get_parameter("up.weight").requires_grad_(not on)
+            elif way == "mode":
+                module.get_submodule("norm").train(not on)
+
+    def body(transport: Local) -> str:
+        rank = transport.rank
+        executor = Executor(COPIES, modules[rank], loss, transport=transport, timeout=20.0)
+        switch(rank, rank == 1)
+        enabled = rank == 1 and way == "autocast"
+        with torch.autocast("cpu", enabled=enabled), pytest.raises(StepRefused) as refused:
+            executor.step(x, target=target)
+        assert not any(parameter.grad is not None for parameter in executor.parameters())
+        switch(rank, False)
+        executor.step(x, target=target)
+        executor.close()
+        return str(refused.value)
+
+    words = {
+        "frozen": "`up[0]` on rank 1 has other frozen parameters (`requires_grad`) than",
+        "mode": "`up[0]` on rank 1 is in another mode (`train()`, `eval()`) than",
+        "autocast": "`up[0]` on rank 1 runs under another `torch.autocast` than",
+    }
+    for told in run_local(COPIES, body):
+        assert f"{words[way]} its copy `down[0]` on rank 0" in told
+    expected = one_process(spec_of(COPIES), x, target).gradients
+    for stages in modules:
+        for (_, stage), module in stages.items():
+            for found, wanted in zip(module.parameters(), expected[0, stage], strict=True):
+                assert torch.allclose(there(found.grad), there(wanted), atol=1e-6)
+
+
+def test_a_holder_of_a_tie_that_is_frozen_alone_is_refused() -> None:
+    """Later than when the executor was made, which looks at it too."""
+    x, target = batch(spec_of(PLAN))
+    ties = {"up": [(0, "up.weight"), (-2, "up.weight")]}
+
+    def freeze(executor: Executor) -> None:
+        for stage in executor.stages.values():
+            if stage.stage.stage == 2:
+                stage.module.get_parameter("up.weight").requires_grad_(False)
+
+    words = "`main.2..up.weight` on rank 1 and `main.0..up.weight` on rank 0 are one parameter"
+    with pytest.raises(StepRefused, match=words):
+        trained(PLAN, x, target, before=freeze, ties=ties)
