@@ -67,21 +67,16 @@ class _StageEnds(NamedTuple):
 
 def _stages(subject: Subject, reduces: bool) -> list[_StageEnds]:
     context = subject.context
-    spec, path = context.relaxed.spec, context.graph.path
-    beside = spec.reduce_gradients if reduces else spec.unshard_weights
+    beside, path = context.beside(reduces), context.graph.path
     side = subject.head if reduces else subject.tail
-    found = []
-    for p, s, ticks in beside:
-        own = [
-            side[c][i] + path[c][i]
-            for c in subject.own
-            for one in [context.relaxed.classes[c]]
-            if (one.pipeline, one.stage) == (p, s) and (reduces or one.kind == "F")
-            for i in range(one.size)
-        ]
-        if own:
-            found.append(_StageEnds(max(own), ticks))
-    return found
+    ends: dict[tuple[int, int], int] = {}
+    for c in subject.own if beside else ():
+        one = context.relaxed.classes[c]
+        place = one.pipeline, one.stage
+        if place in beside and (reduces or one.kind == "F"):
+            last = max(side[c][i] + path[c][i] for i in range(one.size))
+            ends[place] = max(last, ends.get(place, last))
+    return [_StageEnds(last, beside[place]) for place, last in ends.items()]
 
 
 def _over_sets(stages: list[_StageEnds]) -> int:

@@ -4,9 +4,11 @@ out."""
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import NamedTuple
 
 from stretto.compiler.bounds.longest_paths import PrecedenceGraph
+from stretto.compiler.bounds.microbatch_order import Chains, chains
 from stretto.compiler.bounds.overlap import OverlapPair
 from stretto.compiler.bounds.relaxation import OpKey, Relaxation, TickTable
 
@@ -14,7 +16,7 @@ EFFORT = 4_000_000
 """How much may be walked for the heads and tails of single ranks, in operations."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BoundContext:
     """What all theorems stand on. `fifo`: for which pipelines B0 holds. `overlaps`: the units that
     save time. `graph`: the Relaxation with the edges of B2 and B3. `shares`: for each choice of
@@ -26,6 +28,14 @@ class BoundContext:
     graph: PrecedenceGraph
     shares: list[dict[int, list[int]]]
 
+    @cached_property
+    def overlaps_of(self) -> dict[int, list[OverlapPair]]:
+        """`overlaps` by the op class of their forward."""
+        found: dict[int, list[OverlapPair]] = {}
+        for pair in self.overlaps:
+            found.setdefault(pair.forward, []).append(pair)
+        return found
+
     @property
     def of_makespan(self) -> bool:
         """Whether the bound is of the makespan; else of the span."""
@@ -33,8 +43,27 @@ class BoundContext:
 
     def busy(self, share: int) -> TickTable:
         """How long operations keep others off their rank, by a choice of shares."""
-        less = self.shares[share]
-        return [less.get(c, work) for c, work in enumerate(self.relaxed.work)]
+        return self._busy[share]
+
+    @cached_property
+    def _busy(self) -> list[TickTable]:
+        work = self.relaxed.work
+        return [[less.get(c, own) for c, own in enumerate(work)] for less in self.shares]
+
+    @cached_property
+    def chains(self) -> Chains:
+        """The chains within a micro-batch."""
+        return chains(self.relaxed, self.graph.path)
+
+    def beside(self, reduces: bool) -> dict[tuple[int, int], int]:
+        """By stage the ticks of averaging its gradients, or of gathering its weights."""
+        return self._beside[reduces]
+
+    @cached_property
+    def _beside(self) -> list[dict[tuple[int, int], int]]:
+        spec = self.relaxed.spec
+        both = (spec.unshard_weights, spec.reduce_gradients)
+        return [{(p, s): ticks for p, s, ticks in each} for each in both]
 
     def units(self, ticks: int) -> str:
         """Ticks in the units of the file, as text."""

@@ -65,18 +65,15 @@ def _memories(
     relaxed: Relaxation, rank: int, limit: int, fifo: list[bool], lower: list[int]
 ) -> Iterator[RankMemory]:
     """What each pipeline for which B0 holds keeps on the rank. `lower`: the bits of `ancestors`."""
-    ends = [c for stage in relaxed.stages for c in (stage.backward, stage.weight) if c is not None]
+    own = relaxed.trained(rank)
+    ends = [c for stage in own for c in (stage.backward, stage.weight) if c is not None]
     by_pipeline: dict[int, list[Residency]] = {}
     for residency in relaxed.residencies(rank):
         pipeline = relaxed.classes[residency.alloc].pipeline
         if fifo[pipeline]:
             by_pipeline.setdefault(pipeline, []).append(residency)
     for pipeline, residencies in by_pipeline.items():
-        backwards = [
-            c
-            for c in ends
-            if relaxed.classes[c].rank == rank and relaxed.classes[c].pipeline == pipeline
-        ]
+        backwards = [c for c in ends if relaxed.classes[c].pipeline == pipeline]
         yield RankMemory(residencies, limit, backwards, lower)
 
 

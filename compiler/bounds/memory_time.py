@@ -14,9 +14,9 @@ Nothing is assumed about order. For one stage a of each of P ranks the period is
 
 from fractions import Fraction
 
-from stretto.compiler.bounds.context import Finding, Subject
-from stretto.compiler.bounds.longest_paths import UNREACHED, PrecedenceGraph
-from stretto.compiler.bounds.microbatch_order import predecessors, sorted_classes
+from stretto.compiler.bounds.context import EFFORT, Finding, Subject
+from stretto.compiler.bounds.longest_paths import UNREACHED
+from stretto.compiler.bounds.microbatch_order import Chains
 from stretto.compiler.bounds.relaxation import Residency
 
 
@@ -27,22 +27,17 @@ def find(subject: Subject) -> Finding | None:
     limit, residencies = relaxed.limits[rank], relaxed.residencies(rank)
     if not limit or not residencies:
         return None
-    shortest = residence_times(subject.context.graph, residencies)
+    if rank % -(-len(relaxed.classes) * relaxed.spec.ranks // EFFORT):
+        return None  # of so many ranks some are asked
+    shortest = residence_times(subject.context.chains, residencies)
     held = sum(one.grains * shortest[one] * relaxed.classes[one.alloc].size for one in residencies)
     return Finding(subject.before + -(-held // limit) + subject.after, subject, reason)
 
 
-def residence_times(graph: PrecedenceGraph, residencies: list[Residency]) -> dict[Residency, int]:
+def residence_times(chains: Chains, residencies: list[Residency]) -> dict[Residency, int]:
     """For every piece of memory the longest chain, in ticks, from the start of what takes it to the
     end of what gives it back."""
-    relaxed = graph.relaxed
-    ticks = [min(row, default=0) for row in graph.path]
-    lags: dict[tuple[int, int], int] = {}
-    for tail, head, lag, shift in relaxed.edges:
-        if not shift:
-            lags[tail, head] = max(lag, lags.get((tail, head), 0))
-    before, order = predecessors(relaxed), sorted_classes(relaxed)
-    at = {c: k for k, c in enumerate(order)}
+    ticks, lags, before, order, at = chains
     found: dict[Residency, int] = {}
     for alloc in dict.fromkeys(one.alloc for one in residencies):
         own = [one for one in residencies if one.alloc == alloc]

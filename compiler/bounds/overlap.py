@@ -65,11 +65,16 @@ def overlap_pairs(relaxed: Relaxation) -> list[OverlapPair]:
 def least_paths(relaxed: Relaxation, found: list[OverlapPair]) -> TickTable:
     """For every operation the least ticks from its (virtual) start to its result."""
     path = list(relaxed.work)
-    for c in sorted({c for pair in found for c in (pair.forward, pair.backward)}):
-        ticks = min(p.ticks for p in found if c in (p.forward, p.backward))
+    least: dict[int, int] = {}
+    weights: dict[int, list[OverlapPair]] = {}
+    for pair in found:
+        for c in (pair.forward, pair.backward):
+            least[c] = min(pair.ticks, least.get(c, pair.ticks))
+        if pair.weight is not None:
+            weights.setdefault(pair.weight, []).append(pair)
+    for c, ticks in sorted(least.items()):
         path[c] = [min(one, ticks) for one in path[c]]
-    for c in sorted({p.weight for p in found if p.weight is not None}):
-        whole = [p for p in found if p.weight == c]
+    for c, whole in sorted(weights.items()):
         ticks = min(p.ticks for p in whole)
         rest = [max(0, ticks - first) for first in path[whole[0].backward]]
         path[c] = [min(one, r) for one, r in zip(path[c], rest, strict=True)]

@@ -140,11 +140,7 @@ def as_one_stage(
 
 def _trained(relaxed: Relaxation, rank: int) -> TrainedRank | None:
     """The trained stages of the rank; None where they say no more than B1 to B3."""
-    stages = [
-        stage
-        for stage in relaxed.stages
-        if relaxed.classes[stage.forward].rank == rank and relaxed.classes[stage.forward].size
-    ]
+    stages = [stage for stage in relaxed.trained(rank) if relaxed.classes[stage.forward].size]
     limit = relaxed.limits[rank]
     if not stages or limit is None:
         return None

@@ -9,8 +9,8 @@ the bound says how far it is from the best; where he fixed a part of it, that pa
 Nothing else changes: durations, data, transfers, rules, memory and limits are the Spec's.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import gcd
 from typing import NamedTuple
@@ -98,6 +98,10 @@ class Relaxation:
     fixed: list[list[list[OpKey]]]
     stages: list[StageOps]
     limits: list[int | None]
+    _ranks: "_ByRank" = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_ranks", _by_rank(self.classes, self.stages))
 
     @property
     def size(self) -> int:
@@ -106,11 +110,15 @@ class Relaxation:
 
     def on(self, rank: int) -> list[int]:
         """The op classes of a rank."""
-        return [c for c, op_class in enumerate(self.classes) if op_class.rank == rank]
+        return list(self._ranks.classes.get(rank, ()))
+
+    def trained(self, rank: int) -> list[StageOps]:
+        """The stages of a rank that are trained."""
+        return list(self._ranks.stages.get(rank, ()))
 
     def residencies(self, rank: int) -> list[Residency]:
         """What the forwards of a rank leave in memory, in pieces that are given back at once."""
-        return list(_residencies(self.classes, self.stages, rank))
+        return list(_residencies(self._ranks.stages.get(rank, ())))
 
     def op_edges(self) -> list[OpEdge]:
         """The edges that are not alike for all micro-batches."""
@@ -123,13 +131,29 @@ class Relaxation:
         ]
 
 
-def _residencies(classes: list[OpClass], stages: list[StageOps], rank: int) -> Iterator[Residency]:
+class _ByRank(NamedTuple):
+    """By rank, so that what is asked of every rank does not look at all of them: the op classes,
+    and the stages that are trained."""
+
+    classes: dict[int, list[int]]
+    stages: dict[int, list[StageOps]]
+
+
+def _by_rank(classes: list[OpClass], stages: list[StageOps]) -> _ByRank:
+    found = _ByRank({}, {})
+    for c, op_class in enumerate(classes):
+        found.classes.setdefault(op_class.rank, []).append(c)
+    for stage in stages:
+        found.stages.setdefault(classes[stage.forward].rank, []).append(stage)
+    return found
+
+
+def _residencies(stages: Iterable[StageOps]) -> Iterator[Residency]:
     for forward, backward, weight, activation, kept in stages:
-        if classes[forward].rank == rank:
-            if activation > kept:
-                yield Residency(forward, backward, activation - kept)
-            if kept and weight is not None:
-                yield Residency(forward, weight, kept)
+        if activation > kept:
+            yield Residency(forward, backward, activation - kept)
+        if kept and weight is not None:
+            yield Residency(forward, weight, kept)
 
 
 def relax(spec: Spec) -> Relaxation:
@@ -145,8 +169,10 @@ def relax(spec: Spec) -> Relaxation:
         work.append(ticks)
     stages = list(_stages(spec, index))
     limits = [limit and limit.grains for limit in spec.limits] or [None] * spec.ranks
+    by_rank = _by_rank(classes, stages)
     for rank, limit in enumerate(limits):
-        sizes = [residency.grains for residency in _residencies(classes, stages, rank)]
+        own = by_rank.stages.get(rank, ())
+        sizes = [residency.grains for residency in _residencies(own)]
         if limit is not None and sizes:
             limits[rank] = limit - limit % gcd(*sizes)
     alike, rules = _rules(spec, classes, index)

@@ -159,10 +159,10 @@ def _reason(window: Window, subject: Subject) -> str:
 def _window(subject: Subject) -> Window | None:
     """The terms of the largest of the three bounds."""
     relaxed, own = subject.context.relaxed, subject.own
-    stages = [stage for stage in relaxed.stages if stage.forward in own]
+    stages = [s for s in relaxed.trained(subject.on) if relaxed.classes[s.forward].size]
     if not stages:
         return None
-    pairs = [pair for pair in subject.context.overlaps if pair.forward in own]
+    pairs = [pair for c in own for pair in subject.context.overlaps_of.get(c, ())]
     rank = RankWork(relaxed, subject.rank, own, stages, pairs)
     trained = [c for stage in stages for c in stage[:3] if c is not None]
     free = rank.total([c for c in own if c not in trained])

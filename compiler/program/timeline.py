@@ -8,6 +8,7 @@ are ticks, from 0.
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -61,7 +62,7 @@ class Delivery(NamedTuple):
     arrived: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Timeline:
     """For every rank its operations in the order they run; all messages, channel by channel; for
     every rank what it does beside its computations, in the order of its list."""
@@ -70,7 +71,7 @@ class Timeline:
     messages: tuple[Delivery, ...]
     collectives: tuple[tuple[Collective, ...], ...] = ()
 
-    @property
+    @cached_property
     def makespan(self) -> int:
         """The end of the last operation, and of all that runs beside."""
         beside = max((one.end for row in self.collectives for one in row), default=0)

@@ -15,11 +15,10 @@ class DoneOperations:
 
     def __init__(self, obligations: Obligations, rank: int, ledger: Ledger, findings: RankFindings):
         self.obligations, self.done, self.findings = obligations, ledger.done, findings
-        self.left: dict[tuple[int, int], int] = {}
-        for p, pipeline in enumerate(obligations.spec.pipelines):
-            for s, stage in enumerate(pipeline.stages):
-                if stage.rank == rank and obligations.backward(p):
-                    self.left[p, s] = pipeline.microbatches * obligations.width
+        self.left: dict[tuple[int, int], int] = {
+            (p, s): obligations.spec.pipelines[p].microbatches * obligations.width
+            for p, s in obligations.trained.get(rank, ())
+        }
         self.alike = {
             leaves: sum(kind.bit for kind in KINDS.values() if kind.leaves == leaves)
             for leaves in ("activation", "gradient", None)

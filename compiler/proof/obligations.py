@@ -48,8 +48,8 @@ class Obligation(NamedTuple):
 class Obligations:
     """Every obligation of a Program; see the module. `of`: by kind, pipeline and stage. `width`:
     entries per micro-batch in the table of what was done, which has `entries`; those of a stage
-    begin at `bases`. `before`, `across`: for every operation those that a rule puts before it, on
-    its own rank and elsewhere."""
+    begin at `bases`. `trained`: by rank, its stages that run backwards. `before`, `across`: for
+    every operation those that a rule puts before it, on its own rank and elsewhere."""
 
     def __init__(self, spec: Spec, name: ProgramName):
         self.spec = spec
@@ -60,10 +60,13 @@ class Obligations:
         self.bases: dict[tuple[int, int], int] = {}
         self.of: dict[tuple[str, int, int], Obligation] = {}
         self.entries = 0
+        self.trained: dict[int, list[tuple[int, int]]] = {}
         feeders = _feeders(spec)
         for p, pipeline in enumerate(spec.pipelines):
             for s in range(len(pipeline.stages)):
                 self.bases[p, s] = self.entries
+                if self.backward(p):
+                    self.trained.setdefault(pipeline.stages[s].rank, []).append((p, s))
                 self.of.update(_stage(self, p, s, feeders.get((p, s), ())))
                 self.entries += pipeline.microbatches * self.width
         self.reductions = (*_reductions(spec), *_tied(spec))

@@ -14,6 +14,7 @@ from math import gcd
 from textwrap import wrap
 from typing import NamedTuple
 
+from rich.color import ColorSystem
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
@@ -263,17 +264,20 @@ def packed(entries: list[Text], width: int) -> list[Text]:
 
 
 def printed(lines: Iterable[Text], look: Look) -> str:
-    """The lines as one text, with colour codes if the look has colour."""
-    out = StringIO()
-    console = Console(
-        file=out,
-        width=look.width,
-        force_terminal=look.colour,
-        no_color=not look.colour,
-        color_system="truecolor" if look.colour else None,
-        highlight=False,
-        soft_wrap=True,
+    """The lines as one text, with colour codes if the look has colour. (Written by `rich`, a line
+    takes as long as compiling a rank.)"""
+    if not look.colour:
+        return "".join(f"{line.plain}\n" for line in lines)
+    console = Console(file=StringIO(), width=look.width, highlight=False)
+    return "".join(coded(console, line) + "\n" for line in lines)
+
+
+def coded(console: Console, line: Text) -> str:
+    """The line with colour codes."""
+    codes = ColorSystem.TRUECOLOR
+    if not line.spans:
+        return Style.parse(str(line.style)).render(line.plain, color_system=codes)
+    return "".join(
+        segment.style.render(segment.text, color_system=codes) if segment.style else segment.text
+        for segment in line.render(console)
     )
-    for line in lines:
-        console.print(line)
-    return out.getvalue()
