@@ -229,15 +229,32 @@ def _with_units(rank: RankWork, ends: WindowEnds) -> Callable[[bool, bool], tupl
 
     def spent(first: bool, last: bool) -> tuple[int, int, int]:
         late = [after(y) for y in range(min(held, backwards) + 1)] if last else [0]
+        upto, beyond = _largest(late, saving)
         best = (0, 0, 0)
         for x in range(min(fit, forwards) + 1 if first else 1):
             early = min(ends.before, x * longest) if first else 0
-            for y, b in enumerate(late):
+            # As many units as forwards are left, up to this y; beyond it as backwards are.
+            turn = backwards - forwards + x
+            seen = [upto[min(turn, len(late) - 1)]] if turn >= 0 else []
+            for y in seen + beyond[max(0, turn + 1) :][:1]:
                 saved = saving * min(forwards - x, backwards - y)
-                best = max(best, (early, b, saved), key=sum)
+                best = max(best, (early, late[y], saved), key=sum)
         return best
 
     return spent
+
+
+def _largest(late: list[int], saving: int) -> tuple[list[int], list[int]]:
+    """For every y the first place up to it where `late` is largest, and the first from it on where
+    it is after `saving` was taken for each step: all pairs of x and y are seen in linear time."""
+    upto, beyond = [0], [len(late) - 1]
+    for y in range(1, len(late)):
+        upto.append(y if late[y] > late[upto[-1]] else upto[-1])
+    for y in range(len(late) - 2, -1, -1):
+        best = beyond[-1]
+        beyond.append(y if late[y] - saving * y >= late[best] - saving * best else best)
+    beyond.reverse()
+    return upto, beyond
 
 
 def _number(items: list[MemoryItem], room: int | None) -> int:

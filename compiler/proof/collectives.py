@@ -49,9 +49,7 @@ class Collectives:
     ):
         self.program, self.obligations, self.rank = program, obligations, rank
         self.events, self.findings = events, findings
-        spec = obligations.spec
-        self.reduces = {(p, s): t for p, s, t in spec.reduce_gradients if obligations.train}
-        self.gathers = {(p, s): t for p, s, t in spec.unshard_weights}
+        self.reduces, self.gathers = obligations.reduces, obligations.gathers
         self.reduced: set[StagePlace] = set()
         self.gathered: dict[StagePlace, int] = {}
         self.used: set[StagePlace] = set()
@@ -99,8 +97,8 @@ class Collectives:
             ("averages the gradients", self.reduces, self.reduced),
             ("gathers the weights", self.gathers, self.gathered),
         ):
-            for p, s in wanted:
-                if pipelines[p].stages[s].rank == self.rank and (p, s) not in done:
+            for p, s in self.obligations.on.get(self.rank, ()) if wanted else ():
+                if (p, s) in wanted and (p, s) not in done:
                     where = f"stage {s} of {pipelines[p].name}"
                     self.findings.missing(CODE, f"rank {self.rank} never {what} of {where}")
 

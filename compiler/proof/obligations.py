@@ -48,8 +48,9 @@ class Obligation(NamedTuple):
 class Obligations:
     """Every obligation of a Program; see the module. `of`: by kind, pipeline and stage. `width`:
     entries per micro-batch in the table of what was done, which has `entries`; those of a stage
-    begin at `bases`. `trained`: by rank, its stages that run backwards. `before`, `across`: for
-    every operation those that a rule puts before it, on its own rank and elsewhere."""
+    begin at `bases`. `on`, `trained`: by rank, its stages, and those that run backwards. `before`,
+    `across`: for every operation those that a rule puts before it, on its own rank and elsewhere.
+    `reduces`, `gathers`: by stage the ticks of what runs beside the computations."""
 
     def __init__(self, spec: Spec, name: ProgramName):
         self.spec = spec
@@ -61,14 +62,18 @@ class Obligations:
         self.of: dict[tuple[str, int, int], Obligation] = {}
         self.entries = 0
         self.trained: dict[int, list[tuple[int, int]]] = {}
+        self.on: dict[int, list[tuple[int, int]]] = {}
         feeders = _feeders(spec)
         for p, pipeline in enumerate(spec.pipelines):
             for s in range(len(pipeline.stages)):
                 self.bases[p, s] = self.entries
+                self.on.setdefault(pipeline.stages[s].rank, []).append((p, s))
                 if self.backward(p):
                     self.trained.setdefault(pipeline.stages[s].rank, []).append((p, s))
                 self.of.update(_stage(self, p, s, feeders.get((p, s), ())))
                 self.entries += pipeline.microbatches * self.width
+        self.reduces = {(p, s): t for p, s, t in spec.reduce_gradients if self.train}
+        self.gathers = {(p, s): t for p, s, t in spec.unshard_weights}
         self.reductions = (*_reductions(spec), *_tied(spec))
         self.gradients = _gradients(spec)
         self.before, self.across = _rules(self)
