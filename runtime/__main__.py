@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         checkpoint_every=chosen.checkpoint_every,
         keep=chosen.keep,
         resume=chosen.resume,
+        device=chosen.device,
         check_messages=chosen.check_messages,
     )
     return launch.local(job) if chosen.local else launch.rank(job) or 0
@@ -98,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         metavar="MODULE:NAME",
         help="a function step -> (x, target), the same on every rank; default: the model's own",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="where ranks compute; default: each on a GPU of its own where there are enough, else "
+        "on the CPU",
     )
     _training_flags(parser)
     _checkpoint_flags(parser)

@@ -50,6 +50,11 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=positive, metavar="N", help="train for N steps (default 10)"
     )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="where ranks compute (default: on GPUs where each can have its own)",
+    )
     _training_flags(parser)
     _checkpoint_flags(parser)
     parser.add_argument(
@@ -161,6 +166,7 @@ start random numbers here: those of the search (default 0) and those of the trai
 torch does)"""
 
 HANDED_ON = (
+    "device",
     "data",
     "steps",
     "timeout",

@@ -22,7 +22,8 @@ class TrainingJob(NamedTuple):
     second) and to evaluate; the seed; the type of lower precision; what a loss or a gradient that
     is no number does; the folder of checkpoints, every how many steps one is written (None: at the
     end alone), how many are kept, and whether to go on from the newest; and whether messages are
-    checked on their way."""
+    checked on their way; and where ranks compute, `cpu` or
+    `cuda` (None: on GPUs where each has its own)."""
 
     plan: str
     model: str
@@ -43,6 +44,7 @@ class TrainingJob(NamedTuple):
     checkpoint_every: int | None = None
     keep: int = 3
     resume: bool = False
+    device: str | None = None
     check_messages: bool = False
 
 

@@ -19,6 +19,7 @@ from stretto.runtime.errors import PipelineError
 from stretto.runtime.leave import tell_by, to_stderr
 from stretto.runtime.local import run_local
 from stretto.runtime.rank_program import plan_for_rank
+from stretto.runtime.train.device import rank_device, shared_device
 from stretto.runtime.train.early import EarlyWatch, told_by_a_signal
 from stretto.runtime.train.environment import RankEnvironment, read_environment
 from stretto.runtime.train.job import RankProcess, TrainingJob, TrainingReport
@@ -83,7 +84,7 @@ def _train(job: TrainingJob, environment: RankEnvironment, progress: _Progress) 
     progress.teller.store = start.peers.store
     plan_for_rank(job.plan, me, environment.world)  # a plan that cannot be run is told at once
     meet_all(start)
-    device = _device(environment)
+    device = rank_device(job.device, environment.local_rank, environment.local_world)
     make_group(start, device)
     own = progress.own = store_of()
     return train(job, RankProcess(me, device, store=own, early=EarlyWatch(start, own)))
@@ -92,7 +93,6 @@ def _train(job: TrainingJob, environment: RankEnvironment, progress: _Progress) 
 def local(job: TrainingJob) -> int:
     """Trains with all ranks as threads of this process. Returns the exit code: a `PipelineError`
     ends here, with its rank."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     building, taken = threading.Lock(), set[int]()
 
     def body(transport: Local) -> TrainingReport:
@@ -105,6 +105,7 @@ def local(job: TrainingJob) -> int:
             raise PipelineError(_message(error, transport.rank)) from error.__cause__
 
     try:
+        device = shared_device(job.device)
         reports = run_local(read_plan(job.plan), body, str(device))
     except (PipelineError, Rejected, OSError) as error:
         message = str(error) if isinstance(error, PipelineError) else _message(error, 0)
@@ -143,12 +144,3 @@ def _message(error: BaseException, me: int) -> str:
     if not isinstance(error, PipelineError | OSError):
         return f"rank {me} fails: {type(error).__name__}: {error}".removesuffix(": ")
     return named(me, str(error))
-
-
-def _device(environment: RankEnvironment) -> torch.device:
-    """A GPU of its own where every rank of this machine can have one, else the CPU."""
-    if not torch.cuda.is_available() or torch.cuda.device_count() < environment.local_world:
-        return torch.device("cpu")
-    device = torch.device("cuda", environment.local_rank)
-    torch.cuda.set_device(device)
-    return device
