@@ -16,7 +16,6 @@ from stretto.compiler.proof.obligations import Obligations
 
 StagePlace = tuple[int, int]
 """A pipeline and a stage of it."""
-CODE = "wrong-collective"
 
 
 def collectives(spec: Spec, obligations: Obligations) -> Iterator[Diagnostic]:
@@ -28,11 +27,15 @@ def collectives(spec: Spec, obligations: Obligations) -> Iterator[Diagnostic]:
         ("unshard weights", spec.unshard_weights, every),
     ):
         if listed and [(p, s) for p, s, _ in listed] != wanted:
-            yield Diagnostic(CODE, f"`{what}` does not name every stage that it is about, once")
+            yield Diagnostic(
+                "wrong-collective", f"`{what}` does not name every stage that it is about, once"
+            )
         for p, s, ticks in listed:
             if ticks < 0:
                 name = spec.pipelines[p].name
-                yield Diagnostic(CODE, f"`{what}` of stage {s} of {name} takes {ticks} ticks")
+                yield Diagnostic(
+                    "wrong-collective", f"`{what}` of stage {s} of {name} takes {ticks} ticks"
+                )
 
 
 class Collectives:
@@ -61,13 +64,13 @@ class Collectives:
             return
         fault = self.findings.fault
         if place in self.reduced:
-            fault(CODE, i, "its gradients were averaged before")
+            fault("wrong-collective", i, "its gradients were averaged before")
         if left:
-            fault(CODE, i, f"{left} of its weight gradients come later")
+            fault("wrong-collective", i, f"{left} of its weight gradients come later")
         for number, reduction in enumerate(self.program.reductions):
             if (*place, self.rank) in reduction.copies and number not in summed:
                 what = self.findings.words.reduction(reduction)
-                fault(CODE, i, f"the {what} comes later")
+                fault("wrong-collective", i, f"the {what} comes later")
         self.reduced.add(place)
         self.events.add(i, REDUCE, self.reduces[place])
 
@@ -76,10 +79,10 @@ class Collectives:
         if not self._asked(i, place, self.gathers, "unshard weights"):
             return
         if place in self.gathered:
-            self.findings.fault(CODE, i, "its weights were gathered before")
+            self.findings.fault("wrong-collective", i, "its weights were gathered before")
             return
         if place in self.used:
-            self.findings.fault(CODE, i, "a forward of the stage comes before")
+            self.findings.fault("wrong-collective", i, "a forward of the stage comes before")
         self.gathered[place] = len(self.gathered)
         self.events.add(i, GATHER, self.gathers[place])
 
@@ -100,7 +103,9 @@ class Collectives:
             for p, s in self.obligations.on.get(self.rank, ()) if wanted else ():
                 if (p, s) in wanted and (p, s) not in done:
                     where = f"stage {s} of {pipelines[p].name}"
-                    self.findings.missing(CODE, f"rank {self.rank} never {what} of {where}")
+                    self.findings.missing(
+                        "wrong-collective", f"rank {self.rank} never {what} of {where}"
+                    )
 
     def _asked(
         self, i: int, place: StagePlace, asked: dict[StagePlace, int], statement: str
@@ -109,13 +114,13 @@ class Collectives:
         if place not in asked:
             text = f"the schedule does not say `{statement}` of this stage"
             if self.obligations.train or statement == "unshard weights":
-                self.findings.fault(CODE, i, text)
+                self.findings.fault("wrong-collective", i, text)
             else:
-                self.findings.fault(CODE, i, "an evaluation computes no gradients")
+                self.findings.fault("wrong-collective", i, "an evaluation computes no gradients")
             return False
         p, s = place
         rank = self.obligations.spec.pipelines[p].stages[s].rank
         if rank != self.rank:
-            self.findings.fault(CODE, i, f"its stage is on rank {rank}")
+            self.findings.fault("wrong-collective", i, f"its stage is on rank {rank}")
             return False
         return True

@@ -123,7 +123,7 @@ def test_every_file_gets_an_answer_by_one_clock(
 
 
 @pytest.mark.parametrize("kind", ["I", "B"])
-@pytest.mark.parametrize("engine", [None, "library", "list"])
+@pytest.mark.parametrize("engine", [None, "list"])
 def test_pairs_that_need_a_split_backward_are_none_without_one(
     engine: str | None, kind: str
 ) -> None:

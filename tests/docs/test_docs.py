@@ -79,7 +79,7 @@ def test_every_command_and_format_has_its_place() -> None:
     assert re.findall(r"^## (\w+)$", COMMANDS, re.MULTILINE) == list(choices)
     for format in PICTURES:
         assert f"| `{format}` |" in COMMANDS
-    codes = {cli.DONE, cli.WRONG, cli.USAGE, cli.BUG, cli.INTERRUPTED}
+    codes = {cli.DONE, cli.WRONG, cli.USAGE, cli.BUG, cli.INTERRUPTED, cli.PIPE}
     assert set(map(int, re.findall(r"^\| (\d+) \|", COMMANDS, re.MULTILINE))) == codes
 
 
