@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from stretto.compiler.plan.plan import Plan
 from stretto.runtime.coordination.failure import post_failure
-from stretto.runtime.coordination.store import store_of
+from stretto.runtime.coordination.store import local_store
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.transport.local import Hub, Local
 
@@ -54,7 +54,9 @@ def run_local(plan: Plan, rank: Callable[[Local], T], device: str = "cpu") -> li
 
 
 def _stop_others(hub: Hub, rank: int, message: str) -> None:
-    post_failure(store_of(transport=Local(hub, max(rank, 0))), rank, message)
+    """Tells all executors, those too that a rank is about to make."""
+    for number in range(1, hub.executors + 2):
+        post_failure(local_store(hub, number), rank, message)
 
 
 def _quotes_another(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.transport import Transport
 from stretto.runtime.transport.choose import require_process_group
-from stretto.runtime.transport.local import Local
+from stretto.runtime.transport.local import Hub, Local
 
 OFTEN, SELDOM = 0.002, 0.05  # seconds between two looks of a rank that waits: at first, and later
 
@@ -188,9 +188,14 @@ def store_of(group: dist.ProcessGroup | None = None, transport: Transport | None
     were on it before: all ranks make theirs in the same order. Raises `PipelineError` where there
     is no process group."""
     if isinstance(transport, Local):
-        return Store(transport.hub.store, "stretto/")
+        return local_store(transport.hub, transport.next_executor())
     require_process_group()
     members = ",".join(map(str, dist.get_process_group_ranks(group or dist.group.WORLD)))
     _executors_made[members] = _executors_made.get(members, 0) + 1
     store = dist.distributed_c10d._get_default_store()
     return Store(store, f"stretto/{members}/{_executors_made[members]}/")
+
+
+def local_store(hub: Hub, number: int) -> Store:
+    """That of the executors of threads which are the `number`th of their ranks, from 1."""
+    return Store(hub.store, f"stretto/{number}/")

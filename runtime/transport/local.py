@@ -26,6 +26,7 @@ class Hub:
         self.report = ""
         self.gathered: list[Any] = [None] * world
         self.barrier = threading.Barrier(world)
+        self.executors = 0  # that a rank has made, at most
         self.trained = WeakIdKeyDictionary()  # by parameter, which rank has it, and where
 
     def claim(self, rank: int, parameters: Mapping[str, Tensor]) -> None:
@@ -55,7 +56,14 @@ class Local:
 
     def __init__(self, hub: Hub, rank: int):
         self.hub, self.rank, self.world, self.device = hub, rank, hub.world, hub.device
-        self.opened = 0
+        self.opened = self.executors = 0
+
+    def next_executor(self) -> int:
+        """The number of the rank's next executor, from 1: all ranks make theirs in one order."""
+        self.executors += 1
+        with self.hub.lock:
+            self.hub.executors = max(self.hub.executors, self.executors)
+        return self.executors
 
     def open(self, lanes: Sequence[P2PLane]) -> int:
         """As `Transport.open`."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stretto.runtime import (
     Arguments,
@@ -147,3 +147,31 @@ def test_a_holder_of_a_tie_that_is_frozen_alone_is_refused() -> None:
     words = "`main.2..up.weight` on rank 1 and `main.0..up.weight` on rank 0 are one parameter"
     with pytest.raises(StepRefused, match=words):
         trained(PLAN, x, target, before=freeze, ties=ties)
+
+
+def test_executors_beside_each_other_on_the_same_threads() -> None:
+    """One that trains, and one of another plan that evaluates the same modules with other rows:
+    the second read the first one's cards and verdicts."""
+    other = compiled("zb_v", ranks=2, microbatches=6)
+    modules = [built(spec_of(PLAN), rank) for rank in range(2)]
+    stages = [Layer(k) for k in range(4)]
+    x, target = batch(spec_of(PLAN))
+    rows = torch.randn(18, WIDTH, generator=torch.Generator().manual_seed(5))
+    chain = nn.Sequential(*stages)
+
+    def body(transport: Local) -> list[Tensor]:
+        rank = transport.rank
+        options: dict[str, Any] = {"transport": transport, "timeout": 20.0}
+        trains = Executor(PLAN, modules[rank], loss, **options)
+        looks = Executor(other, modules[rank], loss, **options)
+        found = []
+        for _ in range(3):
+            trains.step(x, target=target)
+            found.append(looks.eval(rows))
+        trains.close()
+        looks.close()
+        return [output for output in found if output is not None]
+
+    (outputs,) = [found for found in run_local(PLAN, body) if found]
+    expected = torch.cat([chain(piece) for piece in rows.chunk(6)])
+    assert len(outputs) == 3 and all(torch.equal(output, expected) for output in outputs)
