@@ -20,9 +20,21 @@ def adds_by_itself(graph: GraphCut) -> bool:
 def is_indivisible(graph: GraphCut, has_inputs: bool) -> bool:
     """Whether I and W would both need what can be used only once: what hooks have packed (an
     activation checkpoint computes it again for each run, an offloading hook may give it once), or
-    the saved tensors of a compiled region, which its backward overwrites."""
+    the saved tensors of a compiled region, which its backward overwrites; or whether W alone is
+    what torch cannot compute."""
     packed = graph.cut_nodes if has_inputs else graph.incoming  # a first stage is cut anywhere
-    return any(map(is_packed, packed)) or any(map(_donates, graph.trunk))
+    if any(map(is_packed, packed)) or any(map(_donates, graph.trunk)):
+        return True
+    return any(map(_crashes, graph.cut_nodes))
+
+
+def _crashes(node: Node) -> bool:
+    """Whether torch ends the process where the node's weights alone are asked for: on the CPU a
+    group norm whose input has its channels last (torch 2.13)."""
+    if node.name() != "NativeGroupNormBackward0":
+        return False
+    given: Any = getattr(node, "_saved_input", None)
+    return given is not None and given.device.type == "cpu" and not given.is_contiguous()
 
 
 def _donates(node: Node) -> bool:

@@ -175,3 +175,28 @@ def test_executors_beside_each_other_on_the_same_threads() -> None:
     (outputs,) = [found for found in run_local(PLAN, body) if found]
     expected = torch.cat([chain(piece) for piece in rows.chunk(6)])
     assert len(outputs) == 3 and all(torch.equal(output, expected) for output in outputs)
+
+
+def test_group_norms_with_channels_last_are_not_cut() -> None:
+    """torch crashes where their weights' gradients are asked for without that of the input."""
+
+    class Image(nn.Module):
+        def __init__(self, seed: int):
+            super().__init__()
+            self.layer, self.up = Layer(seed), nn.Conv2d(1, 4, 3, padding=1)
+            self.norm, self.down = nn.GroupNorm(2, 4), nn.Conv2d(4, 1, 1)
+            draw = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for parameter in (*self.up.parameters(), *self.down.parameters()):
+                    parameter.copy_(torch.randn(parameter.shape, generator=draw) / 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            wide = self.up(self.layer(x)[:, None, None]).to(memory_format=torch.channels_last)
+            return x + self.down(self.norm(wide))[:, 0, 0]
+
+    x, target = batch(spec_of(PLAN))
+    found = trained(PLAN, x, target, make=Image)
+    expected = one_process(spec_of(PLAN), x, target, make=Image).gradients
+    for k in range(4):
+        for gradient, wanted in zip(found.gradients("main", k), expected[0, k], strict=True):
+            assert torch.allclose(there(gradient), there(wanted), atol=1e-6)
