@@ -16,22 +16,24 @@ from stretto.compiler.problem.spec import NONE, Operation, show
 def unenforced(order: Order, times: Earliest) -> list[Diagnostic]:
     """One `rule-between-ranks` for each such rule, in the order of the text."""
     problem, rank = order.problem, order.problem.rank
-    by_rank: dict[int, list[tuple[int, int]]] = {}  # of the earlier operation
     if not problem.spec.rules:
         return []
-    for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
-        if (
-            why is EdgeKind.RULE
-            and rank[a] != rank[b]
-            and NONE not in (times.index[a], times.index[b])
-        ):
-            by_rank.setdefault(rank[a], []).append((a, b))
-    broken = {}
-    for source, rules in by_rank.items():
-        heard = _heard(order, times, source)
-        for a, b in rules:
-            if heard[b] < _mark(order, times, a):
-                broken[problem.operations[a], problem.operations[b]] = a, b
+    rules = [
+        (a, b)
+        for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True)
+        if why is EdgeKind.RULE
+        and rank[a] != rank[b]
+        and NONE not in (times.index[a], times.index[b])
+    ]
+    column: dict[int, int] = {}  # by rank of an earlier operation its place in a clock
+    for a, _ in rules:
+        column.setdefault(rank[a], len(column))
+    heard = _heard(order, times, column, {b for _, b in rules})
+    broken = {
+        (problem.operations[a], problem.operations[b]): (a, b)
+        for a, b in rules
+        if heard[b][column[rank[a]]] < _mark(order, times, a)
+    }
     found: dict[int, list[tuple[int, int]]] = {}  # by the rule's text
     for rule in problem.spec.rules:
         for earlier, later in product(_meant(rule.earlier, "last"), _meant(rule.later, "first")):
@@ -69,23 +71,39 @@ def _mark(order: Order, times: Earliest, i: int) -> int:
     return 2 * times.index[i] + (unit[-1] == i)
 
 
-def _heard(order: Order, times: Earliest, source: int) -> list[int]:
-    """For every operation the mark up to which the rank `source` had come, for all that its own
-    rank knows when it starts; -1 for nothing."""
+def _heard(
+    order: Order, times: Earliest, column: dict[int, int], asked: set[int]
+) -> dict[int, tuple[int, ...]]:
+    """For every operation that is asked for: up to which mark each of the ranks with a column had
+    come, for all that the operation's rank knows when it starts; -1 for nothing. What an operation
+    tells others is let go of when all of them know it."""
     problem = order.problem
     inputs: list[list[int]] = [[] for _ in problem.operations]
+    users = [0] * len(inputs)
     for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
         if (why is EdgeKind.ACTIVATION or why is EdgeKind.GRADIENT) and times.index[a] != NONE:
             inputs[b].append(a)
+            users[a] += times.index[b] != NONE
     sequence = sorted(
         (place, lane, k) for lane, row in enumerate(times.place) for k, place in enumerate(row)
     )
-    heard, told = [NONE] * len(inputs), [NONE] * len(inputs)
-    known = [NONE] * len(order.lanes)
+    heard: dict[int, tuple[int, ...]] = {}
+    told: dict[int, tuple[int, ...]] = {}
+    known = [(NONE,) * len(column)] * len(order.lanes)
     for _, lane, k in sequence:
-        unit = order.lanes[lane].units[k]
-        known[lane] = max([known[lane], *[told[a] for i in unit for a in inputs[i]]])
+        unit, own = order.lanes[lane].units[k], column.get(order.lanes[lane].rank)
+        now = known[lane]
+        for a in (a for i in unit for a in inputs[i]):
+            if told[a] is not now:
+                now = tuple(map(max, now, told[a]))
+            users[a] -= 1
+            if not users[a]:
+                del told[a]
+        known[lane] = now
         for i in unit:
-            heard[i] = known[lane]
-            told[i] = _mark(order, times, i) if order.lanes[lane].rank == source else known[lane]
+            if i in asked:
+                heard[i] = now
+            if users[i]:
+                mark = _mark(order, times, i)
+                told[i] = now if own is None else (*now[:own], mark, *now[own + 1 :])
     return heard

@@ -7,12 +7,13 @@ ranks that can go on is all it takes. Times run along: a message has arrived as 
 the later of its sides as it travels, a wait lasts until then, a sum until its last rank has come.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.wording import listed
-from stretto.compiler.program.program import Program, Reduce
+from stretto.compiler.program.program import Operation, Program, Reduce
 from stretto.compiler.proof.kinds import ends
 from stretto.compiler.proof.ledger import (
     GATHER,
@@ -168,15 +169,12 @@ def _across(
     words: Wording,
 ) -> Iterator[Diagnostic]:
     """A rule between two ranks holds only where messages carry it: the later operation's rank has
-    heard, directly or not, from the earlier one's after it ended. Follow the run once more, with
-    the set of ended operations (one bit each) that every rank has heard of."""
-    ended = [
-        operation
-        for earlier in sorted({e for many in obligations.across.values() for e in many})
-        for operation in ends(earlier)
-    ]
-    bit = {operation: 1 << k for k, operation in enumerate(ended)}
-    heard, told, channels = [0] * len(ranks), dict[int, int](), len(program.channels)
+    heard, directly or not, from the earlier one's after it ended. Follow the run once more with a
+    vector clock: for every rank that has an earlier operation of a rule, up to which of its events
+    each rank has heard of it. A message's clock is let go of when it has arrived."""
+    column, ended = _earlier(obligations, ranks)
+    nothing = (-1,) * len(column)
+    heard, told, channels = [nothing] * len(ranks), dict[int, _Clock](), len(program.channels)
     for rank, start, stop in state.steps if obligations.across else ():
         trace = ranks[rank]
         for e in range(start, stop):
@@ -184,29 +182,50 @@ def _across(
             if tag == SENT:
                 told[value] = heard[rank]
             elif tag == WAIT and program.channels[value % channels].target == rank:
-                heard[rank] |= told[value]
+                heard[rank] = _later(heard[rank], told.pop(value))
             elif tag == MEET:
                 met = state.met[value]
-                every = _union(heard[other] for other in met)
+                every = reduce(_later, (heard[other] for other in met))
                 for other in met:
                     heard[other] = every
-            for operation in trace.marks.get(e, ()):
+            marks = trace.marks.get(e, ())
+            for operation in marks:
                 for earlier in obligations.across.get(operation, ()):
-                    bits = _union(bit[operation] for operation in ends(earlier))
-                    if not heard[rank] & bits:
+                    where = [ended[one] for one in ends(earlier) if one in ended]
+                    if not any(heard[rank][k] >= event for k, event in where):
                         place = rank, trace.places[e]
                         text = (
                             f"nothing makes it wait for {words.operation(earlier)}, as a rule asks"
                         )
                         yield words.finding("rule-between-ranks", place, text)
-            heard[rank] |= _union(bit.get(o, 0) for o in trace.marks.get(e, ()))
+            if any(operation in ended for operation in marks):
+                own = column[rank]
+                heard[rank] = (*heard[rank][:own], e, *heard[rank][own + 1 :])
 
 
-def _union(masks: Iterable[int]) -> int:
-    union = 0
-    for mask in masks:
-        union |= mask
-    return union
+_Clock = tuple[int, ...]
+"""Of each rank in question the last event that was heard of; -1 for none."""
+
+
+def _earlier(
+    obligations: Obligations, ranks: Sequence[RankTrace]
+) -> tuple[dict[int, int], dict[Operation, tuple[int, int]]]:
+    """The place in a clock of every rank that has an earlier operation of a rule; and for each such
+    operation that place and the event with which it ends."""
+    wanted = {
+        one for many in obligations.across.values() for earlier in many for one in ends(earlier)
+    }
+    column: dict[int, int] = {}
+    ended: dict[Operation, tuple[int, int]] = {}
+    for rank, trace in enumerate(ranks) if wanted else ():
+        for event, operations in trace.marks.items():
+            for operation in wanted.intersection(operations):
+                ended[operation] = column.setdefault(rank, len(column)), event
+    return column, ended
+
+
+def _later(one: _Clock, other: _Clock) -> _Clock:
+    return one if one is other else tuple(map(max, one, other))
 
 
 # ---------------------------------------------------------------------------- waiting in a circle

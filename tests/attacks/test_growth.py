@@ -2,6 +2,7 @@
 the ranks or micro-batches take four times the time of the processor, with slack, not sixteen."""
 
 import gc
+import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
 from time import process_time
@@ -124,3 +125,27 @@ def test_it_costs_as_much_as_it_has(
 def test_formats_are_all_known() -> None:
     """A new one is tried above, or for a reason is not: pictures of so many are refused."""
     assert set(FORMATS) == {*STEPS} - {"prove", "explain"} | {"svg", "html", "dot"}
+
+
+@pytest.mark.full
+def test_rules_between_ranks_take_memory_for_messages_on_their_way_alone() -> None:
+    """Eight times the micro-batches take eight times the memory, with slack: what ranks have heard
+    of each other is a number per rank, let go of when it has arrived, not a bit per rule."""
+
+    def peak(microbatches: int) -> int:
+        text = f"""schedule rules ranks 8 microbatches {microbatches}
+            pipeline main {{ stages ranks place s -> s }}
+            rule B[s, m] after F[t, m]
+              for s in 0 .. ranks, t in s + 1 .. ranks, m in 0 .. microbatches
+            order rank r {{
+              let warmup = min(microbatches, ranks - 1 - r)
+              repeat warmup {{ F }}  repeat microbatches - warmup {{ F; B }}  repeat warmup {{ B }}
+            }}"""
+        plan = compile_text(text, "rules.pipe")
+        tracemalloc.start()
+        prove_all(plan.programs, plan.claims)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(800) < 10.5 * peak(100)
