@@ -174,7 +174,7 @@ def _across(
     each rank has heard of it. A message's clock is let go of when it has arrived."""
     column, ended = _earlier(obligations, ranks)
     nothing = (-1,) * len(column)
-    heard, told, channels = [nothing] * len(ranks), dict[int, _Clock](), len(program.channels)
+    heard, told, channels = [nothing] * len(ranks), dict[int, VectorClock](), len(program.channels)
     for rank, start, stop in state.steps if obligations.across else ():
         trace = ranks[rank]
         for e in range(start, stop):
@@ -203,7 +203,7 @@ def _across(
                 heard[rank] = (*heard[rank][:own], e, *heard[rank][own + 1 :])
 
 
-_Clock = tuple[int, ...]
+VectorClock = tuple[int, ...]
 """Of each rank in question the last event that was heard of; -1 for none."""
 
 
@@ -224,7 +224,7 @@ def _earlier(
     return column, ended
 
 
-def _later(one: _Clock, other: _Clock) -> _Clock:
+def _later(one: VectorClock, other: VectorClock) -> VectorClock:
     return one if one is other else tuple(map(max, one, other))
 
 
