@@ -2,12 +2,31 @@
 a line of its own in the log of a CI, or be no XML. Whatever prints a text of somebody else, a name
 of a file, the words of an exception, prints it through here."""
 
+import re
+
+LONGEST_WORD = 400  # characters of a word in a message, such as a name
+LONGEST_TEXT = 20_000  # of a message, a note, a help or a label
+
 
 def printable(text: str) -> str:
     r"""The text with every character that is not seen, but for line breaks and tabs, spelled out:
     an escape character becomes `\x1b`, what turns the direction of a line `\u202e`, half of a
     surrogate pair `\ud800`."""
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def shortened(text: str) -> str:
+    """The text with the middle left out of every word of more than `LONGEST_WORD` characters, and
+    of all of it where that has more than `LONGEST_TEXT`."""
+    if len(text) <= LONGEST_WORD:
+        return text
+    whole = _without_middle(text, LONGEST_TEXT)
+    return re.sub(r"\S+", lambda word: _without_middle(word[0], LONGEST_WORD), whole)
+
+
+def _without_middle(text: str, most: int) -> str:
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 
 
 def one_line(text: str) -> str:

@@ -110,6 +110,11 @@ class Reports:
         self._repeated: dict[tuple[str, Span | None], Repeated] = {}
         self._told: set[str] = set()
 
+    @property
+    def suggests(self) -> bool:
+        """Whether close names are still looked for: not after as many mistakes as are shown."""
+        return len(self._static) < MOST_SHOWN
+
     def add(self, diagnostic: Diagnostic) -> None:
         """A mistake that stands in the text, whatever the parameters are. Raises `Rejected` when
         there are so many that more would not help."""

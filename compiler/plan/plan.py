@@ -12,6 +12,7 @@ plan is right, `prove` says.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from itertools import islice
 from os import PathLike
@@ -42,6 +43,7 @@ MAX_LINE = 256 << 20  # bytes of a rank's line
 MAX_FILE = 2 << 30  # bytes of all lines together
 PER_OPERATION = 2048  # bytes that a line may have for each operation of its rank, and once more
 MAX_WORDS = 2000  # characters of the bound's reason, and of the engine's name
+MAX_TEXTS = 4 << 20  # bytes of the texts of another version in which a name is looked for
 FEW = 10  # findings told of one line
 
 RankLists = dict[ProgramName, tuple[Instruction, ...]]
@@ -313,13 +315,16 @@ class _Preamble(Struct):
 
     format: str = ""
     version: Any = None
-    sources: Any = None
+    sources: msgspec.Raw = msgspec.Raw()
 
     def source(self) -> str:
         """The file it was compiled from, as the header tells it; else `FILE`."""
-        match self.sources:
-            case [[str(name), *_], *_] if name and name.isprintable():
-                return name
+        if len(self.sources) > MAX_TEXTS:
+            return "FILE"
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            match msgspec.json.decode(self.sources):
+                case [[str(name), *_], *_] if name and name.isprintable():
+                    return name
         return "FILE"
 
 

@@ -9,12 +9,13 @@ the circle in which ranks wait for each other is the explanation. The clock runs
 claim is recomputed.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.spec import Operation, Spec, digest
-from stretto.compiler.program.program import Claims, Compute, Program, ProgramName
+from stretto.compiler.program.program import Channel, Claims, Compute, Program, ProgramName
 from stretto.compiler.proof.collectives import collectives
 from stretto.compiler.proof.kinds import KINDS
 from stretto.compiler.proof.ledger import Ledger, RankTrace
@@ -23,6 +24,8 @@ from stretto.compiler.proof.obligations import Obligations, original
 from stretto.compiler.proof.rank import walk
 from stretto.compiler.proof.simulate import RankTimes, run_together
 from stretto.compiler.proof.ties import ties
+
+MOST = 100  # findings of one kind that are told; the others are counted
 
 ASSUMPTIONS = (
     "Each rank runs its list from top to bottom, one instruction after another.",
@@ -63,17 +66,17 @@ def prove(program: Program, claims: Claims | None = None) -> Proof:
     """
     spec = program.spec
     obligations = Obligations(spec, program.name)
-    ledger = Ledger.of(program, obligations)
-    words = Wording(program, ledger.sent, ledger.sent_at)
     _reject(
         [
             *_sizes(spec),
             *ties(spec),
             *collectives(spec, obligations),
-            *_tables(program, obligations, words),
+            *_tables(program, obligations, Wording(program, [], [])),
             *_shares(spec),
         ]
     )
+    ledger = Ledger.of(program, obligations)  # has room for each channel: there are none too many
+    words = Wording(program, ledger.sent, ledger.sent_at)
     ranks = [walk(program, obligations, rank, ledger, words) for rank in range(spec.ranks)]
     _reject(
         [
@@ -116,8 +119,20 @@ def _forwards(program: Program, rank: int) -> list[Operation]:
 
 
 def _reject(findings: Sequence[Diagnostic]) -> None:
-    if findings:
-        raise Rejected(findings)
+    """Raise what was found, if anything: the first `MOST` of each kind, and how many more."""
+    if not findings:
+        return
+    many = Counter(one.code for one in findings)
+    told: Counter[str] = Counter()
+    kept = []
+    for one in findings:
+        told[one.code] += 1
+        if told[one.code] <= MOST:
+            kept.append(one)
+    for code, found in many.items():
+        if found > MOST:
+            kept.append(Diagnostic(code, f"{found - MOST} more findings of this kind"))
+    raise Rejected(kept)
 
 
 # ---------------------------------------------------------------------------- the tables
@@ -153,15 +168,7 @@ def _tables(program: Program, obligations: Obligations, words: Wording) -> Itera
             "wrong-rank",
             f"the schedule has {obligations.spec.ranks} ranks, the program {len(program.ranks)}",
         )
-    seen = set()
-    for c, channel in enumerate(program.channels):
-        source, target, traffic = channel
-        known = 0 <= source < obligations.spec.ranks and 0 <= target < obligations.spec.ranks
-        if not known or source == target or channel in seen:
-            why = "exists twice" if channel in seen else "joins no two ranks of the schedule"
-            text = f"channel {c}, {traffic}s from rank {source} to rank {target}, {why}"
-            yield Diagnostic("wrong-channel", text)
-        seen.add(channel)
+    yield from _channels(program, obligations)
     needed = set(obligations.reductions)
     for k, reduction in enumerate(program.reductions):
         if reduction not in needed:
@@ -176,6 +183,24 @@ def _tables(program: Program, obligations: Obligations, words: Wording) -> Itera
     if obligations.train:
         for reduction in sorted(needed):
             yield Diagnostic("wrong-sum", f"the {words.reduction(reduction)} is missing")
+
+
+def _channels(program: Program, obligations: Obligations) -> Iterator[Diagnostic]:
+    """Of those that exist twice, and of those that join no two ranks, the first, and how many."""
+    seen: set[Channel] = set()
+    wrong: dict[str, tuple[str, int]] = {}
+    for c, channel in enumerate(program.channels):
+        source, target, traffic = channel
+        known = 0 <= source < obligations.spec.ranks and 0 <= target < obligations.spec.ranks
+        if not known or source == target or channel in seen:
+            why = "exists twice" if channel in seen else "joins no two ranks of the schedule"
+            first, many = wrong.get(why, ("", 0))
+            first = first or f"channel {c}, {traffic}s from rank {source} to rank {target}, {why}"
+            wrong[why] = first, many + 1
+        seen.add(channel)
+    for first, many in wrong.values():
+        more = f"; and {many - 1} more like it" if many > 1 else ""
+        yield Diagnostic("wrong-channel", first + more)
 
 
 def _shares(spec: Spec) -> Iterator[Diagnostic]:

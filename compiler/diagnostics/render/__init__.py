@@ -2,8 +2,10 @@
 point into to one string. Nothing here prints."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
+from stretto.compiler.diagnostics.printable import shortened
 from stretto.compiler.diagnostics.render.concise import concise
 from stretto.compiler.diagnostics.render.full import full
 from stretto.compiler.diagnostics.render.github import github
@@ -27,7 +29,19 @@ def render(
     colour: bool = False,
 ) -> str:
     """All diagnostics in one of the FORMATS, with a line break at the end of every line; "" for
-    none, but for `json`, which says `[]`. Only `full` shows source lines, and may be coloured."""
+    none, but for `json`, which says `[]`. Words and texts that are too long are cut, their middle
+    left out (`printable.shortened`). Only `full` shows source lines, and may be coloured."""
+    diagnostics = [_short(one) for one in diagnostics]
     if format == "full":
         return full(diagnostics, sources, colour)
     return FORMATS[format](diagnostics, sources)
+
+
+def _short(one: Diagnostic) -> Diagnostic:
+    return replace(
+        one,
+        message=shortened(one.message),
+        labels=tuple(label._replace(text=shortened(label.text)) for label in one.labels),
+        notes=tuple(map(shortened, one.notes)),
+        help=one.help and shortened(one.help),
+    )

@@ -10,6 +10,7 @@ from stretto.compiler.diagnostics.printable import one_line, printable, told
 from stretto.compiler.diagnostics.source import Source
 
 WIDEST = 150  # of a source line; of longer ones the part around the marks is shown
+FAR = 4000  # characters of a source line, of more than which only a part is looked at
 TAB = 4
 Paint = Callable[[str, str], str]
 BOLD, RED, YELLOW, BLUE, CYAN = "1", "1;31", "1;33", "1;34", "1;36"
@@ -96,9 +97,10 @@ def _shown(
         elif before is not None and number - before > 2:
             yield paint(BLUE, "...")
         before = number
-        text, columns = _cells(_line(lines, number))
-        marks = [_mark(label, label is first, columns, text)
-                 for label in labels if label.span.line == number]  # fmt: skip
+        here = [label for label in labels if label.span.line == number]
+        part, here, first_here = _part(_line(lines, number), here, first)
+        text, columns = _cells(part)
+        marks = [_mark(label, label is first_here, columns, text) for label in here]
         text, marks = _window(text, marks)
         yield _numbered(number, width, text, paint)
         for row in _rows(marks, tone, paint):
@@ -107,6 +109,31 @@ def _shown(
 
 def _line(lines: list[str], number: int) -> str:
     return lines[number - 1].rstrip("\r") if 0 < number <= len(lines) else ""
+
+
+def _part(
+    line: str, labels: list[Label], first: Label | None
+) -> tuple[str, list[Label], Label | None]:
+    """Of a line far too long to be shown the part around its chief label, before any of it is
+    worked on, with the labels that begin there, moved, and the first one among them."""
+    if len(line) <= FAR:
+        return line, labels, first
+    chief = first if first in labels else labels[0]
+    assert chief is not None
+    begin = max(0, min(chief.span.column - 1, len(line)) - WIDEST)
+    end = begin + 3 * WIDEST
+    moved: list[Label] = []
+    now = first
+    for label in labels:
+        start, stop = label.span.column, label.span.end_column
+        if begin < start <= end + 1:
+            span = label.span._replace(
+                column=start - begin + (begin > 0), end_column=min(stop, end) - begin + (begin > 0)
+            )
+            moved.append(label._replace(span=span))
+            now = moved[-1] if label is first else now
+    head, tail = "…" if begin else "", "…" if end < len(line) else ""
+    return head + line[begin:end] + tail, moved, now
 
 
 def _numbered(number: int, width: int, text: str, paint: Paint) -> str:

@@ -172,8 +172,9 @@ class Scope:
         if word.text in ("true", "false"):
             help_ = "write a comparison, such as `1 == 1`"
             return diagnosis("unknown-name", message, Label(word.span), help=help_)
-        known = self.all_names()
-        near = None if word.text in self.local_names else nearest(word.text, known)
+        seeks = word.text not in self.local_names and self.reports.suggests
+        known = self.all_names() if seeks else {}
+        near = nearest(word.text, known)
         if near is None:
             labels = [Label(word.span, what)]
             if word.text in self.local_names:
