@@ -14,6 +14,7 @@ from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.diagnostics.wording import listed
 
 MOST_SHOWN = 100  # mistakes of one kind that are reported
+MOST_SUGGESTED = 20  # mistakes after which close names are no longer looked for
 MOST_PER_RANK = 100  # mistakes after which a rank's order is given up
 
 
@@ -112,8 +113,8 @@ class Reports:
 
     @property
     def suggests(self) -> bool:
-        """Whether close names are still looked for: not after as many mistakes as are shown."""
-        return len(self._static) < MOST_SHOWN
+        """Whether close names are still looked for: not after so many mistakes."""
+        return len(self._static) < MOST_SUGGESTED
 
     def add(self, diagnostic: Diagnostic) -> None:
         """A mistake that stands in the text, whatever the parameters are. Raises `Rejected` when
