@@ -111,7 +111,8 @@ class Mixture(nn.Module):
         for k, expert in enumerate(self.experts):
             row, slot = (chosen == k).nonzero(as_tuple=True)
             if len(row):
-                total = total.index_add(0, row, share[row, slot, None] * expert(x[row]).tanh())
+                part = share[row, slot, None] * expert(x[row]).tanh()
+                total = total.index_add(0, row, part.to(x.dtype))
         return x + total
 
 
