@@ -3,7 +3,6 @@ with FILE it is written there too. Exit code 1 where a cell is not what is expec
 
 import sys
 import time
-import warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
@@ -11,12 +10,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from stretto.compiler.library import names
 from tests.models import replicated
-from tests.models.cells import Feature, Found, run
+from tests.models.cells import Feature, Found
 from tests.models.features import FEATURES
+from tests.models.named import one_cell
 from tests.models.zoo import ZOO, Entry
 
 
@@ -137,20 +135,6 @@ def versions() -> list[str]:
         except PackageNotFoundError:
             found.append(f"without {package}")
     return found
-
-
-def one_cell(schedule: str, model: str, feature: str) -> Found:
-    """Runs one cell, in a process that runs others too."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    (entry,) = [one for one in ZOO if one.name == model]
-    if feature in replicated.HOW:
-        return replicated.run(schedule, entry, feature)
-    (chosen,) = [one for one in FEATURES if one.name == feature]
-    try:
-        return run(schedule, entry, chosen)
-    except Exception as error:
-        return Found("wrong", f"one process fails: {type(error).__name__}: {error}")
 
 
 def main() -> int:
