@@ -36,6 +36,10 @@ with copies in both directions, one with several stages on a rank. A plain step 
 TIED = ("GPT-2", "Llama, tied")
 """The models with a tied embedding, which take two optimizer steps under every schedule."""
 
+REFUSED = {("ResNet", "FSDP2")}
+"""What is refused: FSDP hands a module views of its inputs, on which torch lets nobody write in
+place, as this model does first."""
+
 REPLICATED = ("GPT", "ResNet", "GPT-2")
 """The models that are tried with data parallelism: four processes a cell."""
 
@@ -86,14 +90,16 @@ def document(found: list[Cell]) -> str:
             "# Models, features and schedules against one process",
             "",
             f"Made by `make test-models` with {', '.join(versions())}. {len(found)} cells: "
-            f"{counts['equal']} equal bit for bit (=), {counts['rounding']} equal to rounding (≈, "
-            "within a millionth of a tensor's largest entry), "
+            f"{counts['equal']} equal bit for bit (=), {counts['rounding']} equal to rounding (≈), "
             f"{counts['refused']} refused (–), {counts['wrong']} wrong.",
             "",
             "Each cell trains a model by a plan, on ranks that are threads, and compares what its "
             "feature names (gradients with losses and outputs, or weights) with one process that "
             "runs the same stages one after another and adds the micro-batches' gradients in the "
-            "plan's order (`tests/models/oracle.py`).",
+            "plan's order (`tests/models/oracle.py`). Equal to rounding is what differs by at most a "
+            "millionth of a tensor's largest entry, where sums go another way (tied embeddings, "
+            "norms); in bfloat16 by two units in the last place, after AdamW, which divides a "
+            "gradient by its size, by a thousandth, and for the mean over a whole batch by 1e-5.",
             "",
             "## A step, under every schedule",
             "",
@@ -147,7 +153,8 @@ def main() -> int:
         for k, ((schedule, entry, feature), one) in enumerate(zip(todo, running, strict=True), 1):
             cell = Cell(schedule, entry, feature, one.result())
             found.append(cell)
-            if cell.found.verdict not in (feature.expected, "equal", "rounding"):
+            known = found[-1].found.verdict == "refused" and (entry.name, feature.name) in REFUSED
+            if cell.found.verdict not in (feature.expected, "equal", "rounding") and not known:
                 wrong += 1
                 told = f"{schedule} × {entry.name} × {feature.name}: {cell.found.verdict}"
                 print(f"{told}: {cell.found.why}", file=sys.stderr, flush=True)

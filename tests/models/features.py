@@ -292,6 +292,6 @@ FEATURES = (
         suits=lambda entry: not entry.needs,  # those of others are compiled for minutes
     ),
     Feature("vectors frozen", "equal", alone_step, ranked_step, change=frozen_vectors),
-    Feature("bfloat16", "equal", alone_step, ranked_step, change=Cast),
+    Feature("bfloat16", "equal", alone_step, ranked_step, change=Cast, rounding=2**-7),
     Feature("autocast", "equal", alone_step, ranked_step, change=Autocast),
 )
