@@ -96,8 +96,8 @@ def document(found: list[Cell]) -> str:
             "Each cell trains a model by a plan, on ranks that are threads, and compares what its "
             "feature names (gradients with losses and outputs, or weights) with one process that "
             "runs the same stages one after another and adds the micro-batches' gradients in the "
-            "plan's order (`tests/models/oracle.py`). Equal to rounding is what differs by at most a "
-            "millionth of a tensor's largest entry, where sums go another way (tied embeddings, "
+            "plan's order (`tests/models/oracle.py`). Equal to rounding is what differs by at most "
+            "a millionth of a tensor's largest entry, where sums go another way (tied embeddings, "
             "norms); in bfloat16 by two units in the last place, after AdamW, which divides a "
             "gradient by its size, by a thousandth, and for the mean over a whole batch by 1e-5.",
             "",
