@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig
+from transformers import LlamaConfig  # pyright: ignore[reportMissingImports]
 
 from stretto.runtime.hf import CausalLM
 

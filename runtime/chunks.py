@@ -161,7 +161,7 @@ def _list_of(leaf: Leaf, count: int) -> tuple[str, list[int | None] | None]:
         )
     if leaf.dim is REPLICATED:
         return leaf.label, None
-    return leaf.label, [_item_length(item, leaf.dim) for item in given]
+    return leaf.label, [_item_length(item, leaf.dim) for item in given]  # pyright: ignore[reportArgumentType]
 
 
 def _item_length(item: Any, dim: int) -> int | None:
@@ -209,7 +209,7 @@ def _leaf_pieces(cut: Cut, leaf: Leaf) -> list[Any]:
     assert cut.lengths is not None
     if is_block_mask(leaf.value):
         return _mask_pieces(leaf, cut)
-    return list(torch.split(leaf.value, list(cut.lengths), leaf.dim))
+    return list(torch.split(leaf.value, list(cut.lengths), leaf.dim))  # pyright: ignore[reportArgumentType]
 
 
 def _spec_of(spec: Any, key: Any, held: Sequence[tuple[Any, Any]], label: str) -> Any:

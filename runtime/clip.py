@@ -111,14 +111,14 @@ def _norms_of(gradients: Sequence[Tensor], norm_type: float, foreach: bool | Non
     for k, gradient in enumerate(gradients):
         alike.setdefault((gradient.device, gradient.dtype), []).append(k)
     for group in alike.values():
-        norms = torch._foreach_norm([gradients[k] for k in group], norm_type)
+        norms = torch._foreach_norm([gradients[k] for k in group], norm_type)  # pyright: ignore[reportPrivateImportUsage]
         found.update(zip(group, norms, strict=True))
     return [found[k] for k in range(len(gradients))]
 
 
 def _whole(norm: Tensor) -> Tensor:
     """The norm over all shards of a DTensor."""
-    total: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    total: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # pyright: ignore[reportAttributeAccessIssue]
     return total
 
 

@@ -64,7 +64,7 @@ def items_of(value: Any) -> HeldItems | None:
     if isinstance(value, Mapping):
         return list(value.items())
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return list(zip(value._fields, value, strict=True))
+        return list(zip(value._fields, value, strict=True))  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(value, tuple | list | deque | MicrobatchList):
         return list(enumerate(value))
     if is_dataclass(value):

@@ -67,7 +67,7 @@ def _parameter(executor: Executor, place: tuple[int, int, str]) -> Tensor:
 
 def _checksum(tensor: Tensor) -> float:
     """Of this process's part of it, bit for bit."""
-    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # pyright: ignore[reportAttributeAccessIssue]
     flat = local.detach().cpu().contiguous().view(-1).view(torch.uint8)
     return float(zlib.crc32(flat.numpy().tobytes()))
 

@@ -133,7 +133,7 @@ class StepEdges:
 
     def complete(self) -> None:
         """The step has come to its end on this rank."""
-        self.memory.seen |= {(self.program, one) for row in self.signatures.of for one in row}
+        self.memory.seen |= {(self.program, one) for row in self.signatures.of for one in row}  # pyright: ignore[reportAttributeAccessIssue]
 
     def _key(self, stage: StageId, microbatch: int) -> EdgeKey:
-        return EdgeKey(self.program, stage, self.signatures.of[stage.pipeline][microbatch])
+        return EdgeKey(self.program, stage, self.signatures.of[stage.pipeline][microbatch])  # pyright: ignore[reportArgumentType]

@@ -152,7 +152,7 @@ class LossWatch:
 
 def _extremes(tensor: Tensor) -> Tensor | None:
     """The smallest and the greatest number, NaN where one is; None where none can be."""
-    tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # pyright: ignore[reportAttributeAccessIssue]
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
     if not tensor.is_floating_point() or not tensor.numel() or tensor.element_size() < 2:

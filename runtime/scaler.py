@@ -193,6 +193,6 @@ def unscale(parameters: Iterable[tuple[str, nn.Parameter]], scale: float) -> boo
     found = False
     for (_, device, _), gradients in alike.items():
         flag = torch.zeros(1, device=device)
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, flag, inverse.to(device))
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, flag, inverse.to(device))  # pyright: ignore[reportPrivateImportUsage]
         found = found or bool(flag.item())
     return found

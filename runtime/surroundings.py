@@ -48,7 +48,7 @@ def _gpus(environment: Mapping[str, str]) -> Iterator[Row]:
     else:
         yield "GPUs", "ok", f"{count}: {', '.join(names)}", ""
     if dist.is_nccl_available():
-        version = ".".join(map(str, torch.cuda.nccl.version()))
+        version = ".".join(map(str, torch.cuda.nccl.version()))  # pyright: ignore[reportAttributeAccessIssue]
         yield "NCCL", "ok", version, ""
     if environment.get("CUDA_DEVICE_MAX_CONNECTIONS") == "1":
         advice = "a receive that is posted early then holds up computations: unset it, or 32"

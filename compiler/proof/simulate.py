@@ -173,8 +173,8 @@ def _across(
     vector clock: for every rank that has an earlier operation of a rule, up to which of its events
     each rank has heard of it. A message's clock is let go of when it has arrived."""
     column, ended = _earlier(obligations, ranks)
-    nothing = (-1,) * len(column)
-    heard, told, channels = [nothing] * len(ranks), dict[int, VectorClock](), len(program.channels)
+    heard: list[VectorClock] = [tuple(-1 for _ in column) for _ in ranks]
+    told, channels = dict[int, VectorClock](), len(program.channels)
     for rank, start, stop in state.steps if obligations.across else ():
         trace = ranks[rank]
         for e in range(start, stop):

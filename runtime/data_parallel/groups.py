@@ -62,7 +62,7 @@ def synchronized(
     if parts:
         return _sharded(stage, parts, parameters, replicas)
     if stage.ddp is not None:
-        group: dist.ProcessGroup = stage.ddp.process_group
+        group: dist.ProcessGroup = stage.ddp.process_group  # pyright: ignore[reportAssignmentType]
         _refuse_two_groups(stage, group, replicas)
         return Synchronized([MeanOverReplicas(parameters, group)], [group], False)
     if replicas is not None:

@@ -87,7 +87,7 @@ def own_weight_gradients(module: nn.Module, builder: Any = None) -> OwnWeightGra
             "`cache`, and `put(function)`, which adds to it, as DualPipe's has"
         )
     stores = [named] if named is not None else _stores(module)
-    return OwnWeightGradients(tuple(stores), builder)
+    return OwnWeightGradients(tuple(stores), builder)  # pyright: ignore[reportArgumentType]
 
 
 def run_left(functions: list[WeightGradFunction]) -> None:

@@ -13,7 +13,7 @@ def writable(tensor: Tensor) -> Tensor:
     """The tensor's contents for one module. They are copied at the first write, if there is one;
     at once where the memory is not torch's own (numpy's, shared)."""
     try:
-        return torch._lazy_clone(tensor)
+        return torch._lazy_clone(tensor)  # pyright: ignore[reportPrivateImportUsage]
     except RuntimeError:
         return tensor.clone()
 

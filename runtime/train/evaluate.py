@@ -54,7 +54,7 @@ def _batches(training: RankTraining, step: int) -> Iterator[tuple[Any, Any]]:
     given: Any = training.eval_data
     rank, many = training.here.rank, 0
     with user_code("--eval-data", rank, step):
-        batches = iter(given() if callable(given) else given)
+        batches = iter(given() if callable(given) else given)  # pyright: ignore[reportArgumentType, reportCallIssue]
     while True:
         with user_code("--eval-data", rank, step):
             batch = next(batches, None)

@@ -34,7 +34,7 @@ class Hub:
         same tensor: both would add to its gradient side by side."""
         with self.lock:
             for name, parameter in parameters.items():
-                other, where = self.trained.setdefault(parameter, (rank, name))
+                other, where = self.trained.setdefault(parameter, (rank, name))  # pyright: ignore[reportGeneralTypeIssues]
                 if other != rank:
                     first, second = sorted([(other, where), (rank, name)])
                     raise PipelineError(

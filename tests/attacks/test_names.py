@@ -78,7 +78,7 @@ def test_no_command_prints_a_hostile_name_raw(
             code = cli.main(words)
         except SystemExit as ended:
             code = int(ended.code or 0)
-        said = capfdbinary.readouterr()
+        said = capfdbinary.readouterr()  # pyright: ignore[reportAttributeAccessIssue]
         assert code in (0, 1, 2), (words, said)
         for stream in (said.out, said.err):
             text = stream.decode("utf-8")

@@ -160,7 +160,7 @@ def field(line: Any, path: tuple[Any, ...]) -> str:
             words.append(f"{value[0] if len(value[0]) > 1 else 'operation'} {step}")
         elif isinstance(step, str):
             words.append(step)
-        value = value[step]
+        value = value[step]  # pyright: ignore[reportArgumentType, reportCallIssue]
     return ".".join(words)
 
 

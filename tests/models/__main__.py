@@ -107,7 +107,8 @@ def document(found: list[Cell]) -> str:
             "",
             f"## Every feature, under {', '.join(SAMPLE)}",
             "",
-            "Where schedules differ a cell has several marks. Models with a tied embedding take "
+            "Where schedules differ a cell has several marks; it is empty where a model has no "
+            "such feature, or is compiled for minutes. Models with a tied embedding take "
             "the two steps of AdamW under every schedule.",
             "",
             *table([c for c in found if c.feature in FEATURES], by_feature, "model"),

@@ -38,7 +38,7 @@ def tied(name: str, size: tuple[int, int] = (2, 2)) -> Plan:
     plan = compile_file(name, ranks=size[0], microbatches=size[1])
     ties = first_and_last(next(iter(plan.programs.values())).spec)
     programs = {name: with_ties(program, ties) for name, program in plan.programs.items()}
-    return assemble(programs, plan.claims, plan.bound, plan.engine, plan.sources)
+    return assemble(programs, plan.claims, plan.bound, plan.engine, plan.sources)  # pyright: ignore[reportArgumentType]
 
 
 def sizes(name: str) -> tuple[int, int]:

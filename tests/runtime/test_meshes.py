@@ -54,7 +54,7 @@ def tensor_parallel(_: int, plan: Plan, local: bool) -> Any:
         return str(error)
     finally:
         executor.close()
-    return gradients_of(modules)
+    return gradients_of(modules)  # pyright: ignore[reportArgumentType]
 
 
 class Distributed(nn.Module):

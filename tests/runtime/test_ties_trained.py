@@ -144,7 +144,7 @@ class Grouped(Declared):
         super().__init__(plan, steps)
         self.names: set[str] = set()
 
-    def optimizer(self, named_parameters: Any) -> torch.optim.Optimizer:
+    def optimizer(self, named_parameters: Any) -> torch.optim.Optimizer:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.names |= {name for name, _ in named_parameters}
         groups: dict[bool, list[nn.Parameter]] = {}
         for name, parameter in named_parameters:
@@ -267,7 +267,7 @@ def test_a_checkpoint_fits_where_holders_are_elsewhere(
         alone.backward()
         alone.optimizer.step()
         alone.optimizer.zero_grad()
-    assert all(near(holder.detach(), alone.weight.detach()) for holder in run_.holders())
+    assert all(near(holder.detach(), alone.weight.detach()) for holder in run_.holders())  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
 # Several models, evaluations --------------------------------------------------------------------

@@ -218,7 +218,7 @@ def test_how_much_microbatches_of_unlike_rows_count() -> None:
     def summed(*losses: Any) -> list[Tensor]:
         modules = [double(s) for s in range(3)]
         model = nn.Sequential(*modules)
-        sum(weight * loss(model(x), y) for x, y, weight in losses).backward()
+        sum(weight * loss(model(x), y) for x, y, weight in losses).backward()  # pyright: ignore[reportAttributeAccessIssue]
         return [there(p.grad) for module in modules for p in module.parameters()]
 
     def equal(ours: list[Tensor], theirs: list[Tensor]) -> None:

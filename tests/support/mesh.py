@@ -32,7 +32,7 @@ def mesh(ranks: int) -> Mesh:
     many = world // ranks
     rows = [dist.new_group([d * ranks + r for r in range(ranks)]) for d in range(many)]
     columns = [dist.new_group([d * ranks + r for d in range(many)]) for r in range(ranks)]
-    return Mesh(rows[own // ranks], columns[own % ranks], own % ranks, own // ranks)
+    return Mesh(rows[own // ranks], columns[own % ranks], own % ranks, own // ranks)  # pyright: ignore[reportArgumentType]
 
 
 class Counted:
@@ -98,7 +98,7 @@ def full(tensor: Tensor | None) -> Tensor | None:
     """The whole of a sharded tensor; all replicas must ask."""
     if tensor is None:
         return None
-    found: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
+    found: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()  # pyright: ignore[reportAttributeAccessIssue]
     return found
 
 

@@ -129,7 +129,7 @@ def _slots(one: Instruction) -> tuple[int, ...]:
     if isinstance(one, Compute):
         return (*one.reads, one.writes)
     several = Reduce | BeginReduction | BeginUnshard
-    return () if isinstance(one, several) else (one.slot,)
+    return () if isinstance(one, several) else (one.slot,)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def random_mutant(program: Program, random: Random) -> Mutant:
