@@ -8,9 +8,6 @@ import torch
 from stretto.compiler.diagnostics.wording import count
 from stretto.runtime.errors import PipelineError
 
-DEVICES = ("cpu", "cuda")
-"""What `--device` may be."""
-
 
 def rank_device(asked: str | None, local_rank: int, local_world: int) -> torch.device:
     """A GPU of its own where every rank of this machine can have one, else the CPU, which is told
