@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from stretto.compiler.diagnostics.wording import listed
 from stretto.compiler.program.program import (
+    Await,
     BeginReduction,
     BeginUnshard,
     Compute,
@@ -46,6 +47,8 @@ def describe(plan: RankPlan, name: ProgramName, at: int) -> str:
             return f"sends to rank {plan.channels[channel].target}"
         case Free():
             return "frees a result"
+        case Await(operation):
+            return f"awaits `{shown(spec, operation)}` of another stream"
 
 
 def awaited_ranks(plan: RankPlan, name: ProgramName, at: int) -> list[int]:

@@ -72,7 +72,7 @@ class MessageTimings:
         arrivals: list[list[tuple[Operation, int]]] = [[] for _ in program.channels]
         for message in timeline.messages:
             arrivals[message.channel].append((message.operation, message.arrived))
-        for c, (source, target, _) in enumerate(program.channels):
+        for c, (source, target, *_) in enumerate(program.channels):
             for sent, posted, (result, arrived) in zip(
                 sends[c], posts[c], arrivals[c], strict=False
             ):

@@ -35,10 +35,14 @@ class Order:
     """The Problem that is ordered (an engine may have extended the one it was given), its `lanes`
     by rank, then stream, and the name of who made the order. `proven`: no order goes below so many
     ticks of what is minimized, as an exhaustive search has shown; 0 where there was none. `bound`:
-    that of the Problem, where the search has worked it out."""
+    that of the Problem, where the search has worked it out. `lists`: where stages are
+    cut into parts, for every rank all its operations in one sequence, in which each stands behind
+    what it needs of the rank; each lane of the rank has its stream's operations in this sequence.
+    Else empty."""
 
     problem: Problem
     lanes: tuple[RankOrder, ...]
     engine: str
     proven: int = 0
     bound: Bound | None = None
+    lists: tuple[tuple[int, ...], ...] = ()

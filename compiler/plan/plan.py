@@ -75,8 +75,9 @@ class Line(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Header(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The first line of the file. Of it, of the Spec, its pipelines and stages, a key that may be
-    left out is left out where its list, object or text is empty: what a schedule does not use does
-    not show in its plan, and a later version may add to this one without changing it."""
+    left out is left out where its list, object or text is empty, and so are the streams of a
+    channel where both are `compute`: what a schedule does not use does not show in its plan, and a
+    later version may add to this one without changing it."""
 
     format: Literal["stretto-plan"] = "stretto-plan"
     version: Literal[2] = 2
@@ -203,6 +204,7 @@ def _encode(header: Header) -> bytes:
             _leave_out(stage, Stage)
         _leave_out(pipeline, Pipeline)
     _leave_out(spec, Spec)
+    value["channels"] = [c[:3] if c[3:] == (0, 0) else c for c in header.channels]
     for reduction in value["reductions"]:
         _leave_out(reduction, Reduction)
     _leave_out(value, Header)

@@ -9,9 +9,9 @@ order can change the edges that are neither `EdgeKind.ORDER` nor `EdgeKind.PAIR`
 Hot loops read the lists. Everything else goes through `graph()`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stretto.compiler.problem.spec import Operation, Spec
 from stretto.compiler.problem.topological import topological
@@ -32,12 +32,23 @@ class EdgeKind(IntEnum):
     PAIR = 6  # an edge of the operation that this one was written to overlap with
 
 
+class Holding(NamedTuple):
+    """Memory of a rank, in grains: taken when the operation `taken_by` starts, free when the last
+    of `freed_by` has ended. All are operations of this rank."""
+
+    grains: int
+    taken_by: int
+    freed_by: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """See the module. `duration` in ticks and alone (a pair's joint duration is `Costs.pair`);
     `alloc` and `free` in grains: memory taken when the operation starts, given back when it ends;
-    `stream` 0 is compute; `overlaps_with[i]` is the operation that the author wrote i to overlap
-    with, or -1; `at[i]` the index in `spec.spans` of the text that asks for operation i."""
+    where stages are cut into parts both are empty, since the last to end of several gives memory
+    back, and `holdings` says it all. `stream` is an index into `spec.streams`, 0 compute;
+    `overlaps_with[i]` is the operation that the author wrote i to overlap with, or -1; `at[i]` the
+    index in `spec.spans` of the text that asks for operation i."""
 
     spec: Spec
     operations: list[Operation]
@@ -52,6 +63,7 @@ class Problem:
     head: list[int]
     lag: list[int]
     why: list[EdgeKind]
+    holdings: list[Holding] = field(default_factory=list)
 
     def graph(self) -> "nx.DiGraph[int]":
         """The same DAG as a `networkx.DiGraph`: nodes are the integers above with the attributes

@@ -40,10 +40,34 @@ class Operation(NamedTuple):
     part: int = NONE
 
 
+class Part(NamedTuple):
+    """One part of a stage. `layer` counts from 0 on each stage and is -1 outside of groups;
+    `stream` is an index into `Spec.streams`."""
+
+    name: str
+    layer: int
+    stream: int
+
+
+class PartFigures(NamedTuple):
+    """What one part of a stage costs, by kind, in ticks, and the grains that its F adds to the
+    stage's activation, until its own W has ended, or its I or B where it has no W. Kinds that the
+    part does not have cost 0: B where backwards are split, I and W where they are not, W on another
+    stream than `compute`."""
+
+    F: int
+    B: int
+    I: int  # noqa: E741  the field's standard letter
+    W: int
+    activation: int
+
+
 class Stage(Struct, frozen=True, forbid_unknown_fields=True):
     """One stage of a pipeline: where it runs, what it costs (ticks), what a forward leaves in
     memory (grains) from its start until its B or W has ended, and what is `kept` of that from the
-    end of I on. `further`: the costs of other kinds of operations, by letter."""
+    end of I on. `further`: the costs of other kinds of operations, by letter. `parts`: the figures
+    of each part of its chain, of which F, B, I and W are then the sums; empty where stages are
+    whole."""
 
     rank: int
     F: int
@@ -53,6 +77,7 @@ class Stage(Struct, frozen=True, forbid_unknown_fields=True):
     activation: int
     kept: int
     further: dict[Kind, int] = {}
+    parts: tuple[PartFigures, ...] = ()
 
     def ticks(self, kind: Kind) -> int:
         """What an operation of this kind costs here, in ticks."""
@@ -182,6 +207,10 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     not the author's: what was found out of the model since.
     `reduce_gradients`, of every stage that is trained, and `unshard_weights`, of every stage, are
     empty where the file does not say them.
+    Where stages are cut into parts, `streams` has the names of the streams of every rank, `compute`
+    first, and `parts[p][s]` the chain of stage s of pipeline p, in the order of its forward (equal
+    chains are one value); operations are then single parts, and so is each unit of `written`. Else
+    both are empty.
     """
 
     name: str
@@ -208,16 +237,23 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     ties: tuple[Tie, ...] = ()
     reduce_gradients: tuple[StageTicks, ...] = ()
     unshard_weights: tuple[StageTicks, ...] = ()
+    streams: tuple[str, ...] = ()
+    parts: tuple[tuple[tuple[Part, ...], ...], ...] = ()
 
 
 def show(spec: Spec, operation: Operation) -> str:
     """The one notation for an operation everywhere: `F main[0, 3]`, with a slice
-    `F main[0, 3, slice 2]`."""
+    `F main[0, 3, slice 2]`, of a part `F.mlp main[0, 3, layer 2]`."""
     pipeline = spec.pipelines[operation.pipeline].name
     where = f"{operation.stage}, {operation.microbatch}"
     if operation.slice != NONE:
         where += f", slice {operation.slice}"
-    return f"{operation.kind} {pipeline}[{where}]"
+    if operation.part == NONE:
+        return f"{operation.kind} {pipeline}[{where}]"
+    part = spec.parts[operation.pipeline][operation.stage][operation.part]
+    if part.layer != NONE:
+        where += f", layer {part.layer}"
+    return f"{operation.kind}.{part.name} {pipeline}[{where}]"
 
 
 def number(amount: int, unit: int) -> int | str:
@@ -249,6 +285,13 @@ class Costs:
             for s, stage in enumerate(pipeline.stages)
             for kind in (*MAIN_KINDS, *stage.further)
         }
+        self._parts: dict[tuple[str, int, int, int], int] = {
+            (kind, p, s, number): getattr(figures, kind)
+            for p, pipeline in enumerate(spec.pipelines)
+            for s, stage in enumerate(pipeline.stages)
+            for number, figures in enumerate(stage.parts)
+            for kind in MAIN_KINDS
+        }
         self._exceptions = dict(spec.exceptions)
         self._pairs = {(p.forward, p.kind, p.backward): p.ticks for p in spec.pairs}
         self._exceptional_pairs = {(p.forward, p.backward): p.ticks for p in spec.exceptional_pairs}
@@ -259,6 +302,8 @@ class Costs:
             exception = self._exceptions.get(operation)
             if exception is not None:
                 return exception
+        if operation.part != NONE:
+            return self._parts[*operation[:3], operation.part]
         return self._stages[operation[:3]]
 
     def pair(self, forward: Operation, backward: Operation) -> int:

@@ -25,11 +25,14 @@ from stretto.compiler.problem.spec import show as show
 
 
 class Channel(NamedTuple):
-    """One directed pair of ranks and one kind of traffic between them."""
+    """One directed pair of streams and one kind of traffic between them: from the stream
+    `source_stream` of the rank `source` to `target_stream` of `target`."""
 
     source: int
     target: int
     traffic: Traffic
+    source_stream: int = 0
+    target_stream: int = 0
 
 
 class Copy(NamedTuple):
@@ -115,7 +118,16 @@ class BeginUnshard(Struct, frozen=True, array_like=True, tag="unshard-weights", 
     stage: int
 
 
-Instruction = Compute | Receive | Send | Wait | Free | Reduce | BeginReduction | BeginUnshard
+class Await(Struct, frozen=True, array_like=True, tag="await", gc=False):
+    """The stream of this instruction goes on when `operation`, a computation of another stream of
+    this rank, has ended."""
+
+    operation: Operation
+
+
+Instruction = (
+    Compute | Receive | Send | Wait | Free | Reduce | BeginReduction | BeginUnshard | Await
+)
 
 ProgramName = Literal["train", "eval"]
 """`train`: every operation of the step. `eval`: its forwards alone, in the same order."""
@@ -123,13 +135,16 @@ ProgramName = Literal["train", "eval"]
 
 class Program(Struct, frozen=True):
     """The Spec, what is to be run of it (`name`), the tables that instructions refer to, and the
-    list of every rank."""
+    list of every rank. `streams[rank][k]` is the stream of the rank's k-th instruction (an index
+    into `Spec.streams`; of a `Compute` the same as its `stream`): each stream runs its own
+    instructions in the sequence of the list. Where the Spec has no streams it is empty."""
 
     spec: Spec
     name: ProgramName
     channels: tuple[Channel, ...]
     reductions: tuple[Reduction, ...]
     ranks: tuple[tuple[Instruction, ...], ...]
+    streams: tuple[tuple[int, ...], ...] = ()
 
     def units(self, rank: int) -> list[tuple[Compute, ...]]:
         """What the rank computes, in the order it does: each unit is one computation, or the two

@@ -12,6 +12,7 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.wording import listed
 from stretto.compiler.problem.spec import NONE, Limit, Operation, Spec, number, show
 from stretto.compiler.program.program import (
+    Await,
     BeginReduction,
     BeginUnshard,
     Compute,
@@ -97,6 +98,8 @@ class Wording:
                 return f"average of the gradients of {self._stage(instruction)}"
             case BeginUnshard():
                 return f"gathering of the weights of {self._stage(instruction)}"
+            case Await():
+                return f"await of {self.operation(instruction.operation)}"
 
     def _stage(self, one: BeginReduction | BeginUnshard) -> str:
         known = 0 <= one.pipeline < len(self.program.spec.pipelines)
@@ -118,7 +121,7 @@ class Wording:
     def _peer(self, channel: int, way: str) -> str:
         if not 0 <= channel < len(self.program.channels):
             return f" on channel {channel}"
-        source, target, _ = self.program.channels[channel]
+        source, target, *_ = self.program.channels[channel]
         return f" {way} rank {source if way == 'from' else target}"
 
     def operation(self, operation: Operation) -> str:

@@ -190,7 +190,7 @@ def _channels(program: Program, obligations: Obligations) -> Iterator[Diagnostic
     seen: set[Channel] = set()
     wrong: dict[str, tuple[str, int]] = {}
     for c, channel in enumerate(program.channels):
-        source, target, traffic = channel
+        source, target, traffic, *_ = channel
         known = 0 <= source < obligations.spec.ranks and 0 <= target < obligations.spec.ranks
         if not known or source == target or channel in seen:
             why = "exists twice" if channel in seen else "joins no two ranks of the schedule"
@@ -249,7 +249,7 @@ def _missing(obligations: Obligations, ledger: Ledger, words: Wording) -> Iterat
 def _messages(program: Program, ledger: Ledger, words: Wording) -> Iterator[Diagnostic]:
     """The n-th message of a channel is what the n-th receive claims. Of each channel the first
     difference is told."""
-    for c, (source, target, _) in enumerate(program.channels):
+    for c, (source, target, *_) in enumerate(program.channels):
         sent, posted = ledger.sent[c], ledger.posted[c]
         if sent == posted:
             continue

@@ -116,7 +116,7 @@ class _Walk:
         if not 0 <= channel < self.ledger.channels:
             fault("wrong-channel", i, f"the plan has no channel {channel}")
             return False
-        source, target, traffic = self.program.channels[channel]
+        source, target, traffic, *_ = self.program.channels[channel]
         if self.rank != (source if sending else target):
             fault("wrong-channel", i, f"channel {channel} goes from rank {source} to {target}")
             return False

@@ -270,7 +270,7 @@ def _awaited(
         missing = {copy.rank for copy in program.reductions[value].copies} - set(state.met[value])
         return [(other, _meeting(program, other, value)) for other in sorted(missing)]
     n, c = divmod(value, len(program.channels))
-    source, target, _ = program.channels[c]
+    source, target, *_ = program.channels[c]
     return (
         [(target, ledger.posted_at[c][n])] if rank == source else [(source, ledger.sent_at[c][n])]
     )

@@ -151,7 +151,7 @@ INSTRUCTIONS: dict[type, Callable[[Program, Any], dict[str, Any]]] = {
 
 def link(program: Program, channel: int) -> dict[str, Any]:
     """A channel: from which rank to which, and what travels on it."""
-    source, target, traffic = program.channels[channel]
+    source, target, traffic, *_ = program.channels[channel]
     return {"from": source, "to": target, "traffic": traffic}
 
 

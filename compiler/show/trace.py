@@ -121,7 +121,7 @@ def travel(view: View, message: ShownMessage, number: int) -> Iterator[Event]:
     """An arrow from within the slice that made the result to the one that uses it; and where the
     way takes time, a slice of its own on the sending rank."""
     made, used = message.made, message.used
-    source, target, traffic = view.program.channels[message.channel]
+    source, target, traffic, *_ = view.program.channels[message.channel]
     arrow = {"name": traffic, "cat": traffic, "id": number}
     if made.end > made.start and used.end > used.start:
         inside = made.end - Fraction(made.end - made.start, 100)

@@ -20,6 +20,7 @@ from typing import Any
 
 from stretto.compiler.problem.spec import Operation, Spec
 from stretto.compiler.program.program import (
+    Await,
     BeginReduction,
     BeginUnshard,
     Compute,
@@ -135,7 +136,7 @@ class Machine:
         for one in own:
             if isinstance(one, Compute):
                 slots += [*one.reads, one.writes]
-            elif not isinstance(one, Reduce | BeginReduction | BeginUnshard):
+            elif not isinstance(one, Reduce | BeginReduction | BeginUnshard | Await):
                 slots.append(one.slot)
         return max(slots)
 
@@ -168,7 +169,9 @@ class Machine:
                 one.reduction,
                 {rank, *(c.rank for c in reductions[one.reduction].copies)},
             )
-        if isinstance(one, BeginReduction | BeginUnshard):  # moves nothing that is followed here
+        if isinstance(
+            one, BeginReduction | BeginUnshard | Await
+        ):  # moves nothing that is followed here
             return (BROKEN,)
         return (WAIT if isinstance(one, Wait) else FREE), one.slot
 
@@ -178,7 +181,7 @@ class Machine:
         for rank, own in enumerate(self.lists):
             if at[rank] < len(own):
                 yield from self.instruction(state, rank, own[at[rank]])
-        for c, (source, target, _) in enumerate(self.program.channels):
+        for c, (source, target, *_) in enumerate(self.program.channels):
             leaving, inside, arriving = wires[c]
             if leaving and arriving and not inside:
                 wire = leaving[1:], inside, arriving[1:]
@@ -232,7 +235,7 @@ class Machine:
 
     def busy(self, wires: tuple[Wire, ...], rank: int, slot: int) -> bool:
         """Whether a message begun on this cell is not over."""
-        for (source, target, _), wire in zip(self.program.channels, wires, strict=True):
+        for (source, target, *_), wire in zip(self.program.channels, wires, strict=True):
             if source == rank and slot in wire[0]:
                 return True
             if target == rank and any(slot == other for other, _ in wire[2]):

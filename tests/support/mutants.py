@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from stretto.compiler.problem.spec import NONE, Operation
 from stretto.compiler.program.program import (
+    Await,
     BeginReduction,
     BeginUnshard,
     Compute,
@@ -97,6 +98,9 @@ def retargeted(program: Program, rank: int, one: Instruction) -> Iterator[tuple[
         for stage in range(one.stage + 2):
             if stage != one.stage:
                 yield "stage", replace(one, stage=stage)
+    elif isinstance(one, Await):
+        for operation in other_operations(program, one.operation):
+            yield "operation", replace(one, operation=operation)
     else:
         for slot in slots:
             if slot != one.slot:
@@ -128,7 +132,7 @@ def other_operations(program: Program, operation: Operation) -> Iterator[Operati
 def _slots(one: Instruction) -> tuple[int, ...]:
     if isinstance(one, Compute):
         return (*one.reads, one.writes)
-    several = Reduce | BeginReduction | BeginUnshard
+    several = Reduce | BeginReduction | BeginUnshard | Await
     return () if isinstance(one, several) else (one.slot,)  # pyright: ignore[reportAttributeAccessIssue]
 
 
