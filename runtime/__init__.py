@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from stretto.runtime.batch import Arguments as Arguments
     from stretto.runtime.clip import clip_grad_norm_ as clip_grad_norm_
     from stretto.runtime.clip import get_total_norm as get_total_norm
+    from stretto.runtime.collectives import all_to_all as all_to_all
+    from stretto.runtime.collectives import as_stream_group as as_stream_group
+    from stretto.runtime.collectives import stream_group as stream_group
     from stretto.runtime.containers import MicrobatchList as MicrobatchList
     from stretto.runtime.copies import check_copies as check_copies
     from stretto.runtime.errors import NonFiniteError as NonFiniteError
@@ -54,12 +57,15 @@ _WHERE = {
     "StepDone": "stretto.runtime.train.update",
     "StepRefused": "stretto.runtime.errors",
     "Stopped": "stretto.runtime.errors",
+    "all_to_all": "stretto.runtime.collectives",
+    "as_stream_group": "stretto.runtime.collectives",
     "check_copies": "stretto.runtime.copies",
     "clip_grad_norm_": "stretto.runtime.clip",
     "get_total_norm": "stretto.runtime.clip",
     "run_local": "stretto.runtime.local",
     "stage_counts": "stretto.runtime.placement",
     "stages_of": "stretto.runtime.placement",
+    "stream_group": "stretto.runtime.collectives",
     "verify": "stretto.runtime.train.verify",
 }
 __all__ = [
@@ -75,12 +81,15 @@ __all__ = [
     "StepDone",
     "StepRefused",
     "Stopped",
+    "all_to_all",
+    "as_stream_group",
     "check_copies",
     "clip_grad_norm_",
     "get_total_norm",
     "run_local",
     "stage_counts",
     "stages_of",
+    "stream_group",
     "verify",
 ]
 

@@ -84,7 +84,7 @@ def input_gradient(
 ) -> tuple[Gradients, DeferredWeightGrad]:
     """I: returns the gradient of each input (None where the outputs do not depend on it), and
     what `weight_gradient` needs to go on. Saved tensors that only I needed are dropped."""
-    starts, ends = _edges(roots), _edges(inputs)
+    starts, ends = edges_of(roots), edges_of(inputs)
     graph = cut_graph(starts, ends)
     if adds_by_itself(graph) or is_indivisible(graph, bool(ends)):
         return _in_one_run(graph, starts, gradients, inputs)
@@ -114,8 +114,8 @@ def all_at_once(
 ) -> tuple[Gradients, DeferredWeightGrad]:
     """I where the graph cannot be cut: the gradients of inputs and parameters in one run, those of
     parameters left for W to add."""
-    starts = _edges(roots)
-    return _in_one_run(cut_graph(starts, _edges(inputs)), starts, gradients, inputs)
+    starts = edges_of(roots)
+    return _in_one_run(cut_graph(starts, edges_of(inputs)), starts, gradients, inputs)
 
 
 def weight_gradient(deferred: DeferredWeightGrad) -> None:
@@ -133,7 +133,8 @@ def weight_gradient(deferred: DeferredWeightGrad) -> None:
         torch.autograd.backward(edges, gradients)
 
 
-def _edges(places: Sequence[Root]) -> list[GradientEdge]:
+def edges_of(places: Sequence[Root]) -> list[GradientEdge]:
+    """Where they stand in the graph."""
     return [
         place if isinstance(place, GradientEdge) else get_gradient_edge(place) for place in places
     ]
@@ -147,7 +148,7 @@ def _in_one_run(
 ) -> tuple[Gradients, DeferredWeightGrad]:
     if adds_by_itself(graph):
         return whole(starts, gradients, inputs), DeferredWeightGrad([], [])
-    ends = _edges(inputs)
+    ends = edges_of(inputs)
     edges = [GradientEdge(leaf, 0) for leaf in graph.leaves]
     with _hooks_put_off(graph.leaves):
         found = _gradients(starts, gradients, [*ends, *edges], keep=False)

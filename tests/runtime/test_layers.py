@@ -5,7 +5,7 @@ from tests.repository.sources import modules, ours
 
 LAYERS = (
     ("errors", "leave", "loss_scaler", "surroundings", "whereabouts"),
-    ("containers", "topology"),
+    ("collectives", "containers", "topology"),
     ("chunks",),
     ("batch",),
     ("given",),
