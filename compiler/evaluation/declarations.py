@@ -15,7 +15,7 @@ from stretto.compiler.evaluation.expressions.values import describe, is_number, 
 from stretto.compiler.evaluation.file_context import FileContext, compute, defer, is_first
 from stretto.compiler.evaluation.parameters import define, parameter, size, unknown_setting
 from stretto.compiler.evaluation.pipelines import declare_pipeline
-from stretto.compiler.evaluation.reports import Reports, diagnosis
+from stretto.compiler.evaluation.reports import Reports, diagnosis, no_part
 from stretto.compiler.evaluation.requirements import require
 from stretto.compiler.evaluation.settings import Settings
 from stretto.compiler.language import syntax as s
@@ -74,6 +74,9 @@ def _statement(context: FileContext, statement: s.Statement) -> None:
                 declared.overlap[kind] = span
         case s.Cost() | s.Activation() | s.Kept():
             declared.costs.append(defer(context, statement))
+        case s.PartActivation(operation):
+            assert operation.part is not None
+            context.reports.add(no_part(operation.kind, operation.part))
         case s.Transfer():
             if is_first(context, "transfer", span):
                 declared.transfer = defer(context, statement)
@@ -118,16 +121,6 @@ def _pipeline(context: FileContext, statement: s.Pipeline) -> None:
 
 
 def _split_forward(reports: Reports, statement: s.SplitForward) -> None:
-    for part in statement.parts:
-        if part.stream is not None and part.stream.text not in ("compute", "comm"):
-            reports.add(
-                diagnosis(
-                    "unknown-name",
-                    f"there is no stream `{part.stream.text}`",
-                    part.stream.span,
-                    help="a part runs `on compute` or `on comm`",
-                )
-            )
     reports.add(
         diagnosis(
             "not-yet",

@@ -12,6 +12,7 @@ from typing import Any
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.diagnostics.wording import listed
+from stretto.compiler.language.syntax import Word
 
 MOST_SHOWN = 100  # mistakes of one kind that are reported
 MOST_SUGGESTED = 20  # mistakes after which close names are no longer looked for
@@ -68,6 +69,12 @@ def backward_not_split(kind: str, span: Span) -> Diagnostic:
     """An `I` or `W` in a file whose backwards are not split."""
     message = f"there is no `{kind}`: backwards are not split"
     return diagnosis("no-such-operation", message, span, help="split B into I, W")
+
+
+def no_part(kind: str, part: Word) -> Diagnostic:
+    """A part of an operation in a file whose stages are whole."""
+    message = f"`{kind}` has no part `{part.text}`: stages are not cut into parts"
+    return diagnosis("no-such-operation", message, part.span, help=f"leave `.{part.text}` out")
 
 
 class Repeated:

@@ -21,7 +21,15 @@ from msgspec.structs import replace
 
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.language import syntax as s
-from stretto.compiler.language.refusals import REFUSALS, Check, Children, Index, Refusal, SliceIndex
+from stretto.compiler.language.refusals import (
+    REFUSALS,
+    Check,
+    Children,
+    Index,
+    LayerIndex,
+    Refusal,
+    SliceIndex,
+)
 
 Make = Callable[[Children, Span], Any]
 
@@ -190,11 +198,11 @@ def _parenthesis(children: Children, span: Span) -> s.Expression:
 def _mention(children: Children, span: Span) -> s.Mention:
     part = pipeline = None
     optional = False
-    stage = microbatch = slice_ = before = None
+    stage = microbatch = slice_ = layer = before = None
     for child in children[1:]:
         if type(child) is Index:
             stage, microbatch = (*child.places, None, None)[:2]
-            slice_ = child.slice
+            slice_, layer = child.slice, child.layer
         elif child.type == "QMARK":
             optional = True
         elif child.type == "NAME" and before == ".":
@@ -203,18 +211,22 @@ def _mention(children: Children, span: Span) -> s.Mention:
             pipeline = _word(child, span.file)
         before = child
     kind: Any = str(children[0])
-    return s.Mention(kind, optional, part, pipeline, stage, microbatch, slice_, span)
+    return s.Mention(kind, optional, part, pipeline, stage, microbatch, slice_, layer, span)
 
 
 def _index(children: Children, span: Span) -> Index:
-    places = _nodes(children)
-    if type(places[-1]) is SliceIndex:
-        return Index(places[:-1], places[-1].of, span)
-    return Index(places, None, span)
+    places = list(_nodes(children))
+    layer = places.pop().of if type(places[-1]) is LayerIndex else None
+    slice_ = places.pop().of if places and type(places[-1]) is SliceIndex else None
+    return Index(tuple(places), slice_, layer, span)
 
 
 def _slice(children: Children, span: Span) -> SliceIndex:
     return SliceIndex(children[1], span)
+
+
+def _layer(children: Children, span: Span) -> LayerIndex:
+    return LayerIndex(children[1], span)
 
 
 def _activation(
@@ -273,6 +285,7 @@ WRITTEN_OUT: dict[str, Make] = {
     "exact": _mention,
     "index": _index,
     "slice": _slice,
+    "layer": _layer,
     "activation": partial(_activation, s.Activation),
     "kept": partial(_activation, s.Kept),
     "overlap": _overlap,

@@ -19,7 +19,7 @@ from stretto.compiler.language.lookahead import (
 )
 
 RESERVED = word_set(
-    "F B I W let repeat as for in if then else queue next and or not stages slice "
+    "F B I W let repeat as for in if then else queue next and or not stages slice layer "
     "min max abs ceil floor len"
 )
 PUNCTUATION = {

@@ -35,12 +35,20 @@ class SliceIndex(Struct, frozen=True):
     span: Span
 
 
+class LayerIndex(Struct, frozen=True):
+    """`layer E` inside an index; no node of the syntax has it."""
+
+    of: s.Expression
+    span: Span
+
+
 class Index(Struct, frozen=True):
-    """`[stage, microbatch, slice k]`, in whatever shape it was written; no node of the syntax has
-    it."""
+    """`[stage, microbatch, slice k, layer l]`, in whatever shape it was written; no node of the
+    syntax has it."""
 
     places: tuple[s.Expression, ...]
     slice: s.Expression | None
+    layer: s.Expression | None
     span: Span
 
 
@@ -70,6 +78,17 @@ def _split_forward(children: Children, span: Span) -> Iterator[Diagnostic]:
             f"only the forward is cut into named parts, not `{kind}`",
             "split F into …: `I` and `W` follow",
         )
+
+
+def _part_group(children: Children, span: Span) -> Iterator[Diagnostic]:
+    for child in children[3:]:
+        if type(child) is s.PartGroup:
+            yield _syntax(
+                child.span,
+                "groups of parts do not nest",
+                "write the group's parts out, or multiply: `4 * (…)` for two times two",
+            )
+            return
 
 
 def _overlap(children: Children, span: Span) -> Iterator[Diagnostic]:
@@ -111,8 +130,32 @@ def _cost(children: Children, span: Span) -> Iterator[Diagnostic]:
 
 def _activation(children: Children, span: Span) -> Iterator[Diagnostic]:
     for child in children:
-        if type(child) is Index and (len(child.places) != 1 or child.slice):
+        if type(child) is Index and (len(child.places) != 1 or child.slice or child.layer):
             yield _syntax(child.span, "an activation belongs to one stage", "activation[stage] = …")
+
+
+def _part_activation(children: Children, span: Span) -> Iterator[Diagnostic]:
+    mention = children[1]
+    if mention.optional:
+        yield _syntax(mention.span, "`?` has a meaning in order blocks only", "leave it out")
+    elif mention.kind != "F":
+        yield _syntax(
+            mention.span,
+            f"only a forward leaves something in memory, not `{mention.kind}`",
+            f"activation F.{mention.part.text} = …" if mention.part else "activation = …",
+        )
+    elif mention.part is None:
+        yield _syntax(
+            mention.span,
+            "an activation belongs to a stage, or to a part of its forward",
+            "activation = …, or activation F.PART = …",
+        )
+    elif mention.microbatch or mention.slice:
+        yield _syntax(
+            mention.span,
+            "what a part leaves in memory is the same for all micro-batches",
+            f"activation F.{mention.part.text}[stage, layer l] = …",
+        )
 
 
 def _kept(children: Children, span: Span) -> Iterator[Diagnostic]:
@@ -143,7 +186,6 @@ def _block(children: Children, span: Span) -> Iterator[Diagnostic]:
                 (Label(step.span, "a new step begins here"),),
                 help="put `;` or a line break before it",
             )
-    yield from _parts(children)
 
 
 def _pair(children: Children, span: Span) -> Iterator[Diagnostic]:
@@ -156,32 +198,13 @@ def _pair(children: Children, span: Span) -> Iterator[Diagnostic]:
                 "leave out the `?`, or ask with `if` whether one is left",
             )
             return
-        named = list(_parts([half]))
-        if named:
-            yield from named
-            return
-    kinds = [half.kind if type(half) is s.Mention else None for half in (first, second)]
-    if kinds[0] not in ("F", None) or kinds[1] not in ("B", "I", None):
-        yield _syntax(
-            span,
-            "an overlapped pair is an `F`, then the `B` or `I` that runs beside it",
-            "write the `F` first" if kinds[1] == "F" else "F … | B …",
-        )
-
-
-def _queue(children: Children, span: Span) -> Iterator[Diagnostic]:
-    return _parts(children)
-
-
-def _parts(children: Children) -> Iterator[Diagnostic]:
-    """An order names a part of a stage."""
-    for child in children:
-        if type(child) is s.Mention and child.part:
+        if type(half) is s.Mention and half.part:
             yield _syntax(
-                child.part.span,
-                f"an order runs whole operations; `{child.kind}` stands for all of its parts",
-                f"leave out `.{child.part.text}`",
+                half.span,
+                "a pair is of whole operations, whose parts it puts into one sequence",
+                "write the parts one after the other",
             )
+            return
 
 
 # ---- Operations and expressions
@@ -189,17 +212,26 @@ def _parts(children: Children) -> Iterator[Diagnostic]:
 
 def _mention(children: Children, span: Span) -> Iterable[Diagnostic]:
     index = children[-1]
-    if type(index) is not Index or len(index.places) <= 2:
+    if type(index) is not Index:
         return ()
-    message = "an operation has a stage, a micro-batch and at most a `slice`"
+    if index.layer and "." not in children:
+        message, help_ = "only parts have a `layer`", f"{children[0]}.PART[…, layer l]"
+        return (_syntax(index.layer.span, message, help_),)
+    if len(index.places) <= 2:
+        return ()
+    message = "an operation has a stage, a micro-batch and at most a `slice` or a `layer`"
     help_ = f"{children[0]} main[stage, microbatch, slice k]"
     return (_syntax(index.places[2].span, message, help_),)
 
 
 def _index(children: Children, span: Span) -> Iterator[Diagnostic]:
-    *before, _, _ = children  # what stands last, and `]`
+    *before, last, _ = children  # what stands last, and `]`
+    between = before[-2:-1] if type(last) is LayerIndex else []  # a slice may stand before a layer
     for child in before:
-        if type(child) is SliceIndex:
+        if type(child) is LayerIndex:
+            yield _syntax(child.span, "`layer` stands last inside `[ ]`", "F.PART[stage, layer l]")
+            return
+        if type(child) is SliceIndex and child not in between:
             yield _syntax(child.span, "`slice` stands last inside `[ ]`", "F[stage, slice k]")
             return
 
@@ -215,13 +247,14 @@ def _number(children: Children, span: Span) -> Iterable[Diagnostic]:
 REFUSALS: dict[str, Check] = {
     "split_backward": _split_backward,
     "split_forward": _split_forward,
+    "part_group": _part_group,
     "overlap": _overlap,
     "cost": _cost,
     "activation": _activation,
+    "part_activation": _part_activation,
     "kept": _kept,
     "block": _block,
     "pair": _pair,
-    "queue": _queue,
     "mention": _mention,
     "exact": _mention,
     "index": _index,

@@ -152,7 +152,8 @@ class Range(Struct, frozen=True):
 
 
 class Mention(Struct, frozen=True):
-    """An operation as it is written: `F`, `B far`, `W?[s]`, `F.dispatch main[0, 3, slice 2]`."""
+    """An operation as it is written: `F`, `B far`, `W?[s]`, `F main[0, 3, slice 2]`, or a part of
+    one: `F.mlp main[0, 3, layer 2]`."""
 
     kind: Kind
     optional: bool
@@ -161,6 +162,7 @@ class Mention(Struct, frozen=True):
     stage: Expression | None
     microbatch: Expression | None
     slice: Expression | None
+    layer: Expression | None
     span: Span
 
 
@@ -344,17 +346,30 @@ class SplitBackward(Struct, frozen=True):
 
 
 class Part(Struct, frozen=True):
-    """A part of a stage in `split F into …`, and the stream it runs on if one is named."""
+    """A part of a stage in `split F into …`, the stream it runs on if one is named, and when it is
+    there."""
 
     name: Word
     stream: Word | None
+    condition: Expression | None
+    span: Span
+
+
+class PartGroup(Struct, frozen=True):
+    """`n * (a, b on comm) if c`: n layers of a group of parts."""
+
+    count: Expression
+    parts: tuple[Part, ...]
+    condition: Expression | None
     span: Span
 
 
 class SplitForward(Struct, frozen=True):
-    """`split F into a, b on comm`."""
+    """`split F[s] into a if s == 0, n * (b, c on comm)`: the chain of every stage; `stage` names
+    its number."""
 
-    parts: tuple[Part, ...]
+    stage: Word | None
+    items: tuple[Part | PartGroup, ...]
     span: Span
 
 
@@ -387,6 +402,15 @@ class Activation(Struct, frozen=True):
 
     pipeline: Word | None
     stage: Expression | None
+    value: Expression
+    ranges: tuple[Range, ...]
+    span: Span
+
+
+class PartActivation(Struct, frozen=True):
+    """`activation F.mlp main[stage, layer l] = E`: what a part's forward leaves on top."""
+
+    operation: Mention
     value: Expression
     ranges: tuple[Range, ...]
     span: Span
@@ -469,7 +493,7 @@ class OrderAuto(Struct, frozen=True):
     span: Span
 
 
-CostStatement = Cost | Activation | Kept | Transfer
+CostStatement = Cost | Activation | PartActivation | Kept | Transfer
 
 Statement = (
     Titled

@@ -164,7 +164,7 @@ def test_words_of_statements_may_be_names(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["F", "let", "repeat", "for", "if", "then", "next", "and", "stages", "max"]
+    "name", ["F", "let", "repeat", "for", "if", "then", "next", "stages", "layer", "max"]
 )
 def test_reserved_words_may_not(name: str) -> None:
     assert mistakes(f"schedule example\nlet {name} = 1\n") == [
@@ -268,7 +268,7 @@ order rank r {
   F near | B far
   let x = (1 +* 3)              # !
   F B                           # !
-  B | F                         # !
+  B | F
   if a = b { F }                # !
   let y = a < b < c             # !
   queue q = F[c +* 3]           # !
@@ -276,12 +276,20 @@ order rank r {
   let z = a && b                # !
   Repeat 3 { F }                # !
   F[0, 1, 2]                    # !
-  F?.part                       # !
-  W | B                         # !
+  F?.part; F.part[layer 2]; W | B
+  F.a | B                       # !
+  F[layer 2]                    # !
 }
 cost F? = 1                     # !
 cost F | W = 1                  # !
 activation[1, 2] = 3            # !
+activation F = 3                # !
+activation I.mlp = 3            # !
+activation F.mlp[0, 1] = 3      # !
+split B into a, b               # !
+split F into 2 * (a, 2 * (b))   # !
+activation F.mlp[layer 1, 0]=3  # !
+rule F.a[0, 1, layer 2] after F.b[0, slice 1, 2] # !
 """,
     """schedule example
 ranks 4

@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stretto.compiler.diagnostics.source import Source, Span
 from stretto.compiler.language import syntax as s
@@ -87,10 +88,20 @@ def mention(m: s.Mention) -> str:
     index = [expression(e) for e in (m.stage, m.microbatch) if e is not None]
     if m.slice is not None:
         index.append(f"slice {expression(m.slice)}")
+    if m.layer is not None:
+        index.append(f"layer {expression(m.layer)}")
     part = f".{m.part.text}" if m.part else ""
     name = f" {m.pipeline.text}" if m.pipeline else ""
     inside = f"[{', '.join(index)}]" if index else ""
     return f"{m.kind}{'?' * m.optional}{part}{name}{inside}"
+
+
+def part_item(x: s.Part | s.PartGroup) -> str:
+    where = f" if {expression(x.condition)}" if x.condition is not None else ""
+    if isinstance(x, s.Part):
+        return x.name.text + (f" on {x.stream.text}" if x.stream else "") + where
+    count = at_least(x.count, 8)
+    return f"{count} * ({', '.join(map(part_item, x.parts))}){where}"
 
 
 def sized(x: s.Activation | s.Kept) -> str:
@@ -153,9 +164,9 @@ def statement(x: Any) -> str:
             return "forward only"
         case s.SplitBackward():
             return "split B into I, W"
-        case s.SplitForward(parts):
-            names = (p.name.text + (f" on {p.stream.text}" if p.stream else "") for p in parts)
-            return f"split F into {', '.join(names)}"
+        case s.SplitForward(stage, items):
+            index = f"[{stage.text}]" if stage else ""
+            return f"split F{index} into {', '.join(map(part_item, items))}"
         case s.SplitMicrobatch(slices):
             return f"split microbatch into {expression(slices)} slices"
         case s.Overlap(kind):
@@ -165,6 +176,8 @@ def statement(x: Any) -> str:
             return f"cost {mention(of)}{pair} = {expression(value)}{ranges(some)}"
         case s.Activation():
             return f"activation{sized(x)}"
+        case s.PartActivation(of, value, some):
+            return f"activation {mention(of)} = {expression(value)}{ranges(some)}"
         case s.Kept():
             return f"activation after I{sized(x)}"
         case s.Transfer(value, source, target):
@@ -246,29 +259,34 @@ MAYBE = st.none() | EXPRESSIONS
 
 
 @st.composite
-def mentions(draw: Any, optional: bool = False, part: bool = False, kinds: str = "FBIW") -> Any:
-    stage = draw(MAYBE)
+def mentions(draw: Any, optional: bool = False, part: bool = True, kinds: str = "FBIW") -> Any:
+    stage, named = draw(MAYBE), part and draw(st.none() | WORDS)
     return s.Mention(
         draw(st.sampled_from(kinds)),
         optional and draw(st.booleans()),
-        draw(st.none() | WORDS) if part else None,
+        named or None,
         draw(st.none() | WORDS),
         stage,
         draw(MAYBE) if stage is not None else None,
         draw(MAYBE),
+        draw(MAYBE) if named else None,
         NOWHERE,
     )
 
 
+def of_part(x: s.Mention) -> s.Mention:
+    return replace(x, kind="F", part=s.Word("a", NOWHERE), microbatch=None, slice=None)
+
+
 def exact() -> st.SearchStrategy[Any]:
-    return mentions().filter(lambda m: m.stage is not None or m.slice is not None)
+    return mentions().filter(lambda m: not m.stage is m.slice is m.layer is None)
 
 
 TAKES = node(s.Next, WORDS, st.booleans())
 PAIRS = node(
     s.Pair,
-    mentions(kinds="F") | node(s.Next, WORDS, st.just(False)),
-    mentions(kinds="BI") | node(s.Next, WORDS, st.just(False)),
+    mentions(part=False) | node(s.Next, WORDS, st.just(False)),
+    mentions(part=False) | node(s.Next, WORDS, st.just(False)),
 )
 LETS = node(s.Let, WORDS, EXPRESSIONS)
 SIMPLE = st.one_of(
@@ -304,6 +322,8 @@ PROPERTIES = st.one_of(
     node(s.Feeds, WORDS, EXPRESSIONS),
     node(s.ForwardOnly),
 )
+PARTS = node(s.Part, WORDS, st.none() | WORDS, MAYBE)
+GROUPS = node(s.PartGroup, EXPRESSIONS, some_of(PARTS, 1), MAYBE)
 STATEMENTS = st.one_of(
     node(s.Titled, WORDS),
     node(s.Ranks, EXPRESSIONS),
@@ -313,11 +333,12 @@ STATEMENTS = st.one_of(
     node(s.Require, EXPRESSIONS, st.none() | TEXTS),
     node(s.Pipeline, WORDS, some_of(PROPERTIES)),
     node(s.SplitBackward),
-    node(s.SplitForward, some_of(node(s.Part, WORDS, st.none() | WORDS), 1)),
+    node(s.SplitForward, st.none() | WORDS, some_of(PARTS | GROUPS, 1)),
     node(s.SplitMicrobatch, EXPRESSIONS),
     node(s.Overlap, st.sampled_from("BI")),
-    node(s.Cost, mentions(part=True), st.none(), EXPRESSIONS, RANGES | st.just(())),
+    node(s.Cost, mentions(), st.none(), EXPRESSIONS, RANGES | st.just(())),
     node(s.Activation, st.none() | WORDS, MAYBE, EXPRESSIONS, RANGES | st.just(())),
+    node(s.PartActivation, mentions().map(of_part), EXPRESSIONS, RANGES | st.just(())),
     node(s.Kept, st.none() | WORDS, MAYBE, EXPRESSIONS, RANGES | st.just(())),
     st.one_of(
         node(s.Transfer, EXPRESSIONS, st.none(), st.none()),

@@ -19,7 +19,7 @@ from stretto.compiler.evaluation.expressions.compile import compile_expression
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget, compile_ranges, for_each
 from stretto.compiler.evaluation.expressions.scope import Scope
 from stretto.compiler.evaluation.expressions.values import Env
-from stretto.compiler.evaluation.reports import Reports, diagnosis
+from stretto.compiler.evaluation.reports import Reports, diagnosis, no_part
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import NONE
@@ -64,7 +64,7 @@ class _CostStatements:
     def operation(self, statement: s.Cost, scope: Scope) -> None:
         mention = statement.operation
         if mention.part is not None and "split F" not in self.declared.stated_at:
-            self.no_part(mention, mention.part)
+            self.reports.add(no_part(mention.kind, mention.part))
         scope.binding_hint = "for {} in a .. b"
         ranges = compile_ranges(statement.ranges, scope)
         places = CompiledIndex(mention, scope)
@@ -102,16 +102,6 @@ class _CostStatements:
                 self.budget.spend(len(some) * len(parts), mention.span)
             cells.update({(m, k): ticks for m in some for k in parts})
         return True
-
-    def no_part(self, mention: s.Mention, part: s.Word) -> None:
-        self.reports.add(
-            diagnosis(
-                "no-such-operation",
-                f"`{mention.kind}` has no part `{part.text}`: stages are not cut into parts",
-                part.span,
-                help=f"leave `.{part.text}` out",
-            )
-        )
 
     # ---- Pairs
 

@@ -10,13 +10,14 @@ from stretto.compiler.evaluation.orders.references import compile_reference
 from stretto.compiler.evaluation.orders.resolver import Request
 from stretto.compiler.evaluation.orders.site import RESOLVER, Site, StepCode
 from stretto.compiler.evaluation.orders.units import check_overlap, schedule
-from stretto.compiler.evaluation.reports import EvalError, eval_error
+from stretto.compiler.evaluation.reports import EvalError, diagnosis, eval_error
 from stretto.compiler.language import syntax as s
 
 
 def compile_pair(step: s.Pair, site: Site) -> StepCode:
     """Schedules the pair as one unit, or lists it as one item of a queue."""
     context, scope, queue = site
+    _check_kinds(step, site)
     first, second = (_compile_half(half, site) for half in (step.first, step.second))
     if isinstance(step.second, s.Mention):
         check_overlap(context, step.second.kind, step.span)
@@ -35,6 +36,21 @@ def compile_pair(step: s.Pair, site: Site) -> StepCode:
             fail(error, env[RESOLVER], scope, env)
 
     return run
+
+
+def _check_kinds(step: s.Pair, site: Site) -> None:
+    kinds = [
+        half.kind if isinstance(half, s.Mention) else None for half in (step.first, step.second)
+    ]
+    if kinds[0] not in ("F", None) or kinds[1] not in ("B", "I", None):
+        site.context.reports.add(
+            diagnosis(
+                "wrong-pair",
+                "an overlapped pair is an `F`, then the `B` or `I` that runs beside it",
+                step.span,
+                help="write the `F` first" if kinds[1] == "F" else "F … | B …",
+            )
+        )
 
 
 def _compile_half(half: s.Mention | s.Next, site: Site) -> Callable[[Env], Request]:

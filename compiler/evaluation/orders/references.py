@@ -18,7 +18,7 @@ from stretto.compiler.evaluation.expressions.scope import (
 )
 from stretto.compiler.evaluation.expressions.values import Env, PipelineValue, pipeline
 from stretto.compiler.evaluation.orders.resolver import Request
-from stretto.compiler.evaluation.reports import Reports, backward_not_split, diagnosis
+from stretto.compiler.evaluation.reports import Reports, backward_not_split, diagnosis, no_part
 from stretto.compiler.language import syntax as s
 
 RequestCode = Callable[[Env], Request]
@@ -38,6 +38,8 @@ class OrderContext(Struct, frozen=True):
 def compile_reference(mention: s.Mention, scope: Scope, context: OrderContext) -> RequestCode:
     """The code that computes the pipeline and the indices of a reference."""
     kind, optional, place = mention.kind, mention.optional, mention.span
+    if mention.part is not None:
+        context.reports.add(no_part(kind, mention.part))
     which = _which(mention, scope, context)
     if kind in "IW" and not context.split:
         context.reports.add_once("split B", backward_not_split(kind, place))
