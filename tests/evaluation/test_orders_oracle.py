@@ -74,6 +74,7 @@ def blocks(draw: Any, world: Any, names: tuple[str, ...], queues: tuple[str, ...
             stage,
             small() if named else None,
             number(draw(st.integers(0, 1))) if slices and draw(st.integers(0, 3)) == 0 else None,
+            None,
             N,
         )
 
