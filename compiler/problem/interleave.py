@@ -1,0 +1,61 @@
+"""Two whole operations, cut into parts, become one sequence: what `X | Y` of an order means.
+
+In: the links of both, the operation that begins first. Out: an `Interleaving`, one sequence of the
+links of both. Promised: it is a shortest one for the two alone (both ready, all streams free, until
+the last link has ended; of more than `MOST_EXACT` links the best that a search counted in steps
+finds); it is that of taking turns where no other is shorter, else turns after the fewest links
+going ahead that make it a shortest; the same links give the same sequence.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from stretto.compiler.problem.interleaving_search import least_ticks, shorter
+from stretto.compiler.problem.strands import Places, Strand, moves_of, span, turns
+
+MOST_EXACT = 80
+"""Up to so many links the span is the least there is."""
+
+WIDTH = 100
+"""How many beginnings of a sequence the search that comes first keeps for each number of links."""
+
+
+class Interleaving(NamedTuple):
+    """`sequence`: the links of both, those of the operation that begins as 0's; its `span` for the
+    two alone, and that of taking `turns`, in ticks."""
+
+    sequence: Places
+    span: int
+    turns: int
+
+
+@lru_cache(maxsize=4096)
+def interleave(begins: Strand, other: Strand) -> Interleaving:
+    """The one sequence of the two: see the module."""
+    strands = begins, other
+    alternating = turns(strands)
+    ticks = span(strands, alternating)
+    bound = least_ticks(strands)
+    if ticks == bound:
+        return Interleaving(alternating, ticks, ticks)
+    best, least = alternating, ticks
+    for sequence in _ahead(strands):
+        found = span(strands, sequence)
+        if found < least:
+            best, least = sequence, found
+    for width in (WIDTH, None) if len(begins) + len(other) <= MOST_EXACT else (WIDTH,):
+        searched = shorter(strands, least, width) if least > bound else None
+        if searched is not None:
+            best, least = searched, span(strands, searched)
+    return Interleaving(best, least, ticks)
+
+
+def _ahead(strands: Sequence[Strand]) -> Iterator[Places]:
+    """Turns after some moves of one operation went ahead: the fewest first, of as many those of the
+    operation that begins."""
+    many = [len(moves_of(strand)) for strand in strands]
+    for ahead in range(1, max(many) + 1):
+        for who in (0, 1):
+            if ahead <= many[who]:
+                yield turns(strands, ahead, who)
