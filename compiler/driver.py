@@ -54,6 +54,9 @@ def _line(
     schedule = parse(source)
     spec = evaluate(schedule, settings)
     problem = expand(spec)
+    if spec.parts:
+        message = "stages that are cut into parts cannot be ordered yet"
+        raise Rejected([Diagnostic("not-yet", message, help="leave `split F into …` out")])
     order = arrange(problem, budget)
     programs: dict[ProgramName, Program] = {
         "train": communicate(order, slots),

@@ -98,8 +98,8 @@ CODES: dict[str, ErrorCode] = {
     "not-yet": ErrorCode(
         "the language has this, and this version cannot compile it yet",
         "The statement is understood, and has its place in the syntax. Leave it out for now.",
+        "split F into attention, dispatch on comm\nsplit microbatch into 2 slices\n",
         "split F into attention, dispatch on comm\n",
-        "overlap F | B\n",
     ),
     # ---- Names and values
     "unknown-name": ErrorCode(
@@ -185,6 +185,20 @@ CODES: dict[str, ErrorCode] = {
         "schedule example\nranks 4\nmicrobatches 8\npipeline a { feeds b[0] }\n"
         "pipeline b { feeds a[0] }\n",
         "schedule example\nranks 4\nmicrobatches 8\npipeline a { feeds b[0] }\npipeline b { }\n",
+    ),
+    "no-part": ErrorCode(
+        "a stage has no part",
+        "`split F` cuts every stage of every pipeline. Where the conditions of all parts fail, and "
+        "all groups have no layer, nothing would be left of the stage.",
+        "split F[s] into embedding if s == 0, dispatch on comm if s > 1\n",
+        "split F[s] into embedding if s == 0, mlp, dispatch on comm if s > 1\n",
+    ),
+    "parts-only": ErrorCode(
+        "stages are cut into parts, and this is the cost of a whole",
+        "Where stages are cut into parts, only parts have costs. A whole costs the sum of its "
+        "parts, and a pair `F | B` what its parts take in the sequence that it gives them.",
+        "split F into attention, dispatch on comm\ncost F = 2\n",
+        "split F into attention, dispatch on comm\ncost F.attention = 2\n",
     ),
     # ---- Operations and orders
     "no-such-operation": ErrorCode(

@@ -7,7 +7,9 @@ it stands.
 from fractions import Fraction
 from typing import assert_never
 
+from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.evaluation.chains import parts_of
 from stretto.compiler.evaluation.declared import Declarations
 from stretto.compiler.evaluation.expressions.names import definitions, local_names
 from stretto.compiler.evaluation.expressions.scope import Constant, Scope
@@ -15,7 +17,7 @@ from stretto.compiler.evaluation.expressions.values import describe, is_number, 
 from stretto.compiler.evaluation.file_context import FileContext, compute, defer, is_first
 from stretto.compiler.evaluation.parameters import define, parameter, size, unknown_setting
 from stretto.compiler.evaluation.pipelines import declare_pipeline
-from stretto.compiler.evaluation.reports import Reports, diagnosis, no_part
+from stretto.compiler.evaluation.reports import Reports, diagnosis
 from stretto.compiler.evaluation.requirements import require
 from stretto.compiler.evaluation.settings import Settings
 from stretto.compiler.language import syntax as s
@@ -65,18 +67,16 @@ def _statement(context: FileContext, statement: s.Statement) -> None:
                 declared.split = statement
         case s.SplitForward():
             if is_first(context, "split F", span):
-                _split_forward(context.reports, statement)
+                _unique_parts(context.reports, statement)
+                declared.parts = defer(context, statement)
         case s.SplitMicrobatch(slices):
             if is_first(context, "split microbatch", span):
                 declared.slices = _slices(context, slices)
         case s.Overlap(kind):
             if is_first(context, f"overlap F | {kind}", span):
                 declared.overlap[kind] = span
-        case s.Cost() | s.Activation() | s.Kept():
+        case s.Cost() | s.Activation() | s.PartActivation() | s.Kept():
             declared.costs.append(defer(context, statement))
-        case s.PartActivation(operation):
-            assert operation.part is not None
-            context.reports.add(no_part(operation.kind, operation.part))
         case s.Transfer():
             if is_first(context, "transfer", span):
                 declared.transfer = defer(context, statement)
@@ -120,15 +120,21 @@ def _pipeline(context: FileContext, statement: s.Pipeline) -> None:
     scope.define(statement.name, Constant(new.value, statement.name.span))
 
 
-def _split_forward(reports: Reports, statement: s.SplitForward) -> None:
-    reports.add(
-        diagnosis(
-            "not-yet",
-            "stages that are cut into parts cannot be compiled yet",
-            statement.span,
-            help="leave `split F into …` out: a forward is then one operation",
-        )
-    )
+def _unique_parts(reports: Reports, statement: s.SplitForward) -> None:
+    """Reports a part whose name another one has."""
+    known: dict[str, Span] = {}
+    for part in parts_of(statement):
+        first = known.setdefault(part.name.text, part.name.span)
+        if first is not part.name.span:
+            reports.add(
+                diagnosis(
+                    "name-taken",
+                    f"two parts are called `{part.name.text}`",
+                    Label(part.name.span),
+                    Label(first, "the first one"),
+                    help="choose another name; both may be there under conditions",
+                )
+            )
 
 
 def _slices(context: FileContext, e: s.Expression) -> int | None:
@@ -194,3 +200,21 @@ def _complete(context: FileContext) -> None:
         reports.add(diagnosis("missing", "there is no pipeline", title, help=help_))
     for name in context.unset:
         unknown_setting(context, name)
+    if declared.parts is not None:
+        _beside_parts(declared, reports)
+
+
+def _beside_parts(declared: Declarations, reports: Reports) -> None:
+    """Reports what cannot be compiled yet where stages are cut into parts."""
+    for what in ("split microbatch", "reduce gradients", "unshard weights"):
+        if what in declared.stated_at:
+            reports.add(
+                diagnosis(
+                    "not-yet",
+                    f"`{what}` beside stages that are cut into parts cannot be compiled yet",
+                    Label(declared.stated_at[what]),
+                    Label(declared.stated_at["split F"], "the parts"),
+                    help="leave one of them out",
+                )
+            )
+    declared.slices, declared.reduce_gradients, declared.unshard_weights = 0, None, None

@@ -66,6 +66,8 @@ class Declarations(Struct):
     pipelines: list[PipelineDecl] = []
     slices: int | None = 0
     split: s.SplitBackward | None = None
+    parts: Deferred | None = None
+    """`split F into …`."""
     overlap: dict[str, Span] = {}
     costs: list[Deferred] = []
     transfer: Deferred | None = None

@@ -6,6 +6,7 @@ order block is run for every rank (`orders`, `blocks`, `taking`). All that is fo
 is raised together.
 """
 
+from stretto.compiler.evaluation.chains import chains
 from stretto.compiler.evaluation.costs.collectives import StageTimes, collective
 from stretto.compiler.evaluation.costs.exact import ExactCosts
 from stretto.compiler.evaluation.costs.memory import check_kept, limit, transfer
@@ -43,7 +44,12 @@ def evaluate(schedule: s.Schedule, settings: Settings | None = None) -> Spec:
 def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec | None:
     spans, budget = Spans(), LoopBudget(settings.max_ops)
     sensible = not declared.failed_requirements and _few_enough(declared, settings, reports)
-    pipelines = resolve_pipelines(declared, reports) if sensible else None
+    cut = chains(declared, settings.max_ops, reports) if sensible else None
+    sensible = sensible and (cut is not None) == (declared.parts is not None)
+    pipelines = resolve_pipelines(declared, cut, reports) if sensible else None
+    if declared.parts is not None and declared.order is not None:
+        _not_yet(declared.order.statement, reports)
+        declared.order = None
     written = orders(declared, pipelines, spans, budget, reports)
     known = pipelines or ()  # without pipelines names are still checked
     costs = cost_table(declared, known, budget, reports)
@@ -65,7 +71,7 @@ def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec 
         for rank in range(declared.ranks or 0)
     ]  # fmt: skip
     transfers = ((a, b, ticks.time(t)) for (a, b), t in sorted(costs.transfers.items()) if t)
-    overlap: tuple[Kind, ...] = tuple(k for k in ("B", "I") if k in declared.overlap)
+    overlap: tuple[Kind, ...] = tuple(k for k in ("B", "I") if k in declared.overlap and not cut)
     return Spec(
         name=declared.name,
         ranks=declared.ranks or 0,
@@ -94,6 +100,8 @@ def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec 
         reduce_gradients=_stage_ticks(costs.reduces, ticks),
         unshard_weights=_stage_ticks(costs.unshards, ticks),
         spans=tuple(spans.table),
+        streams=cut.streams if cut else (),
+        parts=cut.parts if cut else (),
     )
 
 
@@ -113,6 +121,11 @@ def _pipeline(p: ResolvedPipeline, exact: ExactCosts, ticks: TickCosts, spans: S
 
 def _stage_ticks(times: StageTimes, ticks: TickCosts) -> tuple[StageTicks, ...]:
     return tuple(StageTicks(*stage, ticks.time(time)) for stage, time in sorted(times.items()))
+
+
+def _not_yet(order: s.OrderRank, reports: Reports) -> None:
+    message = "orders of stages that are cut into parts cannot be compiled yet"
+    reports.add(diagnosis("not-yet", message, order.span, help="leave the `order` block out"))
 
 
 def _few_enough(declared: Declarations, settings: Settings, reports: Reports) -> bool:

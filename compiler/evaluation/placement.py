@@ -4,6 +4,7 @@ micro-batches each copy takes, what they feed."""
 from typing import Any
 
 from stretto.compiler.diagnostics.diagnostic import Label
+from stretto.compiler.evaluation.chains import PartChains
 from stretto.compiler.evaluation.copies import first_microbatches, matches_original
 from stretto.compiler.evaluation.declared import Declarations, PipelineDecl
 from stretto.compiler.evaluation.expressions.values import show
@@ -20,9 +21,10 @@ from stretto.compiler.problem.spec import NONE
 
 
 def resolve_pipelines(
-    declared: Declarations, reports: Reports
+    declared: Declarations, chains: PartChains | None, reports: Reports
 ) -> tuple[ResolvedPipeline, ...] | None:
-    """All pipelines with their stages placed, or None where something is wrong with one."""
+    """All pipelines with their stages placed, and their `chains`, or None where something is wrong
+    with one."""
     before = reports.count
     total, ranks = declared.microbatches, declared.ranks
     firsts = first_microbatches(declared, reports)
@@ -54,6 +56,7 @@ def resolve_pipelines(
                 NONE if new.original is None else new.original.value.index,
                 model.name if model else (new.original or new).name.text,
                 feeds,
+                chains.parts[new.value.index] if chains else (),
             )
         )
     check_no_ring(pipelines, reports)

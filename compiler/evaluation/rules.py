@@ -4,18 +4,18 @@ from collections.abc import Callable
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Span
-from stretto.compiler.evaluation.costs.targets import find_pipeline, no_such_index
+from stretto.compiler.evaluation.chains import check_part, no_whole_backward
+from stretto.compiler.evaluation.costs.targets import check_place, find_pipeline, no_such_index
 from stretto.compiler.evaluation.declared import Declarations, Deferred
 from stretto.compiler.evaluation.expressions.compile import compile_whole
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget, compile_ranges, for_each
 from stretto.compiler.evaluation.expressions.scope import Scope
 from stretto.compiler.evaluation.expressions.values import Env
-from stretto.compiler.evaluation.reports import Reports, backward_not_split, diagnosis
+from stretto.compiler.evaluation.reports import Reports, backward_not_split, diagnosis, no_part
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
+from stretto.compiler.evaluation.rule_parts import OperationsCode, parts_named
 from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import NONE, Operation, Rule
-
-OperationsCode = Callable[[Env], list[Operation]]
 
 
 def rules(
@@ -45,8 +45,8 @@ def _one(
     scope = deferred.scope.frame()
     scope.binding_hint = "for {} in a .. b"
     ranges = compile_ranges(statement.ranges, scope)
-    after = _operation(statement.later, scope, declared, pipelines, reports)
-    before = _operation(statement.earlier, scope, declared, pipelines, reports)
+    after = _operation(statement.later, scope, declared, pipelines, after=True)
+    before = _operation(statement.earlier, scope, declared, pipelines, after=False)
     if after is None or before is None:
         return
 
@@ -64,9 +64,11 @@ def _operation(
     scope: Scope,
     declared: Declarations,
     pipelines: tuple[ResolvedPipeline, ...],
-    reports: Reports,
+    after: bool,
 ) -> OperationsCode | None:
-    """The operations that a mention names exactly: one, or all slices of a micro-batch."""
+    """The operations that a mention names exactly: one, or all slices of a micro-batch; where
+    stages are cut into parts those that decide when it stands `after` others, or before them."""
+    reports = scope.reports
     p = _pipeline(mention, scope, pipelines, reports)
     codes = [
         None if e is None else compile_whole(e, scope, what)
@@ -74,6 +76,7 @@ def _operation(
             (mention.stage, "a stage"),
             (mention.microbatch, "a micro-batch"),
             (mention.slice, "a slice"),
+            (mention.layer, "a layer"),
         )
     ]
     if mention.stage is None or mention.microbatch is None:
@@ -89,12 +92,27 @@ def _operation(
     if mention.kind in "IW" and declared.split is None:
         reports.add_once("split B", backward_not_split(mention.kind, mention.span))
         return None
+    if mention.part is not None:
+        wrong = _wrong_part(mention, mention.part, declared)
+        if wrong is not None:
+            reports.add(wrong)
+            return None
     if p is None:
         return None
     if mention.kind != "F" and p.forward_only:
         reports.add(_no_backward(mention, p))
         return None
+    if declared.parts is not None:
+        return parts_named(mention, codes, p, declared.split is not None, after)
     return _named(mention, codes, p, declared.slices or 0)
+
+
+def _wrong_part(mention: s.Mention, part: s.Word, declared: Declarations) -> Diagnostic | None:
+    if declared.parts is None:
+        return no_part(mention.kind, part)
+    if mention.kind == "B" and declared.split is not None:
+        return no_whole_backward(mention, declared.split)
+    return check_part(mention, declared)
 
 
 def _named(
@@ -103,16 +121,12 @@ def _named(
     p: ResolvedPipeline,
     slices: int,
 ) -> OperationsCode:
-    stage, microbatch, slice_ = codes
+    stage, microbatch, slice_, _ = codes
     assert stage is not None and microbatch is not None
-    who = f"`{p.name}`"
 
     def run(env: Env) -> list[Operation]:
         at, m = stage(env), microbatch(env)
-        if not 0 <= at < len(p.ranks):
-            raise no_such_index(who, "stage", at, len(p.ranks), mention.stage)
-        if not 0 <= m < p.microbatches:
-            raise no_such_index(who, "micro-batch", m, p.microbatches, mention.microbatch)
+        check_place(mention, p, at, m)
         if slice_ is None:
             parts = range(slices) if slices else (NONE,)
             return [Operation(mention.kind, p.index, at, m, k) for k in parts]

@@ -1,15 +1,17 @@
 """Spec → Problem. The operations of the step, numbered, with every edge between them.
 
 Operations are numbered by pipeline, then stage: first the stage's forwards by micro-batch and
-slice, then its backwards likewise, then the weight gradients of those that are split. Promised:
-the edges of the returned Problem have no circle; a Spec whose data, rules and written orders
-make one is refused with the shortest.
+slice, then its backwards likewise, then the weight gradients of those that are split (how parts go
+among them, `expand_parts` says). Promised: the edges of the returned Problem have no circle; a Spec
+whose data, rules and written orders make one is refused with the shortest.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
+from stretto.compiler.problem.edge_lists import EdgeLists
+from stretto.compiler.problem.expand_parts import parts_problem, stream_orders
 from stretto.compiler.problem.kinds import KINDS, half
 from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import NONE, Costs, Kind, Operation, Spec, show
@@ -18,17 +20,24 @@ from stretto.compiler.problem.topology import Topology
 
 def expand(spec: Spec) -> Problem:
     """The Problem of the Spec. Raises `Rejected`: `deadlock`, `no-such-operation` (a rule)."""
-    problem, table = _operations(spec)
-    edges = _EdgeLists(problem)
-    _data(Topology(spec), table, edges)
+    if spec.parts:
+        problem = parts_problem(spec)
+        edges = EdgeLists(problem)
+    else:
+        problem, table = _operations(spec)
+        edges = EdgeLists(problem)
+        _data(Topology(spec), table, edges)
     index = (
         {operation: i for i, operation in enumerate(problem.operations)}
         if spec.rules or spec.written
         else {}
     )
     _rules(spec, index, edges)
-    _orders(spec, index, problem, edges)
-    _share(problem)
+    if spec.parts:
+        stream_orders(spec, index, problem, edges)
+    else:
+        _orders(spec, index, problem, edges)
+        _share(problem)
     if len(problem.topological()) < len(problem.operations):
         from stretto.compiler.problem.deadlock import explain  # loads networkx, so only now
 
@@ -44,25 +53,6 @@ class _Table:
     forward: list[list[range]] = field(default_factory=list)
     backward: list[list[range]] = field(default_factory=list)
     weight: list[list[list[tuple[int, int]]]] = field(default_factory=list)
-
-
-class _EdgeLists:
-    """The edge lists of a Problem under construction."""
-
-    def __init__(self, problem: Problem):
-        self.tail, self.head, self.lag, self.why = (
-            problem.tail,
-            problem.head,
-            problem.lag,
-            problem.why,
-        )
-
-    def add(self, tail: Iterable[int], head: Sequence[int], why: EdgeKind, lag: int = 0) -> None:
-        """One edge from each of `tail` to its counterpart in `head`."""
-        self.tail.extend(tail)
-        self.head.extend(head)
-        self.lag.extend([lag] * len(head))
-        self.why.extend([why] * len(head))
 
 
 # ---------------------------------------------------------------------------- operations
@@ -142,7 +132,7 @@ def _written_backwards(
 # ---------------------------------------------------------------------------- edges
 
 
-def _data(topology: Topology, table: _Table, edges: _EdgeLists) -> None:
+def _data(topology: Topology, table: _Table, edges: EdgeLists) -> None:
     """The edges along which activations and gradients flow, and those between the operations of a
     stage."""
     for p, pipeline in enumerate(topology.spec.pipelines):
@@ -155,7 +145,7 @@ def _data(topology: Topology, table: _Table, edges: _EdgeLists) -> None:
                     edges.add(backward[q][t], backward[p][s], EdgeKind.GRADIENT, ticks_back)
 
 
-def _inside(slices: int, table: _Table, p: int, s: int, edges: _EdgeLists) -> None:
+def _inside(slices: int, table: _Table, p: int, s: int, edges: EdgeLists) -> None:
     """The edges between the operations of one stage."""
     forward, backward = table.forward[p][s], table.backward[p][s]
     edges.add(forward if backward else (), backward, EdgeKind.LOCAL)
@@ -169,7 +159,7 @@ def _inside(slices: int, table: _Table, p: int, s: int, edges: _EdgeLists) -> No
         edges.add(later, [i - 1 for i in later], EdgeKind.SLICE)
 
 
-def _rules(spec: Spec, index: dict[Operation, int], edges: _EdgeLists) -> None:
+def _rules(spec: Spec, index: dict[Operation, int], edges: EdgeLists) -> None:
     """The edges of the author's rules. `B` also means I and W where they replace it: what comes
     after both comes after W, and what both come after, I comes after."""
     wrong: dict[int, list[Operation]] = {}  # by the rule's text
@@ -197,7 +187,7 @@ def _missing(spec: Spec, at: int, operations: list[Operation]) -> Diagnostic:
     )
 
 
-def _orders(spec: Spec, index: dict[Operation, int], problem: Problem, edges: _EdgeLists) -> None:
+def _orders(spec: Spec, index: dict[Operation, int], problem: Problem, edges: EdgeLists) -> None:
     """The edges of the written orders: each unit comes after the one before it."""
     tail, head = [], []
     for units in spec.written:

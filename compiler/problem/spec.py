@@ -49,6 +49,12 @@ class Part(NamedTuple):
     stream: int
 
 
+def backward_kinds(stream: int, split: bool) -> tuple[Kind, ...]:
+    """The kinds of operations that the backward of a part on this stream has, where backwards are
+    `split` or not: weight gradients are computed on stream 0, `compute`, alone."""
+    return ("B",) if not split else ("I", "W") if stream == 0 else ("I",)
+
+
 class PartFigures(NamedTuple):
     """What one part of a stage costs, by kind, in ticks, and the grains that its F adds to the
     stage's activation, until its own W has ended, or its I or B where it has no W. Kinds that the
@@ -66,8 +72,8 @@ class Stage(Struct, frozen=True, forbid_unknown_fields=True):
     """One stage of a pipeline: where it runs, what it costs (ticks), what a forward leaves in
     memory (grains) from its start until its B or W has ended, and what is `kept` of that from the
     end of I on. `further`: the costs of other kinds of operations, by letter. `parts`: the figures
-    of each part of its chain, of which F, B, I and W are then the sums; empty where stages are
-    whole."""
+    of each part of its chain, of which F, B, I and W are then the sums (B that of I and W where
+    backwards are split); empty where stages are whole."""
 
     rank: int
     F: int

@@ -137,7 +137,7 @@ def test_a_file_of_costs_stands_at_the_end() -> None:
         ("minimize span under jitter 2", "jitter is a fraction from 0 to 1, and this is the "
          "number 2"),
         ("cost F = 1 / 3 ** 2", None),
-        ("split F into a, b on comm", "stages that are cut into parts cannot be compiled yet"),
+        ("activation F.a = 2", "`F` has no part `a`: stages are not cut into parts"),
     ],
 )  # fmt: skip
 def test_costs_that_cannot_be(text: str, message: str | None) -> None:

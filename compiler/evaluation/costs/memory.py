@@ -39,7 +39,7 @@ def apply_memory(
         amount = size(value(env), statement.value.span)
         hit = False
         for p in among:
-            stage = places.at(env, len(p.ranks))[0]
+            stage = places.at(env, len(p.ranks)).stage
             if stage is not None and not 0 <= stage < len(p.ranks):
                 continue
             hit = True

@@ -2,6 +2,7 @@
 decides."""
 
 from stretto.compiler.evaluation.costs.memory import apply_memory
+from stretto.compiler.evaluation.costs.parts import PartStatements
 from stretto.compiler.evaluation.costs.table import (
     CostTable,
     Exact,
@@ -33,10 +34,14 @@ def cost_table(
 ) -> CostTable:
     """What all `cost` and `activation` statements say. Mistakes go to the reports."""
     statements = _CostStatements(declared, pipelines, budget, reports)
+    statements.out.chains = tuple(p.chains for p in pipelines)
+    of_parts = PartStatements(declared, pipelines, budget, statements.out)
     for deferred in declared.costs:
         statement = deferred.statement
-        if not isinstance(statement, s.Cost):
+        if isinstance(statement, s.Activation | s.Kept):
             apply_memory(statement, deferred.scope.frame(), pipelines, budget, statements.out)
+        elif declared.parts is not None or isinstance(statement, s.PartActivation):
+            of_parts.apply(statement, deferred.scope.frame())
         elif statement.other is None:
             statements.operation(statement, deferred.scope.frame())
         else:
@@ -63,7 +68,7 @@ class _CostStatements:
 
     def operation(self, statement: s.Cost, scope: Scope) -> None:
         mention = statement.operation
-        if mention.part is not None and "split F" not in self.declared.stated_at:
+        if mention.part is not None:
             self.reports.add(no_part(mention.kind, mention.part))
         scope.binding_hint = "for {} in a .. b"
         ranges = compile_ranges(statement.ranges, scope)
@@ -85,12 +90,12 @@ class _CostStatements:
     ) -> bool:
         """Sets the cost in one pipeline; False where it has no such operation."""
         stages, slices = len(p.ranks), self.declared.slices or 0
-        stage, microbatch, slice_ = places.at(env, stages)
+        stage, microbatch, slice_, _ = places.at(env, stages)
         for index, count in ((stage, stages), (microbatch, p.microbatches), (slice_, slices)):
             if index is not None and not 0 <= index < count:
                 return False
         for at in range(stages) if stage is None else (stage,):
-            key = (mention.kind, p.index, at)
+            key = (mention.kind, p.index, at, NONE)
             if microbatch is None and slice_ is None:
                 self.out.stages[key] = ticks
                 self.out.cells.pop(key, None)
@@ -144,7 +149,7 @@ class _CostStatements:
             return [(NONE if mention.pipeline is None else among[0].index, NONE)]
         found = []
         for p in among:
-            stage = places.at(env, len(p.ranks))[0]
+            stage = places.at(env, len(p.ranks)).stage
             if stage is not None and 0 <= stage < len(p.ranks):
                 found.append((p.index, stage))
         if not found:

@@ -1,22 +1,22 @@
 """`CostTable`: what operations cost and leave in memory, exact and in the units of the file."""
 
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.evaluation.chains import PartChain
 from stretto.compiler.evaluation.expressions.values import Code, number, show
 from stretto.compiler.evaluation.reports import eval_error
-from stretto.compiler.problem.spec import NONE
+from stretto.compiler.problem.spec import NONE, Kind, backward_kinds
 
 Exact = int | Fraction
 
 MOST = 2**53
 """The most ticks or grains of one thing: up to here every reader of JSON has exact integers."""
 
-StageKey = tuple[str, int, int]  # kind, pipeline, stage
+StageKey = tuple[str, int, int, int]  # kind, pipeline, stage, part
 CellKey = tuple[int, int]  # micro-batch, slice
 StagePattern = tuple[int, int]  # pipeline, stage; -1 for any
 
@@ -41,37 +41,50 @@ class PairCost(NamedTuple):
 
 
 class CostTable(Struct):
-    """What the statements say of costs and memory. A stage without an entry has the default."""
+    """What the statements say of costs and memory, of stages that are whole, or of the parts of
+    their `chains`. What has no entry has the default."""
 
+    chains: tuple[tuple[PartChain, ...], ...] = ()  # by pipeline and stage
     stages: dict[StageKey, Exact] = {}
     cells: dict[StageKey, dict[CellKey, Exact]] = {}
     pairs: dict[tuple[str, StagePattern, StagePattern], PairCost] = {}
     activation: dict[tuple[int, int], Exact] = {}
+    part_activation: dict[tuple[int, int, int], Exact] = {}
     kept: dict[tuple[int, int], tuple[Exact, Span]] = {}
     transfers: dict[tuple[int, int], Exact] = {}
     limits: dict[int, tuple[Exact, Span]] = {}
     reduces: dict[tuple[int, int], Exact] = {}
     unshards: dict[tuple[int, int], Exact] = {}
 
-    def of_stage(self, kind: str, pipeline: int, stage: int) -> Exact:
+    def of_stage(self, kind: Kind, pipeline: int, stage: int, part: int = NONE) -> Exact:
         """What an operation of this stage takes, where its micro-batch makes no difference."""
-        stated = self.stages.get((kind, pipeline, stage))
+        stated = self.stages.get((kind, pipeline, stage, part))
         if stated is not None:
             return stated
-        if kind == "B":
-            return self.of_stage("I", pipeline, stage) + self.of_stage("W", pipeline, stage)
-        return 1
+        made_of = self._made_of(kind, pipeline, stage, part)
+        return sum(self.of_stage(k, pipeline, stage, part) for k in made_of) if made_of else 1
 
-    def of_cell(self, kind: str, pipeline: int, stage: int, cell: CellKey) -> Exact:
+    def of_cell(
+        self, kind: Kind, pipeline: int, stage: int, cell: CellKey, part: int = NONE
+    ) -> Exact:
         """What the operation on this micro-batch and slice takes."""
-        stated = self.cells.get((kind, pipeline, stage), {}).get(cell)
+        stated = self.cells.get((kind, pipeline, stage, part), {}).get(cell)
         if stated is not None:
             return stated
-        if kind == "B" and ("B", pipeline, stage) not in self.stages:
-            return self.of_cell("I", pipeline, stage, cell) + self.of_cell(
-                "W", pipeline, stage, cell
-            )
-        return self.of_stage(kind, pipeline, stage)
+        made_of = self._made_of(kind, pipeline, stage, part)
+        if not made_of:
+            return self.of_stage(kind, pipeline, stage, part)
+        return sum(self.of_cell(k, pipeline, stage, cell, part) for k in made_of)
+
+    def _made_of(self, kind: Kind, pipeline: int, stage: int, part: int) -> tuple[Kind, ...]:
+        """The kinds whose costs together are the cost of this one; none where it has its own, or
+        costs 1."""
+        if (kind, pipeline, stage, part) in self.stages or kind == "F":
+            return ()
+        if kind == "B":
+            stream = self.chains[pipeline][stage][part].stream if part != NONE else 0
+            return backward_kinds(stream, split=True)
+        return () if part == NONE else ("F",)
 
     def of_pair(
         self,
@@ -89,13 +102,14 @@ class CostTable(Struct):
         last = max((cost for cost in fitting if cost), key=lambda c: c.ordinal, default=None)
         return None if last is None else last.ticks(forward_ticks, backward_ticks)
 
-    def varying_cells(self, kind: str, pipeline: int, stage: int) -> Iterator[CellKey]:
-        """Micro-batches and slices where the stage's operation may cost something else."""
-        cells = dict.fromkeys(self.cells.get((kind, pipeline, stage), {}))
-        if kind == "B" and ("B", pipeline, stage) not in self.stages:
-            for part in ("I", "W"):
-                cells.update(dict.fromkeys(self.cells.get((part, pipeline, stage), {})))
-        yield from sorted(cells)
+    def varying_cells(
+        self, kind: Kind, pipeline: int, stage: int, part: int = NONE
+    ) -> list[CellKey]:
+        """Micro-batches and slices where the operation may cost something else, in order."""
+        cells = set(self.cells.get((kind, pipeline, stage, part), {}))
+        for k in self._made_of(kind, pipeline, stage, part):
+            cells.update(self.varying_cells(k, pipeline, stage, part))
+        return sorted(cells)
 
 
 def duration(value: Any, span: Span) -> Exact:

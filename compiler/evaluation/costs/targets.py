@@ -1,5 +1,7 @@
 """Which pipelines and operations a `cost`, `activation` or `rule` names: a pipeline by its name,
-the rest by `[stage, microbatch, slice]`."""
+the rest by `[stage, microbatch, slice, layer]`."""
+
+from typing import NamedTuple
 
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.evaluation.expressions.compile import compile_whole
@@ -15,9 +17,18 @@ from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.language import syntax as s
 
 
+class Indices(NamedTuple):
+    """The numbers inside `[ ]`; None where one is left out."""
+
+    stage: int | None
+    microbatch: int | None
+    slice: int | None
+    layer: int | None
+
+
 class CompiledIndex:
-    """The compiled `[stage, microbatch, slice]` of a statement, in which `stages` is a pipeline's
-    number of stages."""
+    """The compiled `[stage, microbatch, slice, layer]` of a statement, in which `stages` is a
+    pipeline's number of stages."""
 
     def __init__(self, mention: s.Mention | s.Activation | s.Kept, scope: Scope):
         inside = scope.inner()
@@ -28,15 +39,14 @@ class CompiledIndex:
                 (mention.stage, "stage"),
                 (getattr(mention, "microbatch", None), "micro-batch"),
                 (getattr(mention, "slice", None), "slice"),
+                (getattr(mention, "layer", None), "layer"),
             )
         ]
 
-    def at(self, env: Env, stages: int) -> tuple[int | None, int | None, int | None]:
-        """Stage, micro-batch and slice in a pipeline with so many stages, None where they are left
-        out. Raises `EvalError`."""
+    def at(self, env: Env, stages: int) -> Indices:
+        """The numbers in a pipeline with so many stages. Raises `EvalError`."""
         env[self.stages] = stages
-        stage, microbatch, slice_ = [None if code is None else code(env) for code in self.codes]
-        return stage, microbatch, slice_
+        return Indices(*[None if code is None else code(env) for code in self.codes])
 
 
 def find_pipeline(
@@ -74,7 +84,7 @@ def no_such_target(
     """The error for an index that is out of range in all pipelines that a statement names."""
     p = max(among, key=lambda p: len(p.ranks))
     who = f"`{p.name}`" if len(among) == 1 else ""
-    stage, microbatch, slice_ = places.at(env, len(p.ranks))
+    stage, microbatch, slice_, _ = places.at(env, len(p.ranks))
     if stage is not None and not 0 <= stage < len(p.ranks):
         return no_such_index(who, "stage", stage, len(p.ranks), mention.stage)
     assert isinstance(mention, s.Mention)
@@ -82,6 +92,15 @@ def no_such_target(
         return no_such_index(who, "micro-batch", microbatch, p.microbatches, mention.microbatch)
     assert mention.slice is not None
     return no_such_index("", "slice", slice_ or 0, slices, mention.slice)
+
+
+def check_place(mention: s.Mention, p: ResolvedPipeline, stage: int, microbatch: int) -> None:
+    """Raises `EvalError` where the pipeline has no such stage or micro-batch."""
+    who = f"`{p.name}`"
+    if not 0 <= stage < len(p.ranks):
+        raise no_such_index(who, "stage", stage, len(p.ranks), mention.stage)
+    if not 0 <= microbatch < p.microbatches:
+        raise no_such_index(who, "micro-batch", microbatch, p.microbatches, mention.microbatch)
 
 
 def no_such_index(who: str, what: str, index: int, count: int, e: s.Expression | None) -> EvalError:
