@@ -22,9 +22,9 @@ def spec(text: str, ranks: int = 2, costs: str | None = None, **values: int) -> 
     return evaluate(parse(source), Settings(values=given, costs=file))
 
 
-def refused(text: str, **settings: int) -> list[str]:
+def refused(text: str, ranks: int = 2, **values: int) -> list[str]:
     with pytest.raises(Rejected) as caught:
-        spec(text, **settings)
+        spec(text, ranks, None, **values)
     return [f"{d.code}: {d.message}" for d in caught.value.diagnostics]
 
 

@@ -1,6 +1,7 @@
 """Spec → Problem where stages are cut into parts, against the language's rules, said again here
 operation by operation; and what is held in memory, counted along random sequences."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
 
@@ -59,7 +60,7 @@ def asked(spec: Spec) -> list[Operation]:
     for p, line in enumerate(spec.pipelines):
         for s, chain in enumerate(spec.parts[p]):
             up, down = range(len(chain)), range(len(chain) - 1, -1, -1)
-            runs = [("F", up)]
+            runs: list[tuple[str, Sequence[int]]] = [("F", up)]
             if not line.forward_only and spec.split_backward:
                 runs += [("I", down), ("W", [i for i in down if chain[i].stream == 0])]
             elif not line.forward_only:
