@@ -1,5 +1,5 @@
 """`split F[s] into a if s == 0, n * (b, c on comm), …`: the chain of parts of every stage, with
-conditions and numbers of layers worked out and groups unrolled (`PartChains`)."""
+conditions and numbers of layers worked out and groups unrolled (`StageChains`)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,18 +26,18 @@ from stretto.compiler.problem.spec import NONE, Part, backward_kinds
 
 COMPUTE = "compute"
 
-PartChain = tuple[Part, ...]
+StageChain = tuple[Part, ...]
 
 
-class PartChains(Struct, frozen=True):
+class StageChains(Struct, frozen=True):
     """The names of the streams, `compute` first, then as they stand in the text; and by pipeline
     and stage the parts, in the order of the forward. Equal chains are one value."""
 
     streams: tuple[str, ...]
-    parts: tuple[tuple[PartChain, ...], ...]
+    parts: tuple[tuple[StageChain, ...], ...]
 
 
-def chains(declared: Declarations, max_ops: int, reports: Reports) -> PartChains | None:
+def chains(declared: Declarations, max_ops: int, reports: Reports) -> StageChains | None:
     """The chains of all stages. None where stages are whole, and where something is wrong, which is
     then reported; nothing is unrolled that has more than `max_ops` operations."""
     if declared.parts is None:
@@ -49,11 +49,11 @@ def chains(declared: Declarations, max_ops: int, reports: Reports) -> PartChains
     streams = (COMPUTE, *dict.fromkeys(stream_names(statement)))
     items = [_compile_item(item, streams, scope) for item in statement.items]
     before, room, found = reports.count, max_ops, []
-    known: dict[PartChain, PartChain] = {}
+    known: dict[StageChain, StageChain] = {}
     env: Env = [None] * scope.size
     for line in declared.pipelines:
         env[stages] = line.value.stages
-        row: list[PartChain] = []
+        row: list[StageChain] = []
         for number in range(line.value.stages or 0):
             if stage is not None:
                 env[stage] = number
@@ -73,7 +73,7 @@ def chains(declared: Declarations, max_ops: int, reports: Reports) -> PartChains
             except AlreadyReported:
                 return None
         found.append(tuple(row))
-    return PartChains(streams, tuple(found)) if reports.count == before else None
+    return StageChains(streams, tuple(found)) if reports.count == before else None
 
 
 def stream_names(statement: s.SplitForward) -> list[str]:
@@ -150,7 +150,7 @@ def _operations(declared: Declarations, line: PipelineDecl, layers: list[_Layers
     return each * (line.value.microbatches or 1)
 
 
-def _unroll(layers: list[_Layers]) -> PartChain:
+def _unroll(layers: list[_Layers]) -> StageChain:
     return tuple(
         Part(name, layer, stream)
         for count, parts in layers

@@ -4,7 +4,7 @@ micro-batches each copy takes, what they feed."""
 from typing import Any
 
 from stretto.compiler.diagnostics.diagnostic import Label
-from stretto.compiler.evaluation.chains import PartChains
+from stretto.compiler.evaluation.chains import StageChains
 from stretto.compiler.evaluation.copies import first_microbatches, matches_original
 from stretto.compiler.evaluation.declared import Declarations, PipelineDecl
 from stretto.compiler.evaluation.expressions.values import show
@@ -21,7 +21,7 @@ from stretto.compiler.problem.spec import NONE
 
 
 def resolve_pipelines(
-    declared: Declarations, chains: PartChains | None, reports: Reports
+    declared: Declarations, chains: StageChains | None, reports: Reports
 ) -> tuple[ResolvedPipeline, ...] | None:
     """All pipelines with their stages placed, and their `chains`, or None where something is wrong
     with one."""

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from stretto.compiler.evaluation.chains import PartChain
+from stretto.compiler.evaluation.chains import StageChain
 from stretto.compiler.evaluation.declared import PipelineDecl
 from stretto.compiler.problem.spec import Feed
 
@@ -17,7 +17,7 @@ class ResolvedPipeline(Struct, frozen=True):
     replicates: int
     model: str
     feeds: tuple[Feed, ...]
-    chains: tuple[PartChain, ...] = ()  # of each stage; empty where stages are whole
+    chains: tuple[StageChain, ...] = ()  # of each stage; empty where stages are whole
 
     @property
     def index(self) -> int:

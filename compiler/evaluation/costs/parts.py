@@ -3,7 +3,7 @@ applied in the order of the text, to all parts that they name."""
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.evaluation.chains import (
-    PartChain,
+    StageChain,
     check_part,
     no_whole_backward,
     parts_of,
@@ -101,7 +101,7 @@ class PartStatements:
             self.budget.spend(hits - 1, mention.span)
         return hits
 
-    def parts(self, chain: PartChain, mention: s.Mention, layer: int | None) -> list[int]:
+    def parts(self, chain: StageChain, mention: s.Mention, layer: int | None) -> list[int]:
         """The parts of a chain that have the name, and the layer if one is named."""
         assert mention.part is not None
         name = mention.part.text

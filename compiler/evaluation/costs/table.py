@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from stretto.compiler.diagnostics.source import Span
-from stretto.compiler.evaluation.chains import PartChain
+from stretto.compiler.evaluation.chains import StageChain
 from stretto.compiler.evaluation.expressions.values import Code, number, show
 from stretto.compiler.evaluation.reports import eval_error
 from stretto.compiler.problem.spec import NONE, Kind, backward_kinds
@@ -44,7 +44,7 @@ class CostTable(Struct):
     """What the statements say of costs and memory, of stages that are whole, or of the parts of
     their `chains`. What has no entry has the default."""
 
-    chains: tuple[tuple[PartChain, ...], ...] = ()  # by pipeline and stage
+    chains: tuple[tuple[StageChain, ...], ...] = ()  # by pipeline and stage
     stages: dict[StageKey, Exact] = {}
     cells: dict[StageKey, dict[CellKey, Exact]] = {}
     pairs: dict[tuple[str, StagePattern, StagePattern], PairCost] = {}
