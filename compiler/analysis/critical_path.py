@@ -35,13 +35,13 @@ def critical_path(timed: TimedProgram, rank: int, end: int | None = None) -> tup
     while here is not None:
         r, at = here
         unit = timed.units[r][at]
-        here, why = _held_up(timed, r, at)
+        here, why = held_up_by(timed, r, at)
         line = unit_line(spec, unit)
         found.append(Link(unit_name(spec, unit), r, unit.start, unit.end, line, why))
     return tuple(found[::-1])
 
 
-def _held_up(timed: TimedProgram, rank: int, at: int) -> tuple[UnitIndex | None, str]:
+def held_up_by(timed: TimedProgram, rank: int, at: int) -> tuple[UnitIndex | None, str]:
     """What a unit came right after, and in words."""
     unit, known = timed.units[rank][at], timed.dependencies
     for operation in unit.names:

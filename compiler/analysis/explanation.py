@@ -48,7 +48,7 @@ def explain(program: Program, many: int = 10) -> Explanation:
     idle: list[Counter[Cause]] = [Counter() for _ in program.ranks]
     for one in listed:
         idle[one.rank][one.cause] += one.end - one.start
-    first, last, rank = _explained(program, timeline)
+    first, last, rank = explained_stretch(program, timeline)
     links = path_to_the_end(timed, rank)
     return Explanation(
         timeline.makespan,
@@ -61,7 +61,7 @@ def explain(program: Program, many: int = 10) -> Explanation:
     )
 
 
-def _explained(program: Program, timeline: Timeline) -> tuple[int, int, int]:
+def explained_stretch(program: Program, timeline: Timeline) -> tuple[int, int, int]:
     """From when to when, and of which rank: the makespan, or the longest span."""
     rows = [(row[0].start, row[-1].end, r) for r, row in enumerate(timeline.ranks) if row]
     if not rows:

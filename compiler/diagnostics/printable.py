@@ -12,7 +12,8 @@ def printable(text: str) -> str:
     r"""The text with every character that is not seen, but for line breaks and tabs, spelled out:
     an escape character becomes `\x1b`, what turns the direction of a line `\u202e`, half of a
     surrogate pair `\ud800`."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+    unseen = [c for c in set(text) if not c.isprintable() and c not in "\n\t"]
+    return text.translate({ord(c): ascii(c)[1:-1] for c in unseen}) if unseen else text
 
 
 def shortened(text: str) -> str:
@@ -45,7 +46,8 @@ def told(text: str) -> str:
 def unseen_escaped(json: str) -> str:
     """JSON in which every character that is not seen, but for line breaks, is escaped as JSON does
     it, and so means the same."""
-    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in json)
+    unseen = [c for c in set(json) if not c.isprintable() and c != "\n"]
+    return json.translate({ord(c): _escaped(c) for c in unseen}) if unseen else json
 
 
 def _escaped(character: str) -> str:

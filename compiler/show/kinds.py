@@ -6,9 +6,13 @@ backwards warm, and the two stay apart for eyes that do not tell red from green.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from stretto.compiler.problem.kinds import KINDS
+
+
+Texture = Literal["plain", "rising", "falling", "dots"]
+"""Lines that rise or fall to the right, or dots; `page/raster.js` draws them."""
 
 
 class Tone(NamedTuple):
@@ -21,18 +25,20 @@ class Tone(NamedTuple):
 
 
 class KindStyle(NamedTuple):
-    """`tones`: the colours of a kind in the first pipeline and in the second. `torch`: its letter
-    in the CSV of `torch.distributed.pipelining`, None where that has no such operation."""
+    """`tones`: the colours of a kind in the first pipeline and in the second. `texture`: what lies
+    over them for those who do not see them. `torch`: its letter in the CSV of
+    `torch.distributed.pipelining`, None where that has no such operation."""
 
     tones: tuple[Tone, Tone]
     torch: str | None = None
+    texture: Texture = "plain"
 
 
 STYLES: dict[str, KindStyle] = {
     "F": KindStyle((Tone(217, 58, 82), Tone(176, 44, 62)), torch="F"),
-    "B": KindStyle((Tone(18, 58, 84), Tone(322, 60, 62)), torch="B"),
-    "I": KindStyle((Tone(24, 72, 90), Tone(322, 76, 68)), torch="I"),
-    "W": KindStyle((Tone(44, 60, 88), Tone(268, 70, 62)), torch="W"),
+    "B": KindStyle((Tone(18, 58, 84), Tone(322, 60, 62)), torch="B", texture="rising"),
+    "I": KindStyle((Tone(24, 72, 90), Tone(322, 76, 68)), torch="I", texture="rising"),
+    "W": KindStyle((Tone(44, 60, 88), Tone(268, 70, 62)), torch="W", texture="dots"),
 }
 """By the letter of the kind."""
 

@@ -26,12 +26,17 @@ class Colour(NamedTuple):
         return Colour(20, 22, 28) if bright else Colour(255, 255, 255)
 
 
+LIGHTER = (0, 9, 17, 24)
+"""Per cent of lightness that a rank's first stage of a pipeline, its second, third and all further
+ones have more."""
+
+
 @cache
 def colour(kind: str, pipeline: int, chunk: int = 0) -> Colour:
     """The colour of an operation of `kind` on the rank's stage number `chunk` of a pipeline.
     Further pipelines than two take the hues of the first two, turned a little."""
     hue, lightness, saturation = STYLES[kind].tones[pipeline % 2]
     hue = (hue + 20 * (pipeline // 2)) % 360
-    lightness = min(lightness + (0, 9, 17, 24)[min(chunk, 3)], 90)
+    lightness = min(lightness + LIGHTER[min(chunk, len(LIGHTER) - 1)], 90)
     rgb = hls_to_rgb(hue / 360, lightness / 100, saturation / 100)
     return Colour(*(round(255 * part) for part in rgb))

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from stretto.compiler.analysis.idle import Idle, stretches
-from stretto.compiler.analysis.timed_program import timed_program
+from stretto.compiler.analysis.timed_program import TimedProgram, timed_program
 from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.bounds.eval_bound import forwards_bound
 from stretto.compiler.diagnostics.source import Source, Span
@@ -90,10 +90,14 @@ class View:
         return tuple(levels(self.program, lane) for lane in self.lanes)
 
     @cached_property
+    def timed(self) -> TimedProgram:
+        """The Program with all that its waits are read off."""
+        return timed_program(self.program, self.timeline)
+
+    @cached_property
     def idle(self) -> tuple[tuple[Idle, ...], ...]:
         """Every rank's idle stretches, each with its cause, in the words of `explain`."""
-        known = timed_program(self.program, self.timeline)
-        return tuple(tuple(stretches(known, rank)) for rank in range(self.spec.ranks))
+        return tuple(tuple(stretches(self.timed, rank)) for rank in range(self.spec.ranks))
 
     @cached_property
     def messages(self) -> tuple[ShownMessage, ...]:

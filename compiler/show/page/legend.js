@@ -1,0 +1,62 @@
+// What every shade, texture, letter and line of the picture stands for.
+
+import { put, byId } from "./dom.js";
+import { Raster } from "./raster.js";
+
+const SWATCH = [26, 14];  // width and height in CSS pixels
+
+export function showLegend(plan, look, dots) {
+  const list = byId("legend");
+  list.replaceChildren();
+  plan.shades.forEach((shade, s) => {
+    const item = put(list, "li"), canvas = swatch(item, dots), pen = canvas.getContext("2d");
+    const raster = new Raster(canvas.width, canvas.height, dots), paint = look.shades[plan.index][s];
+    raster.textured(0, 0, canvas.width, canvas.height, paint.bright);
+    raster.put(pen, 0, 0, canvas.width, canvas.height);
+    pen.fillStyle = paint.ink;
+    pen.font = `${10 * dots}px system-ui, "DejaVu Sans", sans-serif`;
+    pen.textAlign = "center";
+    pen.textBaseline = "middle";
+    const letter = shade.pipeline % 2 ? shade.kind.toLowerCase() : shade.kind;
+    pen.fillText(letter, canvas.width / 2, canvas.height / 2 + dots / 2);
+    item.append(shade.words);
+  });
+  for (const [words, draw] of others(plan, look)) {
+    const item = put(list, "li"), canvas = swatch(item, dots), pen = canvas.getContext("2d");
+    pen.scale(dots, dots);
+    draw(pen);
+    item.append(words);
+  }
+}
+
+function swatch(item, dots) {
+  const canvas = put(item, "canvas", null, { width: SWATCH[0] * dots, height: SWATCH[1] * dots });
+  canvas.setAttribute("aria-hidden", "true");
+  return canvas;
+}
+
+function others(plan, look) {
+  const block = (colour, y = 0, high = SWATCH[1]) => (pen) => {
+    pen.fillStyle = colour;
+    pen.fillRect(0, y, SWATCH[0], high);
+  };
+  const mixed = (pen) => {
+    plan.shades.slice(0, 3).forEach(({ paint: [r, g, b] }, i) => {
+      block(`rgb(${r}, ${g}, ${b})`, 4 * i, 4)(pen);
+    });
+    block(look.soft, 4 * Math.min(3, plan.shades.length))(pen);
+  };
+  const found = [
+    ["idle", block(look.soft)],
+    ["too narrow to draw one by one: shares of the time", mixed],
+    ["memory that a rank holds, at most", block(look.edge, 3, 8)],
+    ["critical chain", block(look.chain, 6, 2)],
+  ];
+  if (plan.limits.some((limit) => limit >= 0)) {
+    found.splice(3, 0, ["its limit", block(look.limit, 6, 2)]);
+  }
+  if (plan.beside.start.length) {
+    found.push(["gradients reduced, weights unsharded", block(look.beside, 5, 4)]);
+  }
+  return found;
+}

@@ -1,0 +1,43 @@
+// What bars, times and sizes are called: the notation that the schedule file uses.
+
+import { NONE, whatOf } from "./model.js";
+
+export function time(plan, ticks) { return fraction(ticks, plan.time); }
+
+export function size(plan, grains) { return fraction(grains, plan.size); }
+
+// `n / unit` as one reads it: whole, as an exact fraction if that is short, else as a decimal.
+export function fraction(n, unit) {
+  let a = Math.abs(n), b = unit;
+  while (b) [a, b] = [b, a % b];
+  const below = unit / a;
+  if (below === 1) return grouped(n / a);
+  if (below <= 64) return `${n / a}/${below}`;
+  return String(Number((n / unit).toPrecision(6)));
+}
+
+function grouped(n) {
+  const digits = String(n);
+  return digits.length > 4 ? digits.replace(/\B(?=(\d{3})+$)/g, "\u202f") : digits;
+}
+
+export function nameOf(plan, bar) {
+  const { kind, pipeline, stage, part, layer } = whatOf(plan, bar), { slice } = plan.bars;
+  const cut = slice && slice[bar] !== NONE ? `, slice ${slice[bar]}` : "";
+  const deep = layer === NONE ? "" : `, layer ${layer}`;
+  const where = `${stage}, ${plan.bars.microbatch[bar]}${cut}${deep}`;
+  return `${kind}${part ? `.${part}` : ""} ${plan.pipelines[pipeline]}[${where}]`;
+}
+
+// What stands in a bar with room for it: the letter, small for every second pipeline, and the
+// micro-batch with its slice.
+export function letterOf(plan, bar) {
+  const { kind, pipeline } = whatOf(plan, bar);
+  return pipeline % 2 ? kind.toLowerCase() : kind;
+}
+
+export function labelOf(plan, bar) {
+  const { microbatch, slice } = plan.bars;
+  const cut = slice && slice[bar] !== NONE ? `.${slice[bar]}` : "";
+  return `${letterOf(plan, bar)}${microbatch[bar]}${cut}`;
+}
