@@ -2,8 +2,8 @@
 page that `stretto show --format html` writes. Nothing of it touches the network, and it ends with
 the `with` that began it.
 
-The protocol: https://chromedevtools.github.io/devtools-protocol/ (messages are JSON, each ended by a
-zero byte; read from descriptor 3, written to descriptor 4).
+The protocol: https://chromedevtools.github.io/devtools-protocol/ (messages are JSON, each ended by
+a zero byte; read from descriptor 3, written to descriptor 4).
 """
 
 import json
@@ -12,6 +12,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from base64 import b64decode
 from pathlib import Path
@@ -19,6 +20,13 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
+BEGIN = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(word), fcntl.F_DUPFD, 10) for word in sys.argv[1:3]]
+for number, pipe in enumerate(pipes, 3):
+    os.dup2(pipe, number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
     "--headless",
@@ -66,7 +74,7 @@ class Browser:
         self.read, theirs_out = os.pipe()
         words = [path, *FLAGS, f"--user-data-dir={self.folder}", "about:blank"]
         self.process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *words],
+            [sys.executable, "-c", BEGIN, str(theirs_in), str(theirs_out), *words],
             pass_fds=(theirs_in, theirs_out),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -196,10 +204,10 @@ class Browser:
         """Write what is seen as a PNG."""
         path.write_bytes(b64decode(self("Page.captureScreenshot", format="png")["data"]))
 
-    def complaints(self) -> list[str]:
-        """What the page threw, and what its policy refused."""
+    def complaints(self, since: int = 0) -> list[str]:
+        """What the page threw, and what its policy refused, from so many events on."""
         found = []
-        for event in self.events:
+        for event in self.events[since:]:
             if event.get("method") == "Runtime.exceptionThrown":
                 details = event["params"]["exceptionDetails"]
                 found.append(details.get("exception", {}).get("description", details["text"]))

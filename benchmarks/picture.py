@@ -1,14 +1,15 @@
 """How soon the page of a large plan is there, and how soon it follows the pointer.
 
-    python benchmarks/picture.py                     64 ranks, 512 micro-batches, in headless Chromium
+    python benchmarks/picture.py                     64 ranks, 512 micro-batches
     python benchmarks/picture.py 16 64               another size
     python benchmarks/picture.py --page FILE.html    a page that is there
 
-Written to stdout as one JSON object, in milliseconds. `paint`: from the beginning of loading to the
-first paint with content; `drawn`: until the chart is drawn, so with all of the script's work before.
-The others, median and largest of many: from an event (of the operating system, as its time stamp
-says) until the frame that shows its effect has been handed over. `hover`: the pointer goes over bars;
-`pan`: the chart is dragged; `zoom`: the wheel is turned. `touched`: how many bars a draw looked at.
+In headless Chromium; written to stdout as one JSON object, in milliseconds. `paint`: from the
+beginning of loading to the first paint with content; `drawn`: until the chart is drawn, so with all
+of the script's work before. The others, median and largest of many: from an event (of the operating
+system, as its time stamp says) until the frame that shows its effect has been handed over. `hover`:
+the pointer goes over bars; `pan`: the chart is dragged; `zoom`: the wheel is turned. `touched`: how
+many bars a draw looked at.
 """
 
 import json

@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 
 from stretto.compiler.problem.kinds import KINDS
 
-
 Texture = Literal["plain", "rising", "falling", "dots"]
 """Lines that rise or fall to the right, or dots; `page/raster.js` draws them."""
 

@@ -29,6 +29,7 @@ from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
 from stretto.compiler.program.program import Claims, Program, ProgramName, Send
 from stretto.compiler.show import FORMATS, Look, draw, format_of
+from stretto.compiler.show.html import PAGE, script
 from stretto.compiler.show.text import IDLE
 from stretto.compiler.show.view import view
 from tests.support import specs
@@ -199,11 +200,13 @@ def test_every_picture_tells_idle_time_in_the_words_of_explain() -> None:
         root = ElementTree.fromstring(draw(plan, "svg"))
         gaps = [e for e in root.iter() if e.get("class") == "gap"]
         assert {e[0].text for e in gaps} == words and len(gaps) == len(words)
-        page = json.loads(Page(draw(plan, "html")).scripts[0])["idle"]
+        (data,) = json.loads(Page(draw(plan, "html")).scripts[0])["plans"]
+        idle, first = data["idle"], data["idle"]["first"]
+        page = list(zip(idle["start"], idle["end"], idle["why"], strict=True))
         listed = json.loads(draw(plan, "json"))["idle"]
         for rank in range(spec.ranks):
-            mine = sorted((o.start, o.end, o.why) for o in found if o.rank == rank)
-            assert sorted((a, b, why) for a, b, why in page[rank]) == mine
+            mine = [(o.start, o.end, o.why.replace("`", "")) for o in found if o.rank == rank]
+            assert sorted(page[first[rank] : first[rank + 1]]) == sorted(mine)
             assert [(o["why"], o["cause"]) for o in listed[rank]] == [
                 (o.why, o.cause) for o in sorted(found, key=lambda one: one.start) if o.rank == rank
             ]
@@ -247,12 +250,13 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: Counter[str] = Counter()
         self.scripts: list[str] = []
-        self.policy = ""
-        self.inside = False
+        self.policy = self.style = ""
+        self.inside = self.styled = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
+        self.styled = tag == "style"
         self.inside = tag == "script"
         if self.inside:
             self.scripts.append("")
@@ -261,9 +265,11 @@ class Page(HTMLParser):
             self.policy = values["content"] or ""
 
     def handle_endtag(self, tag: str) -> None:
-        self.inside = False
+        self.inside = self.styled = False
 
     def handle_data(self, data: str) -> None:
+        if self.styled:
+            self.style += data
         if self.inside:
             self.scripts[-1] += data
 
@@ -278,12 +284,35 @@ def test_the_page_runs_its_own_script_and_nothing_else() -> None:
     assert page.tags["script"] == 2
     assert page.tags["img"] == 0
     data, code = page.scripts
-    assert json.loads(data)["schedule"] == EVIL
-    assert json.loads(data)["sources"] == [{"name": "made.pipe", "text": EVIL}]
-    digest = b64encode(sha256(code.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in page.policy
+    (plan,) = json.loads(data)["plans"]
+    assert plan["schedule"] == EVIL
+    assert plan["sources"] == [{"name": "made.pipe", "text": EVIL}]
+    for directive, text in (("script-src", code), ("style-src", page.style)):
+        digest = b64encode(sha256(text.encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in page.policy
+    assert "unsafe" not in page.policy
     assert "default-src 'none'" in page.policy
     assert "innerHTML" not in code
+
+
+def test_the_modules_of_the_page_can_be_joined_to_one() -> None:
+    """No two give one name to two things, and each takes from another what that gives."""
+    texts = {file.name: file.read_text() for file in PAGE.iterdir() if file.name.endswith(".js")}
+    given = {
+        name: re.findall(r"^(?:export )?(?:function|class|const|let) ([\w$]+)", text, re.MULTILINE)
+        for name, text in texts.items()
+    }
+    twice = Counter(word for words in given.values() for word in words)
+    assert not [word for word, count in twice.items() if count > 1]
+    for text in texts.values():
+        for words, name in re.findall(r'^import \{([^}]*)\}\s*from "\./(\w+\.js)";', text, re.M):
+            for word in words.split(","):
+                assert re.search(
+                    rf"^export (function|class|const) {word.strip()}\b", texts[name], re.M
+                )
+        assert not re.search(r"innerHTML|eval\(|\.style\s*=", text)
+    assert not re.search(r"^(import|export) ", script(), re.MULTILINE)
+    assert all(text[:40] in script() for text in texts.values())
 
 
 # ------------------------------------------------------------------------- trace

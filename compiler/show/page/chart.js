@@ -65,11 +65,13 @@ export class Chart {
 
   begin() {
     this.touched = 0;
-    this.labels = [];
+    this.labels = new Map();  // each once, though both edges of a move may cut one bar
     this.heights = this.viewport.heights();
     this.cell = CELL * this.viewport.dots | 0;
     this.wide = WIDE * this.viewport.dots | 0;
     this.step = axisStep(this.viewport);
+    this.bright = this.look.shades.map((shades) => shades.map((shade) => shade.bright));
+    this.faded = this.look.shades.map((shades) => shades.map((shade) => shade.faded));
   }
 
   // The space below the last row.
@@ -126,6 +128,7 @@ export class Chart {
   bars(at, a, b) {
     const { start, end } = at.plan.bars, { left } = this.viewport;
     let bar = firstAbove(end, this.tick(at, a), at.from, at.to), done = a;
+    if (bar < at.to && this.isWide(at, bar) && this.x(at, end[bar]) <= a) bar++;
     while (bar < at.to) {
       const x0 = this.x(at, start[bar]);
       if (x0 >= b) break;
@@ -156,10 +159,11 @@ export class Chart {
     const y1 = y + (half && !lower ? middle - (middle > 4 * gap ? gap : 0) : heights.bars);
     const right = x1 - x0 >= this.wide ? x1 - gap : x1;
     const { bright, faded, ink } = this.look.shades[plan.index][whatOf(plan, bar).shade];
-    const lit = !this.lit || this.lit.is(plan, bar);
-    raster.textured(x0, y0, right, y1, lit ? bright : faded);
+    const lit = !this.lit || this.lit.is(plan, bar), paint = lit ? bright : faded;
     this.touched++;
-    this.label(at, bar, [x0, y0, right, y1], lit ? ink : this.look.dim);
+    const told = this.label(at, bar, [x0, y0, right, y1], lit ? ink : this.look.dim);
+    if (told) raster.fill(x0, y0, right, y1, paint.ground);  // its letter tells the kind
+    else raster.textured(x0, y0, right, y1, paint);
   }
 
   // Where bars are too narrow: how much of the time from x to x goes into each shade, by heights,
@@ -168,8 +172,7 @@ export class Chart {
     const { raster, heights, look } = this, { plan, y } = at, { start, end } = plan.bars;
     const from = Math.max(this.tick(at, x0), Math.min(start[bar], this.tick(at, x1)));
     const to = this.tick(at, x1), all = Math.max(to - this.tick(at, x0), 1e-9);
-    const lit = !this.lit || this.lit.among(plan, bar, Math.min(next + 1, at.to));
-    const shades = look.shades[plan.index].map((shade) => (lit ? shade.bright : shade.faded));
+    const shades = this.lit ? this.faded[plan.index] : this.bright[plan.index];
     const low = heights.bars < 4, parts = [];
     let done = 0, top = y;
     for (let s = 0; s < shades.length; s++) {
@@ -182,8 +185,12 @@ export class Chart {
       if (!low) raster.fill(x0, top, x1, bottom, shades[s].ground);
       top = bottom;
     }
-    if (low) raster.fill(x0, y, x1, y + heights.bars, blend(parts, look.pixel.soft));
-    if (end[bar] === start[bar] && next - bar === 1) {  // takes no time: a line
+    const one = this.lit ? this.lit.first(plan, bar, Math.min(next + 1, at.to)) : NONE;
+    if (one !== NONE) {
+      const paint = this.bright[plan.index][whatOf(plan, one).shade];
+      raster.fill(x0, y, x1, y + heights.bars, paint.ground);
+    } else if (low) raster.fill(x0, y, x1, y + heights.bars, blend(parts, look.pixel.soft));
+    else if (end[bar] === start[bar] && next - bar === 1) {  // takes no time: a line
       raster.fill(x0, y, x0 + (this.viewport.dots | 0), y + heights.bars,
         shades[whatOf(plan, bar).shade].ground);
     }
@@ -249,11 +256,13 @@ export class Chart {
 
   label(at, bar, [x0, y0, x1, y1], ink) {
     const em = Math.min(11 * this.viewport.dots, y1 - y0 - this.viewport.dots);
-    if (em < 7 * this.viewport.dots || this.silent) return;
+    if (em < 7 * this.viewport.dots || this.silent) return false;
     const left = Math.max(0, x0), right = Math.min(this.viewport.width, x1);
     const fits = (words) => right - left >= em * (0.62 * words.length + 0.3);
     const words = [labelOf(at.plan, bar), letterOf(at.plan, bar)].find(fits);
-    if (words) this.labels.push([words, (left + right) / 2, (y0 + y1) / 2, em, ink]);
+    const place = [(left + right) / 2, (y0 + y1) / 2];
+    if (words) this.labels.set(`${at.row} ${bar}`, [words, ...place, em, ink]);
+    return Boolean(words);
   }
 
   // The causes of the idle stretches between two pixels, where there is room for words.
@@ -267,7 +276,8 @@ export class Chart {
       const left = Math.max(0, this.x(at, start[i])), right = Math.min(width, this.x(at, end[i]));
       const words = at.plan.causes[cause[i]];
       if (right - left >= em * (0.54 * words.length + 0.5)) {
-        this.labels.push([words, (left + right) / 2, at.y + bars / 2, em, this.look.dim]);
+        this.labels.set(`${at.row} idle ${i}`,
+          [words, (left + right) / 2, at.y + bars / 2, em, this.look.dim]);
       }
     }
   }
@@ -277,7 +287,7 @@ export class Chart {
     let size = 0;
     pen.textAlign = "center";
     pen.textBaseline = "middle";
-    for (const [words, x, y, em, ink] of this.labels) {
+    for (const [words, x, y, em, ink] of this.labels.values()) {
       if (em !== size) pen.font = `${size = em}px system-ui, "DejaVu Sans", sans-serif`;
       pen.fillStyle = ink;
       pen.fillText(words, x, y + 0.06 * em);

@@ -3,7 +3,7 @@
 import { put, byId } from "./dom.js";
 import { Raster } from "./raster.js";
 
-const SWATCH = [26, 14];  // width and height in CSS pixels
+const SWATCH = [32, 14];  // width and height in CSS pixels
 
 export function showLegend(plan, look, dots) {
   const list = byId("legend");
@@ -11,14 +11,16 @@ export function showLegend(plan, look, dots) {
   plan.shades.forEach((shade, s) => {
     const item = put(list, "li"), canvas = swatch(item, dots), pen = canvas.getContext("2d");
     const raster = new Raster(canvas.width, canvas.height, dots), paint = look.shades[plan.index][s];
-    raster.textured(0, 0, canvas.width, canvas.height, paint.bright);
+    const half = canvas.width >> 1;  // with a letter, and where there is no room for one
+    raster.fill(0, 0, half, canvas.height, paint.bright.ground);
+    raster.textured(half, 0, canvas.width, canvas.height, paint.bright);
     raster.put(pen, 0, 0, canvas.width, canvas.height);
     pen.fillStyle = paint.ink;
     pen.font = `${10 * dots}px system-ui, "DejaVu Sans", sans-serif`;
     pen.textAlign = "center";
     pen.textBaseline = "middle";
     const letter = shade.pipeline % 2 ? shade.kind.toLowerCase() : shade.kind;
-    pen.fillText(letter, canvas.width / 2, canvas.height / 2 + dots / 2);
+    pen.fillText(letter, half / 2, canvas.height / 2 + dots / 2);
     item.append(shade.words);
   });
   for (const [words, draw] of others(plan, look)) {

@@ -2,7 +2,7 @@
 // the critical chain. One pass over the bars when it is chosen; then any bar, and whether there is
 // one among many, is told at once.
 
-import { whatOf } from "./model.js";
+import { NONE, firstAbove, whatOf } from "./model.js";
 
 class Lit {
   constructor(plan, has) {
@@ -18,6 +18,12 @@ class Lit {
   is(plan, bar) { return this.among(plan, bar, bar + 1); }
 
   among(plan, from, to) { return plan === this.plan && this.before[to] > this.before[from]; }
+
+  // The first of some bars that is lit, or -1.
+  first(plan, from, to) {
+    if (!this.among(plan, from, to)) return NONE;
+    return firstAbove(this.before, this.before[from], from, to + 1) - 1;
+  }
 }
 
 export function litMicrobatch(plan, bar) {

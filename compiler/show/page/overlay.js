@@ -60,13 +60,15 @@ export class Overlay {
     const { pen, viewport } = this, { dots } = viewport;
     const a = this.box(barThing(plan, from)), b = this.box(barThing(plan, to));
     const x0 = a[2], y0 = (a[1] + a[3]) / 2, x1 = b[0], y1 = (b[1] + b[3]) / 2;
-    const x = viewport.x(arrived * plan.rate), bend = Math.max(12 * dots, Math.abs(x1 - x0) / 3);
+    const x = viewport.x(arrived * plan.rate), same = y0 === y1 && x1 > x0 + dots;
+    const bend = Math.min(40 * dots, Math.max(4 * dots, Math.abs(x1 - x0) / 2));
+    const dip = same ? Math.min(24 * dots, bend) : 0;  // within a row it swings below the bars
     for (const [colour, wide] of [[look.card, 3.5], [look.ink, 1.4]]) {
       pen.strokeStyle = pen.fillStyle = colour;
       pen.lineWidth = wide * dots;
       pen.beginPath();
       pen.moveTo(x0, y0);
-      pen.bezierCurveTo(x0 + bend, y0, x1 - bend, y1, x1, y1);
+      pen.bezierCurveTo(x0 + bend, y0 + dip, x1 - bend, y1 + dip, x1, y1);
       pen.stroke();
       pen.beginPath();
       pen.moveTo(x1 + dots, y1);
