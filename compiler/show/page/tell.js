@@ -61,14 +61,14 @@ function whyThen(plan, bar) {
   return `right after ${nameOf(plan, before)}${where}${need ? ", which it needs" : ""}`;
 }
 
-export function mateOf(plan, bar) {
+function mateOf(plan, bar) {
   if (!paired(plan, bar)) return NONE;
   const { unit } = plan.bars;
   return [bar - 1, bar + 1].find((one) => unit[one] === unit[bar] &&
     rankOf(plan, one) === rankOf(plan, bar)) ?? NONE;
 }
 
-export function placeOf(plan, bar) {
+function placeOf(plan, bar) {
   const { source, line } = whatOf(plan, bar);
   return source === NONE ? "" : `${plan.sources[source].name}:${line}`;
 }

@@ -7,7 +7,7 @@ export function time(plan, ticks) { return fraction(ticks, plan.time); }
 export function size(plan, grains) { return fraction(grains, plan.size); }
 
 // `n / unit` as one reads it: whole, as an exact fraction if that is short, else as a decimal.
-export function fraction(n, unit) {
+function fraction(n, unit) {
   let a = Math.abs(n), b = unit;
   while (b) [a, b] = [b, a % b];
   const below = unit / a;
