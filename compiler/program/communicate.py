@@ -9,67 +9,163 @@ after what it needs. Before a unit stand only posts, waits for messages made by 
 the sequence, and waits for sends whose receive is posted right after one that is earlier.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order import Order, RankOrder
 from stretto.compiler.order.earliest_start import Earliest, earliest
 from stretto.compiler.order.unenforced_rules import unenforced
 from stretto.compiler.problem.kinds import KINDS
-from stretto.compiler.problem.problem import Problem
+from stretto.compiler.problem.problem import EdgeKind
 from stretto.compiler.problem.spec import NONE, Spec
 from stretto.compiler.problem.topology import Topology
 from stretto.compiler.program.collectives import with_collectives, with_gathers
+from stretto.compiler.program.evaluation import evaluated
 from stretto.compiler.program.inserted import inserted
-from stretto.compiler.program.messages import DataEdge, Message, Output, channels, flow, outputs
+from stretto.compiler.program.issue import Issue, issue
+from stretto.compiler.program.limited import frees_before
+from stretto.compiler.program.lists import ListInputs, RankList, lists, reads
+from stretto.compiler.program.messages import channels, flow, outputs
 from stretto.compiler.program.program import (
     Channel,
-    Compute,
     Copy,
-    Free,
-    Instruction,
     Program,
-    Receive,
+    ProgramName,
     Reduce,
     Reduction,
-    Send,
-    Wait,
 )
-from stretto.compiler.program.slots import assign
+from stretto.compiler.program.stream_sums import with_sums, with_weights
+from stretto.compiler.program.timeline import time
 
 
 def communicate(order: Order, slots: int | None = None) -> Program:
-    """The `train` Program of the order. With `slots` (1 or more) a rank has no more than so many
-    receive slots live at a time, or than its order needs if that is more; that can make it slower.
-    Raises `Rejected`: `rule-between-ranks`."""
+    """The `train` Program of the order. With `slots` (1 or more) a rank, or each of its streams,
+    has no more than so many receive slots live at a time, or than its order needs if that is more;
+    that can make it slower. Raises `Rejected`: `rule-between-ranks`."""
     order = inserted(order)
-    spec, times = order.problem.spec, earliest(order)
-    if wrong := unenforced(order, times):
+    if wrong := unenforced(order, earliest(order)):
         raise Rejected(wrong)
-    edges, sums = flow(order.problem), _reductions(spec)
-    table = channels(order.problem, edges)
-    ranks = []
-    for rank, instructions in enumerate(_lists(order, times, edges, table, slots)):
-        for number, reduction in enumerate(sums):
-            if any(copy.rank == rank for copy in reduction.copies):
-                instructions.append(Reduce(number))
-        ranks.append(with_collectives(spec, sums, rank, instructions))
-    return Program(spec, "train", table, sums, tuple(ranks))
+    return _laid_out(order, "train", slots).program
 
 
 def forwards(order: Order, slots: int | None = None) -> Program:
     """The `eval` Program: what an evaluation runs of the order, its forwards, each by itself, over
     the same channels."""
     order = inserted(order)
+    if not order.lists:
+        return _laid_out(_forwards(order), "eval", slots).program
+    step = _laid_out(order, "train", slots)
+    return _laid_out(evaluated(_forwards(order), order, step.issue), "eval", slots).program
+
+
+def _forwards(order: Order) -> Order:
+    """The Order without what an evaluation leaves out."""
     evaluates = [KINDS[operation.kind].evaluates for operation in order.problem.operations]
     lanes = []
     for lane in order.lanes:
         units = tuple([(i,) for unit in lane.units for i in unit if evaluates[i]])
         lanes.append(RankOrder(lane.rank, lane.stream, units))
+    rows = tuple([tuple([i for i in row if evaluates[i]]) for row in order.lists])
+    return Order(order.problem, tuple(lanes), order.engine, lists=rows)
+
+
+class _LaidOut(NamedTuple):
+    """A Program, and how it was issued."""
+
+    program: Program
+    issue: Issue
+
+
+def _laid_out(order: Order, name: ProgramName, slots: int | None) -> _LaidOut:
+    """The Program of this name. Where its operations will start later than the order alone would
+    let them (receives are held back, weights are gathered), the places in the lists of a rank with
+    several streams are those of the clock."""
+    spec, times = order.problem.spec, earliest(order)
     edges = flow(order.problem)
     table = channels(order.problem, edges)
-    alone = Order(order.problem, tuple(lanes), order.engine)
-    lists = _lists(alone, earliest(alone), edges, table, slots)
-    spec = order.problem.spec
-    return Program(spec, "eval", table, (), tuple([with_gathers(spec, row) for row in lists]))
+    made = outputs(order, times, edges, {channel: k for k, channel in enumerate(table)}, slots)
+    uses = reads(order.problem, edges)
+    sums = _reductions(spec) if name == "train" else ()
+
+    def program(issued: Issue) -> Program:
+        inputs = ListInputs(order, issued, uses, _after(order, issued))
+        return _program(spec, name, table, sums, lists(inputs, made))
+
+    issued = issue(order, times)
+    found = program(issued)
+    if order.lists and (slots is not None or spec.unshard_weights):
+        issued = issue(order, _by_clock(order, times, found))
+        found = program(issued)
+    return _LaidOut(found, issued)
+
+
+def _after(order: Order, issued: Issue) -> dict[int, list[int]]:
+    """For every operation those of its rank, on other streams, that it comes after: what it needs,
+    and what has to have freed memory where there is a limit."""
+    if not order.lists:
+        return {}
+    problem, index = order.problem, issued.times.index
+    rank, stream = problem.rank, problem.stream
+    found: dict[int, list[int]] = {}
+    for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
+        there = index[a] != NONE and index[b] != NONE and why < EdgeKind.ORDER
+        if there and rank[a] == rank[b] and stream[a] != stream[b]:
+            found.setdefault(b, []).append(a)
+    for b, before in frees_before(problem, problem.holdings, issued).items():
+        found.setdefault(b, []).extend(before)
+    return found
+
+
+def _by_clock(order: Order, times: Earliest, program: Program) -> Earliest:
+    """The times at which the Program runs."""
+    numbers = {one: i for i, one in enumerate(order.problem.operations)}
+    start, end = [list(row) for row in times.start], [list(row) for row in times.end]
+    for row in time(program).ranks:
+        for timed in row:
+            i = numbers[timed.operation]
+            start[times.lane[i]][times.index[i]] = timed.start
+            end[times.lane[i]][times.index[i]] = timed.end
+    return replace(times, start=start, end=end)
+
+
+def _program(
+    spec: Spec,
+    name: ProgramName,
+    table: tuple[Channel, ...],
+    sums: tuple[Reduction, ...],
+    rows: Sequence[RankList],
+) -> Program:
+    """The lists, with what is done once for each stage."""
+    if spec.streams:
+        rows = [
+            with_sums(spec, sums, rank, row, _own(sums, rank))
+            if name == "train"
+            else with_weights(spec, row)
+            for rank, row in enumerate(rows)
+        ]
+        streams = tuple([tuple(row.streams) for row in rows])
+        return Program(
+            spec, name, table, sums, tuple([tuple(row.instructions) for row in rows]), streams
+        )
+    if name == "eval":
+        ranks = tuple([with_gathers(spec, row.instructions) for row in rows])
+        return Program(spec, name, table, sums, ranks)
+    found = []
+    for rank, row in enumerate(rows):
+        own = [*row.instructions, *_own(sums, rank)]
+        found.append(with_collectives(spec, sums, rank, own))
+    return Program(spec, name, table, sums, tuple(found))
+
+
+def _own(sums: Sequence[Reduction], rank: int) -> list[Reduce]:
+    """The sums that the rank takes part in."""
+    return [
+        Reduce(number)
+        for number, reduction in enumerate(sums)
+        if any(copy.rank == rank for copy in reduction.copies)
+    ]
 
 
 def _reductions(spec: Spec) -> tuple[Reduction, ...]:
@@ -85,114 +181,3 @@ def _reductions(spec: Spec) -> tuple[Reduction, ...]:
             copies.sort(key=lambda copy: (copy.rank, copy.pipeline))
             found.append(Reduction(tuple(copies)))
     return tuple(found)
-
-
-class _ListLayout:
-    """What is to stand where in one rank's list."""
-
-    def __init__(self, lane: RankOrder):
-        many = len(lane.units) + 1  # the last is for what stands behind all of them
-        self.units = lane.units
-        self.posts: list[list[Message]] = [[] for _ in range(many)]  # before the unit
-        self.send_waits: list[list[Output]] = [
-            [] for _ in range(many)
-        ]  # waited for before the unit
-        self.released: list[list[Output]] = [[] for _ in range(many)]  # last used in the unit
-        self.received: dict[int, Message] = {}  # these three by the operation that made it
-        self.made: dict[int, Output] = {}
-        self.slot: dict[int, int] = {}
-
-
-def _lists(
-    order: Order,
-    times: Earliest,
-    edges: list[DataEdge],
-    table: tuple[Channel, ...],
-    slots: int | None,
-) -> list[list[Instruction]]:
-    """The instructions of every rank."""
-    problem = order.problem
-    for rank, lane in enumerate(order.lanes):
-        assert (lane.rank, lane.stream) == (rank, 0), "one lane for every rank"
-    number = {channel: k for k, channel in enumerate(table)}
-    lanes = [_ListLayout(lane) for lane in order.lanes]
-    for own, row in zip(lanes, outputs(order, times, edges, number, slots), strict=True):
-        for output in row:
-            own.made[output.result] = output
-            if output.messages:
-                own.send_waits[output.send_wait].append(output)
-            if output.last >= max(output.send_wait, 0):
-                own.released[output.last].append(output)
-            for message in output.messages:
-                lanes[message.target].posts[message.posted].append(message)
-                lanes[message.target].received[message.result] = message
-    reads = _reads(problem, edges)
-    lists = []
-    for own in lanes:
-        for posts in own.posts:
-            posts.sort(key=lambda message: (message.made, message.channel))  # keeps each channel's
-        _number(own)
-        lists.append(_list(problem, own, reads))
-    return lists
-
-
-def _reads(problem: Problem, edges: list[DataEdge]) -> list[tuple[int, ...]]:
-    """For every operation those whose results it uses: its own pipeline's first, then the others
-    by their place in the file."""
-    found: list[list[int]] = [[] for _ in problem.operations]
-    for a, b, _, _ in edges:
-        found[b].append(a)
-    own = [operation.pipeline for operation in problem.operations]
-    for b, uses in enumerate(found):
-        if len(uses) > 1:
-            uses.sort(key=lambda a: (own[a] != own[b], own[a], problem.operations[a].stage))
-    return [tuple(uses) for uses in found]
-
-
-def _number(own: _ListLayout) -> None:
-    """Give every result a slot: first those received, then those made here. Within a unit, in
-    time: 0 posts, 1 waits and frees before it, 2 and 3 its operations, 4 frees after it."""
-    results, lifetimes = [], []
-    for posts in own.posts:
-        for message in posts:
-            results.append(message.result)
-            lifetimes.append((5 * message.posted, 5 * message.last + 4))
-    numbers = assign(lifetimes)
-    own.slot.update(zip(results, numbers, strict=True))
-    many = max(numbers, default=NONE) + 1
-    results, lifetimes = [], []
-    for output in own.made.values():
-        results.append(output.result)
-        born = 5 * output.made + 2 + own.units[output.made].index(output.result)
-        lifetimes.append((born, max(5 * output.send_wait + 1, 5 * output.last + 4)))
-    numbers = assign(lifetimes)
-    own.slot.update((i, many + n) for i, n in zip(results, numbers, strict=True))
-
-
-def _list(problem: Problem, own: _ListLayout, reads: list[tuple[int, ...]]) -> list[Instruction]:
-    """One rank's instructions, without the sums at its end."""
-    operations, slot, made, received = problem.operations, own.slot, own.made, own.received
-    found: list[Instruction] = []
-    for k in range(len(own.units) + 1):
-        for message in own.posts[k]:
-            result = message.result
-            found.append(Receive(slot[result], message.channel, operations[result]))
-        for output in own.send_waits[k]:
-            found.append(Wait(slot[output.result]))
-            if output.last < k:
-                found.append(Free(slot[output.result]))
-        if k == len(own.units):
-            break
-        unit = own.units[k]
-        arriving = [j for i in unit for j in reads[i] if j in received]
-        found.extend([Wait(slot[j]) for j in arriving if received[j].first == k])
-        for i in unit:
-            writes = slot[i] if i in made else NONE
-            uses = tuple([slot[j] for j in reads[i]]) if reads[i] else ()
-            pair = k if len(unit) > 1 else NONE
-            found.append(Compute(operations[i], uses, writes, pair, 0, problem.at[i]))
-            if i in made:
-                found.extend([Send(writes, message.channel) for message in made[i].messages])
-        found.extend([Free(slot[j]) for j in arriving if received[j].last == k])
-        found.extend([Free(slot[output.result]) for output in own.released[k]])
-    return found

@@ -18,8 +18,8 @@ DataEdge = tuple[int, int, int, EdgeKind]  # who makes it, who uses it, ticks be
 
 @dataclass(slots=True)
 class Message:
-    """A result on its way to the rank `target`, where the units `first` to `last` use it. Its
-    receive stands before the unit `posted` there."""
+    """A result on its way to the lane `target`, a stream of another rank, where the units `first`
+    to `last` use it. Its receive stands before the unit `posted` there."""
 
     result: int
     channel: int
@@ -33,15 +33,17 @@ class Message:
 
 @dataclass(slots=True)
 class Output:
-    """A result in a slot of the rank that makes it, in the unit `made`. It is sent as `messages`,
-    which are waited for before the unit `send_wait` (-1: there are none), and used on its own rank,
-    up to the unit `last` (-1: it is not)."""
+    """A result in a slot of the rank that makes it, in the unit `made` of its lane. It is sent as
+    `messages`, which are waited for before the unit `send_wait` (-1: there are none), and used on
+    its own lane, up to the unit `last` (-1: it is not). `elsewhere` has for other lanes of the
+    rank that use it the last unit that does."""
 
     result: int
     made: int
     messages: list[Message] = field(default_factory=list)
     send_wait: int = NONE
     last: int = NONE
+    elsewhere: dict[int, int] = field(default_factory=dict)
 
 
 def flow(problem: Problem) -> list[DataEdge]:
@@ -57,10 +59,15 @@ def traffic(why: EdgeKind) -> Traffic:
 
 
 def channels(problem: Problem, edges: list[DataEdge]) -> tuple[Channel, ...]:
-    """Every directed pair of ranks between which results travel, by kind of traffic."""
-    rank = problem.rank
-    found = {(rank[a], rank[b], why) for a, b, _, why in edges if rank[a] != rank[b]}
-    return tuple(sorted(Channel(a, b, traffic(why)) for a, b, why in found))
+    """Every directed pair of streams of two ranks between which results travel, by kind of
+    traffic."""
+    rank, stream = problem.rank, problem.stream
+    found = {
+        (rank[a], rank[b], why, stream[a], stream[b])
+        for a, b, _, why in edges
+        if rank[a] != rank[b]
+    }
+    return tuple(sorted(Channel(a, b, traffic(why), *streams) for a, b, why, *streams in found))
 
 
 def outputs(
@@ -70,8 +77,8 @@ def outputs(
     number: dict[Channel, int],
     slots: int | None = None,
 ) -> list[list[Output]]:
-    """For every rank its results that somebody uses, in the order in which it makes them; `number`
-    has the channels, `slots` is the advice to every rank on its receives."""
+    """For every lane its results that somebody uses, in the order in which it makes them; `number`
+    has the channels, `slots` is the advice to every lane on its receives."""
     users: list[list[tuple[int, int, EdgeKind]]] = [[] for _ in order.problem.operations]
     for a, b, lag, why in edges:
         if times.index[a] != NONE and times.index[b] != NONE:
@@ -93,11 +100,11 @@ def outputs(
         for target, starts in enumerate(times.start):
             arriving = [row for row in on_channel if row and row[0].target == target]
             _hold_back(arriving, len(starts), slots)
-    for rank, row in enumerate(made):
+    for own, row in enumerate(made):
         for output in row:
             if output.messages:
                 output.send_wait = max(
-                    [_send_wait(message, rank, output.made, times) for message in output.messages]
+                    [_send_wait(message, own, output.made, times) for message in output.messages]
                 )
     return made
 
@@ -109,13 +116,18 @@ def _uses(
     output: Output,
     users: list[tuple[int, int, EdgeKind]],
 ) -> list[Message]:
-    """Note in `output` who uses it: one message to each other rank. Returns the messages."""
-    source = problem.rank[output.result]
+    """Note in `output` who uses it: one message to each lane of another rank. Returns the
+    messages."""
+    i = output.result
+    rank, source = problem.rank[i], times.lane[i]
     made = times.end[source][output.made]
     for j, lag, why in users:
-        target, unit = problem.rank[j], times.index[j]
+        target, unit = times.lane[j], times.index[j]
         if target == source:
             output.last = max(output.last, unit)
+            continue
+        if problem.rank[j] == rank:
+            output.elsewhere[target] = max(output.elsewhere.get(target, NONE), unit)
             continue
         for message in output.messages:
             if message.target == target:
@@ -123,8 +135,9 @@ def _uses(
                 message.last = max(message.last, unit)
                 break
         else:
-            channel = number[Channel(source, target, traffic(why))]
-            message = Message(output.result, channel, target, made, made + lag, unit, unit)
+            streams = problem.stream[i], problem.stream[j]
+            channel = number[Channel(rank, problem.rank[j], traffic(why), *streams)]
+            message = Message(i, channel, target, made, made + lag, unit, unit)
             output.messages.append(message)
     return output.messages
 
@@ -140,7 +153,7 @@ def _post(messages: list[Message], times: Earliest) -> None:
 
 
 def _hold_back(arriving: list[list[Message]], units: int, slots: int) -> None:
-    """Post the receives of one rank later, channel by channel in `arriving`, until no more than
+    """Post the receives of one lane later, channel by channel in `arriving`, until no more than
     `slots` are live at a time, or than must be. At the latest each stands before the first use of
     its message, or of one sent after it on the channel; those that must be posted first may choose
     first, and take the earliest place from which on there is room."""
@@ -164,10 +177,10 @@ def _hold_back(arriving: list[list[Message]], units: int, slots: int) -> None:
         message.posted = posted  # not before its channel's last one: where that stopped, this does
 
 
-def _send_wait(message: Message, rank: int, made: int, times: Earliest) -> int:
+def _send_wait(message: Message, lane: int, made: int, times: Earliest) -> int:
     """The unit of the sender before which the message is waited for: `LATE` units after the first
     that starts when it has arrived, and after the one that its receive follows."""
-    starts, places = times.start[rank], times.place[rank]
+    starts, places = times.start[lane], times.place[lane]
     arrives = message.arrives
     if message.posted:  # held back, perhaps: it does not set out before
         posted = times.end[message.target][message.posted - 1]

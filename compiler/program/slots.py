@@ -49,3 +49,11 @@ def most_live(row: Iterable[Instruction]) -> MostLive:
             received.discard(one.slot)
             made.discard(one.slot)
     return MostLive(most_received, most_made)
+
+
+def filled(row: Iterable[Instruction]) -> MostLive:
+    """How many different slots the list of one rank receives into, and how many its computations
+    write."""
+    received = {one.slot for one in row if type(one) is Receive}
+    made = {one.writes for one in row if type(one) is Compute and one.writes != NONE}
+    return MostLive(len(received), len(made))

@@ -1,12 +1,12 @@
 """Program → Timeline: when everything starts and ends by the clock of `docs/instructions.md`. The
 only clock there is, for orders that were written, found or imported alike.
 
-The instruction lists are run as they stand: one that receives too late is timed as late. All times
-are ticks, from 0.
+The instruction lists are run as they stand: one that receives too late is timed as late. Where
+ranks have streams, each stream runs its own part of its rank's list. All times are ticks, from 0.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -16,10 +16,12 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.spec import NONE, Costs, Operation, show
 from stretto.compiler.problem.topology import Topology
 from stretto.compiler.program.program import (
+    Await,
     BeginReduction,
     BeginUnshard,
     Compute,
     Free,
+    Instruction,
     Program,
     Receive,
     Reduce,
@@ -30,7 +32,8 @@ from stretto.compiler.program.program import (
 
 class Timed(NamedTuple):
     """One operation. The two of a pair have the same `unit`, start and end. `at` is the index in
-    `Spec.spans` of the text that asks for it, `instruction` its place in the rank's list."""
+    `Spec.spans` of the text that asks for it, `instruction` its place in the rank's list, `stream`
+    the one that it runs on, 0 compute."""
 
     operation: Operation
     unit: int
@@ -38,6 +41,7 @@ class Timed(NamedTuple):
     end: int
     at: int
     instruction: int
+    stream: int = 0
 
 
 class Collective(NamedTuple):
@@ -64,8 +68,8 @@ class Delivery(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """For every rank its operations in the order they run; all messages, channel by channel; for
-    every rank what it does beside its computations, in the order of its list."""
+    """For every rank its operations by start, then as its list has them; all messages, channel by
+    channel; for every rank what it does beside its computations, in the order of its list."""
 
     ranks: tuple[tuple[Timed, ...], ...]
     messages: tuple[Delivery, ...]
@@ -80,22 +84,28 @@ class Timeline:
     @property
     def computed(self) -> int:
         """The end of the last operation."""
-        return max((row[-1].end for row in self.ranks if row), default=0)
+        return max((last_end(row) for row in self.ranks if row), default=0)
 
     @property
     def span(self) -> int:
-        """The longest time that one rank is occupied, from its first start to its last end."""
-        return max((row[-1].end - row[0].start for row in self.ranks if row), default=0)
+        """The longest time that one rank is occupied, from its first start to its last end, on any
+        stream."""
+        return max((last_end(row) - row[0].start for row in self.ranks if row), default=0)
 
     def busy(self, rank: int) -> int:
-        """How long the rank computes, a pair counted once."""
-        row = self.ranks[rank]
+        """How long the rank's stream `compute` is occupied, a pair counted once."""
+        row = [timed for timed in self.ranks[rank] if timed.stream == 0]
         seconds = {a.instruction for b, a in pairwise(row) if _one(b, a)}
         return sum(t.end - t.start for t in row if t.instruction not in seconds)
 
     def idle(self, rank: int) -> int:
         """How much of the makespan the rank does not compute."""
         return self.makespan - self.busy(rank)
+
+
+def last_end(row: Sequence[Timed]) -> int:
+    """When the last of a rank's operations ends, of which there is one at least."""
+    return max(one.end for one in row)
 
 
 def _one(before: Timed, after: Timed) -> bool:
@@ -107,11 +117,11 @@ def time(program: Program) -> Timeline:
     """Run all lists until each has ended. Raises `Rejected`: `deadlock`, where they cannot; the
     proof says more about it."""
     clock = _Clock(program)
-    walks = [clock.walk(rank) for rank in range(len(program.ranks))]
+    walks = [clock.walk(number) for number in range(len(clock.rows))]
     ended = [next(walk, True) for walk in walks]
     while clock.ready:
-        rank = clock.ready.popleft()
-        ended[rank] = ended[rank] or next(walks[rank], True)
+        number = clock.ready.popleft()
+        ended[number] = ended[number] or next(walks[number], True)
     if not all(ended):
         raise Rejected([_stuck(clock, ended)])
     messages = [
@@ -120,6 +130,9 @@ def time(program: Program) -> Timeline:
         for (operation, sent), arrived in zip(queue.sends, queue.arrived, strict=False)
     ]
     beside = tuple([tuple(row) for row in clock.beside]) if any(clock.beside) else ()
+    if clock.streams > 1:
+        for row in clock.done:
+            row.sort(key=lambda one: (one.start, one.instruction))
     return Timeline(tuple([tuple(row) for row in clock.done]), tuple(messages), beside)
 
 
@@ -131,11 +144,13 @@ class _ChannelState:
     sends: list[tuple[Operation, int]]  # what, and when it was made and its send had begun
     posts: list[int]  # when
     arrived: list[int]  # when, of those that have met
-    waiting: list[int]  # ranks
+    waiting: list[int]  # numbers of rows
 
 
 class _Clock:
-    """What the lists share: channels, reductions, and who can go on."""
+    """What the lists share: channels, reductions, computations that other streams wait for, and who
+    can go on. `rows` has for each stream of each rank its instructions, with their places in the
+    rank's list; without streams the ranks' lists."""
 
     def __init__(self, program: Program):
         spec = program.spec
@@ -146,23 +161,29 @@ class _Clock:
             _ChannelState(topology.transfer(c.source, c.target), [], [], [], [])
             for c in program.channels
         ]
+        self.streams = max(1, len(spec.streams))
+        self.rows = _rows(program, self.streams)
         self.members = [{c.rank for c in r.copies} for r in program.reductions]
         self.there: list[dict[int, int]] = [{} for _ in program.reductions]  # rank: since when
+        self.meeting: list[list[int]] = [[] for _ in program.reductions]  # rows that wait
+        self.ends: list[dict[Operation, int]] = [{} for _ in program.ranks]
+        self.awaiting: dict[tuple[int, Operation], list[int]] = {}
+        self.gathering: list[dict[tuple[int, int], int]] = [{} for _ in program.ranks]
         self.ready: deque[int] = deque()
-        self.at = [0 for _ in program.ranks]
+        self.at = [0 for _ in self.rows]
         self.done: list[list[Timed]] = [[] for _ in program.ranks]
         self.beside: list[list[Collective]] = [[] for _ in program.ranks]
         self.reduces = {(p, s): ticks for p, s, ticks in spec.reduce_gradients}
         self.gathers = {(p, s): ticks for p, s, ticks in spec.unshard_weights}
 
-    def walk(self, rank: int) -> Iterator[bool]:
-        """Run the rank's list; yield False wherever it must wait for another rank."""
-        now, pair_end = 0, NONE
+    def walk(self, number: int) -> Iterator[bool]:
+        """Run a row; yield False wherever it must wait for another."""
+        now, pair_end, rank = 0, NONE, number // self.streams
         held: dict[int, tuple[Operation, int]] = {}  # by slot: what is in it, and since when
         begun: dict[int, list[tuple[_ChannelState, int]]] = {}  # by slot: messages not waited for
-        gathers: dict[tuple[int, int], int] = {}  # by stage not used yet: when they end
-        for at, one in enumerate(self.program.ranks[rank]):
-            self.at[rank] = at
+        gathers = self.gathering[rank]  # by stage not used yet: when they end
+        for at, one in self.rows[number]:
+            self.at[number] = at
             if type(one) is Compute:
                 if gathers:  # only the first operation of a stage, a forward, finds it there
                     now = max(now, gathers.pop(one.operation[1:3], 0))
@@ -175,14 +196,22 @@ class _Clock:
                         end = now = start + self.costs.of(operation)
                     else:
                         end = pair_end = start + self.costs.pair(operation, other)
-                self.done[rank].append(Timed(operation, one.unit, start, end, one.at, at))
+                timed = Timed(operation, one.unit, start, end, one.at, at, one.stream)
+                self.done[rank].append(timed)
+                if self.streams > 1:
+                    self._computed(rank, operation, end)
                 held[one.writes] = operation, end
             elif type(one) is Wait:
                 for queue, k in begun.pop(one.slot, ()):
                     while len(queue.arrived) <= k:
-                        queue.waiting.append(rank)
+                        queue.waiting.append(number)
                         yield False
                     now = max(now, queue.arrived[k])
+            elif type(one) is Await:
+                while one.operation not in self.ends[rank]:
+                    self.awaiting.setdefault((rank, one.operation), []).append(number)
+                    yield False
+                now = max(now, self.ends[rank][one.operation])
             elif type(one) is Send:
                 queue = self.queues[one.channel]
                 begun.setdefault(one.slot, []).append((queue, len(queue.sends)))
@@ -199,8 +228,9 @@ class _Clock:
                 there, members = self.there[one.reduction], self.members[one.reduction]
                 there[rank] = now
                 if len(there) == len(members):
-                    self.ready.extend(members - {rank})
+                    self.ready.extend(self.meeting[one.reduction])
                 while len(there) < len(members):
+                    self.meeting[one.reduction].append(number)
                     yield False
                 now = max(there.values())
             elif type(one) is BeginReduction:
@@ -209,7 +239,12 @@ class _Clock:
                 gathers[one.pipeline, one.stage] = self._begin(rank, at, one, now)
             else:
                 assert type(one) is Free
-        self.at[rank] += 1
+        self.at[number] = len(self.program.ranks[rank])
+
+    def _computed(self, rank: int, operation: Operation, end: int) -> None:
+        """Let go the streams that wait for the operation."""
+        self.ends[rank][operation] = end
+        self.ready.extend(self.awaiting.pop((rank, operation), ()))
 
     def _begin(self, rank: int, at: int, one: BeginReduction | BeginUnshard, now: int) -> int:
         """A collective: it starts once the one of its kind before it on the rank has ended, and
@@ -244,13 +279,27 @@ class _Clock:
             queue.waiting.clear()
 
 
+def _rows(program: Program, streams: int) -> list[list[tuple[int, Instruction]]]:
+    """What each stream of each rank runs."""
+    if streams == 1:
+        return [list(enumerate(row)) for row in program.ranks]
+    rows: list[list[tuple[int, Instruction]]] = [[] for _ in range(streams * len(program.ranks))]
+    for rank, row in enumerate(program.ranks):
+        for at, (one, stream) in enumerate(zip(row, program.streams[rank], strict=True)):
+            rows[rank * streams + stream].append((at, one))
+    return rows
+
+
 def _stuck(clock: _Clock, ended: list[bool]) -> Diagnostic:
-    """The ranks that wait, each with the operation before which it does."""
+    """The ranks that wait, each with the operation before which it, or its first such stream,
+    does."""
     spec, labels = clock.program.spec, []
-    ranks = [rank for rank, over in enumerate(ended) if not over]
-    for rank in ranks:
-        for one in clock.program.ranks[rank][clock.at[rank] :]:
-            if type(one) is Compute and one.at != NONE:
+    waiting = [number for number, over in enumerate(ended) if not over]
+    ranks = list(dict.fromkeys(number // clock.streams for number in waiting))
+    for number in waiting:
+        rank = number // clock.streams
+        for at, one in clock.rows[number]:
+            if at >= clock.at[number] and type(one) is Compute and one.at != NONE:
                 words = f"rank {rank} waits before `{show(spec, one.operation)}`"
                 labels.append(Label(spec.spans[one.at], words))
                 break

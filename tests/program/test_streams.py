@@ -1,0 +1,69 @@
+"""Programs of stages that are cut into parts, under any timing: random Specs, random legal orders,
+streams that run at random speeds. A simulator that shares nothing with the clock sees that every
+computation finds its data, that no slot is lost, and that limits hold."""
+
+from random import Random
+
+import pytest
+
+from stretto.compiler.order.earliest_start import Earliest, earliest
+from stretto.compiler.program.claims import claims
+from stretto.compiler.program.communicate import communicate, forwards
+from stretto.compiler.program.evaluation import evaluated
+from stretto.compiler.program.issue import issue
+from stretto.compiler.program.program import Await, Compute, Operation, Program
+from stretto.compiler.program.timeline import time
+from tests.support.parts_orders import limited, random_order
+from tests.support.stream_runs import Run
+
+SEEDS = [*range(60), *(pytest.param(seed, marks=pytest.mark.full) for seed in range(60, 2000))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_any_timing_keeps_data_slots_and_limits(seed: int) -> None:
+    rng = Random(seed)
+    order = random_order(rng)
+    slots = rng.choice((None, None, 1, 2))
+    free = claims(communicate(order, slots)).activations
+    order = limited(order, free)
+    program = communicate(order, slots)
+    planned = claims(program)
+    assert planned.activations == free
+    if slots is None and not program.spec.unshard_weights:
+        _keeps_times(program, earliest(order))
+    for _ in range(6):
+        peaks = Run(program, order.problem, rng).run()
+        assert all(a <= b for a, b in zip(peaks, free, strict=True)), "more than planned is held"
+    evaluation = forwards(order, slots)
+    most = claims(evaluation).activations
+    assert all(a <= b for a, b in zip(most, free, strict=True)), "an evaluation breaks the limit"
+    holdings = evaluated(order, order, issue(order, earliest(order))).problem
+    for _ in range(3):
+        peaks = Run(evaluation, holdings, rng).run()
+        assert all(a <= b for a, b in zip(peaks, most, strict=True)), "more than planned is held"
+    for one in (program, evaluation):
+        _needs_its_awaits(one)
+
+
+def _keeps_times(program: Program, times: Earliest) -> None:
+    """No wait that was added moves a planned time."""
+    streams = len(program.spec.streams)
+    timeline = time(program)
+    for rank, row in enumerate(timeline.ranks):
+        for stream in range(streams):
+            starts = [timed.start for timed in row if timed.stream == stream]
+            assert starts == times.start[rank * streams + stream]
+
+
+def _needs_its_awaits(program: Program) -> None:
+    """None is there of which its stream knows already, and none whose end others imply."""
+    for row, streams in zip(program.ranks, program.streams, strict=True):
+        known: dict[int, set[Operation]] = {stream: set() for stream in streams}
+        ended: dict[Operation, set[Operation]] = {}
+        for one, stream in zip(row, streams, strict=True):
+            if isinstance(one, Compute):
+                known[stream].add(one.operation)
+                ended[one.operation] = set(known[stream])
+            elif isinstance(one, Await):
+                assert one.operation not in known[stream]
+                known[stream] |= ended[one.operation]
