@@ -68,7 +68,11 @@ def _with_text(plan: Plan) -> Plan:
 def _evaluated(plan: Plan, spec: Spec) -> Spec:
     """What the texts say with the plan's parameters."""
     first, *more = plan.sources
-    work = sum(line.microbatches * len(line.stages) for line in spec.pipelines)
+    work = sum(
+        line.microbatches * max(1, len(stage.parts))
+        for line in spec.pipelines
+        for stage in line.stages
+    )
     try:
         settings = Settings(
             values={name: Fraction(value) for name, value in spec.parameters.items()},
@@ -116,6 +120,8 @@ WORDS = {
     "limits": "limits",
     "rules": "rules",
     "order": "orders",
+    "streams": "streams",
+    "parts": "parts of its stages",
 }
 """What a difference of a field of the Spec is for who reads it."""
 

@@ -273,6 +273,12 @@ CODES: dict[str, ErrorCode] = {
         "order rank r {\n  let warmup = min(microbatches, ranks - 1 - r)\n  repeat warmup { F }\n"
         "  repeat microbatches - warmup { F; B }\n  repeat warmup { B }\n}\n",
     ),
+    "listed-too-early": ErrorCode(
+        "an order lists a part before one of its rank that it needs",
+        "Each stream of a rank runs its own parts of the list, and does not wait for the others "
+        "where nothing else makes it. The list is also the sequence in which one thread issues "
+        "everything, so what a part needs of its rank stands before it.",
+    ),
     "rule-between-ranks": ErrorCode(
         "a `rule` ties operations of two ranks that exchange no result",
         "A plan waits for results only. A rule between ranks holds where a result travels along; "

@@ -45,6 +45,8 @@ def chains(declared: Declarations, max_ops: int, reports: Reports) -> StageChain
     statement: s.SplitForward = declared.parts.statement
     scope = declared.parts.scope.frame()
     stages = scope.define_word("stages", statement.span)
+    if statement.stage is None:
+        scope.binding_hint = "name the stage: `split F[{}] into …`"
     stage = scope.define_slot(statement.stage, varies=True) if statement.stage else None
     streams = (COMPUTE, *dict.fromkeys(stream_names(statement)))
     items = [_compile_item(item, streams, scope) for item in statement.items]

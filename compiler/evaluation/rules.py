@@ -43,7 +43,7 @@ def _one(
 ) -> None:
     statement: s.Rule = deferred.statement
     scope = deferred.scope.frame()
-    scope.binding_hint = "for {} in a .. b"
+    scope.binding_hint = "end the statement with `for {} in a .. b`"
     ranges = compile_ranges(statement.ranges, scope)
     after = _operation(statement.later, scope, declared, pipelines, after=True)
     before = _operation(statement.earlier, scope, declared, pipelines, after=False)

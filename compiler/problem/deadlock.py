@@ -44,8 +44,8 @@ def explain(problem: Problem) -> Diagnostic:
 
 
 class _Stuck:
-    """Everything that cannot run: `blocked[i]`; `first[r]`, the first unit of rank r's order that
-    cannot; `ordered`, the operations that stand in an order."""
+    """Everything that cannot run: `blocked[i]`; `first[r, s]`, the first unit of the order of rank
+    r that cannot on its stream s; `ordered`, the operations that stand in an order."""
 
     def __init__(self, problem: Problem):
         self.problem, self.spec = problem, problem.spec
@@ -54,21 +54,23 @@ class _Stuck:
             self.blocked[i] = False
         index = {operation: i for i, operation in enumerate(problem.operations)}
         self.ordered: set[int] = set()
-        self.first: dict[int, tuple[int, ...]] = {}
+        self.first: dict[tuple[int, int], tuple[int, ...]] = {}
         for rank, units in enumerate(self.spec.written):
             for unit in units:
                 numbers = tuple(index[operation] for operation in unit.operations)
                 self.ordered.update(numbers)
-                if rank not in self.first and self.blocked[numbers[0]]:
-                    self.first[rank] = numbers
+                lane = (rank, problem.stream[numbers[0]])
+                if lane not in self.first and self.blocked[numbers[0]]:
+                    self.first[lane] = numbers
         self.needs: dict[int, list[tuple[int, EdgeKind]]] = {}
         for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
             if self.blocked[a] and why is not EdgeKind.ORDER and why is not EdgeKind.PAIR:
                 self.needs.setdefault(b, []).append((a, why))
 
     def place(self, i: int) -> tuple[int, ...]:
-        """The unit at which i is held up: the first of its rank, or itself."""
-        return self.first[self.problem.rank[i]] if i in self.ordered else (i,)
+        """The unit at which i is held up: the first of its rank and stream, or itself."""
+        lane = (self.problem.rank[i], self.problem.stream[i])
+        return self.first[lane] if i in self.ordered else (i,)
 
     def circle(self) -> list[Blocked]:
         """A shortest circle of waits, from the lowest rank on; each is for something that is held
@@ -134,6 +136,12 @@ class _Sentences:
     def span(self, i: int) -> Span:
         return self.spec.spans[self.stuck.problem.at[i]]
 
+    def who(self, i: int) -> str:
+        """The rank that runs i; with the stream, where there are several."""
+        stream = self.stuck.problem.stream[i]
+        of = f"`{self.spec.streams[stream]}` of " if self.spec.streams else ""
+        return f"{of}rank {self.rank[i]}"
+
     def pairs(self, i: int, j: int) -> bool:
         """Whether the two are one overlapped unit."""
         return self.stuck.problem.overlaps_with[i] == j
@@ -153,7 +161,7 @@ class _Sentences:
         for wait in self.circle:
             i = wait.waiting
             if i in self.stuck.ordered:
-                words = f"rank {self.rank[i]} waits here, at `{self.name(i)}`"
+                words = f"{self.who(i)} waits here, at `{self.name(i)}`"
                 found.append(Label(self.span(i), words))
         for wait in self.circle:
             if wait.why is EdgeKind.RULE:
@@ -172,17 +180,19 @@ class _Sentences:
         """The circle, a line for each wait and for each place in an order."""
         rows = []
         for wait, holder in zip(self.circle, self.holders, strict=True):
-            words = _needs(wait.why, self.stuck.problem.operations[wait.waiting])
+            both = (self.stuck.problem.operations[i] for i in (wait.waiting, wait.needed))
+            words = _needs(wait.why, *both)
             rows.append((self.name(wait.waiting), words, self.name(wait.needed), ""))
             if wait.needed != holder:
                 words = "overlaps" if self.pairs(wait.needed, holder) else "is ordered after"
-                where = f"rank {self.rank[holder]}, line {self.span(wait.needed).line}"
+                where = f"{self.who(holder)}, line {self.span(wait.needed).line}"
                 rows.append((self.name(wait.needed), words, self.name(holder), where))
         return "circle: " + ("\n" + " " * 8).join(columns(rows))
 
     def behind(self) -> tuple[str, ...]:
         """The other ranks that cannot finish."""
-        ranks = [rank for rank in self.stuck.first if rank not in self.ranks]
+        held_up = dict.fromkeys(rank for rank, _ in self.stuck.first)
+        ranks = [rank for rank in held_up if rank not in self.ranks]
         if not ranks:
             return ()
         verb = "wait" if len(ranks) > 1 else "waits"
@@ -200,13 +210,15 @@ class _Sentences:
         return "run " + ",\nor ".join(ways[:HELPS]) if ways else None
 
 
-def _needs(why: EdgeKind, waiting: Operation) -> str:
+def _needs(why: EdgeKind, waiting: Operation, needed: Operation) -> str:
     """The words between an operation and what it needs."""
     match why:
         case EdgeKind.ACTIVATION:
             return "needs the activation of"
         case EdgeKind.GRADIENT:
             return "needs the gradient of"
+        case EdgeKind.LOCAL if waiting.kind == needed.kind:
+            return "is the part behind"
         case EdgeKind.LOCAL:
             return (
                 "is the backward of"

@@ -13,13 +13,15 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.edge_lists import EdgeLists
 from stretto.compiler.problem.expand_parts import parts_problem, stream_orders
 from stretto.compiler.problem.kinds import KINDS, half
+from stretto.compiler.problem.list_order import too_early
 from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import NONE, Costs, Kind, Operation, Spec, show
 from stretto.compiler.problem.topology import Topology
 
 
 def expand(spec: Spec) -> Problem:
-    """The Problem of the Spec. Raises `Rejected`: `deadlock`, `no-such-operation` (a rule)."""
+    """The Problem of the Spec. Raises `Rejected`: `deadlock`, `listed-too-early`,
+    `no-such-operation` (a rule)."""
     if spec.parts:
         problem = parts_problem(spec)
         edges = EdgeLists(problem)
@@ -42,6 +44,8 @@ def expand(spec: Spec) -> Problem:
         from stretto.compiler.problem.deadlock import explain  # loads networkx, so only now
 
         raise Rejected([explain(problem)])
+    if spec.parts and (early := too_early(problem)):
+        raise Rejected(early)
     return problem
 
 

@@ -1,6 +1,7 @@
 """Spec → Problem where stages are cut into parts, against the language's rules, said again here
 operation by operation; and what is held in memory, counted along random sequences."""
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
@@ -8,9 +9,20 @@ from random import Random
 import pytest
 from msgspec.structs import replace
 
+from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.problem import EdgeKind, Problem
-from stretto.compiler.problem.spec import NONE, Feed, Operation, Part, PartFigures, Rule, Spec, Unit
+from stretto.compiler.problem.spec import (
+    NONE,
+    Feed,
+    Operation,
+    Part,
+    PartFigures,
+    Rule,
+    Spec,
+    Unit,
+    show,
+)
 from tests.support.parts import parts_spec
 
 
@@ -205,3 +217,68 @@ def test_orders_bind_streams_one_by_one_and_rules_are_edges() -> None:
     between = {*pairwise(compute), *pairwise(comm)}
     assert edges(problem, EdgeKind.ORDER) == between
     assert edges(problem, EdgeKind.RULE) == {(sequence[3], sequence[-1])}
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_a_list_may_not_have_a_part_before_one_that_it_needs(seed: int) -> None:
+    """Streams' sequences that can run, merged at random: refused exactly where a part stands before
+    one of its rank that it needs, on whatever way."""
+    spec, random = random_parts(seed), Random(seed)
+    done: dict[Operation, None] = {}
+    left = asked(spec)
+    while left:
+        done[random.choice([o for o in left if needs(spec, o) <= done.keys()])] = None
+        left = [o for o in left if o not in done]
+    lists: list[list[Operation]] = [[] for _ in range(spec.ranks)]
+    for rank, row in enumerate(lists):
+        streams: list[list[Operation]] = [[], [], []]
+        for o in done:
+            if spec.pipelines[o.pipeline].stages[o.stage].rank == rank:
+                streams[spec.parts[o.pipeline][o.stage][o.part].stream].append(o)
+        if random.random() < 0.3:
+            row += [o for o in done if any(o in some for some in streams)]
+            continue
+        while any(streams):
+            row.append(random.choice([some for some in streams if some]).pop(0))
+    whole = {o: closure(spec, o) for o in done}
+    wrong = any(later in whole[o] for row in lists for i, o in enumerate(row) for later in row[i:])
+    written = replace(spec, written=tuple(tuple(Unit((o,), 0) for o in row) for row in lists))
+    if not wrong:
+        expand(written)
+        return
+    with pytest.raises(Rejected) as caught:
+        expand(written)
+    assert {d.code for d in caught.value.diagnostics} == {"listed-too-early"}
+    for d in caught.value.diagnostics:
+        said = re.match(r"rank (\d+) lists `(.*)` before `(.*)`, which it needs", d.message)
+        assert said
+        names = {show(spec, o): o for o in lists[int(said[1])]}
+        early, needed = names[said[2]], names[said[3]]
+        assert needed in whole[early]
+        assert lists[int(said[1])].index(early) < lists[int(said[1])].index(needed)
+
+
+def closure(spec: Spec, one: Operation) -> set[Operation]:
+    found: set[Operation] = set()
+    rest = [one]
+    while rest:
+        new = needs(spec, rest.pop()) - found
+        found |= new
+        rest += new
+    return found
+
+
+def test_streams_that_wait_in_a_circle_are_told_by_name() -> None:
+    spec = parts_spec(2, 2)
+    sequence = asked(spec)
+    rows = [[o for o in sequence if o.stage == s] for s in (0, 1)]
+    rows[0].sort(key=lambda o: (-o.microbatch, "FIW".index(o.kind)))
+    rows[0] = [o for o in rows[0] if o.microbatch] + [o for o in rows[0] if not o.microbatch]
+    written = tuple(tuple(Unit((o,), 0) for o in row) for row in rows)
+    with pytest.raises(Rejected) as caught:
+        expand(replace(spec, written=written))
+    (found,) = caught.value.diagnostics
+    assert found.message == "this order can never finish: ranks 0 and 1 wait for each other"
+    drawn = found.notes[0]
+    assert "I.comb down[0, 1, layer 0]  needs the gradient of    I.att down[1, 1, layer 0]" in drawn
+    assert "`comm` of rank 0, line 1" in drawn and "is the part behind" not in drawn

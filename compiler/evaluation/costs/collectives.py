@@ -32,7 +32,7 @@ def collective(deferred: Deferred | None, pipelines: tuple[ResolvedPipeline, ...
     if statement.value is None:
         return dict.fromkeys(stages, 0)
     scope = deferred.scope.frame()
-    scope.binding_hint = "for stage {}"
+    scope.binding_hint = "end the statement with `for stage {}`"
     slot = scope.define_slot(statement.stage, varies=True) if statement.stage else None
     value = compile_expression(statement.value, scope)
     env: Env = [None] * scope.size

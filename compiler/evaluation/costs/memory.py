@@ -29,7 +29,7 @@ def apply_memory(
     out: CostTable,
 ) -> None:
     """Applies one `activation` statement to the table `out`. `scope` is a frame of its own."""
-    scope.binding_hint = "for {} in a .. b"
+    scope.binding_hint = "end the statement with `for {} in a .. b`"
     ranges = compile_ranges(statement.ranges, scope)
     places = CompiledIndex(statement, scope)
     value = compile_expression(statement.value, scope)
@@ -69,7 +69,7 @@ def transfer(deferred: Deferred, pipelines: tuple[ResolvedPipeline, ...], out: C
     """The transfer time of every pair of ranks that exchange data."""
     statement: s.Transfer = deferred.statement
     scope = deferred.scope.frame()
-    scope.binding_hint = "for rank a -> b"
+    scope.binding_hint = "end the statement with `for rank a -> b`"
     names = [w for w in (statement.source, statement.target) if w is not None]
     slots = [scope.define_slot(word, varies=True) for word in names]
     value = compile_expression(statement.value, scope)
@@ -103,7 +103,7 @@ def limit(deferred: Deferred, declared: Declarations, out: CostTable) -> None:
     """Applies one `limit` to every rank; of several the tightest counts."""
     statement: s.Limit = deferred.statement
     scope = deferred.scope.frame()
-    scope.binding_hint = "for rank {}"
+    scope.binding_hint = "end the statement with `for rank {}`"
     slot = scope.define_slot(statement.rank, varies=True) if statement.rank else None
     value = compile_expression(statement.value, scope)
     env: Env = [None] * scope.size

@@ -48,7 +48,7 @@ class PartStatements:
         if wrong is not None:
             scope.reports.add(wrong)
             return
-        scope.binding_hint = "for {} in a .. b"
+        scope.binding_hint = "end the statement with `for {} in a .. b`"
         ranges = compile_ranges(statement.ranges, scope)
         places = CompiledIndex(mention, scope)
         value = compile_expression(statement.value, scope)

@@ -70,7 +70,7 @@ class _CostStatements:
         mention = statement.operation
         if mention.part is not None:
             self.reports.add(no_part(mention.kind, mention.part))
-        scope.binding_hint = "for {} in a .. b"
+        scope.binding_hint = "end the statement with `for {} in a .. b`"
         ranges = compile_ranges(statement.ranges, scope)
         places = CompiledIndex(mention, scope)
         value = compile_expression(statement.value, scope)
@@ -119,7 +119,7 @@ class _CostStatements:
                 help_, diagnosis("no-overlap", message, statement.span, help=help_)
             )
             return
-        scope.binding_hint = "for {} in a .. b"
+        scope.binding_hint = "end the statement with `for {} in a .. b`"
         ranges = compile_ranges(statement.ranges, scope)
         halves = (CompiledIndex(first, scope), CompiledIndex(other, scope))
         inside = scope.inner()

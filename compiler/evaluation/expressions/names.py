@@ -30,6 +30,8 @@ def local_names(schedule: s.Schedule) -> dict[str, tuple[Span, str]]:
                 for property_ in properties:
                     if isinstance(property_, s.Place):
                         found.setdefault(property_.stage.text, (property_.stage.span, "place"))
+            case s.SplitForward(s.Word() as stage):
+                found.setdefault(stage.text, (stage.span, "split F"))
             case s.OrderRank(rank):
                 found.setdefault(rank.text, (rank.span, "order rank"))
     return found

@@ -53,7 +53,7 @@ class Scope:
         self.defined_later: dict[str, Span] = outer.defined_later if outer else {}
         self.local_names: dict[str, tuple[Span, str]] = outer.local_names if outer else {}
         self.binding_hint: str | None = outer.binding_hint if outer else None
-        """What to append to the statement so that a name has values, `{}` being the name."""
+        """What to write in the statement so that a name has values, `{}` being the name."""
         self._slots: list[int] = outer._slots if outer else [0]
         self._visible: int | None = None  # how many of the names, in the order of definition
         self._ordinals: dict[str, int] = {}  # definition index
@@ -180,10 +180,7 @@ class Scope:
             if word.text in self.local_names:
                 span, where = self.local_names[word.text]
                 labels.append(Label(span, f"`{word.text}` is known only in this `{where}`"))
-            binds = (
-                self.binding_hint
-                and f"end the statement with `{self.binding_hint.format(word.text)}`"
-            )
+            binds = self.binding_hint and self.binding_hint.format(word.text)
             return diagnosis("unknown-name", message, *labels, help=binds)
         return diagnosis(
             "unknown-name",
