@@ -44,7 +44,7 @@ def evaluate(schedule: s.Schedule, settings: Settings | None = None) -> Spec:
 def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec | None:
     spans, budget = Spans(), LoopBudget(settings.max_ops)
     sensible = not declared.failed_requirements and _few_enough(declared, settings, reports)
-    cut = chains(declared, settings.max_ops, reports) if sensible else None
+    cut = chains(declared, settings.max_ops, reports)
     sensible = sensible and (cut is not None) == (declared.parts is not None)
     pipelines = resolve_pipelines(declared, cut, reports) if sensible else None
     if declared.parts is not None and declared.order is not None:

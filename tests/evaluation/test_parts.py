@@ -73,11 +73,11 @@ def test_what_is_there_is_decided_stage_by_stage() -> None:
     assert chain(found, 2) == "self0@host feed0 self1@host feed1 output loss@comm"
 
 
-def figures(found: Spec, stage: int = 0) -> list[tuple[int, ...]]:
+def figures(found: Spec, stage: int = 0) -> list[tuple[int | Fraction, ...]]:
     """F, B, I, W and activation of each part, in units of the file."""
     time, size = found.time_unit, found.size_unit
     return [
-        (*(Fraction(x, time) for x in row[:4]), Fraction(row.activation, size))  # type: ignore[misc]
+        (*(Fraction(x, time) for x in row[:4]), Fraction(row.activation, size))
         for row in found.pipelines[0].stages[stage].parts
     ]
 
