@@ -18,11 +18,12 @@ from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.evaluation import Settings, evaluate
 from stretto.compiler.language.parse import parse
-from stretto.compiler.order import Order
+from stretto.compiler.order import WRITTEN, Order
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan, assemble
 from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Spec
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
 from stretto.compiler.program.program import Claims, Program, ProgramName
@@ -51,8 +52,37 @@ def _line(
     source: Source, settings: Settings, budget: Budget, forward_only: bool, slots: int | None
 ) -> Plan:
     """The line itself."""
-    schedule = parse(source)
-    spec = evaluate(schedule, settings)
+    spec = evaluate(parse(source), settings)
+    sources = (source, settings.costs.source) if settings.costs else (source,)
+    return _plan(spec, budget, forward_only, slots, sources)
+
+
+def compile_spec(spec: Spec, budget: Budget | None = None) -> Plan:
+    """The Plan of what is to be done, made otherwise than from a text of ours: a table of another
+    system, say. It carries no text, so that its computations cite no line once it was written.
+    Raises `Rejected`."""
+    with _without_collector():
+        return _plan(spec, budget or Budget(), False, None, ())
+
+
+def plan_of(program: Program) -> Plan:
+    """The Plan of a `train` Program that was made elsewhere, proved as it stands. Raises
+    `Rejected`."""
+    with _without_collector():
+        prove_all({"train": program})
+        claimed: dict[ProgramName, Claims] = {"train": claims(program)}
+        least = bound(expand(program.spec))
+        return assemble({"train": program}, claimed, least, WRITTEN)
+
+
+def _plan(
+    spec: Spec,
+    budget: Budget,
+    forward_only: bool,
+    slots: int | None,
+    sources: tuple[Source, ...],
+) -> Plan:
+    """From what is to be done to the Plan."""
     problem = expand(spec)
     if spec.parts:
         message = "stages that are cut into parts cannot be ordered yet"
@@ -67,7 +97,6 @@ def _line(
     claimed: dict[ProgramName, Claims] = {n: claims(program) for n, program in programs.items()}
     prove_all(programs, claimed)
     least = forwards_bound(spec) if forward_only else _least(order.bound or bound(problem), order)
-    sources = (source, settings.costs.source) if settings.costs else (source,)
     return assemble(programs, claimed, least, order.engine, sources)
 
 

@@ -10,6 +10,7 @@ COMMANDS = {
     "check": "prove schedules and plans",
     "compile": "write a schedule's plan",
     "show": "draw a schedule or plan",
+    "import": "write another system's table as a schedule file",
     "run": "train with a schedule on this machine",
     "list": "compare the schedules that ship",
     "new": "write a schedule file to start from",

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from stretto.compiler.commands import files, load
-from stretto.compiler.commands.flags import FILE, add_inputs, add_messages, add_search
+from stretto.compiler.commands.flags import FILE, add_inputs, add_messages, add_search, add_tables
 from stretto.compiler.commands.report import report
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.diagnostics.printable import one_line, printable
@@ -24,6 +24,7 @@ def add(parser: ArgumentParser) -> None:
     add_inputs(parser)
     add_search(parser)
     add_messages(parser)
+    add_tables(parser)
     parser.add_argument("files", nargs="+", metavar="FILE", help=FILE)
     parser.add_argument(
         "--format", choices=FORMATS, default="full", help="format of the diagnostics (default full)"
@@ -43,7 +44,7 @@ def run(chosen: Namespace) -> int:
     codes = {0}
     for name in chosen.files:
         try:
-            plan = load.load(name, chosen, budget)
+            plan = load.load(name, chosen, budget) if chosen.system is None else table(name, chosen)
         except load.Refused as error:
             found += error.diagnostics
             sources += error.sources
@@ -58,6 +59,13 @@ def run(chosen: Namespace) -> int:
     if chosen.assumptions and chosen.format in ("full", "concise"):
         print("What the proofs rest on:", *ASSUMPTIONS, sep="\n  - ")
     return max(codes)
+
+
+def table(name: str, chosen: Namespace) -> Plan:
+    """The proved Plan of another system's table."""
+    from stretto.compiler.commands.tables import table_plan
+
+    return table_plan(name, chosen)
 
 
 def proved(name: str, plan: Plan) -> str:

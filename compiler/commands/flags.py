@@ -12,6 +12,7 @@ from stretto.compiler.order.engines.table import BY_NAME, NAMES
 
 NARROWEST = 40  # columns in which a text picture can still be read
 ONE_EACH = "one --set for each value"
+SYSTEMS = ("torch-csv",)
 FILE = "a schedule or plan; `-` for standard input"
 
 
@@ -38,6 +39,33 @@ def add_inputs(parser: ArgumentParser) -> None:
         type=natural,
         metavar="N",
         help="refuse a schedule with more than N operations (default 4000000)",
+    )
+
+
+def add_tables(parser: ArgumentParser, *, required: bool = False) -> None:
+    """The flags of every command that reads the tables of other systems."""
+    flags = parser.add_argument_group("reading another system's table")
+    flags.add_argument(
+        "--from",
+        dest="system",
+        choices=SYSTEMS,
+        required=required,
+        help="FILE is a table of this system: a row for each rank, what it does in sequence",
+    )
+    flags.add_argument(
+        "--ranks", type=positive, metavar="N", help="ranks there must be (default: a row is one)"
+    )
+    flags.add_argument(
+        "--microbatches",
+        type=positive,
+        metavar="N",
+        help="micro-batches of the step (default: what most of the table shows)",
+    )
+    flags.add_argument(
+        "--placement",
+        choices=("loop", "v"),
+        help="where stages must be: `loop`, stage s on rank s %% ranks, or `v`, back and forth "
+        "(default: where the table has them; systems whose tables name chunks need it)",
     )
 
 

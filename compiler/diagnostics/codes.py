@@ -312,6 +312,23 @@ CODES: dict[str, ErrorCode] = {
         "PyTorch's CSV cannot hold this schedule",
         "The CSV knows one pipeline, one rank for each stage, and no slices.",
     ),
+    # ---- Tables of other systems
+    "unknown-cell": ErrorCode(
+        "a cell of a table says nothing that is known",
+        "Every cell is read whole. PyTorch looks at the beginning of a cell alone, and takes what "
+        "is mistyped behind it for something else without a word.",
+    ),
+    "table-size": ErrorCode(
+        "the rows or stages of a table do not add up to a step",
+        "A row is a rank, also an empty one; stages count from 0, and each is on a rank. What was "
+        "given with `--ranks`, `--microbatches` and `--placement` must be what the table shows.",
+    ),
+    "mixed-losses": ErrorCode(
+        "PyTorch would give micro-batches the losses of others",
+        "It keeps losses in the order in which the last stage runs its forwards, and takes them by "
+        "the number of the micro-batch: in another order than that it computes wrong gradients, "
+        "without a word.",
+    ),
     # ---- Plan files
     "not-a-plan": ErrorCode(
         "the file is no plan",

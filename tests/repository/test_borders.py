@@ -52,6 +52,14 @@ ROOMS: dict[str, set[str]] = {
         "compiler.plan",
         "compiler.analysis",
     },
+    "compiler.imports": {
+        "compiler.diagnostics",
+        "compiler.library",
+        "compiler.language",
+        "compiler.problem",
+        "compiler.evaluation",
+        "compiler.program",
+    },
     "compiler.driver": {
         "compiler.diagnostics",
         "compiler.library",
@@ -91,6 +99,7 @@ ROOMS: dict[str, set[str]] = {
         "compiler.show",
         "compiler.driver",
         "compiler.verify",
+        "compiler.imports",
     },
     "compiler.cli": {"compiler.diagnostics", "compiler.commands"},
     "runtime": {"compiler.diagnostics", "compiler.program", "compiler.proof", "compiler.plan"},

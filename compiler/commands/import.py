@@ -1,0 +1,41 @@
+"""`stretto import FILE --from SYSTEM -o x.pipe`: another system's table as a schedule file."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+
+from stretto.compiler.commands import files, outputs
+from stretto.compiler.commands.flags import add_tables, natural
+
+
+def add(parser: ArgumentParser) -> None:
+    """The flags of `import`."""
+    add_tables(parser, required=True)
+    parser.add_argument("file", metavar="FILE", help="the table; `-` for standard input")
+    parser.add_argument(
+        "--max-ops",
+        type=natural,
+        metavar="N",
+        help="refuse a table with more than N operations (default 1000000)",
+    )
+    outputs.add_output(
+        parser,
+        "-o",
+        "--output",
+        metavar="SCHEDULE",
+        help="write the schedule to this file (default `-`, stdout)",
+    )
+
+
+def run(chosen: Namespace) -> int:
+    """Write the schedule file. Raises `Refused` where the table is wrong."""
+    from stretto.compiler.commands.tables import schedule_text
+
+    source, known = schedule_text(chosen.file, chosen)
+    if chosen.output is None or outputs.is_stdout(chosen.output):
+        sys.stdout.write(source.text)
+    else:
+        outputs.write(chosen.output, source.text)
+        files.say(f"wrote {chosen.output}")
+    if known:
+        files.say(f"the order is that of the library's {known}")
+    return 0

@@ -1,0 +1,94 @@
+"""Tables of other systems: from a file that `--from` says how to read to the Table, its Spec, its
+proved Plan, or the text of a schedule file that says the same."""
+
+from argparse import Namespace
+from pathlib import Path
+from re import sub
+
+from stretto.compiler.commands import files
+from stretto.compiler.commands.load import Refused
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.diagnostics.printable import one_line
+from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.driver import compile_spec, plan_of
+from stretto.compiler.imports.communicating import communicating
+from stretto.compiler.imports.readable import readable
+from stretto.compiler.imports.readers import READERS
+from stretto.compiler.imports.recognise import recognised
+from stretto.compiler.imports.table import Table, TableSizes
+from stretto.compiler.imports.understand import MOST_ACTIONS, understood
+from stretto.compiler.order.budget import Budget
+from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Spec
+
+LARGEST = 128 << 20  # bytes of a table
+
+
+def table_plan(name: str, chosen: Namespace) -> Plan:
+    """The proved Plan of a table: with its messages as they stand, where it has them, else with
+    ours. Raises `Refused` and `Unusable`."""
+    source = _source(name)
+    try:
+        table, spec = _read(source, chosen)
+        expand(spec)  # a circle is told in the table's words, before anything else is
+        if table.communicates:
+            return plan_of(communicating(table, spec))
+        return compile_spec(spec, Budget(effort=0))
+    except Rejected as error:
+        raise Refused(error.diagnostics, [source]) from None
+
+
+def table_spec(name: str, chosen: Namespace) -> Spec:
+    """What a table says is to be done, its order among it, which can finish. Raises `Refused` and
+    `Unusable`."""
+    source = _source(name)
+    try:
+        _, spec = _read(source, chosen)
+        expand(spec)
+        return spec
+    except Rejected as error:
+        raise Refused(error.diagnostics, [source]) from None
+
+
+def schedule_text(name: str, chosen: Namespace) -> tuple[Source, str | None]:
+    """The text of a schedule file that says what the table does, under the name that it would
+    have, and which schedule of the library it is, if it is one."""
+    spec = table_spec(name, chosen)
+    known = recognised(spec)
+    remarks = [f"From {one_line(Path(name).name)}, a table of {chosen.system}."]
+    if known:
+        remarks.append(f"This is the library's order: {known}")
+    file = Path(name).with_suffix(".pipe")
+    return Source(one_line(str(file)), readable(spec, remarks)), known
+
+
+def _source(name: str) -> Source:
+    """The text of a table, a byte order mark at its head included. Raises `Unusable`."""
+    data = files.bounded(name, LARGEST)
+    try:
+        return Source("<stdin>" if name == "-" else name, data.decode())
+    except UnicodeDecodeError as error:
+        raise files.Unusable(f"`{name}` is not UTF-8 text (byte {error.start})") from None
+
+
+def _read(source: Source, chosen: Namespace) -> tuple[Table, Spec]:
+    most = MOST_ACTIONS if chosen.max_ops is None else chosen.max_ops
+    table = READERS[chosen.system](source, most)
+    sizes = TableSizes(chosen.ranks, chosen.microbatches, chosen.placement)
+    return table, understood(table, sizes, most, schedule_name(source.name))
+
+
+def schedule_name(file: str) -> str:
+    """A name for the schedule, of the file's name."""
+    name = sub(r"\W+", "_", Path(file).stem, flags=0).strip("_")
+    name = "".join(c for c in name if c.isascii())
+    return name if name[:1].isalpha() and name not in WORDS else f"table_{name}".rstrip("_")
+
+
+WORDS = {
+    *("F", "B", "I", "W", "let", "repeat", "as", "for", "in", "if", "then", "else", "queue"),
+    *("next", "and", "or", "not", "stages", "slice", "layer", "min", "max", "abs", "ceil"),
+    *("floor", "len"),
+}
+"""What cannot be a name in the language."""

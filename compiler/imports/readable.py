@@ -1,0 +1,196 @@
+"""Spec with a written order → the text of a schedule file that says the same, as short as it can be
+said: micro-batches are left out where the language fills them in, what repeats itself is a
+`repeat`, ranks that do the same share their block. Costs are not written: they are the defaults.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from textwrap import wrap
+
+from stretto.compiler.imports.repeats import Repeated, Step, folded
+from stretto.compiler.imports.sizes import placed
+from stretto.compiler.problem.spec import NONE, Limit, Operation, Pipeline, Spec, number
+
+WIDTH = 96
+PLACES = {
+    "loop": "s % ranks",
+    "v": "if s // ranks % 2 == 0 then s % ranks else ranks - 1 - s % ranks",
+}
+
+
+def readable(spec: Spec, remarks: Iterable[str] = (), order: bool = True) -> str:
+    """The text. `remarks` are comments at its top. Without `order` the compiler is to find one,
+    within the Spec's limits."""
+    lines = [f"# {line}" for remark in remarks for line in wrap(remark, WIDTH - 2)]
+    lines += [
+        f"schedule {spec.name}",
+        "",
+        f"ranks {spec.ranks}",
+        f"microbatches {spec.microbatches}",
+    ]
+    for pipeline in spec.pipelines:
+        lines += ["", *_pipeline(spec, pipeline)]
+    kinds = {one.kind for row in spec.written for unit in row for one in unit.operations}
+    split = spec.split_backward or "I" in kinds
+    if split or spec.overlap or spec.limits:
+        lines.append("")
+    if split:
+        lines.append("split B into I, W")
+    lines += [f"overlap F | {kind}" for kind in spec.overlap]
+    lines += _limits(spec)
+    if order:
+        lines += ["", *_order(spec)]
+    return "\n".join(lines) + "\n"
+
+
+def _pipeline(spec: Spec, pipeline: Pipeline) -> Iterator[str]:
+    yield f"pipeline {pipeline.name} {{"
+    if pipeline.replicates != NONE:
+        yield f"  replicates {spec.pipelines[pipeline.replicates].name}"
+    if len(spec.pipelines) > 1:
+        yield f"  microbatches {pipeline.microbatches}"
+    if len(pipeline.stages) != spec.ranks:
+        yield f"  stages {len(pipeline.stages)}"
+    ranks = [stage.rank for stage in pipeline.stages]
+    yield f"  place s -> {placement(ranks, spec.ranks)}"
+    yield "}"
+
+
+def placement(ranks: Sequence[int], many: int) -> str:
+    """The rank of stage s as an expression; `many` ranks there are."""
+    for name, words in PLACES.items():
+        if all(placed("v" if name == "v" else "loop", s, many) == r for s, r in enumerate(ranks)):
+            return words
+    if all(many - 1 - s == r for s, r in enumerate(ranks)):
+        return "ranks - 1 - s"
+    return f"{list(ranks)}[s]"
+
+
+def _limits(spec: Spec) -> Iterator[str]:
+    """The limits of activations: one, where all ranks have the same, else a list of them."""
+    own: list[Limit] = [limit for limit in spec.limits if limit is not None]
+    if len(own) < spec.ranks:
+        return
+    amounts = [number(limit.grains, spec.size_unit) for limit in own]
+    if len(set(amounts)) == 1:
+        yield f"limit activations <= {amounts[0]}"
+    else:
+        yield f"limit activations <= [{', '.join(map(str, amounts))}][r] for rank r"
+
+
+def _order(spec: Spec) -> Iterator[str]:
+    """One block, with a branch for every different list."""
+    same: dict[tuple[Step, ...], list[int]] = {}
+    for rank in range(spec.ranks):
+        same.setdefault(folded([*_mentions(spec, rank)]), []).append(rank)
+    yield "order rank r {"
+    if len(same) == 1:
+        for steps in same:
+            yield from _steps(steps, "  ")
+    else:
+        before = "  "
+        for k, (steps, ranks) in enumerate(same.items()):
+            test = " or ".join(f"r == {rank}" for rank in ranks)
+            last = k == len(same) - 1
+            yield f"{before}{{" if last else f"{before}if {test} {{"
+            if last:
+                yield f"    # rank {', '.join(map(str, ranks))}"
+            yield from _steps(steps, "    ")
+            before = "  } else "
+        yield "  }"
+    yield "}"
+
+
+def _steps(steps: Iterable[Step], indent: str) -> Iterator[str]:
+    """The steps as lines: short ones share a line, a long block has its own."""
+    line = ""
+    for step in steps:
+        text = _inline(step)
+        if isinstance(step, Repeated) and len(indent) + len(text) > WIDTH:
+            if line:
+                yield indent + line
+                line = ""
+            yield f"{indent}repeat {step.times} {{"
+            yield from _steps(step.block, indent + "  ")
+            yield f"{indent}}}"
+        elif line and len(indent) + len(line) + 2 + len(text) > WIDTH:
+            yield indent + line
+            line = text
+        else:
+            line = f"{line}; {text}" if line else text
+    if line:
+        yield indent + line
+
+
+def _inline(step: Step) -> str:
+    if isinstance(step, str):
+        return step
+    return f"repeat {step.times} {{ {'; '.join(map(_inline, step.block))} }}"
+
+
+# ---------------------------------------------------------------------------- mentions
+
+
+def _mentions(spec: Spec, rank: int) -> Iterator[str]:
+    """The rank's units in the words of the language, with what it fills in left out."""
+    given = _Given(spec, rank)
+    for operations, _ in spec.written[rank]:
+        yield " | ".join([given.mention(one) for one in operations])
+
+
+class _Given:
+    """What the mentions of a rank have named so far, as the language counts it (the reference of
+    order blocks): by stage the next micro-batch of F, and of B and I together, and the weight
+    gradients that wait, in the order of their input gradients."""
+
+    def __init__(self, spec: Spec, rank: int):
+        own = [
+            (p, s)
+            for p, line in enumerate(spec.pipelines)
+            for s, stage in enumerate(line.stages)
+            if stage.rank == rank
+        ]
+        self.spec, self.own = spec, own
+        self.pipelines = {p for p, _ in own}
+        self.named: dict[tuple[str, int, int], set[int]] = {}
+        self.next: dict[tuple[str, int, int], int] = {}
+        self.waiting: list[Operation] = []
+
+    def mention(self, one: Operation) -> str:
+        """The shortest mention that means this operation here."""
+        name = self.spec.pipelines[one.pipeline].name if len(self.pipelines) > 1 else ""
+        stages = [s for p, s in self.own if p == one.pipeline]
+        if one.kind == "W":
+            return self.weight(one, name, len(stages) > 1)
+        place = ("F" if one.kind == "F" else "B", one.pipeline, one.stage)
+        due = self.next.get(place, 0)
+        named = self.named.setdefault(place, set())
+        named.add(one.microbatch)
+        while self.next.get(place, 0) in named:
+            self.next[place] = self.next.get(place, 0) + 1
+        if one.kind == "I":
+            self.waiting.append(one)
+        if due == one.microbatch:
+            index = f"[{one.stage}]" if len(stages) > 1 else ""
+        else:
+            index = f"[{one.stage}, {one.microbatch}]"
+        return _joined(one.kind, name, index)
+
+    def weight(self, one: Operation, name: str, several: bool) -> str:
+        """The mention of a weight gradient: without more, the oldest that waits is meant."""
+        own = one._replace(kind="I")
+        rank_first = self.waiting[0]
+        same = [w for w in self.waiting if w.pipeline == one.pipeline]
+        stage_first = next(w for w in same if w.stage == one.stage)
+        pipeline_first = same[0]
+        self.waiting.remove(own)
+        if rank_first == own:
+            return "W"
+        if pipeline_first == own and name:
+            return f"W {name}"
+        if stage_first == own and several:
+            return _joined("W", name, f"[{one.stage}]")
+        return _joined("W", name, f"[{one.stage}, {one.microbatch}]")
+
+
+def _joined(kind: str, name: str, index: str) -> str:
+    return f"{kind} {name}{index}" if name else f"{kind}{index}"

@@ -1,0 +1,155 @@
+"""Table → what it shows of the step: stages and where they are, and how many micro-batches. What
+nearly all of the table says is taken for what is meant, so that one wrong cell is one finding.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
+from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.diagnostics.wording import listed
+from stretto.compiler.imports.table import COMPUTATIONS, Placement, Table, TableSizes
+
+StageOfTable = tuple[int, int]
+"""A pipeline and a stage of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableShape:
+    """`place`: the rank of every stage, by pipeline, then stage. `microbatches`, of every
+    pipeline."""
+
+    place: tuple[tuple[int, ...], ...]
+    microbatches: tuple[int, ...]
+
+
+def placed(placement: Placement, stage: int, ranks: int) -> int:
+    """The rank of a stage."""
+    turn, at = divmod(stage, ranks)
+    return ranks - 1 - at if placement == "v" and turn % 2 else at
+
+
+def shape(table: Table, sizes: TableSizes) -> tuple[TableShape | None, list[Diagnostic]]:
+    """The table's shape, and what is wrong with it; None where so much is that nothing further can
+    be said."""
+    wrong = [*_rows(table, sizes)]
+    votes = _votes(table)
+    if not votes:
+        return None, [*wrong, _nothing(table)]
+    stages = [max((s for p, s in votes if p == k), default=-1) + 1 for k in range(_many(table))]
+    missing = [*_absent(table, votes, stages)]
+    if missing:
+        return None, wrong + missing
+    place = tuple(tuple(_rank(votes[k, s]) for s in range(many)) for k, many in enumerate(stages))
+    wrong += _elsewhere(table, place, sizes)
+    batches = _microbatches(table, sizes)
+    return TableShape(place, batches), wrong
+
+
+def _many(table: Table) -> int:
+    return len(table.pipelines)
+
+
+def _rows(table: Table, sizes: TableSizes) -> Iterator[Diagnostic]:
+    """There is a row for each rank, and something in it."""
+    ranks = len(table.rows)
+    if sizes.ranks is not None and sizes.ranks != ranks:
+        what = f"the table has {ranks} rows, and there are {sizes.ranks} ranks"
+        yield Diagnostic("table-size", what, help="a row for each rank; an empty line is one too")
+    for rank, row in enumerate(table.rows):
+        if not row and table.lines[rank] not in {_line(d) for d in table.faults}:
+            line = table.lines[rank]
+            label = Label(Span(table.source.name, line, 1, line, 1))
+            what = f"row {rank} is empty: rank {rank} would have nothing to do"
+            yield Diagnostic("table-size", what, (label,), help="remove the empty line")
+
+
+def _line(one: Diagnostic) -> int:
+    return one.labels[0].span.line if one.labels else 0
+
+
+def _nothing(table: Table) -> Diagnostic:
+    span = Span(table.source.name, 1, 1, 1, 1)
+    return Diagnostic("table-size", "the table has no computation", (Label(span),))
+
+
+def _votes(table: Table) -> dict[StageOfTable, Counter[int]]:
+    """By stage how often each rank computes for it."""
+    votes: dict[StageOfTable, Counter[int]] = {}
+    for rank, row in enumerate(table.rows):
+        for one in row:
+            if one.word in COMPUTATIONS:
+                votes.setdefault((one.pipeline, one.stage), Counter())[rank] += 1
+    return votes
+
+
+def _rank(votes: Counter[int]) -> int:
+    """The rank with most of a stage's computations; of several the first."""
+    most = max(votes.values())
+    return min(rank for rank, many in votes.items() if many == most)
+
+
+def _absent(
+    table: Table, votes: dict[StageOfTable, Counter[int]], stages: list[int]
+) -> Iterator[Diagnostic]:
+    """Stages below the highest one that nobody computes."""
+    for p, many in enumerate(stages):
+        own = sorted(s for k, s in votes if k == p)
+        if len(own) == many:
+            continue
+        gaps = [
+            s for a, b in zip([-1, *own], own, strict=False) for s in range(a + 1, min(b, a + 9))
+        ]
+        highest = next(
+            one for row in table.rows for one in row if one[1] == own[-1] and one.pipeline == p
+        )
+        names = listed("stage", gaps, 8)
+        what = f"no rank computes {names}, and there is a stage {own[-1]}"
+        yield Diagnostic("table-size", what, (table.label(highest, "the highest stage"),))
+
+
+def _elsewhere(
+    table: Table, place: tuple[tuple[int, ...], ...], sizes: TableSizes
+) -> Iterator[Diagnostic]:
+    """What stands in the row of another rank than its stage's, and stages that are not where the
+    user says that they are."""
+    told: set[tuple[int, int, int]] = set()
+    for rank, row in enumerate(table.rows):
+        for one in row:
+            home = place[one.pipeline]
+            if one.stage >= len(home) or home[one.stage] == rank:
+                continue
+            if (one.pipeline, one.stage, rank) in told:
+                continue
+            told.add((one.pipeline, one.stage, rank))
+            what = f"`{table.name(one)}` stands in the row of rank {rank}"
+            why = f"stage {one.stage} is on rank {home[one.stage]}"
+            yield Diagnostic("wrong-rank", f"{what}, and {why}", (table.label(one),))
+    if sizes.placement is None or len(place) > 1:
+        return
+    for s, rank in enumerate(place[0]):
+        due = placed(sizes.placement, s, len(table.rows))
+        if rank != due:
+            first = next(one for one in table.rows[rank] if one.stage == s)
+            what = f"stage {s} is on rank {rank}, with placement `{sizes.placement}` on rank {due}"
+            yield Diagnostic("wrong-rank", what, (table.label(first),))
+            return
+
+
+def _microbatches(table: Table, sizes: TableSizes) -> tuple[int, ...]:
+    """How many micro-batches each pipeline has: as given, else the number of different forwards
+    that most of its stages have."""
+    if sizes.microbatches is not None and _many(table) == 1:
+        return (sizes.microbatches,)
+    seen: dict[StageOfTable, set[int]] = {}
+    for row in table.rows:
+        for one in row:
+            if one.word == "F":
+                seen.setdefault((one.pipeline, one.stage), set()).add(one.microbatch)
+    found = []
+    for p in range(_many(table)):
+        votes = Counter(len(batches) for (k, _), batches in seen.items() if k == p)
+        most = max(votes.values(), default=0)
+        found.append(max((n for n, many in votes.items() if many == most), default=1))
+    return tuple(found)
