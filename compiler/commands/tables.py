@@ -1,5 +1,5 @@
-"""Tables of other systems: from a file that `--from` says how to read to the Table, its Spec, its
-proved Plan, or the text of a schedule file that says the same."""
+"""Tables of other systems: from a file that `--from` says how to read to its Spec, its proved
+Plan, or the text of a schedule file that says the same."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -15,7 +15,7 @@ from stretto.compiler.imports.communicating import communicating
 from stretto.compiler.imports.readable import readable
 from stretto.compiler.imports.readers import READERS
 from stretto.compiler.imports.recognise import recognised
-from stretto.compiler.imports.table import Table, TableSizes
+from stretto.compiler.imports.table import ImportedTable, TableSizes
 from stretto.compiler.imports.understand import MOST_ACTIONS, understood
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
@@ -72,7 +72,7 @@ def _source(name: str) -> Source:
         raise files.Unusable(f"`{name}` is not UTF-8 text (byte {error.start})") from None
 
 
-def _read(source: Source, chosen: Namespace) -> tuple[Table, Spec]:
+def _read(source: Source, chosen: Namespace) -> tuple[ImportedTable, Spec]:
     most = MOST_ACTIONS if chosen.max_ops is None else chosen.max_ops
     table = READERS[chosen.system](source, most)
     sizes = TableSizes(chosen.ranks, chosen.microbatches, chosen.placement)

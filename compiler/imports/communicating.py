@@ -1,4 +1,4 @@
-"""Spec and its Table → Program: the table's messages as they stand, for the proof.
+"""Spec and its ImportedTable → Program: the table's messages as they stand, for the proof.
 
 A send begins where it stands and is waited for at the end of the list, as in PyTorch; a receive is
 posted where it stands and waited for right before the computation that uses it. `UNSHARD` becomes
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from stretto.compiler.imports.communication import WAYS, TableMessage, ends, result
-from stretto.compiler.imports.table import COMPUTATIONS, MESSAGES, Table, TableAction
+from stretto.compiler.imports.table import COMPUTATIONS, MESSAGES, ImportedTable, TableAction
 from stretto.compiler.imports.understand import operation
 from stretto.compiler.problem.kinds import Traffic
 from stretto.compiler.problem.spec import NONE, Operation, Spec, StageTicks, Unit
@@ -31,7 +31,7 @@ from stretto.compiler.program.program import (
 TRAFFIC: dict[str, Traffic] = {"F": "activation", "B": "gradient"}
 
 
-def communicating(table: Table, spec: Spec) -> Program:
+def communicating(table: ImportedTable, spec: Spec) -> Program:
     """The `train` Program of a table in which `understood` finds nothing wrong. Its Spec says of
     which stages gradients are averaged and weights gathered, which takes no time."""
     stages = range(len(spec.pipelines[0].stages))
@@ -53,7 +53,7 @@ def communicating(table: Table, spec: Spec) -> Program:
     return Program(spec, "train", tuple(channels), (), ranks)
 
 
-def _channels(table: Table, spec: Spec) -> dict[Channel, int]:
+def _channels(table: ImportedTable, spec: Spec) -> dict[Channel, int]:
     place = [stage.rank for stage in spec.pipelines[0].stages]
     found: dict[Channel, int] = {}
     for row in table.rows:
@@ -68,7 +68,7 @@ class _RankOfTable:
 
     def __init__(
         self,
-        table: Table,
+        table: ImportedTable,
         spec: Spec,
         rank: int,
         channels: dict[Channel, int],

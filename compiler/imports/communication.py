@@ -1,4 +1,4 @@
-"""Table → what is wrong with its messages and with what is done once for a stage.
+"""ImportedTable → what is wrong with its messages and with what is done once for a stage.
 
 PyTorch sends all messages of a pair of ranks in one sequence, forwards and backwards together, and
 without a name: the n-th that rank a sends to rank b meets the n-th receive that b posts for a.
@@ -14,7 +14,7 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.imports.computations import Known, key
 from stretto.compiler.imports.sizes import TableShape
-from stretto.compiler.imports.table import COMPUTATIONS, MESSAGES, Table, TableAction
+from stretto.compiler.imports.table import COMPUTATIONS, MESSAGES, ImportedTable, TableAction
 
 TableMessage = tuple[str, int, int]
 """A result that another rank needs: `F` or `B`, the stage that made it, and the micro-batch."""
@@ -52,7 +52,7 @@ def ends(message: TableMessage, place: Sequence[int]) -> tuple[int, int] | None:
     return place[made], place[used]
 
 
-def wrong_messages(table: Table, shape: TableShape, first: Known) -> Iterator[Diagnostic]:
+def wrong_messages(table: ImportedTable, shape: TableShape, first: Known) -> Iterator[Diagnostic]:
     """All that is wrong with messages, `REDUCE_GRAD`, `UNSHARD` and `RESHARD`; `first` has the
     table's computations by name."""
     words = [one for row in table.rows for one in row if one.word not in COMPUTATIONS]
@@ -76,7 +76,7 @@ class _Messages:
     """The messages of a table: `sent` and `received` have the first action of each, `order` for
     each directed pair of ranks both sequences."""
 
-    def __init__(self, table: Table, shape: TableShape, first: Known):
+    def __init__(self, table: ImportedTable, shape: TableShape, first: Known):
         self.table, self.place, self.first = table, shape.place[0], first
         self.many = shape.microbatches[0]
         self.sent: dict[TableMessage, TableAction] = {}
@@ -193,7 +193,7 @@ def _nth(n: int) -> str:
 # ---------------------------------------------------------------------------- once for a stage
 
 
-def _reduced(table: Table, shape: TableShape) -> Iterator[Diagnostic]:
+def _reduced(table: ImportedTable, shape: TableShape) -> Iterator[Diagnostic]:
     """Every stage has one `REDUCE_GRAD`, behind its last backward: it divides by the number of
     micro-batches, and averages over data-parallel replicas."""
     for s, rank in enumerate(shape.place[0]):
@@ -222,7 +222,7 @@ def _reduced(table: Table, shape: TableShape) -> Iterator[Diagnostic]:
                 yield Diagnostic("wrong-collective", what, (table.label(one),))
 
 
-def _gathered(table: Table) -> Iterator[Diagnostic]:
+def _gathered(table: ImportedTable) -> Iterator[Diagnostic]:
     """Where weights are gathered, they are whenever a stage computes, and never twice."""
     anywhere = any(one.word == "UNSHARD" for row in table.rows for one in row)
     for row in table.rows:
@@ -252,7 +252,7 @@ def _gathered(table: Table) -> Iterator[Diagnostic]:
                 yield _gather(table, one, "nothing of it is computed afterwards")
 
 
-def _late(table: Table, one: TableAction, row: Sequence[TableAction]) -> Diagnostic:
+def _late(table: ImportedTable, one: TableAction, row: Sequence[TableAction]) -> Diagnostic:
     """A computation of a stage whose weights are not there."""
     later = [x for x in row if x.word == "UNSHARD" and x[1] == one.stage and x[4] > one.column]
     why = (
@@ -264,7 +264,7 @@ def _late(table: Table, one: TableAction, row: Sequence[TableAction]) -> Diagnos
 
 
 def _gather(
-    table: Table, one: TableAction, why: str, other: TableAction | None = None
+    table: ImportedTable, one: TableAction, why: str, other: TableAction | None = None
 ) -> Diagnostic:
     labels = [table.label(one)]
     if other is not None:

@@ -1,5 +1,5 @@
-"""Table → what is wrong with its computations: each exactly once, of a micro-batch that there is,
-and on its rank after what it needs there. Whether ranks wait for each other in a circle is for
+"""ImportedTable → what is wrong with its computations: each exactly once, of a micro-batch that
+there is, and on its rank after what it needs there. Whether ranks wait for each other in a circle is for
 `expand` to say, once all of them are there.
 """
 
@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.imports.sizes import TableShape
-from stretto.compiler.imports.table import COMPUTATIONS, Table, TableAction
+from stretto.compiler.imports.table import COMPUTATIONS, ImportedTable, TableAction
 
 Known = dict[tuple[str, int, int, int], TableAction]
 """By kind, pipeline, stage and micro-batch the first computation of this name."""
 
 
-def known(table: Table) -> Known:
+def known(table: ImportedTable) -> Known:
     """The computations of the table, each by its name, the first of each."""
     found: Known = {}
     for row in table.rows:
@@ -29,7 +29,9 @@ def key(one: TableAction, word: str = "") -> tuple[str, int, int, int]:
     return word or one.word, one.pipeline, one.stage, one.microbatch
 
 
-def wrong_computations(table: Table, shape: TableShape, first: Known) -> Iterator[Diagnostic]:
+def wrong_computations(
+    table: ImportedTable, shape: TableShape, first: Known
+) -> Iterator[Diagnostic]:
     """All that is wrong with computations; `first`: what `known` says."""
     for row in table.rows:
         done: set[tuple[str, int, int, int]] = set()
@@ -48,12 +50,12 @@ def wrong_computations(table: Table, shape: TableShape, first: Known) -> Iterato
         yield from _mixed(table, len(shape.place[0]) - 1)
 
 
-def _beyond(table: Table, one: TableAction, many: int) -> Diagnostic:
+def _beyond(table: ImportedTable, one: TableAction, many: int) -> Diagnostic:
     what = f"`{table.name(one)}`: there are micro-batches 0 to {many - 1}"
     return Diagnostic("no-such-operation", what, (table.label(one),))
 
 
-def _twice(table: Table, one: TableAction, first: Known) -> Iterator[Diagnostic]:
+def _twice(table: ImportedTable, one: TableAction, first: Known) -> Iterator[Diagnostic]:
     """A computation that stands elsewhere too; of B beside I or W what comes later."""
     again = first[key(one)]
     if again is not one:
@@ -67,7 +69,7 @@ def _twice(table: Table, one: TableAction, first: Known) -> Iterator[Diagnostic]
             return
 
 
-def _repeats(table: Table, one: TableAction, other: TableAction, why: str) -> Diagnostic:
+def _repeats(table: ImportedTable, one: TableAction, other: TableAction, why: str) -> Diagnostic:
     what = f"`{table.name(one)}` runs a second time"
     if why:
         what = f"`{table.name(one)}` repeats `{table.name(other)}`"
@@ -77,7 +79,7 @@ def _repeats(table: Table, one: TableAction, other: TableAction, why: str) -> Di
 
 
 def _early(
-    table: Table, one: TableAction, first: Known, done: set[tuple[str, int, int, int]]
+    table: ImportedTable, one: TableAction, first: Known, done: set[tuple[str, int, int, int]]
 ) -> Iterator[Diagnostic]:
     """A backward before its forward, a weight gradient before its input gradient."""
     needs = {"B": "F", "I": "F", "W": "I"}.get(one.word)
@@ -90,7 +92,7 @@ def _early(
         yield Diagnostic("too-early", what, labels)
 
 
-def _left_out(table: Table, shape: TableShape, first: Known) -> Iterator[Diagnostic]:
+def _left_out(table: ImportedTable, shape: TableShape, first: Known) -> Iterator[Diagnostic]:
     """What a rank should compute and never does: for each stage and kind the first, and how many
     more."""
     for p, place in enumerate(shape.place):
@@ -114,7 +116,7 @@ def _lacks(has: set[str]) -> Iterable[str]:
         yield from {"I", "W"} - has
 
 
-def _absent(table: Table, rank: int, one: TableAction, batches: list[int]) -> Diagnostic:
+def _absent(table: ImportedTable, rank: int, one: TableAction, batches: list[int]) -> Diagnostic:
     more = f", nor {count(len(batches) - 1, 'other micro-batch', 'other micro-batches')}"
     what = f"rank {rank} never runs `{table.name(one)}`{more if batches[1:] else ''}"
     label = table.row_end(rank, "its row ends here")
@@ -134,7 +136,7 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(words) + (", …" if runs[10:] else "")
 
 
-def _mixed(table: Table, last: int) -> Iterator[Diagnostic]:
+def _mixed(table: ImportedTable, last: int) -> Iterator[Diagnostic]:
     """PyTorch hands out losses by the order in which the last stage runs its forwards."""
     before: TableAction | None = None
     for row in table.rows:

@@ -6,7 +6,7 @@ said: micro-batches are left out where the language fills them in, what repeats 
 from collections.abc import Iterable, Iterator, Sequence
 from textwrap import wrap
 
-from stretto.compiler.imports.repeats import Repeated, Step, folded
+from stretto.compiler.imports.repeats import FoldedStep, RepeatedSteps, folded
 from stretto.compiler.imports.sizes import placed
 from stretto.compiler.problem.spec import NONE, Limit, Operation, Pipeline, Spec, number
 
@@ -79,7 +79,7 @@ def _limits(spec: Spec) -> Iterator[str]:
 
 def _order(spec: Spec) -> Iterator[str]:
     """One block, with a branch for every different list."""
-    same: dict[tuple[Step, ...], list[int]] = {}
+    same: dict[tuple[FoldedStep, ...], list[int]] = {}
     for rank in range(spec.ranks):
         same.setdefault(folded([*_mentions(spec, rank)]), []).append(rank)
     yield "order rank r {"
@@ -100,12 +100,12 @@ def _order(spec: Spec) -> Iterator[str]:
     yield "}"
 
 
-def _steps(steps: Iterable[Step], indent: str) -> Iterator[str]:
+def _steps(steps: Iterable[FoldedStep], indent: str) -> Iterator[str]:
     """The steps as lines: short ones share a line, a long block has its own."""
     line = ""
     for step in steps:
         text = _inline(step)
-        if isinstance(step, Repeated) and len(indent) + len(text) > WIDTH:
+        if isinstance(step, RepeatedSteps) and len(indent) + len(text) > WIDTH:
             if line:
                 yield indent + line
                 line = ""
@@ -121,7 +121,7 @@ def _steps(steps: Iterable[Step], indent: str) -> Iterator[str]:
         yield indent + line
 
 
-def _inline(step: Step) -> str:
+def _inline(step: FoldedStep) -> str:
     if isinstance(step, str):
         return step
     return f"repeat {step.times} {{ {'; '.join(map(_inline, step.block))} }}"
@@ -132,12 +132,12 @@ def _inline(step: Step) -> str:
 
 def _mentions(spec: Spec, rank: int) -> Iterator[str]:
     """The rank's units in the words of the language, with what it fills in left out."""
-    given = _Given(spec, rank)
+    given = _MentionsSoFar(spec, rank)
     for operations, _ in spec.written[rank]:
         yield " | ".join([given.mention(one) for one in operations])
 
 
-class _Given:
+class _MentionsSoFar:
     """What the mentions of a rank have named so far, as the language counts it (the reference of
     order blocks): by stage the next micro-batch of F, and of B and I together, and the weight
     gradients that wait, in the order of their input gradients."""

@@ -1,13 +1,13 @@
-"""The systems whose tables are read: a reader for each, from a text to its `Table`, and how
+"""The systems whose tables are read: a reader for each, from a text to its `ImportedTable`, and how
 many filled cells it may have."""
 
 from collections.abc import Callable
 
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.imports import torch_csv
-from stretto.compiler.imports.table import Table
+from stretto.compiler.imports.table import ImportedTable
 
-READERS: dict[str, Callable[[Source, int], Table]] = {
+READERS: dict[str, Callable[[Source, int], ImportedTable]] = {
     "torch-csv": torch_csv.read,
 }
 """By the name that `--from` takes."""

@@ -9,21 +9,21 @@ from typing import NamedTuple
 LONGEST = 256  # steps of a block that is looked for
 
 
-class Repeated(NamedTuple):
+class RepeatedSteps(NamedTuple):
     """A block that stands `times` times in a row."""
 
     times: int
-    block: tuple["Step", ...]
+    block: tuple["FoldedStep", ...]
 
 
-Step = str | Repeated
+FoldedStep = str | RepeatedSteps
 
 
-def folded(steps: Sequence[str], longest: int = LONGEST) -> tuple[Step, ...]:
+def folded(steps: Sequence[str], longest: int = LONGEST) -> tuple[FoldedStep, ...]:
     """The sequence, folded."""
     numbers: dict[str, int] = {}
     tokens = [numbers.setdefault(step, len(numbers)) for step in steps]
-    found: list[Step] = []
+    found: list[FoldedStep] = []
     at = 0
     while at < len(tokens):
         period, times = _best(tokens, at, longest)
@@ -32,7 +32,7 @@ def folded(steps: Sequence[str], longest: int = LONGEST) -> tuple[Step, ...]:
             at += 1
         else:
             block = steps[at : at + period]
-            found.append(Repeated(times, folded(block, period // 2)))
+            found.append(RepeatedSteps(times, folded(block, period // 2)))
             at += period * times
     return tuple(found)
 

@@ -1,5 +1,5 @@
-"""Table → what it shows of the step: stages and where they are, and how many micro-batches. What
-nearly all of the table says is taken for what is meant, so that one wrong cell is one finding.
+"""ImportedTable → what it shows of the step: stages and where they are, and how many
+micro-batches. What nearly all of the table says is taken for what is meant, so that one wrong cell is one finding.
 """
 
 from collections import Counter
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.diagnostics.wording import listed
-from stretto.compiler.imports.table import COMPUTATIONS, Placement, Table, TableSizes
+from stretto.compiler.imports.table import COMPUTATIONS, ImportedTable, PlacementWord, TableSizes
 
 StageOfTable = tuple[int, int]
 """A pipeline and a stage of it."""
@@ -24,13 +24,13 @@ class TableShape:
     microbatches: tuple[int, ...]
 
 
-def placed(placement: Placement, stage: int, ranks: int) -> int:
+def placed(placement: PlacementWord, stage: int, ranks: int) -> int:
     """The rank of a stage."""
     turn, at = divmod(stage, ranks)
     return ranks - 1 - at if placement == "v" and turn % 2 else at
 
 
-def shape(table: Table, sizes: TableSizes) -> tuple[TableShape | None, list[Diagnostic]]:
+def shape(table: ImportedTable, sizes: TableSizes) -> tuple[TableShape | None, list[Diagnostic]]:
     """The table's shape, and what is wrong with it; None where so much is that nothing further can
     be said."""
     wrong = [*_rows(table, sizes)]
@@ -47,11 +47,11 @@ def shape(table: Table, sizes: TableSizes) -> tuple[TableShape | None, list[Diag
     return TableShape(place, batches), wrong
 
 
-def _many(table: Table) -> int:
+def _many(table: ImportedTable) -> int:
     return len(table.pipelines)
 
 
-def _rows(table: Table, sizes: TableSizes) -> Iterator[Diagnostic]:
+def _rows(table: ImportedTable, sizes: TableSizes) -> Iterator[Diagnostic]:
     """There is a row for each rank, and something in it."""
     ranks = len(table.rows)
     if sizes.ranks is not None and sizes.ranks != ranks:
@@ -69,12 +69,12 @@ def _line(one: Diagnostic) -> int:
     return one.labels[0].span.line if one.labels else 0
 
 
-def _nothing(table: Table) -> Diagnostic:
+def _nothing(table: ImportedTable) -> Diagnostic:
     span = Span(table.source.name, 1, 1, 1, 1)
     return Diagnostic("table-size", "the table has no computation", (Label(span),))
 
 
-def _votes(table: Table) -> dict[StageOfTable, Counter[int]]:
+def _votes(table: ImportedTable) -> dict[StageOfTable, Counter[int]]:
     """By stage how often each rank computes for it."""
     votes: dict[StageOfTable, Counter[int]] = {}
     for rank, row in enumerate(table.rows):
@@ -91,7 +91,7 @@ def _rank(votes: Counter[int]) -> int:
 
 
 def _absent(
-    table: Table, votes: dict[StageOfTable, Counter[int]], stages: list[int]
+    table: ImportedTable, votes: dict[StageOfTable, Counter[int]], stages: list[int]
 ) -> Iterator[Diagnostic]:
     """Stages below the highest one that nobody computes."""
     for p, many in enumerate(stages):
@@ -110,7 +110,7 @@ def _absent(
 
 
 def _elsewhere(
-    table: Table, place: tuple[tuple[int, ...], ...], sizes: TableSizes
+    table: ImportedTable, place: tuple[tuple[int, ...], ...], sizes: TableSizes
 ) -> Iterator[Diagnostic]:
     """What stands in the row of another rank than its stage's, and stages that are not where the
     user says that they are."""
@@ -137,7 +137,7 @@ def _elsewhere(
             return
 
 
-def _microbatches(table: Table, sizes: TableSizes) -> tuple[int, ...]:
+def _microbatches(table: ImportedTable, sizes: TableSizes) -> tuple[int, ...]:
     """How many micro-batches each pipeline has: as given, else the number of different forwards
     that most of its stages have."""
     if sizes.microbatches is not None and _many(table) == 1:

@@ -1,4 +1,4 @@
-"""`Table`: what another system's table says, before anybody asks whether it is right.
+"""`ImportedTable`: what another system's table says, before anybody asks whether it is right.
 
 A row is a rank, what it does stands in the row in the order it is done. `FORWARD`, … are our
 letters of computations; the other words are those of PyTorch's `compute_comms` dialect.
@@ -15,7 +15,7 @@ COMPUTATIONS = ("F", "B", "I", "W")
 MESSAGES = ("SEND_F", "RECV_F", "SEND_B", "RECV_B")
 ONCE = ("UNSHARD", "RESHARD", "REDUCE_GRAD")  # of a stage: they have no micro-batch
 
-Placement = Literal["loop", "v"]
+PlacementWord = Literal["loop", "v"]
 """Where stages are: `loop`, stage s on rank s % ranks; `v`, back and forth."""
 
 
@@ -23,7 +23,7 @@ class TableAction(NamedTuple):
     """One thing that a rank does: a word, a stage, a micro-batch (-1 where the word has none), and
     where in the table it stands: its line, and columns from 1 (`end` is one past the last).
     `cell` counts the cells of its row; what stands in one cell is meant to overlap. `pipeline` is
-    an index into `Table.pipelines`."""
+    an index into `ImportedTable.pipelines`."""
 
     word: str
     stage: int
@@ -36,7 +36,7 @@ class TableAction(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ImportedTable:
     """The rows of a text, and what no reader could make sense of in it (`faults`). `lines` has the
     line of every row; `communicates`: whether the table says what is sent and received. `mixes`:
     whether the system takes losses in the order in which the last stage runs its forwards, as
@@ -85,4 +85,4 @@ class TableSizes:
 
     ranks: int | None = None
     microbatches: int | None = None
-    placement: Placement | None = None
+    placement: PlacementWord | None = None

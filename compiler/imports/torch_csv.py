@@ -1,4 +1,4 @@
-"""PyTorch's CSV → `Table`, in both of its dialects: `compute_only`, computations alone, and
+"""PyTorch's CSV → `ImportedTable`, in both of its dialects: `compute_only`, computations alone, and
 `compute_comms`, where messages, gathered weights and summed gradients stand too. As
 `torch.distributed.pipelining.schedules` of torch 2.13 reads them, with one difference: torch looks
 at the beginning of a cell only, so that `0F0;1F0` loads as `0F0` and `0FOO` as a forward of no
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Source, Span
 from stretto.compiler.imports.cells import LONGEST, TableCell, cells, idle, lines
-from stretto.compiler.imports.table import COMPUTATIONS, ONCE, Table, TableAction, too_large
+from stretto.compiler.imports.table import COMPUTATIONS, ONCE, ImportedTable, TableAction, too_large
 from stretto.compiler.problem.spec import NONE
 
 WORDS = "F|I|B|W|UNSHARD|RESHARD|REDUCE_GRAD|SEND_F|RECV_F|SEND_B|RECV_B"
@@ -24,7 +24,7 @@ HELP = (
 )
 
 
-def read(source: Source, most: int) -> Table:
+def read(source: Source, most: int) -> ImportedTable:
     """The table of the text. What cannot be read is among its `faults`. Raises `Rejected`
     (`too-large`) where it has more than so many filled cells."""
     text, faults = source.text, []
@@ -42,7 +42,7 @@ def read(source: Source, most: int) -> Table:
             if column is not None and row.strip():
                 why = "a cell is empty, which PyTorch's `compute_comms` does not allow"
                 faults.append(_fault(source, TableCell("", n, column, column), why))
-    return Table(
+    return ImportedTable(
         source,
         rows,
         tuple(range(1, len(rows) + 1)),

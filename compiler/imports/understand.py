@@ -1,5 +1,5 @@
-"""Table → Spec: the order of the table as the one that was written, every computation citing its
-cell. An F costs 1, a B 2, an I and a W 1 each, and a forward leaves 1 on its stage: a table says
+"""ImportedTable → Spec: the order of the table as the one that was written, every computation
+citing its cell. An F costs 1, a B 2, an I and a W 1 each, and a forward leaves 1 on its stage: a table says
 nothing of times and sizes.
 """
 
@@ -10,7 +10,13 @@ from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.imports.communication import wrong_messages
 from stretto.compiler.imports.computations import known, wrong_computations
 from stretto.compiler.imports.sizes import TableShape, shape
-from stretto.compiler.imports.table import COMPUTATIONS, Table, TableAction, TableSizes, too_large
+from stretto.compiler.imports.table import (
+    COMPUTATIONS,
+    ImportedTable,
+    TableAction,
+    TableSizes,
+    too_large,
+)
 from stretto.compiler.problem.spec import (
     NONE,
     Kind,
@@ -28,7 +34,10 @@ MOST_TOLD = 100  # findings of one kind that are told; the others are counted
 
 
 def understood(
-    table: Table, sizes: TableSizes | None = None, most: int = MOST_ACTIONS, name: str = "table"
+    table: ImportedTable,
+    sizes: TableSizes | None = None,
+    most: int = MOST_ACTIONS,
+    name: str = "table",
 ) -> Spec:
     """The Spec of the table. Raises `Rejected` with everything that is wrong with it, row by row,
     but for a circle between ranks, which `expand` finds."""
@@ -58,7 +67,7 @@ def _some(findings: Iterable[Diagnostic]) -> Iterator[Diagnostic]:
         yield one
 
 
-def _few_enough(table: Table, sizes: TableSizes, most: int) -> None:
+def _few_enough(table: ImportedTable, sizes: TableSizes, most: int) -> None:
     stages = {(one.pipeline, one.stage) for row in table.rows for one in row}
     many = max(sum(map(len, table.rows)), 2 * len(stages) * (sizes.microbatches or 0))
     if many > most:
@@ -84,7 +93,7 @@ def _place(one: Diagnostic) -> tuple[int, int]:
 # ---------------------------------------------------------------------------- the Spec
 
 
-def _spec(table: Table, found: TableShape, name: str) -> Spec:
+def _spec(table: ImportedTable, found: TableShape, name: str) -> Spec:
     spans = [Span(table.source.name, 1, 1, 1, 1)]
     written = tuple(tuple(_units(table, row, spans)) for row in table.rows)
     operations = [one for row in table.rows for one in row]
@@ -114,7 +123,7 @@ def _spec(table: Table, found: TableShape, name: str) -> Spec:
     )
 
 
-def _units(table: Table, row: Iterable[TableAction], spans: list[Span]) -> Iterator[Unit]:
+def _units(table: ImportedTable, row: Iterable[TableAction], spans: list[Span]) -> Iterator[Unit]:
     """The units of a row. Two in one cell are one overlapped unit where they can be: an F and the
     B or I of another micro-batch; others run one after the other."""
     before: TableAction | None = None

@@ -8,7 +8,7 @@ from stretto.compiler import library as shipped
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.imports.readable import readable
 from stretto.compiler.imports.recognise import recognised
-from stretto.compiler.imports.repeats import Repeated, Step, folded
+from stretto.compiler.imports.repeats import FoldedStep, RepeatedSteps, folded
 from stretto.compiler.problem.spec import Spec
 from tests.support import library, specs
 
@@ -56,10 +56,10 @@ def test_any_order_survives(seed: int) -> None:
     assert recognised(spec) is None
 
 
-def unfolded(steps: tuple[Step, ...]) -> list[str]:
+def unfolded(steps: tuple[FoldedStep, ...]) -> list[str]:
     found: list[str] = []
     for step in steps:
-        found += unfolded(step.block) * step.times if isinstance(step, Repeated) else [step]
+        found += unfolded(step.block) * step.times if isinstance(step, RepeatedSteps) else [step]
     return found
 
 
@@ -69,7 +69,7 @@ def test_what_is_folded_unfolds_to_the_same() -> None:
         letters = [random.choice("ab") for _ in range(random.randrange(30))]
         words = letters * random.randrange(1, 4) + [random.choice("abc") for _ in range(9)]
         assert unfolded(folded(words)) == words
-    assert folded(list("FFFBWBWBW")) == (Repeated(3, ("F",)), Repeated(3, ("B", "W")))
+    assert folded(list("FFFBWBWBW")) == (RepeatedSteps(3, ("F",)), RepeatedSteps(3, ("B", "W")))
 
 
 def test_ten_thousand_operations_become_a_few_lines() -> None:

@@ -13,7 +13,7 @@ from stretto.compiler.diagnostics.render import render
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.driver import compile_spec, plan_of
 from stretto.compiler.imports.communicating import communicating
-from stretto.compiler.imports.table import Placement, TableSizes
+from stretto.compiler.imports.table import PlacementWord, TableSizes
 from stretto.compiler.imports.torch_csv import read
 from stretto.compiler.imports.understand import MOST_ACTIONS, understood
 from stretto.compiler.order.budget import Budget
@@ -74,7 +74,7 @@ def right(path: Path, name: str, ranks: int, many: int, chunks: int, dialect: st
         text = dumped(path, name, ranks, many, chunks, dialect)
     except ValueError:
         return False
-    placement: Placement = "v" if name in V_SHAPED else "loop"
+    placement: PlacementWord = "v" if name in V_SHAPED else "loop"
     spec = checked(text, TableSizes(ranks, many, placement))
     own = table(name, ranks, many, chunks)
     units = [[[o[:1] + o[2:4] for o in unit.operations] for unit in row] for row in spec.written]
