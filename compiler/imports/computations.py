@@ -1,6 +1,6 @@
 """ImportedTable → what is wrong with its computations: each exactly once, of a micro-batch that
-there is, and on its rank after what it needs there. Whether ranks wait for each other in a circle is for
-`expand` to say, once all of them are there.
+there is, and on its rank after what it needs there. Whether ranks wait for each other in a circle
+is for `expand` to say, once all of them are there.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,5 +1,5 @@
-"""ImportedTable → what it shows of the step: stages and where they are, and how many
-micro-batches. What nearly all of the table says is taken for what is meant, so that one wrong cell is one finding.
+"""ImportedTable → what it shows of the step: stages and where they are, and how many micro-batches.
+What nearly all of the table says is taken for what is meant, so that one wrong cell is one finding.
 """
 
 from collections import Counter

@@ -1,6 +1,6 @@
 """ImportedTable → Spec: the order of the table as the one that was written, every computation
-citing its cell. An F costs 1, a B 2, an I and a W 1 each, and a forward leaves 1 on its stage: a table says
-nothing of times and sizes.
+citing its cell. An F costs 1, a B 2, an I and a W 1 each, and a forward leaves 1 on its stage: a
+table says nothing of times and sizes.
 """
 
 from collections.abc import Iterable, Iterator
