@@ -1,4 +1,5 @@
-"""`Cursor`: one stage on one rank while the rank's order is made."""
+"""`Cursor`: one stage on one rank while the rank's order is made; `StageCursor`, what it has in
+common with that of a stage that is cut into parts."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -9,20 +10,29 @@ from stretto.compiler.problem.spec import Kind
 UNSCHEDULED = -1
 
 
-class Cursor:
+class StageCursor:
+    """One stage on this rank, and how many micro-batches it has."""
+
+    __slots__ = ("microbatches", "pipeline", "stage")
+
+    def __init__(self, pipeline: ResolvedPipeline, stage: int):
+        self.pipeline = pipeline
+        self.stage = stage
+        self.microbatches = pipeline.microbatches
+
+
+class Cursor(StageCursor):
     """One stage on this rank: which of its operations are scheduled, and by which text (index of a
     span, or UNSCHEDULED). Forwards are numbered in the order in which they are filled in,
     micro-batch by micro-batch and slice by slice; backwards with the slices reversed."""
 
     __slots__ = (
-        "backward", "forward", "full", "microbatches", "next_backward", "next_forward", "pipeline",
-        "slices", "stage", "total", "waiting", "weight",
+        "backward", "forward", "full", "next_backward", "next_forward", "slices", "total",
+        "waiting", "weight",
     )  # fmt: skip
 
     def __init__(self, pipeline: ResolvedPipeline, stage: int, slices: int):
-        self.pipeline = pipeline
-        self.stage = stage
-        self.microbatches = pipeline.microbatches
+        super().__init__(pipeline, stage)
         self.slices = slices or 1
         self.total = pipeline.microbatches * self.slices
         self.forward = [UNSCHEDULED] * self.total

@@ -3,15 +3,14 @@
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.wording import listed
 from stretto.compiler.evaluation.expressions.values import show
-from stretto.compiler.evaluation.orders.cursor import Cursor
 from stretto.compiler.evaluation.orders.request_errors import elsewhere
-from stretto.compiler.evaluation.orders.resolver import Request, Resolver
+from stretto.compiler.evaluation.orders.resolver import AnyCursor, RankResolver, Request
 from stretto.compiler.evaluation.reports import eval_error
 
 
-def find_cursor(resolver: Resolver, request: Request) -> Cursor | None:
+def find_cursor(resolver: RankResolver[AnyCursor], request: Request) -> AnyCursor | None:
     """The stage that is meant; None if it is optional and there is none here."""
-    kind, p, s, _, _, optional, span = request
+    kind, p, s, _, _, optional, span, *_ = request
     if p is not None and s is not None:
         cursor = resolver.cursors.get((p, s))
         if cursor is None:
@@ -44,34 +43,36 @@ def find_cursor(resolver: Resolver, request: Request) -> Cursor | None:
                 f"`{name}` is on {listed('rank', sorted(set(resolver.pipelines[p].ranks)), 4, 1)}",
             ),
         )
-    which = " or ".join(f"`{kind} {name}[{t.stage}]`" for t in cursors[:4])
+    which = " or ".join(f"`{request.what} {name}[{t.stage}]`" for t in cursors[:4])
     raise eval_error(
         "ambiguous",
-        f"rank {resolver.rank} holds {len(cursors)} stages of `{name}`: which `{kind}`?",
+        f"rank {resolver.rank} holds {len(cursors)} stages of `{name}`: which `{request.what}`?",
         span,
         help=f"say {which}",
     )
 
 
-def with_backward(request: Request, cursor: Cursor) -> Cursor:
+def with_backward(request: Request, cursor: AnyCursor) -> AnyCursor:
     """The cursor, whose pipeline must have a backward if the request is of one."""
     if request.kind != "F" and cursor.pipeline.forward_only:
         raise eval_error(
             "no-such-operation",
-            f"`{cursor.pipeline.name}` is `forward only` and has no `{request.kind}`",
+            f"`{cursor.pipeline.name}` is `forward only` and has no `{request.what}`",
             Label(request.span),
             Label(cursor.pipeline.declaration.stated_at["forward only"], "no backward here"),
         )
     return cursor
 
 
-def _no_pipeline(resolver: Resolver, request: Request, fit: list[int]) -> Cursor | None:
+def _no_pipeline(
+    resolver: RankResolver[AnyCursor], request: Request, fit: list[int]
+) -> AnyCursor | None:
     """None or several pipelines fit: raises, unless an optional request may find none."""
     if fit:
-        which = " or ".join(f"`{request.kind} {resolver.pipelines[q].name}`" for q in fit[:4])
+        which = " or ".join(f"`{request.what} {resolver.pipelines[q].name}`" for q in fit[:4])
         raise eval_error(
             "ambiguous",
-            f"rank {resolver.rank} holds stages of {len(fit)} pipelines: which `{request.kind}`?",
+            f"rank {resolver.rank} holds stages of {len(fit)} pipelines: which `{request.what}`?",
             request.span,
             help=f"say {which}",
         )
@@ -82,7 +83,7 @@ def _no_pipeline(resolver: Resolver, request: Request, fit: list[int]) -> Cursor
     raise eval_error("wrong-rank", f"rank {resolver.rank} holds no stage", request.span)
 
 
-def check_held(resolver: Resolver, request: Request) -> None:
+def check_held(resolver: RankResolver[AnyCursor], request: Request) -> None:
     """Raises where the request names a stage or a pipeline that the rank does not hold."""
     p, s = request.pipeline, request.stage
     if p is not None and s is not None:

@@ -6,15 +6,15 @@ from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.expressions.values import show
 from stretto.compiler.evaluation.orders.counts import by_line, scheduled_at
 from stretto.compiler.evaluation.orders.cursor import UNSCHEDULED, Cursor
-from stretto.compiler.evaluation.orders.resolver import Request, Resolver
+from stretto.compiler.evaluation.orders.resolver import AnyCursor, RankResolver, Request, Resolver
 from stretto.compiler.evaluation.reports import EvalError, SecondaryError, diagnosis, eval_error
 from stretto.compiler.problem.spec import Kind
 
 
-def elsewhere(resolver: Resolver, request: Request, p: int, s: int) -> EvalError:
+def elsewhere(resolver: RankResolver[AnyCursor], request: Request, p: int, s: int) -> EvalError:
     """Stage `s` of pipeline `p` does not exist, or is not on this rank."""
     pipeline = resolver.pipelines[p]
-    name = f"{request.kind} {pipeline.name}[{show(s)}]"
+    name = f"{request.what} {pipeline.name}[{show(s)}]"
     if not 0 <= s < len(pipeline.ranks):
         return eval_error(
             "no-such-operation",
@@ -24,7 +24,7 @@ def elsewhere(resolver: Resolver, request: Request, p: int, s: int) -> EvalError
     fit = resolver.cursors_of.get(p) or [
         t for (_, stage), t in resolver.cursors.items() if stage == s
     ]
-    here = " and ".join(f"`{request.kind} {t.pipeline.name}[{t.stage}]`" for t in fit[:4])
+    here = " and ".join(f"`{request.what} {t.pipeline.name}[{t.stage}]`" for t in fit[:4])
     help_ = f"rank {resolver.rank} has {here}" if fit else None
     return eval_error(
         "wrong-rank",

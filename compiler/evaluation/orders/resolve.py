@@ -18,7 +18,7 @@ from stretto.compiler.problem.spec import NONE, Kind, Operation
 def resolve(resolver: Resolver, request: Request, at: int) -> Operation | None:
     """Resolves the request and marks its operation as scheduled by the text `at` (an index of the
     Spec's spans). None if the request is optional and no operation is left. Raises `EvalError`."""
-    kind, p, s, m, k, optional, span = request
+    kind, p, s, m, k, optional, span, *_ = request
     if kind == "W" and m is None:
         return _oldest(resolver, request, at)
     cursor = resolver.single.get(p) if s is None and p is not None else None
@@ -56,7 +56,7 @@ def resolve(resolver: Resolver, request: Request, at: int) -> Operation | None:
 
 def _numbered(resolver: Resolver, request: Request, cursor: Cursor) -> int | None:
     """The number of an operation whose micro-batch, slice or both are named."""
-    kind, _, _, m, k, optional, span = request
+    kind, _, _, m, k, optional, span, *_ = request
     backward = kind != "F"
     scheduled = cursor.forward if kind == "F" else cursor.weight if kind == "W" else cursor.backward
     if m is not None and not 0 <= m < cursor.microbatches:
@@ -84,7 +84,7 @@ def _numbered(resolver: Resolver, request: Request, cursor: Cursor) -> int | Non
 
 def _oldest(resolver: Resolver, request: Request, at: int) -> Operation | None:
     """The weight gradient that waits longest among those that the request may mean."""
-    kind, p, s, _, k, optional, span = request
+    kind, p, s, _, k, optional, span, *_ = request
     if p is not None or s is not None:
         check_held(resolver, request)
     best: tuple[int, int] | None = None

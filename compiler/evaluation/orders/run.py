@@ -10,7 +10,7 @@ from stretto.compiler.evaluation.expressions.ranges import LoopBudget
 from stretto.compiler.evaluation.orders.blocks import compile_order
 from stretto.compiler.evaluation.orders.failures import TooManyErrors, record
 from stretto.compiler.evaluation.orders.references import OrderContext
-from stretto.compiler.evaluation.orders.resolver import Resolver
+from stretto.compiler.evaluation.orders.resolver import RankText, Resolver
 from stretto.compiler.evaluation.orders.site import RANK, RESOLVER
 from stretto.compiler.evaluation.reports import AlreadyReported, EvalError, Reports, TooManyRounds
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
@@ -96,8 +96,5 @@ def _resolvers(
         )
         for p in pipelines
     ]
-    return [
-        Resolver(rank, pipelines, held[rank], declared.slices or 0, spans.table.__getitem__,
-              counts.__getitem__)
-        for rank in range(ranks)
-    ]  # fmt: skip
+    text = RankText(pipelines, spans.table.__getitem__, counts.__getitem__)
+    return [Resolver(rank, text, held[rank], declared.slices or 0) for rank in range(ranks)]
