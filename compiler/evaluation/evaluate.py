@@ -15,6 +15,8 @@ from stretto.compiler.evaluation.costs.ticks import TickCosts, stage_in_ticks, t
 from stretto.compiler.evaluation.declarations import declare
 from stretto.compiler.evaluation.declared import Declarations
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget
+from stretto.compiler.evaluation.orders.joined import joined
+from stretto.compiler.evaluation.orders.pair_costs import PairCosts
 from stretto.compiler.evaluation.orders.run import Spans, orders
 from stretto.compiler.evaluation.placement import resolve_pipelines
 from stretto.compiler.evaluation.reports import EvalError, Reports, diagnosis
@@ -47,12 +49,11 @@ def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec 
     cut = chains(declared, settings.max_ops, reports)
     sensible = sensible and (cut is not None) == (declared.parts is not None)
     pipelines = resolve_pipelines(declared, cut, reports) if sensible else None
-    if declared.parts is not None and declared.order is not None:
-        _not_yet(declared.order.statement, reports)
-        declared.order = None
-    written = orders(declared, pipelines, spans, budget, reports)
     known = pipelines or ()  # without pipelines names are still checked
     costs = cost_table(declared, known, budget, reports)
+    exact = ExactCosts(declared, known, costs, budget)
+    pair_costs = PairCosts(exact)
+    written = orders(declared, pipelines, spans, pair_costs, reports)
     check_kept(costs, known, reports)
     if declared.transfer is not None:
         transfer(declared.transfer, known, costs)
@@ -63,8 +64,7 @@ def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec 
     ruled = rules(declared, known, spans.intern, budget, reports)
     if reports.count or pipelines is None:
         return None
-    exact = ExactCosts(declared, pipelines, costs, budget)
-    ticks = to_ticks(exact, [units for units, _ in written], reports)
+    ticks = to_ticks(exact, [order.units for order in written], reports)
     limits = [
         None if (found := costs.limits.get(rank)) is None
         else Limit(ticks.size(found[0]), spans.intern(found[1]))
@@ -92,11 +92,12 @@ def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec 
         minimize=declared.minimize.aim if declared.minimize else "makespan",
         jitter=(declared.jitter.numerator, declared.jitter.denominator),
         order=tuple(
-            digest(unit.operations for unit in units) if complete else ""
-            for units, complete in written
+            digest(unit.operations for unit in order.units) if order.whole else ""
+            for order in written
         )
         or ("",) * (declared.ranks or 0),
-        written=tuple(units for units, _ in written),
+        written=tuple(order.units for order in written),
+        joined=joined(written, pair_costs.unit, ticks, len(cut.streams)) if cut else (),
         reduce_gradients=_stage_ticks(costs.reduces, ticks),
         unshard_weights=_stage_ticks(costs.unshards, ticks),
         spans=tuple(spans.table),
@@ -121,11 +122,6 @@ def _pipeline(p: ResolvedPipeline, exact: ExactCosts, ticks: TickCosts, spans: S
 
 def _stage_ticks(times: StageTimes, ticks: TickCosts) -> tuple[StageTicks, ...]:
     return tuple(StageTicks(*stage, ticks.time(time)) for stage, time in sorted(times.items()))
-
-
-def _not_yet(order: s.OrderRank, reports: Reports) -> None:
-    message = "orders of stages that are cut into parts cannot be compiled yet"
-    reports.add(diagnosis("not-yet", message, order.span, help="leave the `order` block out"))
 
 
 def _few_enough(declared: Declarations, settings: Settings, reports: Reports) -> bool:

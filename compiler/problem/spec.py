@@ -173,6 +173,21 @@ class Unit(NamedTuple):
     at: int  # index in Spec.spans
 
 
+class JoinedPair(NamedTuple):
+    """Two operations, cut into parts, that an order of `rank` writes as a pair: kind as written,
+    pipeline and stage of the one that begins and of the other. `sequence`: their parts as they
+    stand in the list (0 for the first or 1, kind, index into the chain). For the two alone, in
+    ticks: the `span` of this sequence, that of taking `turns`, and the `load` of each stream."""
+
+    rank: int
+    first: tuple[Kind, int, int]
+    second: tuple[Kind, int, int]
+    span: int
+    turns: int
+    load: tuple[int, ...]
+    sequence: tuple[tuple[int, Kind, int], ...]
+
+
 class StageTicks(NamedTuple):
     """What is done once for a stage in every step, and how many ticks it takes."""
 
@@ -215,8 +230,8 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     empty where the file does not say them.
     Where stages are cut into parts, `streams` has the names of the streams of every rank, `compute`
     first, and `parts[p][s]` the chain of stage s of pipeline p, in the order of its forward (equal
-    chains are one value); operations are then single parts, and so is each unit of `written`. Else
-    both are empty.
+    chains are one value); operations are then single parts, and so is each unit of `written`, and
+    `joined` has the pairs that were written. Else all three are empty.
     """
 
     name: str
@@ -245,6 +260,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     unshard_weights: tuple[StageTicks, ...] = ()
     streams: tuple[str, ...] = ()
     parts: tuple[tuple[tuple[Part, ...], ...], ...] = ()
+    joined: tuple[JoinedPair, ...] = ()
 
 
 def show(spec: Spec, operation: Operation) -> str:

@@ -1,9 +1,11 @@
 """Steps of an order that cannot be taken: which of them are reported, and with which bindings."""
 
+from typing import Any
+
 from stretto.compiler.evaluation.expressions.ranges import bindings
 from stretto.compiler.evaluation.expressions.scope import Scope
 from stretto.compiler.evaluation.expressions.values import Env
-from stretto.compiler.evaluation.orders.resolver import AnyCursor, RankResolver
+from stretto.compiler.evaluation.orders.resolver import RankResolver
 from stretto.compiler.evaluation.reports import (
     MOST_PER_RANK,
     EvalError,
@@ -17,7 +19,7 @@ class TooManyErrors(Exception):
     """The rank has had `MOST_PER_RANK` errors; the rest of its order is not run."""
 
 
-def fail(error: EvalError, resolver: RankResolver[AnyCursor], scope: Scope, env: Env) -> None:
+def fail(error: EvalError, resolver: RankResolver[Any], scope: Scope, env: Env) -> None:
     """Records a step that could not be taken; the rank goes on with the next one. Raises
     `TooManyErrors` after many of them, and `TooManyRounds` as it is."""
     if isinstance(error, TooManyRounds):
@@ -27,7 +29,7 @@ def fail(error: EvalError, resolver: RankResolver[AnyCursor], scope: Scope, env:
         raise TooManyErrors
 
 
-def record(error: EvalError, resolver: RankResolver[AnyCursor], reports: Reports) -> None:
+def record(error: EvalError, resolver: RankResolver[Any], reports: Reports) -> None:
     """Reports a mistake in the order of a rank, unless an earlier one may explain it."""
     if not (resolver.failures and isinstance(error, SecondaryError)):
         reports.add_repeated(error.diagnostic, error.bindings or "", resolver.rank)

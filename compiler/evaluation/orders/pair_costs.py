@@ -17,14 +17,14 @@ class PairCosts:
     """The strands of operations; those of a stage are one value where they take equally long."""
 
     def __init__(self, exact: ExactCosts):
-        self._exact = exact
+        self.exact = exact
         self._known: dict[tuple[Kind, int, int], Strand] = {}
 
     @cached_property
     def unit(self) -> int:
         """How many ticks one unit of the file's costs has here: as many as keep all of them
         whole."""
-        exact = self._exact
+        exact = self.exact
         usual = (
             figures[kind]
             for p in exact.pipelines
@@ -36,7 +36,7 @@ class PairCosts:
 
     @cached_property
     def _unusual(self) -> Overrides:
-        return overrides(self._exact)
+        return overrides(self.exact)
 
     @cached_property
     def _varying(self) -> set[tuple[int, int]]:
@@ -58,7 +58,7 @@ class PairCosts:
     def _ticks(self, kind: Kind, p: int, s: int, m: int, part: int) -> int:
         found = self._unusual.get(Operation(kind, p, s, m, NONE, part))
         if found is None:
-            found = self._exact.table.of_stage(kind, p, s, part)
+            found = self.exact.table.of_stage(kind, p, s, part)
         return int(found * self.unit)
 
 

@@ -1,4 +1,5 @@
-"""`F near | B far`: two operations of an order that overlap as one unit."""
+"""`F near | B far`: two operations of an order that overlap as one unit or, where stages are cut,
+whose parts become one sequence."""
 
 from collections.abc import Callable
 
@@ -17,7 +18,8 @@ from stretto.compiler.language import syntax as s
 def compile_pair(step: s.Pair, site: Site) -> StepCode:
     """Schedules the pair as one unit, or lists it as one item of a queue."""
     context, scope, queue = site
-    _check_kinds(step, site)
+    if context.parts is None:
+        _check_kinds(step, site)
     first, second = (_compile_half(half, site) for half in (step.first, step.second))
     if isinstance(step.second, s.Mention):
         check_overlap(context, step.second.kind, step.span)

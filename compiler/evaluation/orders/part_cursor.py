@@ -1,6 +1,7 @@
 """`PartCursor`: one stage that is cut into parts, on one rank while the rank's order is made."""
 
 from collections import deque
+from collections.abc import Iterator
 
 from stretto.compiler.evaluation.orders.cursor import UNSCHEDULED, StageCursor
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
@@ -91,11 +92,10 @@ class PartCursor(StageCursor):
             return [k for k in found if self.chain[k].layer == layer]
         return found if kind == "F" else found[::-1]
 
-    def left_out(self, kind: Kind) -> list[tuple[int, list[int]]]:
-        """Micro-batches of which parts are missing, and which, as they run."""
-        return [
-            (m, missing)
-            for m, row in enumerate(self.given[kind])
-            if self.many[kind][m] < len(self.own[kind])
-            and (missing := [k for _, k in self.own[kind] if row[k] == UNSCHEDULED])
-        ]
+    def left_out(self) -> Iterator[tuple[Kind, int, list[int]]]:
+        """What is not given: by kind and micro-batch the parts that are missing, as they run."""
+        for kind, rows in self.given.items():
+            own = self.own[kind]
+            for m, row in enumerate(rows):
+                if self.many[kind][m] < len(own):
+                    yield kind, m, [k for _, k in own if row[k] == UNSCHEDULED]

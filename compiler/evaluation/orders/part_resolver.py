@@ -22,12 +22,13 @@ class Taken(NamedTuple):
 
 
 class WrittenPair(NamedTuple):
-    """Two operations of an order, of whatever micro-batches: their stages, their strands, and the
-    sequence of their parts. The `first` begins."""
+    """Two operations of an order, of whatever micro-batches: kind, pipeline and stage of each, the
+    parts of each, how long those take (in ticks of `PairCosts`), and their sequence. The first of
+    the two begins."""
 
     rank: int
-    first: tuple[Kind, int, int]
-    second: tuple[Kind, int, int]
+    names: tuple[tuple[Kind, int, int], tuple[Kind, int, int]]
+    parts: tuple[OwnParts, OwnParts]
     strands: tuple[Strand, Strand]
     interleaving: Interleaving
 

@@ -43,7 +43,8 @@ def schedule_parts(
         resolver.place(both[o], both[o].parts[i], at)
     names = _name(first), _name(second)
     resolver.pairs.setdefault(
-        (*names, *strands), WrittenPair(resolver.rank, *names, strands, found)
+        (names, strands),
+        WrittenPair(resolver.rank, names, (first.parts, second.parts), strands, found),
     )
 
 

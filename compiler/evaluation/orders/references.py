@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.expressions.compile import already_reported, compile_whole
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget
@@ -17,6 +18,7 @@ from stretto.compiler.evaluation.expressions.scope import (
     report_wrong_kind,
 )
 from stretto.compiler.evaluation.expressions.values import Env, PipelineValue, pipeline
+from stretto.compiler.evaluation.orders.pair_costs import PairCosts
 from stretto.compiler.evaluation.orders.resolver import Request
 from stretto.compiler.evaluation.reports import Reports, backward_not_split, diagnosis, no_part
 from stretto.compiler.language import syntax as s
@@ -24,8 +26,17 @@ from stretto.compiler.language import syntax as s
 RequestCode = Callable[[Env], Request]
 
 
+class PartOrders(Struct, frozen=True):
+    """What an order needs to know of stages that are cut into parts: what is wrong with a mention
+    of one, if anything, and what parts cost."""
+
+    check: Callable[[s.Mention], Diagnostic | None]
+    costs: PairCosts
+
+
 class OrderContext(Struct, frozen=True):
-    """What compiling an order needs to know of the rest of the file."""
+    """What compiling an order needs to know of the rest of the file; `parts` is None where stages
+    are whole."""
 
     split: bool
     overlap: frozenset[str]
@@ -33,30 +44,35 @@ class OrderContext(Struct, frozen=True):
     budget: LoopBudget
     reports: Reports
     intern: Callable[[Span], int]
+    parts: PartOrders | None = None
 
 
 def compile_reference(mention: s.Mention, scope: Scope, context: OrderContext) -> RequestCode:
     """The code that computes the pipeline and the indices of a reference."""
     kind, optional, place = mention.kind, mention.optional, mention.span
-    if mention.part is not None:
-        context.reports.add(no_part(kind, mention.part))
     which = _which(mention, scope, context)
     if kind in "IW" and not context.split:
         context.reports.add_once("split B", backward_not_split(kind, place))
+    elif mention.part is not None:
+        wrong = context.parts.check(mention) if context.parts else no_part(kind, mention.part)
+        if wrong is not None:
+            context.reports.add(wrong)
+    part = mention.part.text if mention.part else None
     indices = [
         None if e is None else compile_whole(e, scope, what)
         for e, what in (
             (mention.stage, "a stage"),
             (mention.microbatch, "a micro-batch"),
             (mention.slice, "a slice"),
+            (mention.layer, "a layer"),
         )
     ]
-    stage, microbatch, slice_ = indices
-    if stage is microbatch is slice_ is None:
+    stage, microbatch, slice_, layer = indices
+    if stage is microbatch is slice_ is layer is None:
         if which is None or isinstance(which, int):
-            fixed = Request(kind, which, None, None, None, optional, place)
+            fixed = Request(kind, which, None, None, None, optional, place, part)
             return lambda env: fixed
-        return lambda env: Request(kind, which(env), None, None, None, optional, place)
+        return lambda env: Request(kind, which(env), None, None, None, optional, place, part)
     find = (lambda env: which) if which is None or isinstance(which, int) else which
     return lambda env: Request(
         kind,
@@ -66,6 +82,8 @@ def compile_reference(mention: s.Mention, scope: Scope, context: OrderContext) -
         slice_ and slice_(env),
         optional,
         place,
+        part,
+        layer and layer(env),
     )
 
 

@@ -1,15 +1,18 @@
 """The orders that the author wrote: the block of `order rank r` is run for every rank, and it is
 checked that no operation is left out."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from stretto.compiler.diagnostics.diagnostic import Label
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.evaluation.chains import check_part, no_whole_backward
 from stretto.compiler.evaluation.declared import Declarations
-from stretto.compiler.evaluation.expressions.ranges import LoopBudget
 from stretto.compiler.evaluation.orders.blocks import compile_order
 from stretto.compiler.evaluation.orders.failures import TooManyErrors, record
-from stretto.compiler.evaluation.orders.references import OrderContext
+from stretto.compiler.evaluation.orders.pair_costs import PairCosts
+from stretto.compiler.evaluation.orders.part_resolver import PartResolver, WrittenPair
+from stretto.compiler.evaluation.orders.references import OrderContext, PartOrders
 from stretto.compiler.evaluation.orders.resolver import RankText, Resolver
 from stretto.compiler.evaluation.orders.site import RANK, RESOLVER
 from stretto.compiler.evaluation.reports import AlreadyReported, EvalError, Reports, TooManyRounds
@@ -33,19 +36,27 @@ class Spans:
         return index
 
 
+class WrittenOrder(NamedTuple):
+    """What was written for one rank: its units, whether they are all of its operations and, where
+    stages are cut into parts, the pairs in it."""
+
+    units: tuple[Unit, ...]
+    whole: bool
+    pairs: tuple[WrittenPair, ...]
+
+
 def orders(
     declared: Declarations,
     pipelines: tuple[ResolvedPipeline, ...] | None,
     spans: Spans,
-    budget: LoopBudget,
+    costs: PairCosts,
     reports: Reports,
-) -> list[tuple[tuple[Unit, ...], bool]]:
-    """For every rank its units and whether they are all of its operations; empty where no order is
-    written or one is wrong. The text of the block is checked even where there are no pipelines to
-    run it for."""
+) -> list[WrittenOrder]:
+    """The order of every rank; empty where none is written or one is wrong. The text of the block
+    is checked even where there are no pipelines to run it for."""
     if declared.order is None:
         return []
-    before = reports.count
+    before, budget = reports.count, costs.exact.budget
     context = OrderContext(
         declared.split is not None,
         frozenset(declared.overlap),
@@ -53,6 +64,7 @@ def orders(
         budget,
         reports,
         spans.intern,
+        _parts(declared, costs),
     )
     statement: s.OrderRank = declared.order.statement
     run, scope = compile_order(statement, declared.order.scope, context)
@@ -71,19 +83,49 @@ def orders(
             record(error, resolver, reports)
         except (TooManyErrors, AlreadyReported):
             resolver.failures += 1
-    complete = [not any(next(c.left_out(), None) for c in r.cursors.values()) for r in resolvers]
-    if declared.order_auto is None and not all(complete):
-        from stretto.compiler.evaluation.orders.missing import left_out
-
-        mistake = left_out(statement, [t for t in resolvers if not t.failures])
+    written = [_written(resolver) for resolver in resolvers]
+    if declared.order_auto is None and not all(order.whole for order in written):
+        mistake = _left_out(statement, [one for one in resolvers if not one.failures])
         if mistake is not None:
             reports.add(mistake)
-    return [(tuple(t.units), whole) for t, whole in zip(resolvers, complete, strict=True)]
+    return written
+
+
+def _parts(declared: Declarations, costs: PairCosts) -> PartOrders | None:
+    """What orders need to know of parts; None where stages are whole."""
+    if declared.parts is None:
+        return None
+
+    def check(mention: s.Mention) -> Diagnostic | None:
+        if mention.kind == "B" and declared.split is not None:
+            return no_whole_backward(mention, declared.split)
+        return check_part(mention, declared)
+
+    return PartOrders(check, costs)
+
+
+def _written(resolver: Resolver | PartResolver) -> WrittenOrder:
+    cursors = resolver.cursors.values()
+    whole = not any(next(iter(cursor.left_out()), None) for cursor in cursors)
+    pairs = tuple(resolver.pairs.values()) if isinstance(resolver, PartResolver) else ()
+    return WrittenOrder(tuple(resolver.units), whole, pairs)
+
+
+def _left_out(
+    statement: s.OrderRank, resolvers: Sequence[Resolver | PartResolver]
+) -> Diagnostic | None:
+    from stretto.compiler.evaluation.orders.missing import left_out
+    from stretto.compiler.evaluation.orders.missing_parts import parts_left_out
+
+    cut = [one for one in resolvers if isinstance(one, PartResolver)]
+    if cut:
+        return parts_left_out(statement, cut)
+    return left_out(statement, [one for one in resolvers if isinstance(one, Resolver)])
 
 
 def _resolvers(
     declared: Declarations, pipelines: tuple[ResolvedPipeline, ...], ranks: int, spans: Spans
-) -> list[Resolver]:
+) -> Sequence[Resolver | PartResolver]:
     held: list[list[tuple[int, int]]] = [[] for _ in range(ranks)]
     for p in pipelines:
         for stage, rank in enumerate(p.ranks):
@@ -97,4 +139,7 @@ def _resolvers(
         for p in pipelines
     ]
     text = RankText(pipelines, spans.table.__getitem__, counts.__getitem__)
+    if declared.parts is not None:
+        split = declared.split is not None
+        return [PartResolver(rank, text, held[rank], split) for rank in range(ranks)]
     return [Resolver(rank, text, held[rank], declared.slices or 0) for rank in range(ranks)]

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.expressions.values import Env
 from stretto.compiler.evaluation.orders.failures import fail
+from stretto.compiler.evaluation.orders.part_resolver import PartResolver
+from stretto.compiler.evaluation.orders.part_units import schedule_parts
 from stretto.compiler.evaluation.orders.references import OrderContext, RequestCode
 from stretto.compiler.evaluation.orders.resolve import resolve
 from stretto.compiler.evaluation.orders.resolver import Request, Resolver
@@ -15,7 +17,16 @@ from stretto.compiler.problem.spec import Unit
 
 def compile_single(code: RequestCode, span: Span, site: Site) -> StepCode:
     """A step that schedules the operation that is requested at `span`."""
-    at, scope = site.context.intern(span), site.scope
+    at, scope, context = site.context.intern(span), site.scope, site.context
+    if context.parts is not None:
+
+        def run_parts(env: Env) -> None:
+            try:
+                schedule(context, env[RESOLVER], (code(env),), at, span)
+            except EvalError as error:
+                fail(error, env[RESOLVER], scope, env)
+
+        return run_parts
 
     def run(env: Env) -> None:
         resolver: Resolver = env[RESOLVER]
@@ -30,9 +41,18 @@ def compile_single(code: RequestCode, span: Span, site: Site) -> StepCode:
 
 
 def schedule(
-    context: OrderContext, resolver: Resolver, requests: Sequence[Request], at: int, span: Span
+    context: OrderContext,
+    resolver: Resolver | PartResolver,
+    requests: Sequence[Request],
+    at: int,
+    span: Span,
 ) -> None:
-    """Schedules one operation, or two that overlap, as one unit. Raises `EvalError`."""
+    """Schedules one operation, or two that overlap, as one unit; where stages are cut, the parts of
+    one operation or of two. Raises `EvalError`."""
+    if isinstance(resolver, PartResolver):
+        assert context.parts is not None
+        schedule_parts(resolver, requests, at, span, context.parts.costs)
+        return
     if len(requests) == 1:
         operation = resolve(resolver, requests[0], at)
         if operation is not None:
@@ -57,8 +77,9 @@ def schedule(
 
 
 def check_overlap(context: OrderContext, kind: str, span: Span) -> None:
-    """Reports a pair whose second operation nothing allows to overlap with an F."""
-    if kind not in context.overlap:
+    """Reports a pair whose second operation nothing allows to overlap with an F. (Parts need no
+    permission.)"""
+    if context.parts is None and kind not in context.overlap:
         message = f"nothing says that an `F` may overlap with a `{kind}`"
         help_ = f"overlap F | {kind}"
         context.reports.add_once(help_, diagnosis("no-overlap", message, span, help=help_))
