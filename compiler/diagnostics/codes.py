@@ -415,9 +415,16 @@ CODES: dict[str, ErrorCode] = {
         "a result is freed that nobody used",
         "Results are sent, read, or not kept at all.",
     ),
-    "unknown-stream": ErrorCode(
-        "an instruction runs on a stream that this version does not know",
-        "Stream 0 computes.",
+    "wrong-stream": ErrorCode(
+        "an instruction stands on another stream than it should",
+        "A part runs on the stream that the schedule gives it. Messages are begun and waited for "
+        "at the ends of their channel, sums on `compute`. Schedules without parts have no streams.",
+    ),
+    "unordered-streams": ErrorCode(
+        "one stream uses what another may not have done yet",
+        "Streams of a rank run at speeds of their own. What one does comes after what another did "
+        "only if an `await` between them says so; that the planned times put one after the other "
+        "is not enough.",
     ),
     "wrong-overlap": ErrorCode(
         "an overlapped unit is not an `F` and the `B` or `I` of another micro-batch",

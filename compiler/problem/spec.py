@@ -6,7 +6,7 @@ Times are whole ticks, `time_unit` of them to one unit of the file's costs; size
 nothing is rounded. -1 stands for "none" wherever an index may be absent.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from hashlib import sha256
 from typing import Literal, NamedTuple
@@ -284,8 +284,25 @@ def number(amount: int, unit: int) -> int | str:
     return value.numerator if value.denominator == 1 else str(value)
 
 
+Chains = Sequence[Sequence[Sequence[Part]]]
+"""As `Spec.parts`: by pipeline and stage the parts in the order of its forward."""
+
+
+def by_stream(
+    units: Iterable[tuple[Operation, ...]], parts: Chains
+) -> Iterable[tuple[Operation, ...]]:
+    """One rank's order with the units of each stream together, each stream's in their sequence:
+    where stages are cut into `parts`, all that an order says. Else the units as they are."""
+    if not parts:
+        return units
+    return sorted(
+        units, key=lambda unit: parts[unit[0].pipeline][unit[0].stage][unit[0].part].stream
+    )
+
+
 def digest(units: Iterable[tuple[Operation, ...]]) -> str:
-    """A short fingerprint of one rank's order: its operations in sequence, pairs marked."""
+    """A short fingerprint of one rank's order: its operations in sequence, pairs marked; of parts
+    the sequence is that of `by_stream`."""
     words = "\n".join(
         "|".join(
             f"{kind}{pipeline}.{stage}.{microbatch}.{slice_}.{part}"

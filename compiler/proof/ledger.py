@@ -8,22 +8,25 @@ from typing import NamedTuple
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.problem.spec import Operation
 from stretto.compiler.program.program import Program
-from stretto.compiler.proof.obligations import Obligations
 
 # An event is `value << SHIFT | tag`: a computation of so many ticks; one side of a message begun,
-# by the sender or the receiver; a wait for a message; a meeting of the ranks of a reduction; and
-# beside the computations: averaging gradients for so many ticks, gathering weights for so many, and
-# the need of the weights that were gathered n-th.
-RUN, SENT, POSTED, WAIT, MEET, REDUCE, GATHER, NEED = range(8)
-SHIFT = 3
+# by the sender or the receiver; a wait for a message; a meeting of the ranks of a reduction; beside
+# the computations: averaging gradients for so many ticks, gathering weights for so many, and the
+# need of the weights that were gathered n-th; of parts the computation of the operation of this
+# number, and an await of it on another stream.
+RUN, SENT, POSTED, WAIT, MEET, REDUCE, GATHER, NEED, PART, AWAIT = range(10)
+SHIFT = 4
 TAG = (1 << SHIFT) - 1
 
 
-class Events(NamedTuple):
-    """One rank's events, and for each the place of the instruction that it stems from."""
+class Events:
+    """The events of one process, and for each the place of the instruction that it stems from."""
 
-    values: list[int]
-    places: list[int]
+    __slots__ = ("places", "values")
+
+    def __init__(self) -> None:
+        self.values: list[int] = []
+        self.places: list[int] = []
 
     def add(self, i: int, tag: int, value: int) -> None:
         """The instruction at place i brings this event."""
@@ -31,10 +34,39 @@ class Events(NamedTuple):
         self.places.append(i)
 
 
+Marks = dict[int, list[Operation]]
+"""For rules across ranks, what is computed at which event."""
+
+
+class ProcessTrace(NamedTuple):
+    """What one process does: a rank, or where the schedule has streams one stream of it."""
+
+    rank: int
+    stream: int
+    events: list[int]
+    places: list[int]
+    marks: Marks
+
+
+class PartTable:
+    """What was found of operations that are parts, by their number: `placed`, the place in the
+    rank's list, -1 until it was done; `lasting`, the ticks that it takes; `heard`, where
+    the rank's memory is limited, per stream of the rank the last instruction that has ended before
+    it begins."""
+
+    __slots__ = ("heard", "lasting", "placed")
+
+    def __init__(self, entries: int):
+        self.placed = [-1] * entries
+        self.lasting = [0] * entries
+        self.heard: dict[int, tuple[int, ...]] = {}
+
+
 @dataclass(slots=True)
 class Ledger:
     """What all ranks write into: by channel the results sent and the results that receives claim,
-    with the places in the rank's list; by operation what was done (see `obligations`)."""
+    with the places in the rank's list; by operation what was done (see `obligations`); the same
+    of `parts`."""
 
     channels: int
     done: bytearray
@@ -42,34 +74,37 @@ class Ledger:
     sent_at: list[list[int]]
     posted: list[list[Operation]]
     posted_at: list[list[int]]
+    parts: PartTable
     findings: list[Diagnostic] = field(default_factory=list)
 
     @staticmethod
-    def of(program: Program, obligations: Obligations) -> "Ledger":
-        """One for this Program in which nothing is written yet."""
+    def of(program: Program, entries: int, parts: int = 0) -> "Ledger":
+        """One for this Program in which nothing is written yet, with room for so many operations,
+        or so many that are parts."""
         many = len(program.channels)
         return Ledger(
             many,
-            bytearray(obligations.entries),
+            bytearray(entries),
             sent=[[] for _ in range(many)],
             sent_at=[[] for _ in range(many)],
             posted=[[] for _ in range(many)],
             posted_at=[[] for _ in range(many)],
+            parts=PartTable(parts),
         )
 
 
 class RankTrace(NamedTuple):
-    """One rank's list: its events with the instruction each stems from, the units in sequence,
-    and the peaks. `over_at` is the instruction that first takes more activations than the limit
-    allows, -1 where none does, and `over` what the rank holds then. `marks`: for rules across
-    ranks, what is computed at which event."""
+    """One rank's list: its processes, the units in sequence (of streams, stream by stream), and the
+    peaks. `over_at` is the
+    instruction that first takes more activations than the limit allows, -1 where none does, and
+    `over` what the rank holds then. `together`: the whole list as one thread runs it, where the
+    rank has several processes."""
 
-    events: list[int]
-    places: list[int]
+    processes: tuple[ProcessTrace, ...]
     units: list[tuple[Operation, ...]]
     activations: int
     over: int
     over_at: int
     receives: int
     outputs: int
-    marks: dict[int, list[Operation]]
+    together: ProcessTrace | None = None

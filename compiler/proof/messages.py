@@ -72,7 +72,18 @@ class Wording:
         rank, i = place
         instruction = self.program.ranks[rank][i]
         of = " of the evaluation" if self.program.name == "eval" else ""
-        return f"rank {rank}, instruction {i}{of}: {self.instruction(instruction, place)}"
+        on = f" on `{self._stream(place)}`" if self.program.streams else ""
+        return f"rank {rank}, instruction {i}{of}{on}: {self.instruction(instruction, place)}"
+
+    def process(self, rank: int, stream: int) -> str:
+        """The rank, or a stream of it where it has several."""
+        if not self.program.streams:
+            return f"rank {rank}"
+        return f"`{self.program.spec.streams[stream]}` of rank {rank}"
+
+    def _stream(self, place: Location) -> str:
+        rank, i = place
+        return self.program.spec.streams[self.program.streams[rank][i]]
 
     def instruction(self, instruction: Instruction, place: Location) -> str:
         """The instruction in words."""
@@ -159,13 +170,18 @@ class Wording:
 
 
 def name(spec: Spec, operation: Operation) -> str:
-    """The operation as in `F main[0, 3]`; by its numbers where the Spec has no such pipeline."""
-    if 0 <= operation.pipeline < len(spec.pipelines):
-        text = show(spec, operation)
-    else:
-        text = f"{operation.kind} pipeline {operation.pipeline}"
-        text += f"[{operation.stage}, {operation.microbatch}]"
-    return text if operation.part == NONE else f"{text} part {operation.part}"
+    """The operation as in `F main[0, 3]`; by its numbers where the Spec has no such pipeline or
+    part."""
+    _, p, s, _, _, part = operation
+    known = 0 <= p < len(spec.pipelines)
+    if part != NONE:
+        chained = known and p < len(spec.parts) and 0 <= s < len(spec.parts[p])
+        if chained and 0 <= part < len(spec.parts[p][s]):
+            return show(spec, operation)
+        return f"{name(spec, operation._replace(part=NONE))} part {part}"
+    if known:
+        return show(spec, operation)
+    return f"{operation.kind} pipeline {p}[{s}, {operation.microbatch}]"
 
 
 def over_limit(words: Wording, group: Sequence[Excess]) -> Diagnostic:

@@ -14,15 +14,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
-from stretto.compiler.problem.spec import Operation, Spec, digest
+from stretto.compiler.problem.spec import Operation, Spec, by_stream, digest
 from stretto.compiler.program.program import Channel, Claims, Compute, Program, ProgramName
+from stretto.compiler.proof.chains import chains
 from stretto.compiler.proof.collectives import collectives
 from stretto.compiler.proof.kinds import KINDS
 from stretto.compiler.proof.ledger import Ledger, RankTrace
 from stretto.compiler.proof.messages import Excess, Wording, over_limit
 from stretto.compiler.proof.obligations import Obligations, original
+from stretto.compiler.proof.parts import PartObligations
 from stretto.compiler.proof.rank import walk
-from stretto.compiler.proof.simulate import RankTimes, run_together
+from stretto.compiler.proof.simulate import ProcessTimes, run_together
+from stretto.compiler.proof.stream_rank import walk_streams
+from stretto.compiler.proof.streams import missing_parts, run_streams
 from stretto.compiler.proof.ties import ties
 
 MOST = 100  # findings of one kind that are told; the others are counted
@@ -43,6 +47,16 @@ ASSUMPTIONS = (
     "the step finishes, nor on its result.",
 )
 """What a proof rests on, as `stretto check --assumptions` prints it."""
+
+STREAM_ASSUMPTIONS = (
+    "Each stream of a rank runs its instructions in the sequence of the rank's list, one after "
+    "another, at whatever speed; an `await` holds its own stream alone.",
+    "The streams of a rank do not hold each other up (on CUDA, `CUDA_DEVICE_MAX_CONNECTIONS` is "
+    "above 1).",
+    "Collectives inside a part belong to the model: each stream has a process group of its own for "
+    "them, and all ranks of such a group run the same rank's list of this plan.",
+)
+"""And beside these that of a Program with streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +79,9 @@ def prove(program: Program, claims: Claims | None = None) -> Proof:
     wrong between them, else with the figures.
     """
     spec = program.spec
-    obligations = Obligations(spec, program.name)
+    _reject([*chains(program)])
+    parts = PartObligations(spec, program.name) if spec.streams else None
+    obligations = parts.stages if parts else Obligations(spec, program.name)
     _reject(
         [
             *_sizes(spec),
@@ -75,9 +91,38 @@ def prove(program: Program, claims: Claims | None = None) -> Proof:
             *_shares(spec),
         ]
     )
-    ledger = Ledger.of(program, obligations)  # has room for each channel: there are none too many
+    # has room for each channel: there are none too many
+    ledger = Ledger.of(program, obligations.entries, parts.entries if parts else 0)
     words = Wording(program, ledger.sent, ledger.sent_at)
-    ranks = [walk(program, obligations, rank, ledger, words) for rank in range(spec.ranks)]
+    clock, ranks, beyond = (
+        _with_streams(program, parts, ledger, words)
+        if parts
+        else _by_ranks(program, obligations, ledger, words)
+    )
+    found = _figures(clock, ranks)
+    _reject(
+        [
+            *_limits(program, ranks, words),
+            *beyond,
+            *_orders(program, ranks, words),
+            *_claims(found, claims),
+        ]
+    )
+    many = sum(len(results) for results in ledger.sent)
+    assumptions = (*ASSUMPTIONS, *STREAM_ASSUMPTIONS) if parts else ASSUMPTIONS
+    operations = sum(len(u) for r in ranks for u in r.units)
+    return Proof(program.name, found, operations, many, assumptions)
+
+
+Followed = tuple[ProcessTimes, list[RankTrace], list[Diagnostic]]
+"""The times, what each rank does, and what is wrong with its memory at other speeds."""
+
+
+def _by_ranks(
+    program: Program, obligations: Obligations, ledger: Ledger, words: Wording
+) -> Followed:
+    """Follow each list, then all together: each rank is a process."""
+    ranks = [walk(program, obligations, rank, ledger, words) for rank in range(len(program.ranks))]
     _reject(
         [
             *ledger.findings,
@@ -85,12 +130,25 @@ def prove(program: Program, claims: Claims | None = None) -> Proof:
             *_messages(program, ledger, words),
         ]
     )
-    found = _figures(run_together(program, obligations, ranks, ledger, words), ranks)
+    processes = [one for trace in ranks for one in trace.processes]
+    return run_together(program, processes, ledger, words, obligations.across), ranks, []
+
+
+def _with_streams(
+    program: Program, parts: PartObligations, ledger: Ledger, words: Wording
+) -> Followed:
+    """Likewise where each stream of a rank is a process."""
+    ranks = [
+        walk_streams(program, parts, rank, ledger, words) for rank in range(len(program.ranks))
+    ]
     _reject(
-        [*_limits(program, ranks, words), *_orders(program, ranks, words), *_claims(found, claims)]
+        [
+            *ledger.findings,
+            *missing_parts(parts, ledger, words),
+            *_messages(program, ledger, words),
+        ]
     )
-    many = sum(len(results) for results in ledger.sent)
-    return Proof(program.name, found, sum(len(u) for r in ranks for u in r.units), many)
+    return run_streams(program, parts, ranks, ledger, words)
 
 
 def prove_all(
@@ -110,12 +168,14 @@ def prove_all(
     return proofs
 
 
-def _forwards(program: Program, rank: int) -> list[Operation]:
-    return [
-        one.operation
+def _forwards(program: Program, rank: int) -> list[tuple[Operation, ...]]:
+    """In the sequence of the list; stream by stream, where it has several."""
+    found = [
+        (one.operation,)
         for one in program.ranks[rank]
         if isinstance(one, Compute) and KINDS[one.operation.kind].evaluates
     ]
+    return [*by_stream(found, program.spec.parts)]
 
 
 def _reject(findings: Sequence[Diagnostic]) -> None:
@@ -189,9 +249,11 @@ def _channels(program: Program, obligations: Obligations) -> Iterator[Diagnostic
     """Of those that exist twice, and of those that join no two ranks, the first, and how many."""
     seen: set[Channel] = set()
     wrong: dict[str, tuple[str, int]] = {}
+    streams = range(max(len(obligations.spec.streams), 1))
     for c, channel in enumerate(program.channels):
-        source, target, traffic, *_ = channel
+        source, target, traffic, *ends = channel
         known = 0 <= source < obligations.spec.ranks and 0 <= target < obligations.spec.ranks
+        known = known and all(stream in streams for stream in ends)
         if not known or source == target or channel in seen:
             why = "exists twice" if channel in seen else "joins no two ranks of the schedule"
             first, many = wrong.get(why, ("", 0))
@@ -273,12 +335,18 @@ def _messages(program: Program, ledger: Ledger, words: Wording) -> Iterator[Diag
 # ---------------------------------------------------------------------------- figures
 
 
-def _figures(clock: RankTimes, ranks: Sequence[RankTrace]) -> Claims:
-    spans = [b - a for a, b in zip(clock.first, clock.last, strict=True)]
+def _figures(clock: ProcessTimes, ranks: Sequence[RankTrace]) -> Claims:
+    """Of the streams of a rank the first alone is busy."""
+    width = len(clock.first) // len(ranks)
+    spans = [
+        max(clock.last[k : k + width])
+        - min((t for t in clock.first[k : k + width] if t >= 0), default=0)
+        for k in range(0, len(clock.first), width)
+    ]
     return Claims(
         makespan=max([*clock.last, *clock.beside], default=0),
         span=max(spans, default=0),
-        busy=sum(clock.busy),
+        busy=sum(clock.busy[::width]),
         activations=tuple(rank.activations for rank in ranks),
         receives=tuple(rank.receives for rank in ranks),
         outputs=tuple(rank.outputs for rank in ranks),
@@ -313,7 +381,7 @@ def _orders(program: Program, ranks: Sequence[RankTrace], words: Wording) -> Ite
         if program.name == "train" and whole and digest(ran) != spec.order[rank]:
             yield _other_order(spec, rank, trace, words)
         elif spec.written and (program.name == "eval" or not whole):
-            units = [unit.operations for unit in spec.written[rank]]
+            units = [*by_stream([unit.operations for unit in spec.written[rank]], spec.parts)]
             if program.name == "eval":
                 units = [(f,) for unit in units for f in unit if KINDS[f.kind].evaluates]
             run = iter(ran)
@@ -325,14 +393,14 @@ def _other_order(spec: Spec, rank: int, trace: RankTrace, words: Wording) -> Dia
     text = f"rank {rank} does not run its operations in the order that was written for it"
     if not spec.written:
         return Diagnostic("other-order", text)
-    for k, (unit, found) in enumerate(zip(spec.written[rank], trace.units, strict=False)):
-        if unit.operations != found:
+    at = {unit.operations: unit.at for unit in spec.written[rank]}
+    for k, (asked, found) in enumerate(zip(by_stream(at, spec.parts), trace.units, strict=False)):
+        if asked != found:
             wanted, runs = (
-                " | ".join(words.operation(o) for o in operations)
-                for operations in (unit.operations, found)
+                " | ".join(words.operation(o) for o in operations) for operations in (asked, found)
             )
             text += f": unit {k} is {wanted}, it runs {runs}"
-            return Diagnostic("other-order", text, (Label(spec.spans[unit.at], wanted),))
+            return Diagnostic("other-order", text, (Label(spec.spans[at[asked]], wanted),))
     return Diagnostic("other-order", text)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from stretto.compiler.problem.spec import NONE, Operation
 from stretto.compiler.program.program import (
+    Await,
     BeginReduction,
     BeginUnshard,
     Compute,
@@ -27,7 +28,16 @@ from stretto.compiler.proof.collectives import Collectives
 from stretto.compiler.proof.done import DoneOperations
 from stretto.compiler.proof.findings import RankFindings
 from stretto.compiler.proof.kinds import KINDS
-from stretto.compiler.proof.ledger import MEET, POSTED, SENT, WAIT, Events, Ledger, RankTrace
+from stretto.compiler.proof.ledger import (
+    MEET,
+    POSTED,
+    SENT,
+    WAIT,
+    Events,
+    Ledger,
+    ProcessTrace,
+    RankTrace,
+)
 from stretto.compiler.proof.memory import Memory
 from stretto.compiler.proof.messages import Wording
 from stretto.compiler.proof.obligations import Obligation, Obligations
@@ -40,7 +50,7 @@ def walk(
 ) -> RankTrace:
     """Follow the list of `rank`. What is wrong goes into the ledger's findings; the trace is
     then good for counting only."""
-    state = _Walk(program, obligations, rank, ledger, words)
+    state = RankWalk(program, obligations, rank, ledger, words, Events())
     overlap = state.overlap
     for i, instruction in enumerate(program.ranks[rank]):
         kind = type(instruction)
@@ -50,15 +60,21 @@ def walk(
     return state.finish()
 
 
-class _Walk:
-    """How far the list was followed."""
+class RankWalk:
+    """How far the list was followed. `events` takes what the rank has in common with others."""
 
     def __init__(
-        self, program: Program, obligations: Obligations, rank: int, ledger: Ledger, words: Wording
+        self,
+        program: Program,
+        obligations: Obligations,
+        rank: int,
+        ledger: Ledger,
+        words: Wording,
+        events: Events,
     ):
         self.program, self.obligations, self.rank, self.ledger = program, obligations, rank, ledger
         self.findings = RankFindings(rank, ledger, words)
-        self.events = Events([], [])
+        self.events = events
         self.done = DoneOperations(obligations, rank, ledger, self.findings)
         self.overlap = OverlappedUnits(obligations, self.events, self.findings)
         self.slots = Slots(self.findings)
@@ -79,16 +95,15 @@ class _Walk:
                 self.findings.missing("wrong-sum", f"rank {self.rank} never runs the {what}")
         self.collectives.close()
         self.findings.close()
+        events = self.events
         return RankTrace(
-            self.events.values,
-            self.events.places,
+            (ProcessTrace(self.rank, 0, events.values, events.places, self.marks),),
             self.overlap.units,
             self.memory.peak,
             self.memory.over,
             self.memory.over_at,
             self.slots.most_receives,
             self.slots.most_outputs,
-            self.marks,
         )
 
     def exists(self, operation: Operation, obligation: Obligation) -> bool:
@@ -125,7 +140,7 @@ class _Walk:
         return True
 
 
-def compute(walk: _Walk, i: int, one: Compute) -> None:
+def compute(walk: RankWalk, i: int, one: Compute) -> None:
     """An operation runs."""
     operation, fault = one.operation, walk.findings.fault
     obligation = walk.obligations.of.get(operation[:3])
@@ -136,7 +151,7 @@ def compute(walk: _Walk, i: int, one: Compute) -> None:
         fault("wrong-rank", i, f"its stage is on rank {obligation.rank}")
         return
     if one.stream != 0:
-        fault("unknown-stream", i, f"stream {one.stream} is not known to this version")
+        fault("wrong-stream", i, f"the schedule has no stream {one.stream}")
     if operation.kind in walk.activations:
         walk.collectives.forward(i, operation[1:3])
     opened = walk.overlap.open
@@ -154,7 +169,7 @@ def compute(walk: _Walk, i: int, one: Compute) -> None:
     walk.memory.run(i, obligation)
 
 
-def receive(walk: _Walk, i: int, one: Receive) -> None:
+def receive(walk: RankWalk, i: int, one: Receive) -> None:
     """A receive is posted."""
     if not walk.usable(i, one.channel, sending=False, result=one.result):
         return
@@ -167,7 +182,7 @@ def receive(walk: _Walk, i: int, one: Receive) -> None:
     walk.events.add(i, POSTED, message)
 
 
-def send(walk: _Walk, i: int, one: Send) -> None:
+def send(walk: RankWalk, i: int, one: Send) -> None:
     """A send begins."""
     content = walk.slots.sendable(i, one.slot)
     if content is None or not walk.usable(i, one.channel, sending=True, result=content.operation):
@@ -181,18 +196,18 @@ def send(walk: _Walk, i: int, one: Send) -> None:
     walk.events.add(i, SENT, message)
 
 
-def wait(walk: _Walk, i: int, one: Wait) -> None:
+def wait(walk: RankWalk, i: int, one: Wait) -> None:
     """The rank waits until the messages begun on a slot are over."""
     for message in walk.slots.wait(i, one.slot):
         walk.events.add(i, WAIT, message)
 
 
-def free(walk: _Walk, i: int, one: Free) -> None:
+def free(walk: RankWalk, i: int, one: Free) -> None:
     """A slot is given back."""
     walk.slots.free(i, one.slot)
 
 
-def reduce(walk: _Walk, i: int, one: Reduce) -> None:
+def reduce(walk: RankWalk, i: int, one: Reduce) -> None:
     """The gradients of the copies of a stage are summed."""
     number, fault = one.reduction, walk.findings.fault
     if not 0 <= number < len(walk.program.reductions):
@@ -214,18 +229,23 @@ def reduce(walk: _Walk, i: int, one: Reduce) -> None:
     walk.events.add(i, MEET, number)
 
 
-def reduce_gradients(walk: _Walk, i: int, one: BeginReduction) -> None:
+def reduce_gradients(walk: RankWalk, i: int, one: BeginReduction) -> None:
     """The gradients of a stage are averaged with those of its replicas."""
     place = one.pipeline, one.stage
     walk.collectives.reduce(i, place, walk.done.left.get(place, 0), walk.reduced)
 
 
-def unshard_weights(walk: _Walk, i: int, one: BeginUnshard) -> None:
+def unshard_weights(walk: RankWalk, i: int, one: BeginUnshard) -> None:
     """The weights of a stage are gathered."""
     walk.collectives.gather(i, (one.pipeline, one.stage))
 
 
-EFFECTS: dict[type, Callable[[_Walk, int, Any], None]] = {
+def await_(walk: RankWalk, i: int, one: Await) -> None:
+    """There is no other stream to wait for."""
+    walk.findings.fault("wrong-stream", i, "the schedule has no streams")
+
+
+EFFECTS: dict[type, Callable[[RankWalk, int, Any], None]] = {
     Compute: compute,
     Receive: receive,
     Send: send,
@@ -234,5 +254,6 @@ EFFECTS: dict[type, Callable[[_Walk, int, Any], None]] = {
     Reduce: reduce,
     BeginReduction: reduce_gradients,
     BeginUnshard: unshard_weights,
+    Await: await_,
 }
 """By the type of an instruction what it does to the rank."""

@@ -30,7 +30,7 @@ from stretto.compiler.program.program import (
     Wait,
 )
 from stretto.compiler.proof.prove import ASSUMPTIONS, prove, prove_all
-from stretto.compiler.proof.simulate import shortest
+from stretto.compiler.proof.circle import shortest
 from tests.support import specs
 from tests.support.explorer import FINISH, explore
 from tests.support.paths import ROOT
@@ -147,7 +147,7 @@ BROKEN: list[tuple[Program, str, str]] = [
     ),
     (changed(1, 3, Compute(F00, (0,))), "wrong-rank", "its stage is on rank 0"),
     (changed(1, 3, Compute(op("F", 7, 1), (0,))), "no-such-duty", "F main[1, 7]"),
-    (changed(0, 0, Compute(F00, (), 0, stream=1)), "unknown-stream", "stream 1"),
+    (changed(0, 0, Compute(F00, (), 0, stream=1)), "wrong-stream", "stream 1"),
     (
         changed(1, 6, Compute(op("B", 1, 1), (), 0)),
         "too-early",
