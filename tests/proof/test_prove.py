@@ -29,8 +29,8 @@ from stretto.compiler.program.program import (
     Send,
     Wait,
 )
-from stretto.compiler.proof.prove import ASSUMPTIONS, prove, prove_all
 from stretto.compiler.proof.circle import shortest
+from stretto.compiler.proof.prove import ASSUMPTIONS, prove, prove_all
 from tests.support import specs
 from tests.support.explorer import FINISH, explore
 from tests.support.paths import ROOT
