@@ -24,7 +24,16 @@ from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.evaluation.rules import rules
 from stretto.compiler.evaluation.settings import Settings
 from stretto.compiler.language import syntax as s
-from stretto.compiler.problem.spec import Kind, Limit, Pipeline, Spec, StageTicks, Transfer, digest
+from stretto.compiler.problem.spec import (
+    Kind,
+    Limit,
+    Pipeline,
+    Spec,
+    StageTicks,
+    Transfer,
+    by_stream,
+    digest,
+)
 
 
 def evaluate(schedule: s.Schedule, settings: Settings | None = None) -> Spec:
@@ -92,7 +101,9 @@ def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec 
         minimize=declared.minimize.aim if declared.minimize else "makespan",
         jitter=(declared.jitter.numerator, declared.jitter.denominator),
         order=tuple(
-            digest(unit.operations for unit in order.units) if order.whole else ""
+            digest(by_stream((unit.operations for unit in order.units), cut.parts if cut else ()))
+            if order.whole
+            else ""
             for order in written
         )
         or ("",) * (declared.ranks or 0),

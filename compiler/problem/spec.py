@@ -284,12 +284,12 @@ def number(amount: int, unit: int) -> int | str:
     return value.numerator if value.denominator == 1 else str(value)
 
 
-Chains = Sequence[Sequence[Sequence[Part]]]
+PartChains = Sequence[Sequence[Sequence[Part]]]
 """As `Spec.parts`: by pipeline and stage the parts in the order of its forward."""
 
 
 def by_stream(
-    units: Iterable[tuple[Operation, ...]], parts: Chains
+    units: Iterable[tuple[Operation, ...]], parts: PartChains
 ) -> Iterable[tuple[Operation, ...]]:
     """One rank's order with the units of each stream together, each stream's in their sequence:
     where stages are cut into `parts`, all that an order says. Else the units as they are."""

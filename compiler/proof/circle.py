@@ -32,7 +32,7 @@ def circle(
 ) -> Diagnostic:
     """The circle in words, where each process has come to its event number `at`, and those in `met`
     have come to each reduction."""
-    lists = _Stuck(program, processes, met, ledger)
+    lists = _WaitingProcesses(program, processes, met, ledger)
     stuck = {
         process: lists.awaited(process, processes[process].events[k])
         for process, k in enumerate(at)
@@ -62,7 +62,7 @@ def circle(
     return Diagnostic("deadlock", text, tuple(labels), tuple(notes))
 
 
-class _Stuck:
+class _WaitingProcesses:
     """What processes wait for."""
 
     def __init__(

@@ -41,7 +41,7 @@ def most_held(
     return most
 
 
-State = tuple[int, ...]
+CutState = tuple[int, ...]
 """By stream twice the operations that ended, and 1 more where the next has begun."""
 
 
@@ -79,7 +79,7 @@ class _RankStates:
             for one in all_places:
                 self.freed.setdefault(one, []).append((grains, all_places))
 
-    def following(self, state: State) -> Iterator[tuple[int, State]]:
+    def following(self, state: CutState) -> Iterator[tuple[int, CutState]]:
         """The states that one stream's next step leads to, each with that stream's row."""
         for k, row in enumerate(self.rows):
             many, running = divmod(state[k], 2)
@@ -90,7 +90,7 @@ class _RankStates:
                     continue
             yield k, (*state[:k], state[k] + 1, *state[k + 1 :])
 
-    def change(self, state: State, k: int) -> int:
+    def change(self, state: CutState, k: int) -> int:
         """Grains that the last step, of row k, has taken (or less than 0: freed)."""
         at, began = divmod(state[k] - 1, 2)
         if not began:

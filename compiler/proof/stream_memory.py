@@ -122,7 +122,7 @@ def _bound(streams: Sequence[int], held: Sequence[HeldAmount], table: PartTable)
     for grains, taken_by, _ in held:
         taken[taken_by] = taken.get(taken_by, 0) + grains
     takers = sorted(taken, key=table.placed.__getitem__)
-    views = {streams[table.placed[taker]]: _View(streams, held, table) for taker in takers}
+    views = {streams[table.placed[taker]]: _FreedBefore(streams, held, table) for taker in takers}
     total, most, at = 0, 0, NONE
     for taker in takers:
         place = table.placed[taker]
@@ -133,7 +133,7 @@ def _bound(streams: Sequence[int], held: Sequence[HeldAmount], table: PartTable)
     return most, at
 
 
-class _View:
+class _FreedBefore:
     """What is certainly free before what one stream does next."""
 
     def __init__(self, streams: Sequence[int], held: Iterable[HeldAmount], table: PartTable):
