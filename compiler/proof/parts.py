@@ -48,7 +48,7 @@ class PartObligation(NamedTuple):
     microbatches: int
 
 
-class Amount(NamedTuple):
+class StageAmount(NamedTuple):
     """Memory that every micro-batch takes on a stage, in grains: from the start of `taken_by` to
     the last end of `freed_by`, each the number of the operation of micro-batch 0."""
 
@@ -75,7 +75,7 @@ class PartObligations:
                     self.bases[key] = self.entries
                     self.entries += pipeline.microbatches
         self.of = {key: _obligation(self, key) for key in self.bases}
-        self.amounts: dict[int, list[Amount]] = {}
+        self.amounts: dict[int, list[StageAmount]] = {}
         for p, pipeline in enumerate(spec.pipelines):
             for s, stage in enumerate(pipeline.stages):
                 self.amounts.setdefault(stage.rank, []).extend(_amounts(self, p, s))
@@ -139,7 +139,7 @@ def _input(obligations: PartObligations, kinds: str, p: int, s: int) -> PartInpu
     return PartInput(obligations.backwards(p)[0], p, s, 0)
 
 
-def _amounts(obligations: PartObligations, p: int, s: int) -> Iterator[Amount]:
+def _amounts(obligations: PartObligations, p: int, s: int) -> Iterator[StageAmount]:
     """What a forward of the stage leaves, and each of its parts on top."""
     stage = obligations.spec.pipelines[p].stages[s]
     bases, many = obligations.bases, obligations.spec.pipelines[p].microbatches
@@ -155,7 +155,7 @@ def _amounts(obligations: PartObligations, p: int, s: int) -> Iterator[Amount]:
     for x, figures in enumerate(stage.parts):
         own = next((bases[k, p, s, x] for k in back[::-1] if (k, p, s, x) in bases), last)
         found.append((figures.activation, bases["F", p, s, x], (own,)))
-    return (Amount(*one, many) for one in found if one[0])
+    return (StageAmount(*one, many) for one in found if one[0])
 
 
 def _rules(obligations: PartObligations) -> tuple[Rules, Rules]:
