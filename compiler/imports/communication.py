@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.diagnostics.wording import count
-from stretto.compiler.imports.computations import Known, key
+from stretto.compiler.imports.computations import KnownActions, key
 from stretto.compiler.imports.sizes import TableShape
 from stretto.compiler.imports.table import COMPUTATIONS, MESSAGES, ImportedTable, TableAction
 
@@ -52,7 +52,9 @@ def ends(message: TableMessage, place: Sequence[int]) -> tuple[int, int] | None:
     return place[made], place[used]
 
 
-def wrong_messages(table: ImportedTable, shape: TableShape, first: Known) -> Iterator[Diagnostic]:
+def wrong_messages(
+    table: ImportedTable, shape: TableShape, first: KnownActions
+) -> Iterator[Diagnostic]:
     """All that is wrong with messages, `REDUCE_GRAD`, `UNSHARD` and `RESHARD`; `first` has the
     table's computations by name."""
     words = [one for row in table.rows for one in row if one.word not in COMPUTATIONS]
@@ -76,7 +78,7 @@ class _Messages:
     """The messages of a table: `sent` and `received` have the first action of each, `order` for
     each directed pair of ranks both sequences."""
 
-    def __init__(self, table: ImportedTable, shape: TableShape, first: Known):
+    def __init__(self, table: ImportedTable, shape: TableShape, first: KnownActions):
         self.table, self.place, self.first = table, shape.place[0], first
         self.many = shape.microbatches[0]
         self.sent: dict[TableMessage, TableAction] = {}

@@ -10,13 +10,13 @@ from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.imports.sizes import TableShape
 from stretto.compiler.imports.table import COMPUTATIONS, ImportedTable, TableAction
 
-Known = dict[tuple[str, int, int, int], TableAction]
+KnownActions = dict[tuple[str, int, int, int], TableAction]
 """By kind, pipeline, stage and micro-batch the first computation of this name."""
 
 
-def known(table: ImportedTable) -> Known:
+def known(table: ImportedTable) -> KnownActions:
     """The computations of the table, each by its name, the first of each."""
-    found: Known = {}
+    found: KnownActions = {}
     for row in table.rows:
         for one in row:
             if one.word in COMPUTATIONS:
@@ -30,7 +30,7 @@ def key(one: TableAction, word: str = "") -> tuple[str, int, int, int]:
 
 
 def wrong_computations(
-    table: ImportedTable, shape: TableShape, first: Known
+    table: ImportedTable, shape: TableShape, first: KnownActions
 ) -> Iterator[Diagnostic]:
     """All that is wrong with computations; `first`: what `known` says."""
     for row in table.rows:
@@ -55,7 +55,7 @@ def _beyond(table: ImportedTable, one: TableAction, many: int) -> Diagnostic:
     return Diagnostic("no-such-operation", what, (table.label(one),))
 
 
-def _twice(table: ImportedTable, one: TableAction, first: Known) -> Iterator[Diagnostic]:
+def _twice(table: ImportedTable, one: TableAction, first: KnownActions) -> Iterator[Diagnostic]:
     """A computation that stands elsewhere too; of B beside I or W what comes later."""
     again = first[key(one)]
     if again is not one:
@@ -79,7 +79,10 @@ def _repeats(table: ImportedTable, one: TableAction, other: TableAction, why: st
 
 
 def _early(
-    table: ImportedTable, one: TableAction, first: Known, done: set[tuple[str, int, int, int]]
+    table: ImportedTable,
+    one: TableAction,
+    first: KnownActions,
+    done: set[tuple[str, int, int, int]],
 ) -> Iterator[Diagnostic]:
     """A backward before its forward, a weight gradient before its input gradient."""
     needs = {"B": "F", "I": "F", "W": "I"}.get(one.word)
@@ -92,7 +95,7 @@ def _early(
         yield Diagnostic("too-early", what, labels)
 
 
-def _left_out(table: ImportedTable, shape: TableShape, first: Known) -> Iterator[Diagnostic]:
+def _left_out(table: ImportedTable, shape: TableShape, first: KnownActions) -> Iterator[Diagnostic]:
     """What a rank should compute and never does: for each stage and kind the first, and how many
     more."""
     for p, place in enumerate(shape.place):
