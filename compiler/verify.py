@@ -122,6 +122,7 @@ WORDS = {
     "order": "orders",
     "streams": "streams",
     "parts": "parts of its stages",
+    "joined": "pairs in its orders",
 }
 """What a difference of a field of the Spec is for who reads it."""
 

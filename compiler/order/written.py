@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from stretto.compiler.order import WRITTEN, Order, RankOrder
 from stretto.compiler.order.fuse_backwards import fuse_backwards
 from stretto.compiler.problem.problem import Problem
-from stretto.compiler.problem.spec import Operation
+from stretto.compiler.problem.spec import NONE, Operation
 
 
 def incomplete(problem: Problem) -> list[int]:
@@ -23,32 +23,41 @@ def written(problem: Problem) -> Order:
     """The author's order, which must be complete on every rank. It can finish, since its edges
     are in the Problem and the Problem has no circle."""
     index = {operation: i for i, operation in enumerate(problem.operations)}
-    lanes = [
-        RankOrder(
-            rank, 0, tuple([tuple([index[o] for o in operations]) for operations, _ in units])
-        )
-        for rank, units in enumerate(problem.spec.written)
+    rows = [
+        tuple([tuple([index[o] for o in operations]) for operations, _ in units])
+        for units in problem.spec.written
     ]
-    return Order(problem, tuple(lanes), WRITTEN)
+    return _order(problem, rows, WRITTEN)
+
+
+def _order(problem: Problem, rows: Sequence[Sequence[tuple[int, ...]]], engine: str) -> Order:
+    """The Order of these units, rank by rank; where stages are cut into parts, each stream has its
+    own of them, in the same sequence."""
+    streams = problem.spec.streams
+    if not streams:
+        lanes = tuple(RankOrder(rank, 0, tuple(row)) for rank, row in enumerate(rows))
+        return Order(problem, lanes, engine)
+    lanes = tuple(
+        RankOrder(rank, stream, tuple(unit for unit in row if problem.stream[unit[0]] == stream))
+        for rank, row in enumerate(rows)
+        for stream in range(len(streams))
+    )
+    return Order(problem, lanes, engine, lists=tuple(tuple(i for (i,) in row) for row in rows))
 
 
 def order_like(
     problem: Problem, ranks: Sequence[Sequence[tuple[Operation, ...]]], engine: str
 ) -> Order:
-    """The Order in which every rank runs these units; where they have a B that the Problem has
-    split, of the Problem with that backward in full. Raises `KeyError` for an operation that the
-    Problem does not have. Whether it can finish is not looked at: see `check`."""
+    """The Order in which every rank runs these units; where they have a whole B that the Problem
+    has split, of the Problem with that backward in full. Raises `KeyError` for an operation that
+    the Problem does not have. Whether it can finish is not looked at: see `check`."""
     index = {operation: i for i, operation in enumerate(problem.operations)}
     full: dict[int, int] = {}  # I to W
     for row in ranks:
         for unit in row:
             for o in unit:
-                if o not in index and o.kind == "B":
+                if o not in index and o.kind == "B" and o.part == NONE:
                     full[index[o._replace(kind="I")]] = index[o._replace(kind="W")]
     fused, _ = fuse_backwards(problem, full)
     index = {operation: i for i, operation in enumerate(fused.operations)}
-    orders = tuple(
-        RankOrder(rank, 0, tuple(tuple(index[o] for o in unit) for unit in row))
-        for rank, row in enumerate(ranks)
-    )
-    return Order(fused, orders, engine)
+    return _order(fused, [[tuple(index[o] for o in unit) for unit in row] for row in ranks], engine)

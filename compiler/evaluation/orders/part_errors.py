@@ -13,11 +13,11 @@ from stretto.compiler.problem.spec import NONE
 def none_left(resolver: PartResolver, request: Request, cursor: PartCursor) -> EvalError:
     """Every micro-batch of the stage has had what is asked for, or something of it."""
     name = f"{request.what} {cursor.pipeline.name}[{cursor.stage}{_layer(request)}]"
-    whole = "" if request.part else " of which nothing is given yet"
+    whole = "" if request.part else ", in whole or in part"
     return eval_error(
         "no-such-operation",
-        f"rank {resolver.rank} runs out of micro-batches for `{name}`: none of the "
-        f"{cursor.microbatches}{whole} is left",
+        f"rank {resolver.rank} runs out of micro-batches for `{name}`: all "
+        f"{cursor.microbatches} are given{whole}",
         Label(request.span),
         _count(resolver, cursor),
         help=f"write `{request.what.replace(request.kind, request.kind + '?', 1)}` where none may "
