@@ -4,8 +4,9 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from stretto.compiler.program.program import Compute
 from stretto.runtime.coordination.watchdog import Position
-from stretto.runtime.describe import awaited_ranks, describe, ranks
+from stretto.runtime.describe import awaited_ranks, describe_streams, ranks
 from stretto.runtime.interpreter import Interpreter
 from stretto.runtime.whereabouts import Whereabouts
 
@@ -41,7 +42,7 @@ class Activity:
     def run(self, run: Interpreter | None) -> None:
         if run is not self._run:
             self._run = run
-            self.page.runs(run.program.name if run else "")
+            self.page.runs(run.program.name if run else "", run.many if run else 1)
 
     def finish(self) -> None:
         """The executor is made, or a step is over."""
@@ -79,17 +80,43 @@ class Activity:
         run = self.run
         if run is None:
             return Position((self.steps, -1 - self.moves), self.doing, self.awaited, self.busy)
-        plan, name, at = run.context.plan, run.program.name, run.at
-        awaited = tuple(awaited_ranks(plan, name, at))
-        return Position((self.steps, at), describe(plan, name, at), awaited, True)
+        return self.position_of(run.views)
+
+    def position_of(self, views: Sequence[Interpreter]) -> Position:
+        """Where these streams of the running list are."""
+        plan, name, at = views[0].context.plan, views[0].program.name, [view.at for view in views]
+        awaited = {rank: None for view in views for rank in self.awaited_by(view)}
+        where = describe_streams(plan, name, [(view.stream, view.at) for view in views])
+        return Position((self.steps, sum(at)), where, tuple(awaited), True, len(at) > 1)
+
+    def computing(self) -> Position:
+        """Where the rank is as one of those that share its collectives: a stream that computes may
+        wait for them, the number -1."""
+        run = self.run
+        if run is None:
+            return self.position()._replace(waiting_for=())
+        instructions = run.program.instructions
+        at_it = [
+            view
+            for view in run.views
+            if view.at < len(instructions) and isinstance(instructions[view.at], Compute)
+        ]
+        here = self.position_of(at_it or run.views)
+        return here._replace(waiting_for=(-1,) if at_it else (), several=True)
+
+    def awaited_by(self, view: Interpreter) -> list[int]:
+        """The ranks that this stream waits for."""
+        return awaited_ranks(view.context.plan, view.program.name, view.at)
 
 
-def watched(activity: Activity) -> Callable[[], Position | None]:
+def watched(
+    activity: Activity, ask: Callable[[Activity], Position] = Activity.position
+) -> Callable[[], Position | None]:
     """Asks for the position, without keeping the activity alive: None once it is gone."""
     reference = weakref.ref(activity)
 
     def position() -> Position | None:
         alive = reference()
-        return None if alive is None else alive.position()
+        return None if alive is None else ask(alive)
 
     return position

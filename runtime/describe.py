@@ -48,7 +48,21 @@ def describe(plan: RankPlan, name: ProgramName, at: int) -> str:
         case Free():
             return "frees a result"
         case Await(operation):
-            return f"awaits `{shown(spec, operation)}` of another stream"
+            part = spec.parts[operation.pipeline][operation.stage][operation.part]
+            stream = spec.streams[part.stream]
+            return f"awaits `{shown(spec, operation)}` of `{stream}`"
+
+
+def describe_streams(plan: RankPlan, name: ProgramName, at: Sequence[tuple[int, int]]) -> str:
+    """What the rank is doing, on each stream its instruction: pairs of stream and index."""
+    names, end = plan.spec.streams, len(plan.programs[name].instructions)
+    there = [(names[stream] if names else "", one) for stream, one in at]
+    if len(there) == 1:
+        ((stream, one),) = there
+        return describe(plan, name, one) + (f" on stream `{stream}`" if stream else "")
+    busy = [(stream, one) for stream, one in there if one < end]
+    told = [f"on `{stream}` {describe(plan, name, one)}" for stream, one in busy]
+    return ", ".join(told) or describe(plan, name, end)
 
 
 def awaited_ranks(plan: RankPlan, name: ProgramName, at: int) -> list[int]:
@@ -85,9 +99,11 @@ def _line(spec: Spec, instruction: Compute) -> str:
 
 
 def _before(spec: Spec, program: RankProgram, at: int) -> str:
-    """Before which computation the wait stands."""
-    for instruction in program.instructions[at:]:
-        if isinstance(instruction, Compute):
+    """Before which computation of its stream the wait stands."""
+    own = next((own for own in program.streams if at in own), range(len(program.instructions)))
+    for later in own:
+        instruction = program.instructions[later]
+        if later > at and isinstance(instruction, Compute):
             return f"at `{shown(spec, instruction.operation)}`{_line(spec, instruction)} "
     return "at the end of its list "
 

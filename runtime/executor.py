@@ -15,7 +15,8 @@ from torch import nn
 from stretto.compiler.plan.plan import Plan, read_plan
 from stretto.compiler.program.program import NONE, ProgramName
 from stretto.runtime.activity import Activity, watched
-from stretto.runtime.coordination.failure import ending, listen, post_failure
+from stretto.runtime.collective_peers import CollectiveGroups, CollectivePeers
+from stretto.runtime.coordination.failure import Ending, ending, listen, post_failure
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.store import Store, store_of
 from stretto.runtime.coordination.watchdog import Watchdog
@@ -42,8 +43,11 @@ from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import plan_for_rank
 from stretto.runtime.replicas import Replicas, lanes
 from stretto.runtime.slices import slicing_of
+from stretto.runtime.stage.chains import part_chains
 from stretto.runtime.stage.from_user import Loss, device_of, stage_modules
 from stretto.runtime.stage.judge import LossShare
+from stretto.runtime.streams.device import DeviceStreams
+from stretto.runtime.streams.host import FirstFailure, HostStreams
 from stretto.runtime.ties import agree_on_ties, tied
 from stretto.runtime.transport import Transport
 from stretto.runtime.transport.choose import transport_of
@@ -60,6 +64,12 @@ class ExecutorOptions(TypedDict, total=False):
     """The processes that hold the same stages in other pipelines, whose gradients are averaged: a
     process group, or one dimension of a `DeviceMesh`. Stages that DistributedDataParallel or
     `fully_shard` has wrapped bring their own."""
+
+    collectives: CollectiveGroups
+    """The processes with which this one exchanges data inside stages, as experts do: those that
+    hold the same stages in other pipelines and run the same plan. A process group, of which every
+    stream of the plan is given one of its own (`stream_group`); or, needed on GPUs, a dict of such
+    groups by the stream's name."""
 
     transport: Transport | None
     """How tensors travel; by default NCCL on GPUs, else gloo. `run_local` gives one."""
@@ -166,14 +176,16 @@ class Executor:
         self.activity = Activity(page)
         self.exchange = Exchange(self.peers, transport, self.activity)
         self.scaler: LossScaler | None = None
+        self.device_streams: DeviceStreams | None = None
         listen(self.peers)
         self.watchdog = Watchdog(self.peers, watched(self.activity), transport.abort)
         try:
             own = plan_for_rank(plan, self.rank, self.world)
             self.stages = stage_modules(own, stages, loss_fn)
-            self.context = _meet(
-                plan, RankContext(own, self.stages, transport, page), self.peers, options
-            )
+            chains = part_chains(own, self.stages)
+            context = RankContext(own, self.stages, transport, page, chains)
+            self.context = _meet(plan, context, self.peers, options)
+            self.collectives = _meet_collectives(self, options)
             self.plan = self.context.plan
             self.replicas = Replicas(self.context)
             self.replicas.broadcast_weights(self.peers)
@@ -253,13 +265,14 @@ class Executor:
         """Ends the threads that watch."""
         self.watchdog.stop()
         self.data_parallel.peers.close()
+        self.collectives.close()
 
     def _take_step(self, name: ProgramName, given: StepArguments, wanted: Wanted) -> Any:
         if broken := self.broken or self.exchange.broken:
             raise PipelineError(f"this executor has stopped before: {broken}")
         with self.activity.step():
             try:
-                run = self._prepare(name, given, wanted)
+                run = _prepare(self, name, given, wanted)
             except StepRefused:
                 raise
             except PipelineError as error:
@@ -268,19 +281,23 @@ class Executor:
             _run(self, run)
         return _finish(self, run, wanted)
 
-    def _prepare(self, name: ProgramName, given: StepArguments, wanted: Wanted) -> Interpreter:
-        def cut() -> dict[int, PipelineMicrobatches]:
-            wanted.check()
-            if name not in self.plan.programs:
-                raise PipelineError(
-                    "this plan has only its forwards: call `eval`, or compile it without "
-                    "--forward-only"
-                )
-            return microbatches(self.plan, self.stages, name, given, self.batching)
 
-        step = self.preparation.begin(name, cut, wanted.outputs)
-        program = self.plan.programs[name]
-        return Interpreter(self.context, self.replicas, self.data_parallel, program, step)
+def _prepare(
+    executor: Executor, name: ProgramName, given: StepArguments, wanted: Wanted
+) -> Interpreter:
+    """All ranks' agreement on the step, and what runs it here."""
+
+    def cut() -> dict[int, PipelineMicrobatches]:
+        wanted.check()
+        if name not in executor.plan.programs:
+            raise PipelineError(
+                "this plan has only its forwards: call `eval`, or compile it without --forward-only"
+            )
+        return microbatches(executor.plan, executor.stages, name, given, executor.batching)
+
+    step = executor.preparation.begin(name, cut, wanted.outputs)
+    program = executor.plan.programs[name]
+    return Interpreter(executor.context, executor.replicas, executor.data_parallel, program, step)
 
 
 def _give_up(executor: Executor, error: PipelineError) -> None:
@@ -289,6 +306,7 @@ def _give_up(executor: Executor, error: PipelineError) -> None:
     message = f"rank {executor.rank} cannot begin the step: {error}"
     post_failure(executor.peers.store, executor.rank, message)
     executor.data_parallel.fail(message)
+    executor.collectives.tell(message)
 
 
 def _run(executor: Executor, run: Interpreter) -> None:
@@ -300,17 +318,54 @@ def _run(executor: Executor, run: Interpreter) -> None:
                 executor.watch.begin()
                 run.note = executor.watch.note
         executor.activity.run = run
+        if run.program.streams:
+            _give_streams(executor, run)
         run.run()
     except Exception as error:
-        executor.activity.run = run
-        here = executor.activity.position()
-        for stage in executor.stages.values():
-            stage.forget()
-        where = here.where if isinstance(error, PipelineError) else here.where + run.handed
-        end = ending(executor.peers, where, here.waiting_for, error)
-        executor.broken = end.reason
-        executor.data_parallel.fail(end.reason)
+        end = _ended(executor, run, error)
         raise end.error from end.cause
+
+
+def _give_streams(executor: Executor, run: Interpreter) -> None:
+    """On a GPU its streams, the same for all steps; on the CPU threads. Where one of those fails
+    while the step's thread waits inside a backend, the process ends."""
+    names, device = executor.plan.spec.streams, executor.context.transport.device
+    if device.type == "cuda":
+        if executor.device_streams is None:
+            executor.device_streams = DeviceStreams(device, len(names))
+        run.device = executor.device_streams
+        return
+
+    def waits() -> bool:
+        return bool(executor.activity.awaited_by(run.views[0]))
+
+    def stuck(failure: FirstFailure) -> None:
+        if isinstance(failure.error, Exception):
+            end = _ended(executor, run, failure.error)
+            executor.context.transport.abort(str(end.error))
+
+    host = run.host = HostStreams(names, run.program.awaited)
+    host.timeout, host.waits, host.stuck = executor.peers.timeout, waits, stuck
+
+
+def _ended(executor: Executor, run: Interpreter, error: Exception) -> Ending:
+    """Tells the other ranks why the step has ended, and what to raise."""
+    executor.activity.run = run
+    failure = run.host.failure if run.host is not None else None
+    view = run if failure is None else run.views[failure.stream]
+    here = executor.activity.position_of([view])
+    for stage in executor.stages.values():
+        stage.forget()
+    for chain in executor.context.chains.values():
+        chain.forget()
+    if isinstance(error, RuntimeError) and not isinstance(error, PipelineError):  # a collective's?
+        error = executor.collectives.await_reason() or error
+    where = here.where if isinstance(error, PipelineError) else here.where + view.handed
+    end = ending(executor.peers, where, here.waiting_for, error)
+    executor.broken = end.reason
+    executor.data_parallel.fail(end.reason)
+    executor.collectives.tell(end.reason)
+    return end
 
 
 def _finish(executor: Executor, run: Interpreter, wanted: Wanted) -> Any:
@@ -358,6 +413,18 @@ def _meet(
         peers.neighbours.tell = last_words(plan, peers.world, ties)
     context.transport.open(lanes(context.plan))
     return context
+
+
+def _meet_collectives(executor: Executor, options: ExecutorOptions) -> CollectivePeers:
+    """What is done once with the processes that share this one's collectives. The executor's
+    context is given the groups of its streams."""
+    given, context = options.get("collectives"), executor.context
+    if given is not None and isinstance(context.transport, Local):
+        raise PipelineError("`collectives` needs a process for each rank: ranks here are threads")
+    peers = CollectivePeers(context.plan, given, options.get("timeout", 60.0))
+    executor.context = context._replace(groups=peers.meet(context.transport.device.type))
+    peers.watch(watched(executor.activity, Activity.computing), context.transport.abort)
+    return peers
 
 
 def _meet_replicas(

@@ -4,12 +4,15 @@ of an instruction, `OPERATIONS` by the kind of a computation. Each does what `do
 says, no more; nothing is decided here. A new kind of either is a row in its table."""
 
 from collections.abc import Callable
+from copy import copy
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from stretto.compiler.program.program import (
     NONE,
+    Await,
     BeginReduction,
     BeginUnshard,
     Compute,
@@ -22,6 +25,7 @@ from stretto.compiler.program.program import (
 )
 from stretto.compiler.program.topology import KINDS
 from stretto.runtime.batch import signature, tensors
+from stretto.runtime.collectives import as_stream_group
 from stretto.runtime.data_parallel.synchronization import DataParallel
 from stretto.runtime.edges import StepEdges
 from stretto.runtime.errors import PipelineError
@@ -32,11 +36,14 @@ from stretto.runtime.rank_program import RankProgram
 from stretto.runtime.replicas import Replicas
 from stretto.runtime.stage.judge import Judging
 from stretto.runtime.stage.overlapped import OverlappedPair
+from stretto.runtime.stage.part_chain import PartChain
 from stretto.runtime.stage.private import Versions
 from stretto.runtime.stage.stage_module import ForwardInput, ForwardOutput, Result, StageModule
+from stretto.runtime.streams.device import DeviceStreams
+from stretto.runtime.streams.host import HostStreams
 from stretto.runtime.tensor_spec import dtype_name
 from stretto.runtime.topology import StageId, shown
-from stretto.runtime.whereabouts import AT
+from stretto.runtime.whereabouts import AT, MOST
 
 
 class StepInput(NamedTuple):
@@ -70,7 +77,10 @@ class Interpreter:
     results of overlapped backwards that ran ahead, by instruction. `handed_on`, by slot, and
     `returned` are stages' outputs, on which nobody may write any more. `outputs`, `losses` and
     `metrics` are by pipeline and micro-batch. `at` is the index of the running instruction; the
-    watchdog reads it. `handed`: where a computation has failed, in words, what it was given."""
+    watchdog reads it. `handed`: where a computation has failed, in words, what it was given.
+
+    Where there are `streams`, each runs by a view of its own (`views`), a copy that shares all but
+    its number, its place and what failed there."""
 
     def __init__(
         self,
@@ -93,20 +103,26 @@ class Interpreter:
         self.metrics: dict[int, dict[int, Any]] = {}
         self.note: Callable[[Operation, Any], None] | None = None  # is given each stage's output
         self.at, self.handed = 0, ""
+        self.stream, self.views = 0, [self]
+        self.host: HostStreams | None = None
+        self.device: DeviceStreams | None = None
+
+    @property
+    def many(self) -> int:
+        """How many streams there are."""
+        return max(1, len(self.program.streams))
 
     def run(self) -> None:
-        """Runs the list, top to bottom. Raises what the modules, the loss and the transport
-        raise."""
+        """Runs the list: without streams from top to bottom, else each stream its part of it.
+        Raises what the modules, the loss and the transport raise."""
         self.data_parallel.prepare(self.train)
-        before, behind = self.data_parallel.actions(self.program)
+        if self.host is not None:
+            side_by_side(self, self.host)
+        elif self.device is not None:
+            issued(self, self.device)
+        else:
+            one_by_one(self)
         page = self.context.page.numbers
-        for at, instruction in enumerate(self.program.instructions):
-            self.at = page[AT] = at
-            for act in before.get(at, ()):
-                act()
-            INSTRUCTIONS[type(instruction)](self, instruction)
-            for act in behind.get(at, ()):
-                act()
         for kept in self.step.mailbox.unsent:
             self.at = page[AT] = kept.at
             kept.finish()
@@ -115,6 +131,28 @@ class Interpreter:
         self.at = len(self.program.instructions)
         self.step.edges.complete()
         self.data_parallel.finish(self.train)
+
+    def do(self, at: int) -> None:
+        """Runs instruction `at`."""
+        self.at = self.context.page.numbers[AT + min(self.stream, MOST - 1)] = at
+        instruction = self.program.instructions[at]
+        INSTRUCTIONS[type(instruction)](self, instruction)
+
+    def ended(self, operation: Operation) -> None:
+        """Tells streams that await the operation."""
+        if self.host is not None:
+            self.host.ended(operation)
+        elif self.device is not None:
+            self.device.ended(operation)
+
+    def lend(self, *values: Any) -> None:
+        """What is about to be used on this stream, wherever it was made."""
+        if self.device is not None:
+            self.device.lend(values)
+
+    def chain(self, operation: Operation) -> PartChain:
+        """The parts of the stage that the operation is of."""
+        return self.context.chains[StageId(*operation[1:3])]
 
     def stage(self, operation: Operation) -> StageModule:
         """The stage of this rank that the operation is of."""
@@ -147,6 +185,61 @@ def _added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a + b
 
 
+# Ways to run a list -----------------------------------------------------------------------------
+
+
+def one_by_one(run: Interpreter) -> None:
+    """Without streams: from top to bottom."""
+    before, behind = run.data_parallel.actions(run.program)
+    with as_stream_group(run.context.group_of(0)):
+        for at in range(len(run.program.instructions)):
+            for act in before.get(at, ()):
+                act()
+            run.do(at)
+            for act in behind.get(at, ()):
+                act()
+
+
+def side_by_side(run: Interpreter, host: HostStreams) -> None:
+    """Every stream on a thread of its own."""
+    end, views = len(run.program.instructions), []
+    for stream, own in enumerate(run.program.streams):
+        view = copy(run)
+        view.stream, view.at = stream, own[0] if own else end
+        views.append(view)
+
+    def body(view: Interpreter) -> None:
+        with as_stream_group(run.context.group_of(view.stream)):
+            for at in run.program.streams[view.stream]:
+                host.look()
+                view.do(at)
+        view.at = end
+
+    run.views = views
+    host.run([partial(body, view) for view in views])
+    run.views = [run]
+    _at_the_end(run)
+
+
+def issued(run: Interpreter, device: DeviceStreams) -> None:
+    """Every stream on a device stream of its own, from this thread."""
+    stream_of = {at: k for k, own in enumerate(run.program.streams) for at in own}
+    with device.step(run.program.awaited):
+        for at in range(len(run.program.instructions)):
+            stream = stream_of[at]
+            with device.on(stream), as_stream_group(run.context.group_of(stream)):
+                run.do(at)
+    _at_the_end(run)
+
+
+def _at_the_end(run: Interpreter) -> None:
+    """What is to be done behind instructions that compute gradients: behind all, since other
+    streams may add to them."""
+    for acts in run.data_parallel.actions(run.program).behind.values():
+        for act in acts:
+            act()
+
+
 # Instructions -----------------------------------------------------------------------------------
 
 
@@ -163,6 +256,7 @@ def compute(run: Interpreter, instruction: Compute) -> None:
         if KINDS[operation.kind].leaves == "activation":
             there = [tensor for tensor in result if tensor is not None]
             run.handed_on[writes] = HandedOn(operation, Versions(there))
+    run.ended(operation)
 
 
 def receive(run: Interpreter, instruction: Receive) -> None:
@@ -207,6 +301,13 @@ def unshard_weights(run: Interpreter, instruction: BeginUnshard) -> None:
     run.data_parallel.gather(StageId(instruction.pipeline, instruction.stage))
 
 
+def await_(run: Interpreter, instruction: Await) -> None:
+    """Waits until the computation of another stream has ended."""
+    streams = run.host or run.device
+    assert streams is not None
+    streams.await_(instruction.operation)
+
+
 INSTRUCTIONS: dict[type, Callable[[Interpreter, Any], None]] = {
     Compute: compute,
     Receive: receive,
@@ -216,6 +317,7 @@ INSTRUCTIONS: dict[type, Callable[[Interpreter, Any], None]] = {
     Reduce: reduce,
     BeginReduction: reduce_gradients,
     BeginUnshard: unshard_weights,
+    Await: await_,
 }
 """By the type of an instruction what runs it."""
 
@@ -226,6 +328,8 @@ INSTRUCTIONS: dict[type, Callable[[Interpreter, Any], None]] = {
 def forward(run: Interpreter, operation: Operation) -> Result:
     """F: the stage's outputs for other stages. The forward of an overlapped unit runs the unit's
     backward too, where the modules' class offers one call for both."""
+    if operation.part != NONE:
+        return part_forward(run, operation)
     stage, given = run.stage(operation), _forward_input(run, operation)
     partner = run.program.partner.get(run.at)
     if partner is not None and run.train:
@@ -240,8 +344,31 @@ def forward(run: Interpreter, operation: Operation) -> Result:
     return _kept(run, operation, stage.forward(given))
 
 
+def part_forward(run: Interpreter, operation: Operation) -> Result:
+    """F of a part: the first one takes what the stage is given, the last one has its outputs."""
+    chain, microbatch, part = run.chain(operation), operation.microbatch, operation.part
+    if part == 0:
+        chain.begin(_forward_input(run, operation))
+    run.lend(chain.handed[microbatch].args, chain.handed[microbatch].kwargs)
+    made = chain.forward(microbatch, part)
+    return () if made is None else _kept(run, operation, made)
+
+
+def part_backward(run: Interpreter, operation: Operation, split: bool) -> Result:
+    """I or B of a part: the last one takes the gradients of the stage's outputs, the first one has
+    those of what the stage was given. `split`: it leaves the weights to a W."""
+    chain, microbatch, part = run.chain(operation), operation.microbatch, operation.part
+    last = part == len(chain.parts) - 1
+    gradients = run.gradients(operation, run.at) if last else chain.above[microbatch]
+    run.lend(gradients)
+    backward = chain.input_gradient if split else chain.backward
+    return backward(microbatch, part, gradients) or ()
+
+
 def backward(run: Interpreter, operation: Operation) -> Result:
     """B: the gradients of what the stage was given, and those of its weights."""
+    if operation.part != NONE:
+        return part_backward(run, operation, False)
     done = run.ran_ahead.pop(run.at, None)
     if done is not None:
         return done
@@ -250,13 +377,19 @@ def backward(run: Interpreter, operation: Operation) -> Result:
 
 
 def input_gradient(run: Interpreter, operation: Operation) -> Result:
-    """I: the gradients of what the stage was given."""
+    """I: the gradients of what the stage was given. Of a part that has no W all gradients."""
+    if operation.part != NONE:
+        _, p, s, _, _, part = operation
+        return part_backward(run, operation, run.context.plan.spec.parts[p][s][part].stream == 0)
     gradients = run.gradients(operation, run.at)
     return run.stage(operation).input_gradient(operation.microbatch, gradients)
 
 
 def weight_gradient(run: Interpreter, operation: Operation) -> Result:
-    """W: the gradients of the stage's weights."""
+    """W: the gradients of the stage's weights, or of one part's."""
+    if operation.part != NONE:
+        run.chain(operation).weight_gradient(operation.microbatch, operation.part)
+        return ()
     run.stage(operation).weight_gradient(operation.microbatch)
     return ()
 

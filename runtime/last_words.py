@@ -9,7 +9,7 @@ from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import Tie
 from stretto.runtime.coordination.neighbours import RanksHere
 from stretto.runtime.coordination.store import Store
-from stretto.runtime.describe import describe
+from stretto.runtime.describe import describe_streams
 from stretto.runtime.rank_program import plan_for_rank
 from stretto.runtime.ties import tied
 from stretto.runtime.transport import Transport
@@ -25,7 +25,8 @@ def last_words(
     def tell(rank: int, place: LastPlace) -> str:
         for name in ("train", "eval"):
             if place.program == name:
-                return describe(tied(plan_for_rank(plan, rank, world), ties), name, place.at)
+                own = tied(plan_for_rank(plan, rank, world), ties)
+                return describe_streams(own, name, list(enumerate(place.at)))
         return place.words
 
     return tell

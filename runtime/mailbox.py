@@ -14,6 +14,7 @@ channel was sent before it, too. The plan's order of all instructions, in which 
 no circle, is one in which each comes after what it waits for.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -78,6 +79,7 @@ class Mailbox:
         self.leaving: dict[int, list[Departure]] = {}
         self.late: dict[int, deque[Arrival]] = {}  # by channel
         self.unsent: list[Unsent] = []
+        self.lock = threading.Lock()  # of `unsent`, to which every stream of the rank adds
         self.kept: set[int] = set()  # their slots, until these are freed
 
     def receive(self, slot: int, channel: int, result: Operation) -> None:
@@ -105,7 +107,8 @@ class Mailbox:
         it, None where it was sent from."""
         for departure in self.leaving.pop(slot, ()):
             if self.edges.new:
-                self.unsent.append(Unsent(at, slot, departure))
+                with self.lock:
+                    self.unsent.append(Unsent(at, slot, departure))
                 self.kept.add(slot)
             else:
                 finish(departure.pending)
@@ -130,7 +133,7 @@ class Mailbox:
         """The slot is freed; `check` is called when what was sent from it was taken."""
         if slot in self.kept:
             self.kept.discard(slot)
-            for one in self.unsent:
+            for one in list(self.unsent):
                 if one.slot == slot and one.unchanged is None:
                     one.unchanged = check
 
@@ -179,8 +182,8 @@ class Mailbox:
         sources = self.context.plan.graph.sources[StageId(*arrival.result[1:3])]
         rank = self.context.plan.channels[arrival.channel].source
         gradient = KINDS[arrival.result.kind].leaves == "gradient"
-        left = []
-        for kept in self.unsent:
+
+        def is_taken(kept: Unsent) -> bool:
             result, target, pending = kept.departure
             used = (
                 gradient
@@ -189,11 +192,13 @@ class Mailbox:
                 and KINDS[result.kind].leaves == "activation"
                 and StageId(*result[1:3]) in sources
             )
-            if used or all(map(_is_over, pending)):
-                kept.finish()
-            else:
-                left.append(kept)
-        self.unsent = left
+            return used or all(map(_is_over, pending))
+
+        with self.lock:
+            taken = [kept for kept in self.unsent if is_taken(kept)]
+            self.unsent = [kept for kept in self.unsent if kept not in taken]
+        for kept in taken:
+            kept.finish()
 
 
 def finish(pending: Sequence[Pending]) -> None:

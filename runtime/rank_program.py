@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from stretto.compiler.plan.plan import Plan, RankLists, read_rank
 from stretto.compiler.program.program import (
     NONE,
+    Await,
     BeginReduction,
     BeginUnshard,
     Channel,
@@ -45,13 +46,16 @@ class RankProgram(NamedTuple):
     """One instruction list of a rank, and by the index of an instruction: `reads`, for a
     computation, the slots it reads, each with the operation whose result it holds; `messages`, for
     a wait, those it waits for; `partner`, for the forward of an overlapped unit, the index of the
-    other computation."""
+    other computation. `streams`, where stages are cut into parts: for each stream the indices of
+    its instructions, and `awaited` the computations that some stream awaits."""
 
     name: ProgramName
     instructions: tuple[Instruction, ...]
     reads: dict[int, tuple[tuple[int, Operation], ...]]
     messages: dict[int, tuple[PendingMessage, ...]]
     partner: dict[int, int]
+    streams: tuple[tuple[int, ...], ...] = ()
+    awaited: frozenset[Operation] = frozenset()
 
 
 class RankPlan(NamedTuple):
@@ -99,13 +103,19 @@ def _read(plan: Plan | str | os.PathLike[str], rank: int) -> RankPlan:
         spec, channels = first.spec, first.channels
         reductions = train.reductions if train else ()
         lists: RankLists = {name: program.ranks[rank] for name, program in plan.programs.items()}
+        streams = {
+            name: program.streams[rank] if program.streams else ()
+            for name, program in plan.programs.items()
+        }
         digest = plan.hash
     else:
         header, lists = read_rank(plan, rank)
+        streams = dict.fromkeys(lists, ())
         spec, channels, reductions = header.spec, header.channels, header.reductions
         digest = header.hash
     programs: dict[ProgramName, RankProgram] = {
-        name: rank_program(name, _numbered(spec, own), channels) for name, own in lists.items()
+        name: on_streams(rank_program(name, _numbered(spec, own), channels), spec, streams[name])
+        for name, own in lists.items()
     }
     return RankPlan(rank, spec, StageGraph(spec), channels, reductions, programs, digest)
 
@@ -139,10 +149,6 @@ def rank_program(
     for at, instruction in enumerate(instructions):
         match instruction:
             case Compute(operation, reads, writes, unit):
-                if operation.part != NONE:
-                    raise PipelineError(
-                        "this plan splits stages into parts, which cannot be run yet"
-                    )
                 program.reads[at] = tuple((slot, held[slot]) for slot in reads)
                 if writes != NONE:
                     held[writes] = operation
@@ -159,6 +165,17 @@ def rank_program(
                 begun.setdefault(slot, []).append(message)
             case Wait(slot):
                 program.messages[at] = tuple(begun.pop(slot, ()))
-            case Free() | Reduce() | BeginReduction() | BeginUnshard():
+            case Free() | Reduce() | BeginReduction() | BeginUnshard() | Await():
                 pass
     return program
+
+
+def on_streams(program: RankProgram, spec: Spec, streams: Sequence[int]) -> RankProgram:
+    """The same, with what each stream of the Spec runs; `streams` has that of each instruction."""
+    if not spec.streams:
+        return program
+    own: list[list[int]] = [[] for _ in spec.streams]
+    for at, stream in enumerate(streams):
+        own[stream].append(at)
+    awaited = {one.operation for one in program.instructions if isinstance(one, Await)}
+    return program._replace(streams=tuple(map(tuple, own)), awaited=frozenset(awaited))

@@ -1,7 +1,7 @@
 """Where a process is, in memory that other processes of the machine can read, also when it has been
 killed and can tell nothing any more. It is a page without a file, so nothing is left behind. In
-come an instruction's number, for each one, and words for what is not an instruction; writing the
-number costs as much as writing it into a list."""
+come an instruction's number, for each one and on each stream, and words for what is not an
+instruction; writing the number costs as much as writing it into a list."""
 
 import contextlib
 import mmap
@@ -11,24 +11,25 @@ from collections.abc import MutableSequence
 from typing import NamedTuple
 
 SIZE = 4096  # bytes
-WORDS = 64  # where they begin
+WORDS = 256  # where they begin
 PROGRAMS = ("", "train", "eval")
-_PROGRAM, AT, _LENGTH, _TOLD = range(4)  # the numbers of 64 bits before the words
+_PROGRAM, _STREAMS, _LENGTH, _TOLD, AT = range(5)  # the numbers of 64 bits before the words
+MOST = WORDS // 8 - AT  # streams that are told of
 
 
 class LastPlace(NamedTuple):
-    """An instruction (`program` is empty where none is running), the words last said, and whether
-    the process has told why it ends."""
+    """An instruction on each stream (`program` is empty where none is running), the words last
+    said, and whether the process has told why it ends."""
 
     program: str
-    at: int
+    at: tuple[int, ...]
     words: str
     told: bool
 
 
 class Whereabouts:
-    """A page that this process writes, or with `file`, an open one, another's. `numbers[AT]` is
-    the running instruction."""
+    """A page that this process writes, or with `file`, an open one, another's. `numbers[AT + k]` is
+    the running instruction of stream k."""
 
     def __init__(self, file: int = -1):
         own = file < 0
@@ -41,9 +42,11 @@ class Whereabouts:
         if file >= 0:
             weakref.finalize(self, os.close, file)
 
-    def runs(self, program: str) -> None:
-        """Instructions of this program are run from now on; empty: no more."""
-        self.numbers[AT] = 0
+    def runs(self, program: str, streams: int = 1) -> None:
+        """Instructions of this program are run from now on, on so many streams; empty: no more."""
+        self.numbers[_STREAMS] = min(streams, MOST)
+        for stream in range(min(streams, MOST)):
+            self.numbers[AT + stream] = 0
         self.numbers[_PROGRAM] = PROGRAMS.index(program)
 
     def say(self, words: str) -> None:
@@ -60,7 +63,8 @@ class Whereabouts:
         """What was written last."""
         told = self.memory[WORDS : WORDS + self.numbers[_LENGTH]].decode(errors="replace")
         program = PROGRAMS[self.numbers[_PROGRAM]]
-        return LastPlace(program, self.numbers[AT], told, bool(self.numbers[_TOLD]))
+        at = tuple(self.numbers[AT + stream] for stream in range(self.numbers[_STREAMS]))
+        return LastPlace(program, at, told, bool(self.numbers[_TOLD]))
 
 
 def of_process() -> Whereabouts:

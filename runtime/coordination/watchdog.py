@@ -23,12 +23,14 @@ GRACE = 3.0  # seconds that a rank has to end by itself when another has failed
 
 
 class Position(NamedTuple):
-    """Where a rank is. `key` changes whenever it moves on; the others are those of `Answer`."""
+    """Where a rank is. `key` changes whenever it moves on; the others are those of `Answer`.
+    `several`: it may compute on one stream while it waits on another."""
 
     key: tuple[int, int]
     where: str
     waiting_for: tuple[int, ...]
     busy: bool
+    several: bool = False
 
 
 class Watchdog:
@@ -118,7 +120,7 @@ class Watchdog:
         """A rank that does not move on may compute for long, or wait for a large message."""
         if self.signs is None:
             self.signs = SignsOfWork(self.peers.store.port)
-        elif self.signs.seen(waiting=bool(now.waiting_for)):
+        elif self.signs.seen(waiting=bool(now.waiting_for) and not now.several):
             self.worked = time.monotonic()
 
     def _give_up(self, failure: Failure) -> None:

@@ -126,26 +126,20 @@ def _most(call: Any) -> float:
     return sum(p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD) for p in found)
 
 
-def uncut(module: nn.Module) -> nn.Module:
-    """A module that runs the stage in one piece: itself, or where it has parts and no forward of
-    its own, its parts one after another."""
-    inherited = type(module).forward is nn.Module.forward
-    return Uncut(module) if inherited and has_parts(module) else module
+def uncut(module: nn.Module) -> Callable[..., Any]:
+    """What runs the stage in one piece: the module itself, or where it has parts and no forward of
+    its own, its parts one after another, in one graph."""
+    inherited = getattr(type(module).forward, "__name__", "") == "_forward_unimplemented"
+    if not inherited or not has_parts(module):
+        return module
 
-
-class Uncut(nn.Module):
-    """The parts of a stage one after another, in one graph."""
-
-    def __init__(self, stage: nn.Module):
-        super().__init__()
-        self.stage = stage
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the stage's forward would be."""
-        chain = [ChainLink(part, "") for part in declared_parts(self.stage, "the stage")]
+    def one_after_another(*args: Any, **kwargs: Any) -> Any:
+        chain = [ChainLink(part, "") for part in declared_parts(module, "the stage")]
         handed: Any = None
-        for k, part in enumerate(stage_parts(self.stage, chain, "the stage")):
+        for k, part in enumerate(stage_parts(module, chain, "the stage")):
             if k:
                 args, kwargs = part.arguments(handed)  # type: ignore[assignment]
             handed = part.call(*args, **kwargs)
         return handed
+
+    return one_after_another

@@ -17,6 +17,7 @@ from stretto.runtime.stage import split_backward
 from stretto.runtime.stage.carried import KEYWORD, CarriedEdges, SliceMemory
 from stretto.runtime.stage.judge import Criterion, Judging, LossFunction, scaled
 from stretto.runtime.stage.own_weight_gradients import OwnWeightGradients, run_left
+from stretto.runtime.stage.parts import uncut
 from stretto.runtime.stage.precision import outside_autocast
 from stretto.runtime.stage.private import writable
 from stretto.runtime.stage.split_backward import DeferredWeightGrad, Gradients, Root
@@ -118,7 +119,7 @@ class StageModule:
 
     def _called(self, given: ForwardInput, args: Any, kwargs: dict[str, Any]) -> Any:
         if self.memory is None:
-            return self.module(*args, **kwargs)
+            return uncut(self.module)(*args, **kwargs)
         kwargs[KEYWORD] = self.memory.carried(given.microbatch, given.learn)
         made = self.module(*args, **kwargs)
         return self.memory.parted(given.microbatch, made, given.learn)

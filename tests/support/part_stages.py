@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from stretto.runtime.collectives import all_to_all, stream_group
 from stretto.runtime.containers import tensors
+from tests.support.parts import CHAIN
+from tests.support.training import WIDTH as WIDTH_OF_LAYER
+from tests.support.training import Layer
 
 WIDTH = 5
 Named = namedtuple("Named", ["first", "rest"])
@@ -161,3 +164,34 @@ class Experts(nn.Module):
 
 
 MOE = ("attention", "dispatch", "mlp", "combine")
+
+
+class CutLayer(Layer):
+    """A layer of `training`, in the four parts of a layer of `support.parts`."""
+
+    def __init__(self, seed: int, dtype: torch.dtype = torch.float32, layers: int = 1):
+        super().__init__(seed, dtype)
+        self.parts = [(name, layer) for layer in range(layers) for name, _ in CHAIN]
+
+    def part(self, name: str, layer: int) -> Any:
+        return getattr(self, name)
+
+    def att(self, x: Tensor) -> Any:
+        return self.norm(x), x
+
+    def disp(self, normal: Tensor, x: Tensor) -> Any:
+        return {"normal": normal.flip(0), "x": x}
+
+    def mlp(self, normal: Tensor, x: Tensor) -> Any:
+        return torch.tanh(self.up(normal)), [x]
+
+    def comb(self, middle: Tensor, x: Any) -> Tensor:
+        return x[0] + self.down_on(middle.flip(0))
+
+    def down_on(self, middle: Tensor) -> Tensor:
+        """Without parameters of this stream: those of `down` are the part `mlp`'s."""
+        return middle[:, :WIDTH_OF_LAYER] * middle[:, WIDTH_OF_LAYER:]
+
+    def forward(self, x: Tensor, /, *others: Tensor) -> Tensor:
+        middle = torch.tanh(self.up(self.norm(x)))
+        return x + self.down_on(middle)
