@@ -13,7 +13,7 @@ Op classes are walked micro-batch by micro-batch, as edges never lead to an earl
 author's order or rule does, by a topological order of the operations.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from stretto.compiler.bounds.microbatch_order import ancestors, sorted_classes
@@ -188,22 +188,47 @@ def _same_rank(
     before: SameRank = [[] for _ in relaxed.classes]
     after: SameRank = [[] for _ in relaxed.classes]
     for rank in range(relaxed.spec.ranks):
-        own = relaxed.on(rank)
-        least = {(a, b): 0 for a in own for b in own if a != b and lower[b] >> a & 1}
-        for b in own:
-            for a, step, _ in into[b]:
-                if relaxed.classes[a].rank == rank:
-                    least[a, b] = min(-step, least.get((a, b), -step))
-        for via in own:
-            for a in own:
-                for b in own:
-                    if (a, via) in least and (via, b) in least:
-                        shift = least[a, via] + least[via, b]
-                        least[a, b] = min(shift, least.get((a, b), shift))
-        for (a, b), shift in least.items():
-            before[b].append((a, -shift))
-            after[a].append((b, shift))
+        for b, steps in _least_steps(relaxed, rank, into, lower).items():
+            for a, shift in steps.items():
+                before[b].append((a, -shift))
+                after[a].append((b, shift))
     return (
         [near if len(near) > 1 else [] for near in before],
         [near if len(near) > 1 else [] for near in after],
     )
+
+
+def _least_steps(
+    relaxed: Relaxation, rank: int, into: list[list[tuple[int, int, int]]], lower: list[int]
+) -> dict[int, dict[int, int]]:
+    """For every op class b of the rank those of it that b follows at all, with the least step
+    between the two: shortest paths by Floyd and Warshall over the pairs that are there, which are
+    few where many pipelines share a rank and no order was written."""
+    own = relaxed.on(rank)
+    mine = sum(1 << c for c in own)
+    follows: dict[int, dict[int, int]] = {b: {} for b in own}
+    followed: dict[int, dict[int, int]] = {a: {} for a in own}
+
+    def shorten(a: int, b: int, shift: int) -> None:
+        if shift < follows[b].get(a, shift + 1):
+            follows[b][a] = followed[a][b] = shift
+
+    for b in own:
+        for a in _bits(lower[b] & mine & ~(1 << b)):
+            shorten(a, b, 0)
+        for a, step, _ in into[b]:
+            if relaxed.classes[a].rank == rank:
+                shorten(a, b, -step)
+    for via in own:
+        for a, first in list(follows[via].items()):
+            for b, second in list(followed[via].items()):
+                shorten(a, b, first + second)
+    return follows
+
+
+def _bits(number: int) -> Iterator[int]:
+    """The places of the ones in a number, from the lowest."""
+    while number:
+        low = number & -number
+        yield low.bit_length() - 1
+        number ^= low

@@ -48,6 +48,7 @@ rule F[ranks - 1, m] after F[0, m] for m in 0 .. microbatches
 rule B[0, m] after F[1, m] for m in 0 .. microbatches
 order rank r { repeat microbatches { F }  repeat microbatches { B } }
 """
+PIPELINES = "schedule pipelines"  # `compiled` writes the rest
 CASES = [  # a text, what grows, from where in `make test`, in `make test-attacks`
     (CHAIN, "ranks", 500, 2500),
     (CHAIN, "microbatches", 250, 6000),
@@ -55,17 +56,32 @@ CASES = [  # a text, what grows, from where in `make test`, in `make test-attack
     (FULL, "microbatches", 250, 2500),
     (IDLE, "ranks", 4000, 16_000),
     (ACROSS, "microbatches", 500, 4000),
+    (PIPELINES, "pipelines", 50, 500),
 ]
 names = [f"{text.split()[1]}-{what}" for text, what, *_ in CASES]
 
 
 def compiled(text: str, what: str, many: int) -> Plan:
+    if text is PIPELINES:
+        names = [f"p{k}" for k in range(many)]
+        lines = [f"pipeline {name} {{ stages 2 microbatches 2 place s -> s }}" for name in names]
+        order = "; ".join(f"F {n}[r]; F {n}[r]; B {n}[r]; B {n}[r]" for n in names)
+        text = "\n".join(
+            [
+                "schedule pipelines ranks 2",
+                f"microbatches {2 * many}",
+                *lines,
+                f"order rank r {{ {order} }}",
+            ]
+        )
+        return compile_text(text, "grown.pipe")
     return compile_text(text, "grown.pipe", Settings(values={what: Fraction(many)}))
 
 
 def grown(plan: Plan, what: str) -> int:
     """How many it has of what grows."""
-    return int(getattr(plan.programs["train"].spec, what))
+    found = getattr(plan.programs["train"].spec, what)
+    return len(found) if what == "pipelines" else int(found)
 
 
 def drawn(format: str) -> Callable[[Plan], object]:

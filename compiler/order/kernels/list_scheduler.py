@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from stretto.compiler.order.kernels.arrays import Arrays, Ints
 from stretto.compiler.order.kernels.heap import drop_first, push
+from stretto.compiler.order.kernels.instance import NO_LIMIT
 from stretto.compiler.order.kernels.jit import compiled, counted, doubled, ints, part
 from stretto.compiler.order.kernels.op_classes import (
     BACK,
@@ -336,7 +337,9 @@ def _tell(t: Arrays, s: ListState, r: int, best: int, mate: int) -> int:
 def _safe(t: Arrays, s: ListState, r: int, x: int) -> bool:
     """Whether, with the next forward of class x admitted, the micro-batches under way on rank r
     can still finish one after the other, each with what those before it have given back. This is
-    the banker's algorithm."""
+    the banker's algorithm; most often there is room for everything, and nothing is walked."""
+    if t.limit[r] >= NO_LIMIT:
+        return True
     many, most, first, last, jobs = t.slices, 0, FOREVER, s.done[x] // t.slices, 0
     for at in range(t.class_at[r], t.class_at[r + 1]):
         y = t.op_class[at]
@@ -350,6 +353,8 @@ def _safe(t: Arrays, s: ListState, r: int, x: int) -> bool:
         last = max(last, (s.done[y] - 1) // many)
     locked = s.held[r] - s.freeable[r]  # what no weight gradient that waits can give back
     free = t.limit[r] - locked - t.alloc[t.base[x] + s.done[x]]
+    if free >= most:
+        return True
     oldest = True
     for m in range(first, last + 1):
         for job in range(jobs):
