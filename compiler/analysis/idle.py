@@ -119,7 +119,8 @@ class Others:
             if self.units[k - 1].most > most:
                 most, fullest = self.units[k - 1].most, k - 1
             rest = self.loose[k] if most >= self.limit else self.soon[k]
-            if rest >= min(before, fits.since) and self.soon[k] >= min(before, large.since):
+            full = self.limit == FAR or self.soon[k] >= min(before, large.since)  # none to come
+            if full and rest >= min(before, fits.since):
                 break
             unit = self.units[k]
             if unit.ready >= before:

@@ -56,7 +56,7 @@ CASES = [  # a text, what grows, from where in `make test`, in `make test-attack
     (FULL, "microbatches", 250, 2500),
     (IDLE, "ranks", 4000, 16_000),
     (ACROSS, "microbatches", 500, 4000),
-    (PIPELINES, "pipelines", 50, 500),
+    (PIPELINES, "pipelines", 50, 250),
 ]
 names = [f"{text.split()[1]}-{what}" for text, what, *_ in CASES]
 
