@@ -26,7 +26,8 @@ LIBRARY = {path.stem: path.read_text() for path in sorted((ROOT / "schedules").g
 WORDS = sorted({w for text in LIBRARY.values() for w in re.findall(r"\w+|[^\w\s]+", text)})
 ODD = ["", "0", "-1", "1/2", "10000000000", "stages", "?", "[", "]", "{", "}", "|", ";", '"', "é",
        "W", "slice 1", "if r == 0 then 1 else 2", "order auto", "split microbatch into 2 slices",
-       "feeds main[0]", "forward only", "next", "queue q", "for i in 0 .. 3", "\n"]  # fmt: skip
+       "feeds main[0]", ".mlp", "layer 0", "2 *", "on comm", "split F into a, 2 * (mlp on comm, b)",
+       "forward only", "next", "queue q", "for i in 0 .. 3", "\n"]  # fmt: skip
 
 
 def answered(source: Source, rejected: Rejected) -> None:
@@ -45,13 +46,17 @@ pipeline bc { } pipeline forward { stages 3 forward only } split B into I, W
 overlap F | B overlap F | I split microbatch into 2 slices
 let a = 1 param x_1 = 2 let rank = bc let cost = [0, 1] let on = 1 == 1
 """
+CUT = """\
+split F[rank_] into a if rank_ == 0, 2 * (bc on x_1, x_1), cost on a if stages > 2, on
+"""
+HEADS = st.sampled_from([HEAD, HEAD.replace(" split microbatch into 2 slices", "") + CUT])
 DEEP = st.lists(
     printed.STATEMENTS.filter(lambda x: not isinstance(x, s.Titled | s.Ranks | s.Microbatches)),
     max_size=3,
 ).map(lambda some: s.Schedule(Source("", ""), tuple(some)))
 
 
-@given(st.tuples(st.just(HEAD), DEEP) | st.tuples(st.just(""), printed.SCHEDULES))
+@given(st.tuples(HEADS, DEEP) | st.tuples(st.just(""), printed.SCHEDULES))
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=SLOW)
 def test_any_syntax_gets_an_answer(case: tuple[str, s.Schedule]) -> None:
     head, schedule = case
