@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from stretto.compiler.plan.plan import Plan, RankLists, read_rank
+from stretto.compiler.plan.plan import IssuedList, Plan, RankLists, read_rank
 from stretto.compiler.program.program import (
     NONE,
     Await,
@@ -102,19 +102,19 @@ def _read(plan: Plan | str | os.PathLike[str], rank: int) -> RankPlan:
         train = plan.programs.get("train")
         spec, channels = first.spec, first.channels
         reductions = train.reductions if train else ()
-        lists: RankLists = {name: program.ranks[rank] for name, program in plan.programs.items()}
-        streams = {
-            name: program.streams[rank] if program.streams else ()
+        lists: RankLists = {
+            name: IssuedList(program.ranks[rank], program.streams[rank] if spec.streams else ())
             for name, program in plan.programs.items()
         }
         digest = plan.hash
     else:
         header, lists = read_rank(plan, rank)
-        streams = dict.fromkeys(lists, ())
         spec, channels, reductions = header.spec, header.channels, header.reductions
         digest = header.hash
     programs: dict[ProgramName, RankProgram] = {
-        name: on_streams(rank_program(name, _numbered(spec, own), channels), spec, streams[name])
+        name: on_streams(
+            rank_program(name, _numbered(spec, own.instructions), channels), spec, own.streams
+        )
         for name, own in lists.items()
     }
     return RankPlan(rank, spec, StageGraph(spec), channels, reductions, programs, digest)

@@ -17,7 +17,7 @@ from hashlib import sha256
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -26,7 +26,13 @@ from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.plan.lines import Lines, as_written, write_lines
-from stretto.compiler.plan.references import check_header, check_list, check_spec, operations_of
+from stretto.compiler.plan.references import (
+    check_header,
+    check_list,
+    check_spec,
+    check_streams,
+    operations_of,
+)
 from stretto.compiler.problem.spec import Pipeline, Spec, Stage
 from stretto.compiler.program.program import (
     Channel,
@@ -46,8 +52,16 @@ MAX_WORDS = 2000  # characters of the bound's reason, and of the engine's name
 MAX_TEXTS = 4 << 20  # bytes of the texts of another version in which a name is looked for
 FEW = 10  # findings told of one line
 
-RankLists = dict[ProgramName, tuple[Instruction, ...]]
-"""One rank's instructions, by the name of the Program."""
+
+class IssuedList(NamedTuple):
+    """One rank's instructions of a Program, and the stream of each; without streams none."""
+
+    instructions: tuple[Instruction, ...]
+    streams: tuple[int, ...] = ()
+
+
+RankLists = dict[ProgramName, IssuedList]
+"""One rank's lists, by the name of the Program."""
 
 
 class Plan(Struct, frozen=True):
@@ -97,10 +111,13 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class RankPrograms(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One rank's instructions, by the name of the Program; None where the plan has no such one."""
+    """One rank's instructions, by the name of the Program; None where the plan has no such one.
+    Where the Spec has streams, the stream of each instruction."""
 
     train: tuple[Instruction, ...] | None = None
     eval: tuple[Instruction, ...] | None = None
+    train_streams: tuple[int, ...] | None = None
+    eval_streams: tuple[int, ...] | None = None
 
 
 class RankLine(Struct, frozen=True, forbid_unknown_fields=True):
@@ -149,8 +166,9 @@ def read_plan(path: str | PathLike[str] | Lines) -> Plan:
     programs = {}
     for name in header.claims:
         reductions = header.reductions if name == "train" else ()
-        ranks = tuple(own[name] for own in lists)
-        programs[name] = Program(header.spec, name, header.channels, reductions, ranks)
+        ranks = tuple(own[name].instructions for own in lists)
+        streams = tuple(own[name].streams for own in lists) if header.spec.streams else ()
+        programs[name] = Program(header.spec, name, header.channels, reductions, ranks, streams)
     return Plan(programs, header.claims, header.bound, header.engine, header.sources, header.hash)
 
 
@@ -173,7 +191,9 @@ def _lines(plan: Plan) -> Iterator[tuple[bytes, str]]:
     first = next(iter(plan.programs.values()))
     parts = []
     for rank in range(first.spec.ranks):
-        lists = {name: program.ranks[rank] for name, program in plan.programs.items()}
+        lists: dict[str, Any] = {name: one.ranks[rank] for name, one in plan.programs.items()}
+        if first.spec.streams:
+            lists |= {f"{n}_streams": one.streams[rank] for n, one in plan.programs.items()}
         parts.append(_canonical(RankLine(rank, RankPrograms(**lists))))
     digests = [sha256(part).hexdigest() for part in parts]
     header = Header(
@@ -261,15 +281,23 @@ def _rank_line(lines: Lines, header: Header, rank: int) -> RankLists:
     part: RankLine = _decode(lines, raw, _RANK_LINE)
     _same(lines, raw, _canonical(part))
     names: tuple[ProgramName, ...] = ("train", "eval")
-    lists: RankLists = {
-        name: own for name in names if (own := getattr(part.programs, name)) is not None
-    }
+    lists: RankLists = {}
+    for name in names:
+        own, streams = getattr(part.programs, name), getattr(part.programs, f"{name}_streams")
+        if (streams is not None) != (own is not None and bool(header.spec.streams)):
+            text = "goes with the list of that name, where the plan has streams, and only there"
+            lines.refuse("plan-reference", f"$.programs.{name}_streams: this {text}")
+        if own is not None:
+            lists[name] = IssuedList(own, streams or ())
     if part.rank != rank or lists.keys() != header.claims.keys():
         there = " and ".join(f"`{name}`" for name in header.claims)
         lines.refuse("plan-reference", f"$: this should be {there} of rank {rank}")
     sizes = len(header.channels), len(header.reductions)
-    for name, instructions in lists.items():
-        _check(lines, check_list(header.spec, *sizes, instructions, f"$.programs.{name}"))
+    for name, issued in lists.items():
+        path = f"$.programs.{name}"
+        _check(lines, check_list(header.spec, *sizes, issued.instructions, path))
+        if header.spec.streams:
+            _check(lines, check_streams(header.spec, *issued, f"{path}_streams"))
     return lists
 
 

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable, Iterator
 
 from stretto.compiler.problem.kinds import KINDS
-from stretto.compiler.problem.spec import NONE, Operation, Spec, Tie
+from stretto.compiler.problem.spec import NONE, Operation, Spec, Stage, Tie
 from stretto.compiler.program.program import (
+    Await,
     BeginReduction,
     BeginUnshard,
     Channel,
@@ -26,6 +27,7 @@ from stretto.compiler.program.program import (
 
 Wrong = tuple[str, str]
 
+COMPUTE = "compute"  # the name of the first stream
 MAX_RANKS = 1 << 16
 MAX_DIGITS = 4096  # of a parameter
 EXACT = re.compile(r"-?[0-9]+(/0*[1-9][0-9]*)?")
@@ -37,6 +39,7 @@ def check_spec(spec: Spec) -> Iterator[Wrong]:
     """The Spec's indices and numbers."""
     yield from _within("$.spec.ranks", spec.ranks, 1, MAX_RANKS, "ranks")
     yield from _within("$.spec.slices", spec.slices, 0, MAX_OPERATIONS, "slices")
+    yield from _streams(spec)
     yield from _number("$.spec.microbatches", spec.microbatches)
     for key in ("time_unit", "size_unit"):
         yield from _within(f"$.spec.{key}", getattr(spec, key), 1, MAX_NUMBER, "one unit")
@@ -73,7 +76,8 @@ def operations_of(spec: Spec) -> list[int]:
     for pipeline in spec.pipelines:
         for stage in pipeline.stages:
             if 0 <= stage.rank < len(many):
-                many[stage.rank] += 3 * max(0, pipeline.microbatches) * max(1, spec.slices)
+                each = max(1, spec.slices, len(stage.parts))
+                many[stage.rank] += 3 * max(0, pipeline.microbatches) * each
     return many
 
 
@@ -111,6 +115,7 @@ def _pipeline(spec: Spec, p: int) -> Iterator[Wrong]:
             if letter not in KINDS:
                 yield f"{path}.stages[{s}].further", _unknown(letter)
             yield from _number(f"{path}.stages[{s}].further.{letter}", ticks)
+        yield from _figures(f"{path}.stages[{s}].parts", stage)
         size = stage.activation
         yield from _within(f"{path}.stages[{s}].kept", stage.kept, 0, size, "the activation")
     if pipeline.replicates != NONE:
@@ -122,6 +127,47 @@ def _pipeline(spec: Spec, p: int) -> Iterator[Wrong]:
         yield from wrong
         if not wrong and (q == p or spec.pipelines[q].microbatches != pipeline.microbatches):
             yield here, f"pipeline {q} is not another one with as many micro-batches"
+
+
+def _streams(spec: Spec) -> Iterator[Wrong]:
+    """The names of the streams, and the chains of the stages: of every stage one, or of none."""
+    if not spec.streams:
+        if spec.parts:
+            yield "$.spec.parts", "there are no streams for them to run on"
+        return
+    for k, name in enumerate(spec.streams):
+        taken = name in spec.streams[:k] or (name == COMPUTE) != (k == 0)
+        if taken or not name.isidentifier():
+            yield f"$.spec.streams[{k}]", f"{name!r} is no name, or not that of this stream"
+    stages = [len(line.stages) for line in spec.pipelines]
+    if [len(row) for row in spec.parts] != stages:
+        yield "$.spec.parts", "the stages of the pipelines have one chain each"
+        return
+    for p, row in enumerate(spec.parts):
+        for s, chain in enumerate(row):
+            path = f"$.spec.parts[{p}][{s}]"
+            if not chain:
+                yield path, "a stage has at least one part"
+            names = {(part.name, part.layer) for part in chain}
+            if len(names) < len(chain):
+                yield path, "a part of it stands there twice"
+            if len(chain) != len(spec.pipelines[p].stages[s].parts):
+                yield f"$.spec.pipelines[{p}].stages[{s}].parts", f"its chain has {len(chain)}"
+            for k, part in enumerate(chain):
+                if not part.name.isidentifier():
+                    yield f"{path}[{k}][0]", f"{part.name!r} is no name"
+                yield from _within(f"{path}[{k}][1]", part.layer, NONE, MAX_OPERATIONS, "layers")
+                yield from _index(f"{path}[{k}][2]", part.stream, len(spec.streams), "streams")
+
+
+def _figures(path: str, stage: Stage) -> Iterator[Wrong]:
+    """What the parts of a stage cost; their sums are what the stage does."""
+    for k, part in enumerate(stage.parts):
+        for n, value in enumerate(part):
+            yield from _number(f"{path}[{k}][{n}]", value)
+    for kind in ("F", "I", "W") if stage.parts else ():
+        if sum(getattr(one, kind) for one in stage.parts) != getattr(stage, kind):
+            yield path, f"their {kind} is not that of the stage in sum"
 
 
 def _copy(spec: Spec, path: str, p: int) -> Iterator[Wrong]:
@@ -203,8 +249,10 @@ def _operation(path: str, operation: Operation, spec: Spec) -> Iterator[Wrong]:
         wrong += _index(f"{path}[3]", microbatch, pipeline.microbatches, "micro-batches")
     if slice_ != NONE or spec.slices:
         wrong += _index(f"{path}[4]", slice_, spec.slices, "slices")
-    if part != NONE:
-        wrong.append((f"{path}[5]", "this version knows no parts of a stage"))
+    if not wrong and not spec.parts and part != NONE:
+        wrong.append((f"{path}[5]", f"no stage is cut into parts, so there is none, not {part}"))
+    elif not wrong and spec.parts:
+        wrong += _index(f"{path}[5]", part, len(spec.parts[p][s]), "parts")
     yield from wrong
 
 
@@ -223,6 +271,9 @@ def check_header(
     for k, channel in enumerate(channels):
         yield from _index(f"$.channels[{k}][0]", channel.source, spec.ranks, "ranks")
         yield from _index(f"$.channels[{k}][1]", channel.target, spec.ranks, "ranks")
+        many = max(1, len(spec.streams))
+        yield from _index(f"$.channels[{k}][3]", channel.source_stream, many, "streams")
+        yield from _index(f"$.channels[{k}][4]", channel.target_stream, many, "streams")
     for k, reduction in enumerate(reductions):
         for c, (p, s, rank) in enumerate(reduction.copies):
             path = f"$.reductions[{k}].copies[{c}]"
@@ -236,7 +287,7 @@ def check_list(
     spec: Spec, channels: int, reductions: int, instructions: tuple[Instruction, ...], path: str
 ) -> Iterator[Wrong]:
     """One rank's list. A list has more slots than it ever needs if it has one per instruction."""
-    slots, spans = len(instructions), len(spec.spans)
+    slots, spans, streams = len(instructions), len(spec.spans), max(1, len(spec.streams))
     fields: dict[type, tuple[tuple[str, int], ...]] = {
         Receive: (("slot", slots), ("channel", channels)),
         Send: (("slot", slots), ("channel", channels)),
@@ -251,7 +302,9 @@ def check_list(
             yield from _stage(f"{path}[{i}]", *place, spec, at=1)
             continue
         if isinstance(instruction, Compute):
-            yield from _compute(f"{path}[{i}]", instruction, slots, spans)
+            yield from _compute(f"{path}[{i}]", instruction, slots, spans, streams)
+            operation = instruction.operation
+        elif isinstance(instruction, Await):
             operation = instruction.operation
         else:
             for name, many in fields[type(instruction)]:
@@ -268,27 +321,44 @@ def check_list(
             and 0 <= s < sizes[p][0]
             and 0 <= microbatch < sizes[p][1]
         )
-        if not known or (slice_, part) != (NONE, NONE):
-            at = 1 if isinstance(instruction, Compute) else 3
+        if not known or (slice_, part) != (NONE, NONE) or spec.parts:
+            at = 3 if isinstance(instruction, Receive) else 1
             yield from _operation(f"{path}[{i}][{at}]", operation, spec)
 
 
-def _compute(path: str, compute: Compute, slots: int, spans: int) -> Iterable[Wrong]:
+def check_streams(
+    spec: Spec, instructions: tuple[Instruction, ...], streams: tuple[int, ...], path: str
+) -> Iterator[Wrong]:
+    """The streams of one rank's list. The list was checked before."""
+    if len(streams) != len(instructions):
+        yield path, f"there are {len(instructions)} instructions, and {len(streams)} streams"
+        return
+    for i, (one, stream) in enumerate(zip(instructions, streams, strict=True)):
+        yield from _index(f"{path}[{i}]", stream, len(spec.streams), "streams")
+        if isinstance(one, Compute):
+            where = f"{path}[{i}]"
+            if one.stream != stream:
+                yield where, f"the computation says {one.stream}, and this {stream}"
+
+
+def _compute(path: str, compute: Compute, slots: int, spans: int, streams: int) -> Iterable[Wrong]:
     """A computation's slots, unit, stream and span; most often all are fine, at a glance."""
-    fine = -1 <= compute.at < spans and -1 <= compute.writes < slots and compute.stream == 0
+    fine = -1 <= compute.at < spans and -1 <= compute.writes < slots
+    fine = fine and 0 <= compute.stream < streams
     if fine and compute.unit == NONE and all(0 <= slot < slots for slot in compute.reads):
         return ()
-    return _compute_fields(path, compute, slots, spans)
+    return _compute_fields(path, compute, slots, spans, streams)
 
 
-def _compute_fields(path: str, compute: Compute, slots: int, spans: int) -> Iterator[Wrong]:
+def _compute_fields(
+    path: str, compute: Compute, slots: int, spans: int, streams: int
+) -> Iterator[Wrong]:
     for k, slot in enumerate(compute.reads):
         yield from _index(f"{path}[2][{k}]", slot, slots, "slots")
     if compute.writes != NONE:
         yield from _index(f"{path}[3]", compute.writes, slots, "slots")
     if compute.unit != NONE:
         yield from _index(f"{path}[4]", compute.unit, slots, "overlapped units")
-    if compute.stream != 0:
-        yield f"{path}[5]", f"this version knows one stream, not number {compute.stream}"
+    yield from _index(f"{path}[5]", compute.stream, streams, "streams")
     if compute.at != NONE:
         yield from _index(f"{path}[6]", compute.at, spans, "spans")

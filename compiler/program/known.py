@@ -7,7 +7,7 @@ StreamPlace = tuple[int, int]
 """A computation of a rank: its stream, and which one of the stream's it is, from 0."""
 
 
-class Known:
+class StreamKnowledge:
     """How far the streams of one rank were followed, and what each knows. `now[a][b]` is how many
     computations of stream b have ended for all that stream a knows."""
 

@@ -11,7 +11,7 @@ from stretto.compiler.order import Order, RankOrder
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import NONE
 from stretto.compiler.program.issue import Issue
-from stretto.compiler.program.known import Known, StreamPlace
+from stretto.compiler.program.known import StreamKnowledge, StreamPlace
 from stretto.compiler.program.messages import DataEdge, Message, Output
 from stretto.compiler.program.output_slots import OutputSlots, releases
 from stretto.compiler.program.program import (
@@ -96,7 +96,7 @@ class _ListBuilder:
         self.operations = inputs.order.problem.operations
         self.found = RankList()
         self.streams = bool(inputs.order.lists)
-        self.known = Known(len(lanes))
+        self.known = StreamKnowledge(len(lanes))
         many = _number_received(lanes)
         self.slots = OutputSlots(inputs.issue.times, self.first, self.known, many)
         if not self.streams:

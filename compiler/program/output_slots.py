@@ -6,7 +6,7 @@ from bisect import bisect_left
 
 from stretto.compiler.order.earliest_start import Earliest
 from stretto.compiler.problem.spec import NONE
-from stretto.compiler.program.known import Known, StreamPlace
+from stretto.compiler.program.known import StreamKnowledge, StreamPlace
 from stretto.compiler.program.messages import Output
 
 
@@ -40,7 +40,7 @@ class OutputSlots:
     """The slots of one rank's results. `first` is the rank's first lane, `known` what its streams
     know, `many` how many slots there are already, for other things."""
 
-    def __init__(self, times: Earliest, first: int, known: Known, many: int):
+    def __init__(self, times: Earliest, first: int, known: StreamKnowledge, many: int):
         self.times, self.first, self.known, self.many = times, first, known, many
         self.free: dict[int, StreamPlace] = {}  # by slot: what its `free` is before
 

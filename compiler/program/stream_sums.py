@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from stretto.compiler.problem.spec import Spec
 from stretto.compiler.problem.topology import StageIndex
 from stretto.compiler.program.collectives import with_gathers
-from stretto.compiler.program.known import Known, StreamPlace
+from stretto.compiler.program.known import StreamKnowledge, StreamPlace
 from stretto.compiler.program.lists import RankList
 from stretto.compiler.program.program import (
     Await,
@@ -55,7 +55,7 @@ class _SumPlacement:
         own: Sequence[tuple[Instruction, int]],
     ):
         self.reductions, self.rank, self.own = reductions, rank, own
-        self.known = Known(len(spec.streams))
+        self.known = StreamKnowledge(len(spec.streams))
         self.place: dict[Operation, StreamPlace] = {}
         self.changed: dict[StageIndex, dict[int, Operation]] = {}  # by stage and stream, the last
         for one, stream in own:

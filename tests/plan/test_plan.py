@@ -60,7 +60,7 @@ def test_a_rank_reads_its_own_part(plan: Plan, tmp_path: Path, name: str) -> Non
     write_plan(plan, tmp_path / name)
     for rank in range(4):
         header, lists = read_rank(tmp_path / name, rank)
-        assert lists == {key: program.ranks[rank] for key, program in plan.programs.items()}
+        assert lists == {key: (program.ranks[rank], ()) for key, program in plan.programs.items()}
         assert header.hash == plan.hash
     with pytest.raises(ValueError, match="ranks 0 to 3, not 4"):
         read_rank(tmp_path / name, 4)

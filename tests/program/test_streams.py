@@ -16,7 +16,7 @@ from stretto.compiler.program.timeline import time
 from tests.support.parts_orders import limited, random_order
 from tests.support.stream_runs import Run
 
-SEEDS = [*range(60), *(pytest.param(seed, marks=pytest.mark.full) for seed in range(60, 2000))]
+SEEDS = [*range(60), *(pytest.param(seed, marks=pytest.mark.full) for seed in range(60, 400))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -6,6 +6,7 @@ from random import Random
 from msgspec.structs import replace
 
 from stretto.compiler.order import Order, RankOrder
+from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import (
     Feed,
@@ -20,7 +21,6 @@ from stretto.compiler.problem.spec import (
     Transfer,
 )
 from tests.support.parts import parts_spec
-from tests.support.parts_problem import parts_problem
 
 
 def random_spec(rng: Random) -> Spec:
@@ -139,13 +139,13 @@ def order_of(problem: Problem, sequence: Sequence[int], engine: str = "by hand")
 def random_order(rng: Random) -> Order:
     """A legal order of a random Spec, with rules that it keeps; limits are still to be set."""
     spec = random_spec(rng)
-    problem = parts_problem(spec)
+    problem = expand(spec)
     sequence = random_sequence(problem, rng)
-    return order_of(parts_problem(with_rules(spec, problem, sequence, rng)), sequence)
+    return order_of(expand(with_rules(spec, problem, sequence, rng)), sequence)
 
 
 def limited(order: Order, peaks: Sequence[int]) -> Order:
     """The same order, of a Spec with these peaks for limits."""
     limits = tuple(Limit(grains, 0) for grains in peaks)
-    problem = parts_problem(replace(order.problem.spec, limits=limits))
+    problem = expand(replace(order.problem.spec, limits=limits))
     return Order(problem, order.lanes, order.engine, lists=order.lists)

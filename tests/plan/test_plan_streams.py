@@ -1,0 +1,135 @@
+"""Plan files of schedules with streams: what was written is read again, and what does not fit is
+refused with what and where."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from stretto.compiler.bounds.bound import Bound
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.plan.plan import Plan, assemble, read_plan, read_rank, write_plan
+from stretto.compiler.program.claims import claims
+from stretto.compiler.program.communicate import communicate, forwards
+from stretto.compiler.program.program import Program, ProgramName
+from tests.support.parts_orders import random_order
+
+
+def plan_of(seed: int) -> Plan:
+    order = random_order(Random(seed))
+    programs: dict[ProgramName, Program] = {"train": communicate(order), "eval": forwards(order)}
+    return assemble(programs, {n: claims(one) for n, one in programs.items()}, Bound(0, ""), "?")
+
+
+@pytest.mark.parametrize("name", ["plan.json", "plan.json.gz"])
+@pytest.mark.parametrize("seed", range(12))
+def test_what_was_written_is_read(seed: int, name: str, tmp_path: Path) -> None:
+    plan, path = plan_of(seed), tmp_path / name
+    write_plan(plan, path)
+    found = read_plan(path)
+    assert found == plan
+    for rank in range(len(plan.programs["train"].ranks)):
+        _, lists = read_rank(path, rank)
+        assert lists == {n: (p.ranks[rank], p.streams[rank]) for n, p in plan.programs.items()}
+
+
+def test_a_channel_has_its_streams() -> None:
+    """Of two streams of the same two ranks the messages are on channels of their own."""
+    found = {one[3:] for seed in range(60) for one in plan_of(seed).programs["train"].channels}
+    assert found >= {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+Edit = Callable[[dict[str, Any], dict[str, Any]], object]
+
+EDITS: list[tuple[Edit, str]] = [
+    (lambda h, r: h["spec"].update(streams=["comm", "compute"]), "$.spec.streams[0]: 'comm'"),
+    (lambda h, r: h["spec"].update(streams=["compute", "a b"]), "$.spec.streams[1]: 'a b' is no"),
+    (lambda h, r: h["spec"].update(streams=["compute", "compute"]), "$.spec.streams[1]"),
+    (lambda h, r: h["spec"].update(streams=["compute"]), "there are only streams 0 to 0, not 1"),
+    (lambda h, r: h["spec"].pop("streams"), "$.spec.parts: there are no streams"),
+    (lambda h, r: h["spec"].pop("parts"), "$.spec.parts: the stages of the pipelines have one"),
+    (lambda h, r: h["spec"]["parts"][0].pop(), "$.spec.parts: the stages of the pipelines have"),
+    (lambda h, r: h["spec"]["parts"][0][0].pop(), "$.spec.pipelines[0].stages[0].parts: its chain"),
+    (lambda h, r: h["spec"]["parts"][0][0].clear(), "$.spec.parts[0][0]: a stage has at least one"),
+    (lambda h, r: h["spec"]["parts"][0][0].__setitem__(0, ["", -1, 0]), "[0][0][0][0]: '' is no"),
+    (lambda h, r: h["spec"]["parts"][0][0].__setitem__(0, ["x", -2, 0]), "[0][0][0][1]: -2 is not"),
+    (lambda h, r: h["spec"]["parts"][0][0].__setitem__(0, ["x", -1, 7]), "[0][0][0][2]: there are"),
+    (
+        lambda h, r: h["spec"]["parts"][0][0].__setitem__(1, h["spec"]["parts"][0][0][0]),
+        "$.spec.parts[0][0]: a part of it stands there twice",
+    ),
+    (
+        lambda h, r: h["spec"]["pipelines"][0]["stages"][0]["parts"][0].__setitem__(0, -1),
+        "$.spec.pipelines[0].stages[0].parts[0][0]: -1 is not between",
+    ),
+    (
+        lambda h, r: h["spec"]["pipelines"][0]["stages"][0].update(F=10**6),
+        "$.spec.pipelines[0].stages[0].parts: their F is not that of the stage in sum",
+    ),
+    (lambda h, r: h["channels"].__setitem__(0, [0, 1, "activation", 0, 5]), "$.channels[0][4]"),
+    (lambda h, r: h["channels"].__setitem__(0, [0, 1, "activation", -1, 0]), "$.channels[0][3]"),
+    (lambda h, r: r.pop("train_streams"), "$.programs.train_streams: this goes with the list"),
+    (lambda h, r: r.pop("eval_streams"), "$.programs.eval_streams: this goes with the list"),
+    (lambda h, r: r["train_streams"].pop(), "$.programs.train_streams: there are"),
+    (lambda h, r: r["eval_streams"].append(0), "$.programs.eval_streams: there are"),
+    (
+        lambda h, r: r["train_streams"].__setitem__(0, 9),
+        "$.programs.train_streams[0]: there are only streams 0 to 1, not 9",
+    ),
+    (lambda h, r: r["train_streams"].__setitem__(0, "0"), "$.programs.train_streams[0]: expected"),
+    (lambda h, r: _first(r, "compute").__setitem__(5, 1), "the computation says 1, and this 0"),
+    (lambda h, r: _first(r, "compute")[1].__setitem__(5, 99), "[1][5]: there are only parts 0 to"),
+    (lambda h, r: _first(r, "compute")[1].__setitem__(5, -1), "[1][5]: there are only parts 0 to"),
+    (lambda h, r: _first(r, "await")[1].__setitem__(5, 99), "[1][5]: there are only parts 0 to"),
+    (lambda h, r: _first(r, "await")[1].__setitem__(3, 99), "[1][3]: there are only micro-batches"),
+    (lambda h, r: _first(r, "await").append(1), "it is not written in the one way"),
+]
+"""An edit of the header and of what stands in rank 0's line, and what is said of it."""
+
+
+def _first(programs: dict[str, Any], kind: str) -> Any:
+    """The first instruction of this kind, of a computation on stream 0."""
+    return next(
+        one
+        for one, stream in zip(programs["train"], programs["train_streams"], strict=True)
+        if one[0] == kind and (kind != "compute" or stream == 0)
+    )
+
+
+@pytest.mark.parametrize("number", range(len(EDITS)))
+def test_what_does_not_fit_is_refused(number: int, tmp_path: Path) -> None:
+    edit, words = EDITS[number]
+    path = tmp_path / "plan.json"
+    write_plan(plan_of(STREAMED), path)
+    header, line, *others = path.read_bytes().splitlines(keepends=True)
+    top, own = json.loads(header), json.loads(line)
+    edit(top, own["programs"])
+    line = _canonical(own)
+    top["ranks"][0] = {"bytes": len(line), "sha256": hashlib.sha256(line).hexdigest()}
+    path.write_bytes(b"".join([_canonical(top), line, *others]))
+    with pytest.raises(Rejected) as rejected:
+        read_plan(path)
+    assert any(words in one.message for one in rejected.value.diagnostics), rejected.value
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _streamed() -> int:
+    """A seed whose plan has two streams, two ranks, and whatever the edits change."""
+    for seed in range(100):
+        program = plan_of(seed).programs["train"]
+        spec = program.spec
+        if len(spec.streams) == 2 and spec.ranks > 1 and len(spec.parts[0][0]) > 2:
+            here = {type(one).__name__ for one in program.ranks[0]}
+            if {"Await", "Receive"} <= here and program.channels and 0 in program.streams[0][:1]:
+                return seed
+    raise AssertionError("none")
+
+
+STREAMED = _streamed()
