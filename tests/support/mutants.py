@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from random import Random
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -21,12 +22,28 @@ from stretto.compiler.program.program import (
     Send,
 )
 from tests.support.explorer import CAPACITIES, FINISH, TooLarge, alone, choosers, explore, follow
+from tests.support.stream_explorer import (
+    PlannedStreams,
+    explore_streams,
+    follow_streams,
+    sequences,
+    sums_of,
+)
+
+T = TypeVar("T")
 
 
-def edited(program: Program, rank: int, instructions: list[Instruction]) -> Program:
+def edited(
+    program: Program, rank: int, instructions: list[Instruction], streams: list[int] | None = None
+) -> Program:
+    """The Program with another list of one rank; `streams`: those of its instructions, where it has
+    any."""
     lists = list(program.ranks)
     lists[rank] = tuple(instructions)
-    return replace(program, ranks=tuple(lists))
+    rows = list(program.streams)
+    if streams is not None and rows:
+        rows[rank] = tuple(streams)
+    return replace(program, ranks=tuple(lists), streams=tuple(rows))
 
 
 @dataclass(frozen=True)
@@ -45,30 +62,51 @@ def mutants(program: Program, rank: int, i: int) -> Iterator[Mutant]:
     """Every way in which the instruction can be dropped, doubled, exchanged with the next, moved
     to another rank, or made to name something else."""
     own = list(program.ranks[rank])
+    on = list(program.streams[rank]) if program.streams else []
     one = own[i]
     name = type(one).__name__.lower()
     where = f"rank {rank}, instruction {i}"
 
-    def mutant(kind: str, instructions: list[Instruction]) -> Mutant:
-        return Mutant(f"{kind} {name}", edited(program, rank, instructions), where)
+    def mutant(kind: str, instructions: list[Instruction], streams: list[int]) -> Mutant:
+        return Mutant(f"{kind} {name}", edited(program, rank, instructions, streams), where)
 
-    yield mutant("drop", own[:i] + own[i + 1 :])
-    yield mutant("double", [*own[: i + 1], *own[i:]])
+    yield mutant("drop", own[:i] + own[i + 1 :], on[:i] + on[i + 1 :])
+    yield mutant("double", [*own[: i + 1], *own[i:]], [*on[: i + 1], *on[i:]])
     if i + 1 < len(own):
         after = type(own[i + 1]).__name__.lower()
         yield Mutant(
             f"swap {name} with {after}",
-            edited(program, rank, [*own[:i], own[i + 1], one, *own[i + 2 :]]),
+            edited(
+                program,
+                rank,
+                [*own[:i], own[i + 1], one, *own[i + 2 :]],
+                [*on[:i], *on[i + 1 : i + 2], *on[i : i + 1], *on[i + 2 :]],
+            ),
             where,
         )
     for other in range(len(program.ranks)):
         if other != rank:
-            moved = edited(program, rank, own[:i] + own[i + 1 :])
-            there = list(program.ranks[other])
-            there.insert(min(i, len(there)), one)
-            yield Mutant(f"move {name} to another rank", edited(moved, other, there), where)
+            moved = edited(program, rank, own[:i] + own[i + 1 :], on[:i] + on[i + 1 :])
+            there, these = list(program.ranks[other]), list(program.streams[other]) if on else []
+            at = min(i, len(there))
+            there.insert(at, one)
+            these[at:at] = on[i : i + 1]
+            yield Mutant(f"move {name} to another rank", edited(moved, other, there, these), where)
     for what, changed in retargeted(program, rank, one):
-        yield mutant(f"another {what} in", [*own[:i], changed, *own[i + 1 :]])
+        yield mutant(f"another {what} in", [*own[:i], changed, *own[i + 1 :]], on)
+    for stream in range(len(program.spec.streams)):
+        if on and stream != on[i]:
+            yield mutant("another stream of", own, [*on[:i], stream, *on[i + 1 :]])
+    if isinstance(one, Await):
+        for to in {max(i - 4, 0), i - 2, i + 2, min(i + 4, len(own) - 1)} - {i}:
+            if 0 <= to < len(own):
+                yield mutant("move", _moved(own, i, to), _moved(on, i, to))
+
+
+def _moved(row: list[Any], i: int, to: int) -> list[Any]:
+    """The row with what stands at i standing at `to`."""
+    rest = row[:i] + row[i + 1 :]
+    return [*rest[:to], row[i], *rest[to:]]
 
 
 def retargeted(program: Program, rank: int, one: Instruction) -> Iterator[tuple[str, Instruction]]:
@@ -123,6 +161,10 @@ def other_operations(program: Program, operation: Operation) -> Iterator[Operati
             value = getattr(operation, key) + step
             if value >= 0:
                 yield operation._replace(**{key: value})
+    if program.spec.parts:
+        for part in (NONE, operation.part - 1, operation.part + 1):
+            if part >= NONE and part != operation.part:
+                yield operation._replace(part=part)
     slices = program.spec.slices
     for k in (NONE, operation.slice - 1, operation.slice + 1):
         if slices and k != operation.slice:
@@ -153,6 +195,8 @@ def random_mutant(program: Program, random: Random) -> Mutant:
 def harmless(good: Program, other: Program, most: int = 200_000) -> str:
     """Nothing ("") if every interleaving of `other` finishes and does what `good` does, with the
     same peaks and slots; else what differs. The oracle here is the explorer alone."""
+    if good.streams:
+        return harmless_streams(good, other, most)
     old, new = alone(good), alone(other)
     for key in ("flow", "sums", "activations", "receives", "outputs", "wrong"):
         if getattr(old, key) != getattr(new, key):
@@ -162,6 +206,40 @@ def harmless(good: Program, other: Program, most: int = 200_000) -> str:
         if digest and old.order[rank] != new.order[rank]:
             return f"rank {rank} runs in another order"
     return finishes(other, most)
+
+
+def harmless_streams(good: Program, other: Program, most: int = 20_000) -> str:
+    """Likewise where ranks have streams, by themselves or with one thread for all of them."""
+    if sums_of(good) != sums_of(other):
+        return "other sums"
+    for rank, digest in enumerate(good.spec.order if good.name == "train" else ()):
+        if digest and sequences(good, rank) != sequences(other, rank):
+            return f"rank {rank} runs in another order"
+    old, new = PlannedStreams(good), PlannedStreams(other)
+    if old.figures() != new.figures():
+        return f"{old.figures()} became {new.figures()}"
+    for together in (False, True):
+        for capacity in CAPACITIES:
+            try:
+                outcomes = explore_streams(other, capacity, together=together, most=most)
+            except TooLarge:
+                outcomes = {
+                    follow_streams(other, capacity, choose, together=together)
+                    for choose in (first, last, Random(0).choice, Random(1).choice)
+                }
+            if outcomes != {FINISH}:
+                return f"with capacity {capacity}, together {together}: {outcomes}"
+    return ""
+
+
+def first(possible: list[T]) -> T:
+    """Always the first step: streams run as far as they can, messages move late."""
+    return possible[0]
+
+
+def last(possible: list[T]) -> T:
+    """Always the last step: messages move at once."""
+    return possible[-1]
 
 
 @cache
