@@ -304,10 +304,6 @@ CODES: dict[str, ErrorCode] = {
         "let backwards come earlier.",
     ),
     # ---- Showing and exporting
-    "too-large-to-draw": ErrorCode(
-        "there are too many operations for this picture",
-        "Show it as `html` or `trace`, or at a smaller size.",
-    ),
     "not-in-torch": ErrorCode(
         "PyTorch's CSV cannot hold this schedule",
         "The CSV knows one pipeline, one rank for each stage, and no slices.",

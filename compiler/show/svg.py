@@ -1,17 +1,15 @@
 """`show --format svg`: the picture for documents, readable on a light page and on a dark one.
 
 In comes a View, out goes one SVG without scripts, links or fonts of its own: a lane per rank, below
-each the curve of its activations, below all the time and what the colours mean. Whatever comes
+each the curve of its activations, below all the time and what the colours mean. Where there are
+more operations or ranks than one could see, `crowded` says what is drawn instead. Whatever comes
 from a file is escaped. Lengths are whole hundredths of a pixel, so that a picture is the same on
 every machine.
 """
 
-import html
 from collections.abc import Iterator
 
 from stretto.compiler.analysis.idle import Idle, told
-from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
-from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE, show
 from stretto.compiler.program.timeline import Timed
@@ -19,14 +17,27 @@ from stretto.compiler.show.kinds import in_order
 from stretto.compiler.show.palette import colour
 from stretto.compiler.show.scale import marks
 from stretto.compiler.show.summary import figures
+from stretto.compiler.show.svg_crowded import CROWDED, crowded
+from stretto.compiler.show.svg_layout import (
+    CURVE,
+    DIGIT,
+    GAP,
+    LANE,
+    LEFT,
+    PAD,
+    RIGHT,
+    TOP,
+    WIDTH,
+    across,
+    escape,
+    hundredths,
+    swatch,
+    x,
+)
 from stretto.compiler.show.view import View
 
 MOST = 20_000  # bars; beyond, a browser takes minutes to open the picture
-
-# In pixels.
-WIDTH, LEFT, RIGHT, TOP, PAD = 960, 66, 44, 66, 16
-LANE, CURVE, GAP = 28, 12, 10
-DIGIT = 620  # of a label, in hundredths
+MOST_RANKS = 128
 
 STYLE = """
 text { font: 10px ui-sans-serif, system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif;
@@ -61,11 +72,13 @@ THIN = 4
 
 
 def draw(view: View) -> str:
-    """The picture. Rejected where there are more than `MOST` operations."""
-    refuse_too_many(view)
-    key = list(legend(view))
-    bottom = TOP + view.spec.ranks * (LANE + CURVE + GAP)
-    height = bottom + 30 + 18 * (1 + max(row for _, row, _, _ in key)) + PAD // 2
+    """The picture."""
+    crowd = is_crowded(view)
+    rows, bottom = crowded(view) if crowd else detailed(view)
+    curves = any('class="held"' in row for row in rows)
+    key = [entry for entry in legend(view) if curves or entry[3] != "held"]
+    below = bottom + 30 + 18 * (1 + max(row for _, row, _, _ in key))
+    height = below + 18 * crowd + PAD // 2
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" role="img">',
@@ -74,14 +87,21 @@ def draw(view: View) -> str:
         f'<rect class="ground" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="8"/>',
         *heading(view),
         *axis(view, bottom),
+        *rows,
     ]
-    for rank in range(view.spec.ranks):
-        parts += lane(view, rank)
     for words, row, left, paint in key:
         y = bottom + 30 + 18 * row
         parts.append(f'<rect class="{paint}" x="{left}" y="{y}" width="12" height="12" rx="2"/>')
         parts.append(f'<text x="{left + 17}" y="{y + 10}">{escape(words)}</text>')
+    if crowd:
+        parts.append(f'<text x="{LEFT}" y="{below + 10}">{CROWDED}</text>')
     return "\n".join([*parts, "</svg>", ""])
+
+
+def detailed(view: View) -> tuple[list[str], int]:
+    """A lane for every rank with all its operations, and where they end below."""
+    parts = [part for rank in range(view.spec.ranks) for part in lane(view, rank)]
+    return parts, TOP + view.spec.ranks * (LANE + CURVE + GAP)
 
 
 def _beside(view: View) -> str:
@@ -91,43 +111,21 @@ def _beside(view: View) -> str:
     )
 
 
-def escape(text: str) -> str:
-    """A text from outside as XML: some control characters have no form there at all."""
-    return html.escape(printable(text))
-
-
-def refuse_too_many(view: View) -> None:
-    """Raises `Rejected` where there are more than `MOST` operations."""
-    bars = sum(map(len, view.lanes))
-    if bars > MOST:
-        raise Rejected(
-            [
-                Diagnostic(
-                    "too-large-to-draw",
-                    f"{bars} operations are too many for an SVG, which holds {MOST}",
-                    help="show it as `html` or `trace`, or at a smaller size, "
-                    "as with `--set microbatches=16`",
-                )
-            ]
-        )
+def is_crowded(view: View) -> bool:
+    """Whether there is more than one could see."""
+    return sum(map(len, view.lanes)) > MOST or view.spec.ranks > MOST_RANKS
 
 
 def paints(view: View) -> set[str]:
     """The style of every colour that occurs, and of the ink on it."""
     rules = set()
-    for bar in (bar for bars in view.lanes for bar in bars):
-        kind, pipeline, stage = bar.operation[:3]
+    for kind, pipeline, stage in {bar.operation[:3] for bars in view.lanes for bar in bars}:
         chunk = view.chunks[pipeline, stage]
         for c in (0, chunk):  # the legend shows the first
             paint = colour(kind, pipeline, c)
             name = swatch(kind, pipeline, c)
             rules.add(f".{name} {{ fill: {paint} }} .on.{name} {{ fill: {paint.ink} }}\n")
     return rules
-
-
-def swatch(kind: str, pipeline: int, chunk: int) -> str:
-    """The class of a colour in the picture's style."""
-    return f"{kind}{pipeline}-{chunk}"
 
 
 def heading(view: View) -> Iterator[str]:
@@ -144,22 +142,6 @@ def axis(view: View, bottom: int) -> Iterator[str]:
         at = x(view, mark)
         yield f'<path class="grid" d="M{at} {TOP - 4}V{bottom}"/>'
         yield f'<text class="mid" x="{at}" y="{bottom + 13}">{view.time(mark)}</text>'
-
-
-def across(view: View, tick: int) -> int:
-    """Where a tick lies, from the left edge of the picture, in hundredths."""
-    room = 100 * (WIDTH - LEFT - RIGHT)
-    return 100 * LEFT + room * tick // max(1, view.claims.makespan)
-
-
-def x(view: View, tick: int) -> str:
-    """Where a tick lies, from the left edge of the picture, in pixels."""
-    return hundredths(across(view, tick))
-
-
-def hundredths(n: int) -> str:
-    """`1250` as `12.5`."""
-    return f"{n // 100}.{n % 100:02}".rstrip("0").rstrip(".")
 
 
 def lane(view: View, rank: int) -> Iterator[str]:
@@ -231,11 +213,9 @@ def tip(view: View, bar: Timed) -> str:
 
 def curve(view: View, rank: int, top: int) -> Iterator[str]:
     """The rank's activations over time, to one scale for all ranks; its limit as a dashed line."""
-    limits = [limit.grains for limit in view.spec.limits if limit]
-    most = max([1, *view.claims.activations, *limits])
 
     def up(grains: int) -> str:
-        return hundredths(100 * (top + CURVE) - 100 * CURVE * grains // most)
+        return hundredths(100 * (top + CURVE) - 100 * CURVE * grains // view.most_held)
 
     path = f"M{x(view, 0)} {up(0)}"
     for tick, grains in view.memory[rank]:

@@ -111,6 +111,12 @@ class View:
         )
 
     @cached_property
+    def most_held(self) -> int:
+        """The grains to which memory is drawn on all ranks: the largest peak or limit."""
+        limits = [limit.grains for limit in self.spec.limits if limit]
+        return max([1, *self.claims.activations, *limits])
+
+    @cached_property
     def summary(self) -> Summary:
         """The figures of the Program."""
         return summarize(self.program, self.claims, self.bound, self.engine, self.hash, self.stated)

@@ -20,6 +20,8 @@ from stretto.compiler.analysis.idle import WAITS, told
 from stretto.compiler.bounds.bound import bound
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.driver import compile_text
+from stretto.compiler.evaluation.settings import Settings
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan, assemble
@@ -28,7 +30,7 @@ from stretto.compiler.problem.spec import Operation, Spec, show
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
 from stretto.compiler.program.program import Claims, Program, ProgramName, Send
-from stretto.compiler.show import FORMATS, Look, draw, format_of
+from stretto.compiler.show import FORMATS, Look, draw, format_of, svg
 from stretto.compiler.show.html import PAGE, script
 from stretto.compiler.show.text import IDLE
 from stretto.compiler.show.view import view
@@ -236,7 +238,58 @@ def test_the_svg_has_a_bar_for_every_operation() -> None:
         assert set(names) <= set(titles)
 
 
-def test_nothing_hostile_gets_into_the_svg() -> None:
+def test_a_crowded_svg_gives_every_colour_its_share_of_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its area, measured on the paths that are drawn; heights are rounded to half a pixel."""
+    monkeypatch.setattr(svg, "MOST", 0)
+    for spec in some_specs()[:12]:
+        plan = planned(spec)
+        shown = view(plan, "train")
+        root = ElementTree.fromstring(draw(plan, "svg"))
+        rows = [g for g in root.findall(".//{*}g") if g[1].get("class") == "idle"]
+        assert len(rows) == spec.ranks
+        for lane, row in zip(shown.lanes, rows, strict=True):
+            took: Counter[str] = Counter()
+            for bar in lane:
+                kind, pipeline, stage = bar.operation[:3]
+                half = 0.5 if bar.unit >= 0 else 1
+                name = f"{kind}{pipeline}-{shown.chunks[pipeline, stage]}"
+                took[name] += half * (bar.end - bar.start) / max(1, shown.claims.makespan)
+            whole = float(row[1].get("width", 0)) * float(row[1].get("height", 0))
+            drawn = {path.get("class"): area(path.get("d", "")) / whole for path in row[2:]}
+            for name, share in took.items():
+                assert drawn.get(name, 0) == pytest.approx(share, abs=0.02), name
+
+
+def area(path: str) -> float:
+    """Of the rectangles of a path."""
+    boxes = re.findall(r"M([\d.]+) ([\d.]+)H([\d.]+)V([\d.]+)H\1Z", path)
+    assert len(boxes) == path.count("M")
+    return sum(
+        (float(right) - float(left)) * (float(lower) - float(upper))
+        for left, upper, right, lower in boxes
+    )
+
+
+def test_a_picture_of_many_ranks_or_operations_stays_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neighbouring ranks share a row; operations beyond what is seen make no more of it."""
+    monkeypatch.setattr(svg, "MOST", 1000)
+    text = "schedule many ranks 4 microbatches 2\npipeline main { stages 2 place s -> s }\n"
+    text += "order rank r { if r < 2 { repeat microbatches { F } repeat microbatches { B } } }\n"
+    for values in ({"ranks": 600}, {"ranks": 2, "microbatches": 600}):
+        settings = Settings(values={name: Fraction(many) for name, many in values.items()})
+        picture = draw(compile_text(text, "many.pipe", settings), "svg")
+        ElementTree.fromstring(picture)
+        assert len(picture) < 60_000
+
+
+def test_nothing_hostile_gets_into_the_svg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(svg, "MOST", 0)
+    assert ElementTree.fromstring(draw(evil(), "svg"))
+    monkeypatch.undo()
     root = ElementTree.fromstring(draw(evil(), "svg"))
     kinds = {element.tag.split("}")[1] for element in root.iter()}
     assert kinds == {"svg", "title", "style", "rect", "text", "path", "g"}

@@ -135,9 +135,9 @@ class Page {
     const bar = thing?.bar;
     this.light(bar === undefined ? null : litMicrobatch(thing.plan, bar), thing && bar !== undefined
       ? `micro-batch ${thing.plan.bars.microbatch[bar]}` : "");
+    showDetails(thing, (to) => this.go(to));
     const { source, line } = bar === undefined ? {} : whatOf(thing.plan, bar);
     markLine(bar === undefined ? null : thing.plan, "on", source, line);
-    showDetails(thing, (to) => this.go(to));
     this.later();
   }
 

@@ -60,9 +60,9 @@ export class Overlay {
     const { pen, viewport } = this, { dots } = viewport;
     const a = this.box(barThing(plan, from)), b = this.box(barThing(plan, to));
     const x0 = a[2], y0 = (a[1] + a[3]) / 2, x1 = b[0], y1 = (b[1] + b[3]) / 2;
-    const x = viewport.x(arrived * plan.rate), same = y0 === y1 && x1 > x0 + dots;
+    const x = viewport.x(arrived * plan.rate), within = laneOf(plan, from) === laneOf(plan, to);
     const bend = Math.min(40 * dots, Math.max(4 * dots, Math.abs(x1 - x0) / 2));
-    const dip = same ? Math.min(24 * dots, bend) : 0;  // within a row it swings below the bars
+    const dip = within && x1 > x0 + dots ? Math.min(24 * dots, bend) : 0;  // within a row it swings below the bars
     for (const [colour, wide] of [[look.card, 3.5], [look.ink, 1.4]]) {
       pen.strokeStyle = pen.fillStyle = colour;
       pen.lineWidth = wide * dots;
@@ -76,7 +76,7 @@ export class Overlay {
       pen.lineTo(x1 - 6 * dots, y1 + 3.5 * dots);
       pen.fill();
     }
-    if (x > x0 + dots && laneOf(plan, from) !== laneOf(plan, to)) {
+    if (x > x0 + dots && !within) {
       pen.beginPath();
       pen.arc(x, y1, 2.5 * dots, 0, 7);
       pen.fill();
