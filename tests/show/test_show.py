@@ -4,7 +4,7 @@ could turn into something else."""
 import json
 import re
 from base64 import b64encode
-from collections import Counter
+from collections import Counter, defaultdict
 from fractions import Fraction
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -250,7 +250,7 @@ def test_a_crowded_svg_gives_every_colour_its_share_of_the_time(
         rows = [g for g in root.findall(".//{*}g") if g[1].get("class") == "idle"]
         assert len(rows) == spec.ranks
         for lane, row in zip(shown.lanes, rows, strict=True):
-            took: Counter[str] = Counter()
+            took: dict[str, float] = defaultdict(float)
             for bar in lane:
                 kind, pipeline, stage = bar.operation[:3]
                 half = 0.5 if bar.unit >= 0 else 1
