@@ -11,13 +11,11 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from stretto.compiler.problem.spec import NONE
+from stretto.compiler.show.palette import Shade
 from stretto.compiler.show.view import View
 
 ROWS = 128
 CELLS = 283
-
-Shade = tuple[str, int, int]
-"""A colour: of a kind, a pipeline, and the place of a stage among that pipeline's on its rank."""
 
 
 class CrowdedRow(NamedTuple):

@@ -19,7 +19,7 @@ from stretto.compiler.analysis.units import TimedUnit, UnitIndex, unit_name
 from stretto.compiler.problem.kinds import KINDS, memory_effect
 from stretto.compiler.problem.spec import NONE, Operation
 from stretto.compiler.show.kinds import STYLES, in_order
-from stretto.compiler.show.palette import LIGHTER, colour
+from stretto.compiler.show.palette import LIGHTER, Shade, colour
 from stretto.compiler.show.summary import figures
 from stretto.compiler.show.view import View
 
@@ -76,13 +76,9 @@ def offsets(rows: Any) -> list[int]:
 
 # ---------------------------------------------------------------------------- colours
 
-Shade = tuple[str, int, int]
-"""A colour: of a kind, a pipeline, and the place of the stage among that pipeline's on its rank, as
-far as places differ in colour."""
-
 
 def shade_of(view: View, operation: Operation) -> Shade:
-    """The colour of the operation."""
+    """The colour of the operation; places that look alike are one."""
     kind, pipeline, stage = operation[:3]
     return kind, pipeline, min(view.chunks[pipeline, stage], len(LIGHTER) - 1)
 

@@ -26,6 +26,9 @@ class Colour(NamedTuple):
         return Colour(20, 22, 28) if bright else Colour(255, 255, 255)
 
 
+Shade = tuple[str, int, int]
+"""A colour: of a kind, a pipeline, and the place of a stage among that pipeline's on its rank."""
+
 LIGHTER = (0, 9, 17, 24)
 """Per cent of lightness that a rank's first stage of a pipeline, its second, third and all further
 ones have more."""
