@@ -278,6 +278,10 @@ CODES: dict[str, ErrorCode] = {
         "Each stream of a rank runs its own parts of the list, and does not wait for the others "
         "where nothing else makes it. The list is also the sequence in which one thread issues "
         "everything, so what a part needs of its rank stands before it.",
+        "split F into attention, dispatch on comm\n"
+        "order rank r { repeat 8 { F.dispatch; F.attention }; repeat 8 { B } }\n",
+        "split F into attention, dispatch on comm\n"
+        "order rank r { repeat 8 { F.attention; F.dispatch }; repeat 8 { B } }\n",
     ),
     "rule-between-ranks": ErrorCode(
         "a `rule` ties operations of two ranks that exchange no result",

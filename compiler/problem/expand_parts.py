@@ -16,9 +16,9 @@ from stretto.compiler.problem.spec import (
     Operation,
     Part,
     Spec,
-    Stage,
     backward_kinds,
 )
+from stretto.compiler.problem.stage_memory import stage_holdings
 from stretto.compiler.problem.topology import StageIndex, Topology
 
 
@@ -58,6 +58,12 @@ class _StageParts:
         """The weight gradients of a part, by micro-batch."""
         return range(self.weight + self.rank_of_weight[part], self.end, len(self.weights))
 
+    def place(self, kind: Kind, part: int) -> range:
+        """The operations of this kind of a part, by micro-batch."""
+        if kind == "F":
+            return self.forwards(part)
+        return self.weight_gradients(part) if kind == "W" else self.backwards(part)
+
     def runs(self) -> Iterator[tuple[Kind, list[int]]]:
         """The kinds of operations with the parts of one micro-batch, as they are numbered."""
         yield "F", list(range(self.size))
@@ -72,7 +78,7 @@ def parts_problem(spec: Spec) -> Problem:
     topology, edges, costs = Topology(spec), EdgeLists(problem), Costs(spec)
     stages: dict[StageIndex, _StageParts] = {}
     for p, line in enumerate(spec.pipelines):
-        for s, stage in enumerate(line.stages):
+        for s in range(len(line.stages)):
             first = len(problem.operations)
             chain, trains = spec.parts[p][s], not line.forward_only
             one = _StageParts(chain, trains, spec.split_backward, first, line.microbatches)
@@ -80,7 +86,7 @@ def parts_problem(spec: Spec) -> Problem:
             for kind, parts in one.runs():
                 _add(problem, costs, (kind, p, s), parts)
             _inside(one, edges)
-            _hold(problem, one, stage)
+            _hold(problem, one, p, s)
     for (p, s), one in stages.items():
         for _, target, ticks, ticks_back, trains in topology.leaving[p, s]:
             other = stages[target]
@@ -122,22 +128,12 @@ def _inside(one: _StageParts, edges: EdgeLists) -> None:
         edges.add(one.backwards(i), one.weight_gradients(i), EdgeKind.LOCAL)
 
 
-def _hold(problem: Problem, one: _StageParts, stage: Stage) -> None:
-    """What the stage holds in memory, micro-batch by micro-batch: what its first part takes, and
-    what each part takes on top."""
-    ends = [one.backwards(0)] if one.trains else [one.forwards(-1)]
-    weights = [one.weight_gradients(i) for i in one.weights]
-    kept = stage.kept if one.trains and one.kind == "I" else 0
+def _hold(problem: Problem, one: _StageParts, p: int, s: int) -> None:
+    """What the stage holds in memory, micro-batch by micro-batch."""
     rows = [
-        (stage.activation - kept, one.forwards(0), ends),
-        (kept, one.forwards(0), ends + weights),
+        (grains, one.place(*taken_by), [one.place(*place) for place in freed_by])
+        for grains, taken_by, freed_by in stage_holdings(problem.spec, p, s)
     ]
-    for i, figures in enumerate(stage.parts):
-        own = ends
-        if one.trains:
-            own = [one.weight_gradients(i) if i in one.rank_of_weight else one.backwards(i)]
-        rows.append((figures.activation, one.forwards(i), own))
-    rows = [row for row in rows if row[0]]
     for m in range(one.many):
         for grains, taken, freed in rows:
             problem.holdings.append(Holding(grains, taken[m], tuple([some[m] for some in freed])))
