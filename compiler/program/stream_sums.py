@@ -62,7 +62,14 @@ class _SumPlacement:
             if isinstance(one, Compute) and one.operation.kind != "F":
                 self.changed.setdefault(one.operation[1:3], {})[stream] = one.operation
         wanted = {(p, s) for p, s, _ in spec.reduce_gradients}
-        self.wanted = [stage for stage in sorted(self.changed) if stage in wanted]
+        summed = {
+            copy[:2]
+            for one, _ in own
+            if isinstance(one, Reduce)
+            for copy in reductions[one.reduction].copies
+            if copy.rank == rank
+        }
+        self.wanted = [stage for stage in sorted({*self.changed, *summed}) if stage in wanted]
         self.left = {stage: self._reduces(stage) for stage in self.wanted}
         self.found = RankList()
 
@@ -89,7 +96,7 @@ class _SumPlacement:
     def _averages(self) -> None:
         """Begin those of which `compute` knows all that they need."""
         for stage in [stage for stage in self.wanted if not self.left[stage]]:
-            last = self.changed[stage].values()
+            last = self.changed.get(stage, {}).values()
             if all(one in self.place and self.known.has(0, self.place[one]) for one in last):
                 self._add(BeginReduction(*stage), 0)
                 self.wanted.remove(stage)

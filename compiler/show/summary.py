@@ -6,12 +6,25 @@ from fractions import Fraction
 
 from msgspec import Struct
 
+from stretto.compiler.analysis.hidden import hidden
 from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.spec import NONE, Spec, number
 from stretto.compiler.program.program import Claims, Compute, Program, ProgramName
+from stretto.compiler.program.timeline import time
+
+
+class HiddenSummary(Struct, frozen=True):
+    """Of one rank, how much of the time on other streams than `compute` lies under computation:
+    over the step as times and `share`, and as shares of its steady state and its ramps."""
+
+    time: int | str
+    hidden: int | str
+    share: float | None
+    steady: float | None
+    ramps: float | None
 
 
 class Summary(Struct, frozen=True):
@@ -33,6 +46,8 @@ class Summary(Struct, frozen=True):
     weight_copies: int
     engine: str
     hash: str
+    streams: tuple[str, ...]
+    hidden: tuple[HiddenSummary | None, ...]
 
 
 def summarize(
@@ -64,6 +79,27 @@ def summarize(
         weight_copies=weight_copies(spec),
         engine=engine,
         hash=plan_hash,
+        streams=spec.streams,
+        hidden=hidden_of(program) if spec.streams else (None,) * spec.ranks,
+    )
+
+
+def hidden_of(program: Program) -> tuple[HiddenSummary | None, ...]:
+    """Rank by rank; None where no time is spent on other streams."""
+    unit = program.spec.time_unit
+    return tuple(
+        [
+            HiddenSummary(
+                number(one.all.time, unit),
+                number(one.all.hidden, unit),
+                one.all.share,
+                one.steady.share,
+                one.ramps.share,
+            )
+            if one
+            else None
+            for one in hidden(time(program))
+        ]
     )
 
 

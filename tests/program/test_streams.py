@@ -11,8 +11,9 @@ from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
 from stretto.compiler.program.evaluation import evaluated
 from stretto.compiler.program.issue import issue
-from stretto.compiler.program.program import Await, Compute, Operation, Program
+from stretto.compiler.program.program import Await, Compute, Operation, Program, ProgramName
 from stretto.compiler.program.timeline import time
+from stretto.compiler.proof.prove import prove_all
 from tests.support.parts_orders import limited, random_order
 from tests.support.stream_runs import Run
 
@@ -43,6 +44,8 @@ def test_any_timing_keeps_data_slots_and_limits(seed: int) -> None:
         assert all(a <= b for a, b in zip(peaks, most, strict=True)), "more than planned is held"
     for one in (program, evaluation):
         _needs_its_awaits(one)
+    programs: dict[ProgramName, Program] = {"train": program, "eval": evaluation}
+    prove_all(programs, {name: claims(one) for name, one in programs.items()})
 
 
 def _keeps_times(program: Program, times: Earliest) -> None:

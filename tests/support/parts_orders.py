@@ -55,7 +55,9 @@ def random_spec(rng: Random) -> Spec:
     unshard = [
         StageTicks(p, s, rng.randint(0, 4)) for p, x in enumerate(lines) for s in range(ranks)
     ]
-    reduce = [one for one in unshard if not lines[one.pipeline].forward_only]
+    trained = [line for line in lines if not line.forward_only]
+    models = {line.model for line in trained}
+    reduce = [one for one in unshard if lines[one.pipeline].model in models]
     return replace(
         spec,
         pipelines=tuple(lines),
