@@ -8,17 +8,23 @@ or input that cannot be read, 70 a bug of ours, 128 and more: ended by a signal,
 import os
 import re
 import sys
-from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import import_module
-from typing import Any, NoReturn, TextIO
+from typing import TextIO
 
 from stretto.compiler.commands import COMMANDS
+from stretto.compiler.commands.parsers import CommandParser, VisibleParser, unknown
 
 DONE, WRONG, USAGE, BUG, INTERRUPTED, PIPE = 0, 1, 2, 70, 130, 141
 ASSIGNED = re.compile(r"[A-Za-z_]\w*=")
 EPILOG = """\
+examples:
+  stretto new mine                  # a schedule file to start from
+  stretto show dualpipe             # the chart of a schedule that ships
+  stretto compile mine.pipe -o mine.plan --set ranks=8
+  stretto run mine.plan --model examples/gpt.py:MODEL --data examples/gpt.py:DATA
+
 FILE is a schedule (*.pipe), a plan, the name of a schedule that ships (see `stretto list`), or `-`.
 Exit codes: 0 done, 1 the file is wrong, 2 usage or unreadable input, 70 a bug in stretto.
 """
@@ -74,15 +80,20 @@ def _parsed(arguments: Sequence[str] | None) -> Namespace:
     """The command line. A `NAME=VALUE` in the place of a file, or where nothing belongs, is taken
     for a second value of a `--set`, and refused as such."""
     top = parser()
-    chosen, left = top.parse_known_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words:
+        top.print_help(sys.stderr)
+        top.exit(USAGE)
+    chosen, left = top.parse_known_args(words)
+    own = commands_of(top)[chosen.command]
     named = getattr(chosen, "files", [getattr(chosen, "file", "")])
     for word in (*left, *named):
         if ASSIGNED.match(word) and not os.path.exists(word):
             from stretto.compiler.commands.flags import ONE_EACH
 
-            top.error(f"{ONE_EACH}: --set {word}")
+            own.error(f"{ONE_EACH}: --set {word}")
     if left:
-        top.error(f"unrecognized arguments: {' '.join(left)}")
+        own.error(unknown(own, left))
     return chosen
 
 
@@ -131,23 +142,12 @@ def _failed(error: Exception, chosen: Namespace) -> int:
 # ------------------------------------------------------------------------- the command line
 
 
-class VisibleParser(ArgumentParser):
-    """A parser that shows what it was given, and nothing that is not seen."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the command line, in one line, and exit."""
-        from stretto.compiler.diagnostics.printable import one_line
-
-        super().error(one_line(message))
-
-
 def parser() -> ArgumentParser:
     """The parser of the whole command line; those of the commands are filled when they are used."""
     top = VisibleParser(
         prog="stretto",
         description="Compile, prove, draw and run pipeline-parallel training schedules.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     top.add_argument(
@@ -162,25 +162,10 @@ def parser() -> ArgumentParser:
     return top
 
 
-class CommandParser(VisibleParser):
-    """The parser of one command, whose module is loaded when the command is used."""
-
-    def __init__(self, *, command: str, **options: Any):
-        super().__init__(**options)
-        self.command, self.filled = command, False
-
-    def fill(self) -> None:
-        """Let the command's module declare its flags."""
-        if not self.filled:
-            self.filled = True
-            module = import_module(f"stretto.compiler.commands.{self.command}")
-            module.add(self)
-            self.set_defaults(run=module.run)
-
-    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
-        """As argparse does, with the flags of the command."""
-        self.fill()
-        return super().parse_known_args(*arguments, **options)
+def commands_of(top: ArgumentParser) -> dict[str, CommandParser]:
+    """The parser of every command, by its name."""
+    (found,) = (action.choices for action in top._actions if action.dest == "command")
+    return dict(found)  # type: ignore[arg-type]
 
 
 class Version(Action):

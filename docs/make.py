@@ -96,7 +96,7 @@ def contributing(text: str) -> str:
 def flags(command: str) -> str:
     """The flags of a command, from the parser itself. Its own help is laid out differently by
     every version of Python."""
-    (choices,) = (a.choices for a in cli.parser()._actions if isinstance(a.choices, dict))
+    choices = cli.commands_of(cli.parser())
     choices[command].fill()
     rows = ["", f"`stretto {command}`", "", "| | |", "| --- | --- |"]
     for action in choices[command]._actions:
@@ -105,7 +105,13 @@ def flags(command: str) -> str:
             name = ", ".join(action.option_strings)
             shown = f"{name} {words}".strip().replace("|", "\\|")
             rows.append(f"| `{shown}` | {(action.help or '').replace('%%', '%')} |")
-    return "\n".join([*rows, "", ""])
+    examples = [
+        "",
+        "```",
+        *(line[2:] for line in (choices[command].epilog or "").splitlines()[1:]),
+        "```",
+    ]
+    return "\n".join([*rows, *examples, "", ""])
 
 
 def bounds(text: str) -> str:

@@ -1,5 +1,6 @@
 """The commands of `stretto`, a file each: `add(parser)` declares its flags, `run(chosen)` does what
-they ask for and returns the exit code. To add a command, add its file and its row here.
+they ask for and returns the exit code, `EXAMPLES` stands at the end of the help. To add a command,
+add its file and its row here.
 
 In come command lines that argparse has read; out go files, stdout (data), stderr (talk) and exit
 codes. `flags` has what several commands declare, `load` turns what was named into a proved Plan,
@@ -17,5 +18,6 @@ COMMANDS = {
     "certify": "confirm a certificate, by a checker of its own",
     "doctor": "tell what is wrong with this environment before a run does",
     "explain": "say what an error code means, or where a plan's time goes",
+    "completion": "print the script that completes commands in a shell",
 }
 """What each does, in the order of the help; the module has the command's name."""

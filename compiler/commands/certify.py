@@ -15,6 +15,9 @@ from stretto.compiler.commands.load import from_plan
 from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.show.summary import step_of
 
+EXAMPLES = """\
+  stretto certify v_half.json --plan v_half.plan"""
+
 
 def add(parser: ArgumentParser) -> None:
     """The flags of `certify`."""

@@ -18,6 +18,11 @@ from stretto.compiler.show.summary import Summary, figures, of_plan, step_of
 
 SEARCHES = ("time_limit", "effort", "gap", "engine")
 
+EXAMPLES = """\
+  stretto check mine.pipe --set ranks=16
+  stretto check mine.plan --format json
+  stretto check --from torch-csv table.csv"""
+
 
 def add(parser: ArgumentParser) -> None:
     """The flags of `check`."""

@@ -13,6 +13,11 @@ from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.plan.plan import Plan, plan_bytes
 from stretto.compiler.show.summary import of_plan, step_of, table
 
+EXAMPLES = """\
+  stretto compile dualpipe -o dualpipe.plan --set ranks=8 --set microbatches=20
+  stretto compile v_half -o v_half.plan --time-limit 10
+  stretto compile v_half --effort 0 --json"""
+
 
 def add(parser: ArgumentParser) -> None:
     """The flags of `compile`."""

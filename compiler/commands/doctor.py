@@ -10,6 +10,9 @@ from stretto.compiler.diagnostics.printable import printable
 
 SIGNS = {"ok": " ", "warning": "!", "problem": "x"}
 
+EXAMPLES = """\
+  stretto doctor"""
+
 
 def add(parser: ArgumentParser) -> None:
     """The flags of `doctor`."""

@@ -20,6 +20,10 @@ from stretto.compiler.diagnostics.suggest import nearest
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.show.summary import step_of
 
+EXAMPLES = """\
+  stretto explain v_half.plan
+  stretto explain left-out"""
+
 
 def add(parser: ArgumentParser) -> None:
     """The flags of `explain`. Also of a plan it searches, for what would shorten it."""

@@ -6,6 +6,9 @@ from argparse import ArgumentParser, Namespace
 from stretto.compiler.commands import files, outputs
 from stretto.compiler.commands.flags import add_tables, natural
 
+EXAMPLES = """\
+  stretto import table.csv --from torch-csv -o mine.pipe"""
+
 
 def add(parser: ArgumentParser) -> None:
     """The flags of `import`."""

@@ -39,6 +39,11 @@ class LibraryRow(NamedTuple):
     reason: str  # of a refusal
 
 
+EXAMPLES = """\
+  stretto list
+  stretto list --set ranks=8 --set microbatches=32 --costs measured.pipe"""
+
+
 def add(parser: ArgumentParser) -> None:
     """The flags of `list`."""
     add_inputs(parser)

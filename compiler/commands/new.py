@@ -38,6 +38,10 @@ order rank r {{
 }}
 """
 
+EXAMPLES = """\
+  stretto new mine
+  stretto new mine --from dualpipe"""
+
 
 def add(parser: ArgumentParser) -> None:
     """The flags of `new`."""

@@ -28,6 +28,11 @@ training needs PyTorch, which is not installed here. For CPUs:
   pip install torch numpy --index-url https://download.pytorch.org/whl/cpu
 or, with the build that PyPI offers: pip install 'stretto[run]'"""
 
+EXAMPLES = """\
+  stretto run dualpipe --set ranks=4 --set microbatches=8 \\
+    --model examples/gpt.py:MODEL --data examples/gpt.py:DATA
+  stretto run mine.plan --model model.py:MODEL --data model.py:DATA --steps 100 --verify"""
+
 
 def add(parser: ArgumentParser) -> None:
     """The flags of `run`."""

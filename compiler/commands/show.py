@@ -22,6 +22,11 @@ from stretto.compiler.show.summary import step_of
 
 UNKNOWN_WIDTH = 120  # columns, where the output is no terminal
 
+EXAMPLES = """\
+  stretto show dualpipe
+  stretto show dualpipe --format svg -o dualpipe.svg
+  stretto show mine.plan --format trace -o mine.json    # for ui.perfetto.dev"""
+
 
 def add(parser: ArgumentParser) -> None:
     """The flags of `show`."""

@@ -1,0 +1,103 @@
+"""The parsers of the command line: argparse, with an error in one line first, the usage in one line
+below it, and the word that was probably meant."""
+
+import re
+from argparse import SUPPRESS, Action, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, NoReturn
+
+from stretto.compiler.diagnostics.suggest import nearest
+
+USAGE = 2  # the exit code
+
+
+class VisibleParser(ArgumentParser):
+    """A parser that shows what it was given, and nothing that is not seen."""
+
+    def __init__(self, **options: Any):
+        super().__init__(formatter_class=RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line, then how it is used, a line each, and exit."""
+        from stretto.compiler.diagnostics.printable import one_line
+
+        message = re.sub(r"^the following arguments are required: ", "missing: ", message)
+        message = re.sub(r"^argument (\S+): ", r"\1: ", message)
+        usage = f"usage: {one_usage(self)}; `{self.prog} --help` says more"
+        self.exit(USAGE, f"stretto: {one_line(message)}\n{usage}\n")
+
+    def _check_value(self, action: Action, value: Any) -> None:
+        """As argparse does, in words that name what was probably meant."""
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(choice) for choice in action.choices]
+        if action.dest == "command":
+            raise ArgumentError(None, f"there is no command `{value}`{meant(str(value), known)}")
+        one_of = f"one of {', '.join(known)}"
+        raise ArgumentError(action, f"`{value}` is not {one_of}{meant(str(value), known)}")
+
+    def flags(self) -> list[str]:
+        """The long flags that it knows."""
+        return [name for name in self._option_string_actions if name.startswith("--")]
+
+
+class CommandParser(VisibleParser):
+    """The parser of one command, whose module is loaded when the command is used. The module's
+    `EXAMPLES`, command lines with a comment each, stand at the end of its help."""
+
+    def __init__(self, *, command: str, **options: Any):
+        super().__init__(**options)
+        self.command, self.filled = command, False
+
+    def fill(self) -> None:
+        """Let the command's module declare its flags."""
+        if not self.filled:
+            self.filled = True
+            module = import_module(f"stretto.compiler.commands.{self.command}")
+            module.add(self)
+            self.set_defaults(run=module.run)
+            self.usage = one_usage(self)
+            self.epilog = f"examples:\n{module.EXAMPLES}"
+
+    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
+        """As argparse does, with the flags of the command."""
+        self.fill()
+        return super().parse_known_args(*arguments, **options)
+
+
+def one_usage(parser: ArgumentParser) -> str:
+    """How a command is used, in one line: the flags that it must have, its other ones as a word."""
+    words = [parser.prog]
+    optional, needed, files = False, [], []
+    for action in parser._actions:
+        if action.help is SUPPRESS:
+            continue
+        if not action.option_strings:
+            name = str(action.metavar or action.dest)
+            files.append(f"{name}…" if action.nargs == "+" else name)
+        elif action.required:
+            value = action.metavar or "|".join(map(str, action.choices or ()))
+            needed.append(f"{action.option_strings[-1]} {value}")
+        else:
+            optional = True
+    return " ".join([*words, *needed, *(["[FLAGS]"] if optional else []), *files])
+
+
+def unknown(parser: ArgumentParser, words: Iterable[str]) -> str:
+    """What is wrong with words that no flag and no file stands for."""
+    flags = parser.flags() if isinstance(parser, VisibleParser) else []
+    said = []
+    for word in words:
+        name = re.split("=", word)[0]
+        if name.startswith("-"):
+            said.append(f"there is no flag `{name}`{meant(name, flags)}")
+        else:
+            said.append(f"`{word}` is one word too many")
+    return "; ".join(said)
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """`; did you mean …?`, where a known word is near."""
+    near = nearest(word, known)
+    return f"; did you mean `{near}`?" if near else ""
