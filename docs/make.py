@@ -17,8 +17,8 @@ from generate_language import language
 from generate_schedules import compiled, pictures, schedules
 from generate_tutorial import tutorial
 
-from stretto.compiler import cli
 from stretto.compiler.bounds.theorems import table
+from stretto.compiler.commands.parsers import commands_of, parser
 from stretto.compiler.show import draw
 
 ROOT = Path(__file__).parent.parent
@@ -96,7 +96,7 @@ def contributing(text: str) -> str:
 def flags(command: str) -> str:
     """The flags of a command, from the parser itself. Its own help is laid out differently by
     every version of Python."""
-    choices = cli.commands_of(cli.parser())
+    choices = commands_of(parser())
     choices[command].fill()
     rows = ["", f"`stretto {command}`", "", "| | |", "| --- | --- |"]
     for action in choices[command]._actions:

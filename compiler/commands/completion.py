@@ -5,7 +5,7 @@ it offers files and schedules."""
 from argparse import ArgumentParser, Namespace
 
 from stretto.compiler import library
-from stretto.compiler.commands.parsers import CommandParser
+from stretto.compiler.commands.parsers import commands_of, parser
 
 EXAMPLES = """\
   stretto completion bash > ~/.local/share/bash-completion/completions/stretto
@@ -26,12 +26,8 @@ def run(chosen: Namespace) -> int:
     """Print the script."""
     import shtab
 
-    from stretto.compiler.cli import parser
-
     top = parser()
-    (commands,) = (action for action in top._actions if action.dest == "command")
-    choices: dict[str, CommandParser] = commands.choices  # type: ignore[assignment]
-    for command in choices.values():
+    for command in commands_of(top).values():
         command.fill()
         for action in command._actions:
             if action.metavar in FILES:

@@ -7,9 +7,57 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, NoReturn
 
+from stretto.compiler.commands import COMMANDS
 from stretto.compiler.diagnostics.suggest import nearest
 
 USAGE = 2  # the exit code
+EPILOG = """\
+examples:
+  stretto new mine                  # a schedule file to start from
+  stretto show dualpipe             # the chart of a schedule that ships
+  stretto compile mine.pipe -o mine.plan --set ranks=8
+  stretto run mine.plan --model examples/gpt.py:MODEL --data examples/gpt.py:DATA
+
+FILE is a schedule (*.pipe), a plan, the name of a schedule that ships (see `stretto list`), or `-`.
+Exit codes: 0 done, 1 the file is wrong, 2 usage or unreadable input, 70 a bug in stretto.
+"""
+
+
+def parser() -> ArgumentParser:
+    """The parser of the whole command line; those of the commands are filled when they are used."""
+    top = VisibleParser(
+        prog="stretto",
+        description="Compile, prove, draw and run pipeline-parallel training schedules.",
+        epilog=EPILOG,
+    )
+    top.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
+    top.add_argument(
+        "-v", "--verbose", action="store_true", help="print a traceback if stretto has a bug"
+    )
+    commands = top.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=CommandParser
+    )
+    for name, what in COMMANDS.items():
+        description = f"{what[0].upper()}{what[1:]}."
+        commands.add_parser(name, help=what, description=description, command=name)
+    return top
+
+
+def commands_of(top: ArgumentParser) -> dict[str, CommandParser]:
+    """The parser of every command, by its name."""
+    (found,) = (action.choices for action in top._actions if action.dest == "command")
+    return dict(found)  # type: ignore[arg-type]
+
+
+class Version(Action):
+    """`--version`: looked up only when it is asked for."""
+
+    def __call__(self, parser: ArgumentParser, *_: object) -> None:
+        """Print the version and exit."""
+        from importlib.metadata import version
+
+        print(f"stretto {version('stretto')}")
+        parser.exit()
 
 
 class VisibleParser(ArgumentParser):

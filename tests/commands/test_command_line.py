@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stretto.compiler import library
-from stretto.compiler.cli import commands_of, parser
 from stretto.compiler.commands import COMMANDS
+from stretto.compiler.commands.parsers import commands_of, parser
 from tests.support.command_line import Run
 
 
