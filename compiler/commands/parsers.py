@@ -43,7 +43,7 @@ def parser() -> ArgumentParser:
     return top
 
 
-def commands_of(top: ArgumentParser) -> dict[str, CommandParser]:
+def commands_of(top: ArgumentParser) -> "dict[str, CommandParser]":
     """The parser of every command, by its name."""
     (found,) = (action.choices for action in top._actions if action.dest == "command")
     return dict(found)  # type: ignore[arg-type]
