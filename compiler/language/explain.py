@@ -25,7 +25,7 @@ RESERVED = word_set(
 PUNCTUATION = {
     "LBRACE": "{", "RBRACE": "}", "LSQB": "[", "RSQB": "]", "LPAR": "(", "RPAR": ")",
     "EQUAL": "=", "COMMA": ",", "VBAR": "|", "DOT": ".", "QMARK": "?", "SEMICOLON": ";",
-    "__ANON_0": "->", "__ANON_1": "<=", "__ANON_2": "..",
+    "TIMES": "*", "__ANON_0": "->", "__ANON_1": "<=", "__ANON_2": "..",
 }  # fmt: skip
 OPERATORS = word_set(
     "PLUS MINUS TIMES DIVIDE FLOOR_DIVIDE MODULO COMPARE AND OR LSQB DOT QMARK UNIT"

@@ -19,6 +19,18 @@ class Hint(NamedTuple):
 # The first row that fits counts. `tests/language/test_parse.py` has a line for each.
 HINTS = (
     Hint("", r"▸(?://|/\*)", "a comment begins with `#`"),
+    # ---- Parts
+    Hint(
+        "",
+        r"\bsplit F\b.* \bif\b.*▸else\b",
+        "each part says when it is there: `a if s == 0, b if s != 0`",
+    ),
+    Hint("", r"\bsplit F\b.*\* *▸(\w+)", "a group stands in parentheses: `2 * ({0}, …)`"),
+    Hint(
+        "",
+        r"\bsplit F\b[^(]* into (?:.*, *)?\([^()]*▸,",
+        "a group says how often it is there: `2 * (a, b)`",
+    ),
     # ---- Where a statement should begin or end
     Hint("start", r"▸([A-Za-z_]\w*) *=(?!=)", "to name a value: `let {0} = …`"),
     Hint("start step", r"▸[fbiw]\b", "operations are capital letters: `F`, `B`, `I` and `W`"),

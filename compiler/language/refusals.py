@@ -220,7 +220,8 @@ def _mention(children: Children, span: Span) -> Iterable[Diagnostic]:
     if len(index.places) <= 2:
         return ()
     message = "an operation has a stage, a micro-batch and at most a `slice` or a `layer`"
-    help_ = f"{children[0]} main[stage, microbatch, slice k]"
+    named = f".{children[children.index('.') + 1]}" if "." in children else ""
+    help_ = f"{children[0]}{named} main[stage, microbatch, {'layer l' if named else 'slice k'}]"
     return (_syntax(index.places[2].span, message, help_),)
 
 

@@ -221,6 +221,10 @@ HINTED = [
     ("order rank r { repeat 4 times { F } }", "`repeat 4 { … }`"),
     ("order rank r { for i in range(4) { F } }", "a range is `a .. b`, without b"),
     ("order rank r { for i in ranks { F } }", "a range is `a .. b`, without b: `0 .. ranks`"),
+    ("split F into a if s == 0 else b", "each part says when it is there: `a if s == 0, b if s != "
+     "0`"),
+    ("split F into 4 * attention", "a group stands in parentheses: `2 * (attention, …)`"),
+    ("split F into a, (b, c)", "a group says how often it is there: `2 * (a, b)`"),
     ("order rank r { F(0) }", "operations are written `F main[0, 3]`; the functions are `min`, "
      "`max`, `abs`, `ceil`, `floor` and `len`"),
 ]  # fmt: skip
