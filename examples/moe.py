@@ -209,7 +209,9 @@ def check(executor: Executor, layers: int, shard: int, rank: int) -> None:
             piece = alone(stage, piece)
         (model.loss(piece, wanted) / MICROBATCHES).backward()
     own, worst = EXPERTS // SHARDS, 0.0
-    theirs = {f"[{index}].{name}": p for index, s in enumerate(whole) for name, p in s.named_parameters()}
+    theirs = {
+        f"[{index}].{name}": p for index, s in enumerate(whole) for name, p in s.named_parameters()
+    }
     for name, parameter in executor.named_parameters():
         words = name[name.index("[") :].split(".")
         if "experts" in words:  # here they count from the first of this process
@@ -218,7 +220,9 @@ def check(executor: Executor, layers: int, shard: int, rank: int) -> None:
         gradient = theirs[".".join(words)].grad
         ours = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         expected = torch.zeros_like(ours) if gradient is None else gradient
-        worst = max(worst, (ours - expected).abs().max().item() / (expected.abs().max().item() + 1e-9))
+        worst = max(
+            worst, (ours - expected).abs().max().item() / (expected.abs().max().item() + 1e-9)
+        )
     print(f"process {rank}: gradients differ from one process's by {worst:.1e} at most", flush=True)
     if worst > 1e-9:
         raise SystemExit(1)

@@ -16,6 +16,7 @@ from stretto.runtime.slices import slicing_of
 from stretto.runtime.stage.carried import KEYWORD, CarriedEdges, slice_memory
 from stretto.runtime.stage.from_user import Loss, loss_of
 from stretto.runtime.stage.judge import Criterion, scaled
+from stretto.runtime.stage.parts import uncut
 from stretto.runtime.stage.precision import outside_autocast
 from stretto.runtime.stage.split_backward import collect
 from stretto.runtime.tensor_spec import flat
@@ -23,8 +24,9 @@ from stretto.runtime.topology import StageGraph, StageId
 from stretto.runtime.train.observed import Observed
 from stretto.runtime.train.tied_reference import (
     GradientList,
-    OrderedSum,
+    PartUsers,
     RankOrders,
+    StageSums,
     TiedReference,
     add,
 )
@@ -64,13 +66,14 @@ class Reference:
         self.copies: dict[StageId, GradientList] = {}
         self.plain: dict[StageId, GradientList] = {}
 
-    def step(self, orders: RankOrders) -> Losses:
+    def step(self, orders: RankOrders, users: PartUsers) -> Losses:
         """Takes the step. `orders`: the order in which the plan adds gradients; one waits until its
-        turn has come. Returns the losses."""
-        self.tied = TiedReference(self.graph, self.modules, orders)
+        turn has come. `users`: which parts add to which parameter. Returns the losses."""
+        self.tied = TiedReference(self.graph, self.modules, orders, users)
         every = [one for order in orders for one in order]
         sums = {
-            stage: OrderedSum([one for one in every if one[0] == stage]) for stage in self.modules
+            stage: StageSums([one for one in every if one.stage == stage], module, users)
+            for stage, module in self.modules.items()
         }
         losses: dict[int, dict[int, Tensor]] = {}
         for group in _connected(self.graph):
@@ -81,7 +84,7 @@ class Reference:
                         own = StageId(self.graph.original(stage.pipeline), stage.stage)
                         add(self.plain.setdefault(own, [None] * len(gradients)), gradients)
                         sums[stage].come((stage, number), gradients)
-        self.copies = {stage: one.total for stage, one in sums.items() if one.total}
+        self.copies = {stage: one.total() for stage, one in sums.items()}
         return {p: self._losses(p, own) for p, own in losses.items()}
 
     def _losses(self, pipeline: int, found: dict[int, Tensor]) -> list[float]:
@@ -138,7 +141,7 @@ class Reference:
     def _output(self, stage: StageId, m: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         memory, learn = self.memory.get(stage), torch.is_grad_enabled()
         if memory is None:
-            return self.modules[stage](*args, **kwargs)
+            return uncut(self.modules[stage])(*args, **kwargs)
         kwargs[KEYWORD] = memory.carried(m, learn)
         return memory.parted(m, self.modules[stage](*args, **kwargs), learn)
 

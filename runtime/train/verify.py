@@ -113,6 +113,11 @@ def verify(
     where a rank does not come.
     """
     graph = executor.plan.graph
+    if executor.context.groups:
+        raise PipelineError(
+            "verify runs the model in one process, where the other processes of `collectives` are "
+            "not: verify a model that holds all of its experts, without `collectives`"
+        )
     before = gather(executor, {stage: _weights(executor, stage) for stage in executor.stages})
     for stage in executor.stages.values():
         stage.module.zero_grad(set_to_none=True)
@@ -121,6 +126,8 @@ def verify(
     for name, found in losses.items():
         executor.peers.store.post(f"verify/{name}", [loss.double().item() for loss in found])
     executor.peers.store.post(f"verify/threads/{executor.rank}", torch.get_num_threads())
+    for cut in executor.context.chains:
+        executor.peers.store.post(f"verify/parts/{cut}", _part_users(executor, cut))
     if executor.rank:
         return None
     assert plan is not None
@@ -133,7 +140,9 @@ def verify(
         _load(module, before[own])
     batch = Batch(step_arguments(x, target, step), loss_fn, executor.batching, _scale(executor))
     reference = Reference(graph, modules, batch)
-    ours = reference.step(rank_orders(plan))
+    cuts = graph.stages if graph.spec.parts else ()
+    users = {cut: executor.peers.wait([f"verify/parts/{cut}"])[0] for cut in cuts}
+    ours = reference.step(rank_orders(plan), users)
     verdict = Verdict(
         tuple(_compare(plan, reference, after, stage) for stage in _originals(graph)),
         sum(len(found) for found in theirs.values()),
@@ -207,6 +216,13 @@ def _copies(plan: Plan, stage: StageId) -> list[StageId]:
 def _weights(executor: Executor, stage: StageId) -> list[Tensor | None]:
     module = executor.stages[stage].module
     return [tensor.detach().clone() for tensor in [*module.parameters(), *module.buffers()]]
+
+
+def _part_users(executor: Executor, stage: StageId) -> list[list[int]]:
+    """For each parameter of the stage the parts that use it."""
+    users = executor.context.chains[stage].sums.users
+    parameters = executor.stages[stage].module.parameters()
+    return [sorted(users.get(id(parameter), ())) for parameter in parameters]
 
 
 def _found(executor: Executor, stage: StageId) -> list[Tensor | None]:
