@@ -1,4 +1,4 @@
-"""A small GPT with experts, whose communication runs under its computation.
+r"""A small GPT with experts, whose communication runs under its computation.
 
 Every layer sends each token to one of four experts. The experts are spread over two processes, so
 tokens travel to them and back: two all-to-alls in every layer, forward and backward. The schedule
@@ -8,7 +8,7 @@ the same stages, one of each pipeline, share their experts.
 
     torchrun --standalone --nproc-per-node 4 examples/moe.py
     torchrun --standalone --nproc-per-node 4 examples/moe.py --check    # against one process
-    stretto run deepseek_v3 --set ranks=2 --set microbatches=8 --model examples/moe.py:MODEL \\
+    stretto run deepseek_v3 --set ranks=2 --set microbatches=8 --model examples/moe.py:MODEL \
         --data examples/moe.py:DATA --verify                            # all experts on each rank
 
 `--check` takes a step in double precision and compares its gradients with those of the same model,
@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gpt import DATA, RATE, WIDTH, Embedding, Head  # type: ignore[import-not-found]  # noqa: E402
+from gpt import DATA, RATE, WIDTH, Embedding, Head  # type: ignore[import-not-found]
 
-from stretto.compiler import compile_file  # noqa: E402
-from stretto.runtime import Executor, all_to_all, stage_counts, stages_of, stream_group  # noqa: E402
+from stretto.compiler import compile_file
+from stretto.runtime import Executor, all_to_all, stage_counts, stages_of, stream_group
 
 HEADS, EXPERTS = 4, 4
 RANKS, SHARDS, MICROBATCHES = 2, 2, 8  # of a pipeline; pipelines; of a step of each

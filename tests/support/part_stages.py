@@ -1,6 +1,9 @@
 """Stages that are cut into parts: random chains that hand on tensors in containers of all kinds."""
 
+import os
+import time
 from collections import OrderedDict, namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -120,13 +123,31 @@ def shaped(kind: int, wires: list[Tensor]) -> Any:
             return ([wires[0]], *wires[1:], "word")
 
 
+MOE = ("attention", "dispatch", "mlp", "combine")
+
+
+def fail() -> None:
+    raise ValueError("too large")
+
+
+FAULTS: dict[str, Callable[[], object]] = {
+    "raise": fail,
+    "sleep": lambda: time.sleep(60),
+    "exit": lambda: os._exit(7),
+}
+
+
 class Experts(nn.Module):
     """A layer with experts on every process of `stream_group`, in four parts. Each token goes to
     one expert, so how many go where depends on the tokens."""
 
-    def __init__(self, seed: int, layers: int = 1):
+    fault = ""  # in the second `dispatch`
+
+    def __init__(self, seed: int, layers: int = 1, names: tuple[str, ...] = MOE):
         super().__init__()
-        self.parts = [(name, layer) for layer in range(layers) for name in MOE]
+        self.parts = [(name, layer) for layer in range(layers) for name in names]
+        self.runs = dict(zip(names, MOE, strict=True))
+        self.dispatched = 0
         self.layers = nn.ModuleList()
         for _ in range(layers):
             norm, mix = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)
@@ -139,7 +160,7 @@ class Experts(nn.Module):
                 parameter.copy_(torch.randn(parameter.shape, generator=draw) / 2)
 
     def part(self, name: str, layer: int) -> Any:
-        return partial(getattr(self, name), self.layers[layer])
+        return partial(getattr(self, self.runs[name]), self.layers[layer])
 
     def attention(self, layer: nn.ModuleDict, x: Tensor) -> Any:
         x = x + torch.tanh(layer["mix"](layer["norm"](x)))
@@ -149,6 +170,11 @@ class Experts(nn.Module):
         return x[order], sent, x, gate.amax(-1), order
 
     def dispatch(self, layer: nn.ModuleDict, tokens: Tensor, sent: Tensor, *rest: Tensor) -> Any:
+        self.dispatched += 1
+        if self.fault and self.dispatched == 2:
+            {"raise": fail, "sleep": lambda: time.sleep(60), "exit": lambda: os._exit(7)}[
+                self.fault
+            ]()
         received = torch.empty_like(sent)
         dist.all_to_all_single(received, sent, group=stream_group())
         sizes = received.tolist(), sent.tolist()
@@ -163,11 +189,8 @@ class Experts(nn.Module):
         return x + weight[:, None] * back
 
 
-MOE = ("attention", "dispatch", "mlp", "combine")
-
-
 class CutLayer(Layer):
-    """A layer of `training`, in the four parts of a layer of `support.parts`."""
+    """A layer in the four parts of a layer of `support.parts`."""
 
     def __init__(self, seed: int, dtype: torch.dtype = torch.float32, layers: int = 1):
         super().__init__(seed, dtype)
@@ -193,5 +216,13 @@ class CutLayer(Layer):
         return middle[:, :WIDTH_OF_LAYER] * middle[:, WIDTH_OF_LAYER:]
 
     def forward(self, x: Tensor, /, *others: Tensor) -> Tensor:
-        middle = torch.tanh(self.up(self.norm(x)))
-        return x + self.down_on(middle)
+        for _ in range(len(self.parts) // len(CHAIN)):
+            x = self.comb(*self.mlp(**self.disp(*self.att(x))))
+        return x
+
+
+class TwoLayers(CutLayer):
+    """The same layer twice: parts of both use its parameters."""
+
+    def __init__(self, seed: int, dtype: torch.dtype = torch.float32):
+        super().__init__(seed, dtype, layers=2)
