@@ -25,14 +25,14 @@ def unenforced(order: Order, times: Earliest) -> list[Diagnostic]:
         and rank[a] != rank[b]
         and NONE not in (times.index[a], times.index[b])
     ]
-    column: dict[int, int] = {}  # by rank of an earlier operation its place in a clock
+    column: dict[int, int] = {}  # by lane of an earlier operation its place in a clock
     for a, _ in rules:
-        column.setdefault(rank[a], len(column))
+        column.setdefault(times.lane[a], len(column))
     heard = _heard(order, times, column, {b for _, b in rules})
     broken = {
         (problem.operations[a], problem.operations[b]): (a, b)
         for a, b in rules
-        if heard[b][column[rank[a]]] < _mark(order, times, a)
+        if heard[b][column[times.lane[a]]] < _mark(order, times, a)
     }
     found: dict[int, list[tuple[int, int]]] = {}  # by the rule's text
     for rule in problem.spec.rules:
@@ -65,7 +65,7 @@ def _unheard(order: Order, at: int, pairs: list[tuple[int, int]]) -> Diagnostic:
 
 
 def _mark(order: Order, times: Earliest, i: int) -> int:
-    """A number that grows along the rank: what has been done when operation i has ended. A
+    """A number that grows along the lane: what has been done when operation i has ended. A
     message with the first half of a pair leaves before the second is done."""
     unit = order.lanes[times.lane[i]].units[times.index[i]]
     return 2 * times.index[i] + (unit[-1] == i)
@@ -74,14 +74,17 @@ def _mark(order: Order, times: Earliest, i: int) -> int:
 def _heard(
     order: Order, times: Earliest, column: dict[int, int], asked: set[int]
 ) -> dict[int, tuple[int, ...]]:
-    """For every operation that is asked for: up to which mark each of the ranks with a column had
-    come, for all that the operation's rank knows when it starts; -1 for nothing. What an operation
-    tells others is let go of when all of them know it."""
-    problem = order.problem
+    """For every operation that is asked for: up to which mark each of the lanes with a column had
+    come, for all that the operation's lane knows when it starts; -1 for nothing. Streams of a rank
+    tell each other what they need of each other. What an operation tells others is let go of when
+    all of them know it."""
+    problem, rank = order.problem, order.problem.rank
     inputs: list[list[int]] = [[] for _ in problem.operations]
     users = [0] * len(inputs)
     for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
-        if (why is EdgeKind.ACTIVATION or why is EdgeKind.GRADIENT) and times.index[a] != NONE:
+        beside = rank[a] == rank[b] and times.lane[a] != times.lane[b] and why < EdgeKind.ORDER
+        told_of = why is EdgeKind.ACTIVATION or why is EdgeKind.GRADIENT or beside
+        if told_of and times.index[a] != NONE:
             inputs[b].append(a)
             users[a] += times.index[b] != NONE
     sequence = sorted(
@@ -91,7 +94,7 @@ def _heard(
     told: dict[int, tuple[int, ...]] = {}
     known = [(NONE,) * len(column)] * len(order.lanes)
     for _, lane, k in sequence:
-        unit, own = order.lanes[lane].units[k], column.get(order.lanes[lane].rank)
+        unit, own = order.lanes[lane].units[k], column.get(lane)
         now = known[lane]
         for a in (a for i in unit for a in inputs[i]):
             if told[a] is not now:

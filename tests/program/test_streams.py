@@ -5,15 +5,20 @@ computation finds its data, that no slot is lost, and that limits hold."""
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
+from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.order import Order
 from stretto.compiler.order.earliest_start import Earliest, earliest
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Rule
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
 from stretto.compiler.program.evaluation import evaluated
 from stretto.compiler.program.issue import issue
 from stretto.compiler.program.program import Await, Compute, Operation, Program, ProgramName
 from stretto.compiler.program.timeline import time
-from stretto.compiler.proof.prove import prove_all
+from stretto.compiler.proof.prove import prove, prove_all
 from tests.support.parts_orders import limited, random_order
 from tests.support.stream_runs import Run
 
@@ -70,3 +75,32 @@ def _needs_its_awaits(program: Program) -> None:
             elif isinstance(one, Await):
                 assert one.operation not in known[stream]
                 known[stream] |= ended[one.operation]
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_a_rule_between_ranks_holds_or_is_refused(seed: int) -> None:
+    """Between streams of two ranks a rule holds where results lead from one to the other. The proof
+    comes to the same by itself."""
+    rng = Random(seed)
+    order = random_order(rng)
+    problem = order.problem
+    sequence = [i for row in order.lists for i in row]
+    times = earliest(order)
+    ruled = []
+    for _ in range(4):
+        a, b = rng.choice(sequence), rng.choice(sequence)
+        ends = times.end[times.lane[a]][times.index[a]]
+        if problem.rank[a] != problem.rank[b] and ends < times.start[times.lane[b]][times.index[b]]:
+            ruled.append(Rule(problem.operations[b], problem.operations[a], 0))
+    spec = replace(problem.spec, rules=(*problem.spec.rules, *ruled))
+    order = Order(expand(spec), order.lanes, order.engine, lists=order.lists)
+    try:
+        program = communicate(order)
+    except Rejected as rejected:
+        assert {one.code for one in rejected.diagnostics} == {"rule-between-ranks"}
+        bare = communicate(Order(problem, order.lanes, order.engine, lists=order.lists))
+        broken = replace(bare, spec=spec)
+        with pytest.raises(Rejected):
+            prove(broken)
+    else:
+        prove(program)
