@@ -1,8 +1,10 @@
 """Order → Order with the operations that no order names, each right behind the unit of what it
-accompanies (`OperationKind.behind`). An Order that has none comes back as it is."""
+accompanies (`OperationKind.behind`). An Order that has none comes back as it is. Behind stages that
+are cut into parts there can be none yet: that is refused."""
 
 from dataclasses import replace
 
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.order import Order, RankOrder
 from stretto.compiler.problem.kinds import KINDS, OperationKind
 from stretto.compiler.problem.problem import EdgeKind, Problem
@@ -10,11 +12,21 @@ from stretto.compiler.problem.spec import NONE, Costs
 
 
 def inserted(order: Order) -> Order:
-    """The Order, of a Problem that has these operations too."""
+    """The Order, of a Problem that has these operations too. Raises `Rejected`: `not-yet`."""
     for kind in KINDS.values():
         if kind.behind:
+            if order.problem.spec.parts:
+                raise Rejected([_beside_parts(kind)])
             order = _with(order, kind)
     return order
+
+
+def _beside_parts(kind: OperationKind) -> Diagnostic:
+    return Diagnostic(
+        "not-yet",
+        f"a {kind.name} cannot stand behind `{kind.behind}` yet where stages are cut into parts",
+        help="leave `split F into …` out",
+    )
 
 
 def _with(order: Order, kind: OperationKind) -> Order:

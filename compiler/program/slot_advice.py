@@ -12,17 +12,33 @@ KEPT = "messages wait there for a second unit that uses them"
 
 
 def raised(program: Program, slots: int) -> str | None:
-    """A sentence on the rank that needs the most receive slots, and how many others need more than
-    `slots`; None where no rank does. The Program was made with the advice `slots`."""
-    needs = [most_live(row).received for row in program.ranks]
-    more = [rank for rank, most in enumerate(needs) if most > slots]
+    """A sentence on the rank, or the stream of a rank, that needs the most receive slots, and how
+    many others need more than `slots`; None where none does. The Program was made with the advice
+    `slots`."""
+    rows = _rows(program)
+    needs = {name: most_live(row).received for name, row in rows.items()}
+    more = [name for name, most in needs.items() if most > slots]
     if not more:
         return None
-    worst = max(more, key=lambda rank: needs[rank])  # the first of equals
+    worst = max(more, key=needs.__getitem__)  # the first of equals
     others = len(more) - 1
-    also = f" (and {count(others, 'more rank')} above {slots})" if others else ""
-    why = _reason(program.ranks[worst], needs[worst])
-    return f"rank {worst} needs {needs[worst]} receive slots{also}: {why}"
+    one = "more stream" if program.spec.streams else "more rank"
+    also = f" (and {count(others, one)} above {slots})" if others else ""
+    why = _reason(rows[worst], needs[worst])
+    return f"{worst} needs {needs[worst]} receive slots{also}: {why}"
+
+
+def _rows(program: Program) -> dict[str, tuple[Instruction, ...]]:
+    """What the advice is given to, by name: every rank, or every stream of each."""
+    if not program.spec.streams:
+        return {f"rank {rank}": row for rank, row in enumerate(program.ranks)}
+    return {
+        f"`{name}` of rank {rank}": tuple(
+            [one for one, stream in zip(row, program.streams[rank], strict=True) if stream == k]
+        )
+        for rank, row in enumerate(program.ranks)
+        for k, name in enumerate(program.spec.streams)
+    }
 
 
 def _reason(row: tuple[Instruction, ...], most: int) -> str:

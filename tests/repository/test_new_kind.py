@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any, get_args
 
 import pytest
@@ -19,6 +20,7 @@ from stretto.compiler.problem import kinds
 from stretto.compiler.problem.kinds import MemoryEffect, OperationKind
 from stretto.compiler.problem.spec import Operation, Spec
 from stretto.compiler.program.claims import claims
+from stretto.compiler.program.communicate import communicate
 from stretto.compiler.program.program import Compute, Instruction, Program
 from stretto.compiler.proof import kinds as obligations
 from stretto.compiler.proof.kinds import FORWARD, KindObligation
@@ -31,6 +33,7 @@ from stretto.compiler.show.kinds import KindStyle, Tone
 from stretto.runtime import interpreter
 from stretto.runtime.interpreter import Interpreter
 from tests.support import library
+from tests.support.parts_orders import random_order
 from tests.support.paths import ROOT
 from tests.support.training import batch, plan_of, spec_of, trained
 
@@ -202,6 +205,12 @@ def test_the_proof_refuses_a_plan_that_is_wrong_about_it(
         prove(replace(program, ranks=(tuple(row), *program.ranks[1:])))
     assert [found.code for found in caught.value.diagnostics] == [code]
     assert "C main[0, " in caught.value.diagnostics[0].message
+
+
+def test_it_is_refused_beside_parts(checksums: Checksums) -> None:
+    """A forward is several operations there, and nothing says which one it would stand behind."""
+    with pytest.raises(Rejected, match="a checksum cannot stand behind `F` yet"):
+        communicate(random_order(Random(0)))
 
 
 def test_afterwards_it_is_unknown(tmp_path: Path) -> None:
