@@ -9,6 +9,7 @@ from stretto.compiler.analysis.idle import Idle
 from stretto.compiler.diagnostics.printable import unseen_escaped
 from stretto.compiler.problem.spec import NONE, show
 from stretto.compiler.program.program import (
+    Await,
     BeginReduction,
     BeginUnshard,
     Compute,
@@ -136,6 +137,11 @@ def stage(program: Program, one: BeginReduction | BeginUnshard) -> dict[str, Any
     return {"pipeline": program.spec.pipelines[one.pipeline].name, "stage": one.stage}
 
 
+def awaited(program: Program, one: Await) -> dict[str, Any]:
+    """For which operation of another stream."""
+    return {"op": show(program.spec, one.operation)}
+
+
 INSTRUCTIONS: dict[type, Callable[[Program, Any], dict[str, Any]]] = {
     Compute: compute,
     Receive: receive,
@@ -145,6 +151,7 @@ INSTRUCTIONS: dict[type, Callable[[Program, Any], dict[str, Any]]] = {
     Reduce: reduce,
     BeginReduction: stage,
     BeginUnshard: stage,
+    Await: awaited,
 }
 """What is said of each kind of instruction beside `do`, the tag it has in a plan file."""
 
