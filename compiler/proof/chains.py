@@ -48,7 +48,10 @@ def _stage(spec: Spec, stage: Stage, chain: tuple[Part, ...]) -> Iterator[str]:
         yield "has a part with a negative cost or size"
     for kind in ("F", "B", "I", "W"):
         of_parts = [getattr(figures, kind) for figures in stage.parts]
-        if kind != "B" and sum(of_parts) != stage.ticks(kind):
+        together = sum(of_parts)
+        if kind == "B" and spec.split_backward:
+            together = stage.I + stage.W
+        if together != stage.ticks(kind):
             yield f"has another {kind} than its parts together"
         for part, ticks in zip(chain, of_parts, strict=True):
             if ticks and not has(spec, part, kind):

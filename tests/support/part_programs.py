@@ -5,6 +5,8 @@ of the proof that start from lists of operations. `needs` says what an operation
 from collections.abc import Iterator, Sequence
 from random import Random
 
+from stretto.compiler.order import Order, RankOrder
+from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Operation, Spec
 from stretto.compiler.program.program import (
     Await,
@@ -335,3 +337,16 @@ def _renamed(one: Instruction, slots: dict[int, int]) -> Instruction:
     if isinstance(one, Free):
         return Free(slots[one.slot])
     return one
+
+
+def as_order(spec: Spec, lists: Sequence[Sequence[Operation]]) -> Order:
+    """The lists as an Order of the compiler's."""
+    problem = expand(spec)
+    number = {operation: k for k, operation in enumerate(problem.operations)}
+    rows = [tuple(number[one] for one in own) for own in lists]
+    lanes = [
+        RankOrder(rank, stream, tuple((k,) for k in row if problem.stream[k] == stream))
+        for rank, row in enumerate(rows)
+        for stream in range(len(spec.streams))
+    ]
+    return Order(problem, tuple(lanes), "at random", lists=tuple(rows))
