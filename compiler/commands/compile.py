@@ -16,7 +16,8 @@ from stretto.compiler.show.summary import of_plan, step_of, table
 EXAMPLES = """\
   stretto compile dualpipe -o dualpipe.plan --set ranks=8 --set microbatches=20
   stretto compile v_half -o v_half.plan --time-limit 10
-  stretto compile v_half --effort 0 --json"""
+  stretto compile v_half --effort 0 --json
+  stretto compile v_half.plan --certificate v_half.json"""
 
 
 def add(parser: ArgumentParser) -> None:
@@ -24,7 +25,11 @@ def add(parser: ArgumentParser) -> None:
     add_inputs(parser)
     add_search(parser)
     add_messages(parser)
-    parser.add_argument("file", metavar="FILE", help="a schedule; `-` for standard input")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="a schedule, `-` for standard input; or with --certificate alone, a plan",
+    )
     outputs.add_output(
         parser,
         "-o",
@@ -43,14 +48,20 @@ def add(parser: ArgumentParser) -> None:
         parser,
         "--certificate",
         metavar="FILE",
-        help="also write a certificate of the order and its bound, for `stretto certify`",
+        help="also write a certificate of the plan, its order and bound, for `stretto certify`",
     )
 
 
 def run(chosen: Namespace) -> int:
     """Compile the schedule and print its summary."""
-    if files.is_plan(chosen.file):
-        raise files.Unusable(f"`{chosen.file}` is a plan already; `check` and `show` read it")
+    alone = chosen.certificate is not None and not (
+        chosen.output is not None or chosen.forward_only
+    )
+    if files.is_plan(chosen.file) and not alone:
+        raise files.Unusable(
+            f"`{chosen.file}` is a plan already; `check` and `show` read it, and `compile PLAN "
+            "--certificate FILE` writes its certificate"
+        )
     to_stdout = any(outputs.is_stdout(n) for n in (chosen.output, chosen.certificate) if n)
     if chosen.json and to_stdout:
         raise files.Unusable("the summary of --json and a file cannot both go to standard output")

@@ -5,6 +5,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from fractions import Fraction
 from shutil import get_terminal_size
+from textwrap import wrap
 from typing import NamedTuple
 
 import msgspec
@@ -18,23 +19,45 @@ from stretto.compiler.diagnostics.wording import columns
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.spec import NONE, Spec
-from stretto.compiler.show.summary import Summary, largest, of_plan, percent, step_of
+from stretto.compiler.show.summary import Summary, of_plan, percent, step_of
 
-HEAD = ("schedule", "makespan", "bound", "gap", "bubble", "peak", "share", "copies", "about")
-FOOT = """
-makespan and bound in the units of the costs; gap: at most so far from optimal; peak: activations
-of stages at most held by a rank; share: the same, in units of what one micro-batch leaves behind
-on all ranks, divided by their number; copies: of every weight. Where a file leaves the order open
+SIZE = 8, 2
+"""Ranks, and micro-batches for each, where no other size is asked for: all that ship fit."""
+
+HEAD = (
+    "schedule",
+    "size",
+    "stages",
+    "makespan",
+    "bound",
+    "gap",
+    "bubble",
+    "memory",
+    "copies",
+    "about",
+)
+NUMBERS = range(1, 9)
+SPARED = ("about", "copies", "stages", "bound", "gap")
+"""The columns that a narrow terminal does without, the first one first."""
+
+FOOT = """\
+stages: that each rank holds. makespan, bound and memory are those of whole stages, of which a rank
+holds one copy: where it holds two stages, each is half of one. makespan and bound are in the units
+of the costs; memory is what the fullest rank holds of activations; gap: at most so far from the
+least possible makespan, or from the least possible span (the longest time one rank is occupied)
+where the schedule is made for that; copies: of every weight. Where a file leaves the order open
 (v_half), the first one found is listed; `stretto compile` looks for better ones."""
 
 
 class LibraryRow(NamedTuple):
     """A schedule of the library at the size that was asked for. Where it refuses that size there is
-    no `summary`, but a `reason`. `share`: see the text below the table."""
+    no `summary`, but a `reason`. `stages`: that a rank holds of one copy of the model. `share`: the
+    memory, see the text below the table."""
 
     name: str
     about: str
     summary: Summary | None
+    stages: Fraction
     share: Fraction
     reason: str  # of a refusal
 
@@ -48,26 +71,76 @@ def add(parser: ArgumentParser) -> None:
     """The flags of `list`."""
     add_inputs(parser)
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    parser.add_argument(
+        "--own-sizes",
+        action="store_true",
+        help="each at the size that its file has (default: all at one, 8 ranks or what --set says, "
+        "with twice as many micro-batches)",
+    )
 
 
 def run(chosen: Namespace) -> int:
     """Print the table of the library. Returns 1 where no schedule fits."""
+    if not chosen.own_sizes:
+        chosen.settings = [*chosen.settings, *_size(dict(chosen.settings))]
     rows = sorted(compared(chosen), key=lambda row: merit(row))
     if not any(row.summary for row in rows):
         return none_fits(rows)
     if chosen.json:
         print(msgspec.json.encode([listed(row) for row in rows]).decode())
         return 0
-    good = [row for row in rows if row.summary]
-    width = get_terminal_size((200, 24)).columns
-    for line in columns([HEAD, *map(cells, good)], right=range(1, 8)):
-        line = one_line(line)
-        print(line if len(line) <= width else line[: width - 1] + "…")
-    print(FOOT)
+    print("\n".join(table([row for row in rows if row.summary])))
     for row in rows:
         if not row.summary:
             print(f"\n{one_line(f'{row.name}: {row.reason}')}")
     return 0
+
+
+def _size(given: dict[str, Fraction]) -> Iterator[tuple[str, Fraction]]:
+    """What is missing of the size at which all are compared."""
+    ranks, each = SIZE
+    if "ranks" not in given:
+        yield "ranks", Fraction(ranks)
+    if "microbatches" not in given:
+        yield "microbatches", given.get("ranks", Fraction(ranks)) * each
+
+
+def table(rows: list[LibraryRow]) -> Iterator[str]:
+    """The lines of the table and of what stands around it, as wide as the terminal. One size for
+    all stands above it."""
+    sizes = {size(row) for row in rows}
+    left = [name for name in HEAD if name != "size" or len(sizes) > 1]
+    if len(sizes) == 1:
+        yield f"{sizes.pop()}\n"
+    width = get_terminal_size((200, 24)).columns
+    spared = []
+    while (lines := _lines(rows, left)) and max(map(len, lines)) > width:
+        more = next((name for name in SPARED if name in left), None)
+        if more is None or (more == "about" and len(_lines(rows, left[:-1])[0]) < width - 30):
+            lines = [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
+            break
+        left.remove(more)
+        spared.append(more)
+    yield from lines
+    yield ""
+    if spared:
+        yield from wrap(f"No room in {width} columns for: {', '.join(spared)}.", width)
+    yield from wrap(" ".join(FOOT.split()), min(width, 100))
+
+
+def size(row: LibraryRow) -> str:
+    """Ranks and micro-batches, of which there are a few words where they stand alone."""
+    s = row.summary
+    assert s is not None
+    return f"{s.ranks} ranks, {s.microbatches} micro-batches"
+
+
+def _lines(rows: list[LibraryRow], names: list[str]) -> list[str]:
+    """The table with these columns."""
+    at = [HEAD.index(name) for name in names]
+    right = [k for k, column in enumerate(at) if column in NUMBERS]
+    cut = [HEAD, *map(cells, rows)]
+    return [one_line(x) for x in columns([[row[k] for k in at] for row in cut], right=right)]
 
 
 def none_fits(rows: list[LibraryRow]) -> int:
@@ -90,9 +163,18 @@ def compared(chosen: Namespace) -> Iterator[LibraryRow]:
         try:
             plan = from_schedule(source, chosen, Budget(effort=0))
         except Refused as error:
-            yield LibraryRow(name, about, None, Fraction(0), error.diagnostics[0].message)
+            yield LibraryRow(
+                name, about, None, Fraction(1), Fraction(0), error.diagnostics[0].message
+            )
         else:
-            yield LibraryRow(name, about, of_plan(plan), share(plan), "")
+            yield LibraryRow(name, about, of_plan(plan), stages(plan), share(plan), "")
+
+
+def stages(plan: Plan) -> Fraction:
+    """How many stages of a model a rank holds, of one copy of it."""
+    spec: Spec = plan.programs[step_of(plan)].spec
+    models = [p for p in spec.pipelines if p.replicates == NONE]
+    return Fraction(sum(len(p.stages) for p in models), spec.ranks * len(models))
 
 
 def share(plan: Plan) -> Fraction:
@@ -116,8 +198,24 @@ def cells(row: LibraryRow) -> tuple[str, ...]:
     s = row.summary
     assert s is not None
     gap = "optimal" if s.optimal else percent(s.gap)
-    figures = (str(s.makespan), str(s.lower_bound), gap, percent(s.bubble), str(largest(s)))
-    return (row.name, *figures, f"{float(row.share):.3g}", str(s.weight_copies), row.about)
+    aim = " (span)" if s.minimize == "span" else ""
+    return (
+        row.name,
+        f"{s.ranks} × {s.microbatches}",
+        figure(row.stages),
+        figure(Fraction(s.makespan) / row.stages),
+        f"{figure(Fraction(s.lower_bound) / row.stages)}{aim}",
+        f"{gap}{aim}",
+        percent(s.bubble),
+        figure(row.share),
+        str(s.weight_copies),
+        row.about,
+    )
+
+
+def figure(value: Fraction) -> str:
+    """A number in at most six figures."""
+    return str(value) if value.denominator == 1 else f"{float(value):.6g}"
 
 
 def listed(row: LibraryRow) -> dict[str, object]:

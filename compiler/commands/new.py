@@ -1,4 +1,5 @@
-"""`stretto new NAME`: a schedule file to start from. Never writes over a file."""
+"""`stretto new NAME`: a schedule file to start from, and its text on stdout. Never writes over a
+file."""
 
 import re
 from argparse import ArgumentParser, Namespace
@@ -15,26 +16,23 @@ schedule {name}
 
 ranks 4                        # pipeline ranks; `--set ranks=8` overrides it
 microbatches 8                 # micro-batches per step
-require microbatches >= ranks, "every rank must be filled once before it drains"
 
 pipeline main {{                # micro-batches go through a chain of stages, one per rank
   stages ranks
   place s -> s
 }}
 
-split B into I, W              # a backward may be run as input gradient, then weight gradient
 cost F = 1                     # any unit; `cost F[0] = 3/2` for one stage
-cost I = 1
-cost W = 1
+cost B = 2                     # `split B into I, W` makes of it input and weight gradient
 
-# What every rank does, in its order. F is the next forward of this rank's stage, I the next input
-# gradient, W the oldest weight gradient that waits. Leave the block out and the compiler finds an
-# order, within a `limit activations <= 4` if there is one.
+# What every rank does, in its order. F is the next forward of this rank's stage, B the next
+# backward. Leave the block out and the compiler finds an order, within a
+# `limit activations <= 4` if there is one.
 order rank r {{
-  let warmup = ranks - 1 - r               # forwards before the first backward comes back
+  let warmup = min(microbatches, ranks - 1 - r)   # forwards before the first backward comes back
   repeat warmup                {{ F }}
-  repeat microbatches - warmup {{ F; I; W }}
-  repeat warmup                {{ I; W }}
+  repeat microbatches - warmup {{ F; B }}
+  repeat warmup                {{ B }}
 }}
 """
 
@@ -57,7 +55,7 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
-    """Write the file."""
+    """Write the file, and show it."""
     name: str = chosen.name.removesuffix(".pipe")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", Path(name).name):
         raise files.Unusable(f"`{chosen.name}` is no name: letters, digits and `_`")
@@ -73,7 +71,8 @@ def run(chosen: Namespace) -> int:
                 file.write(text.encode())
         except FileExistsError:
             raise files.Unusable(f"`{path}` is there already, and stays as it is") from None
-    files.say(f"wrote {path}; see it with `stretto show {path}`")
+    print(text, end="")
+    files.say(f"wrote {path}; `stretto show {path}` draws it")
     return 0
 
 

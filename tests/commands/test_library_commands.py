@@ -49,6 +49,43 @@ def test_a_new_file_can_be_compiled(stretto: Run, folder: Path, origin: str | No
     assert (folder / "mine.pipe").read_text() == text
 
 
+def test_the_readme_shows_the_file_that_its_command_writes(stretto: Run, folder: Path) -> None:
+    code, out, _ = stretto("new", "mine")
+    assert (code, out) == (0, (folder / "mine.pipe").read_text())
+    bare = [line for line in (re.sub(r"\s*#.*", "", line) for line in out.splitlines()) if line]
+    shown = (Path(__file__).parents[2] / "README.md").read_text()
+    assert "```pipe\n" + "\n".join(bare) + "\n```" in shown
+
+
+def test_list_compares_whole_stages_at_one_size(stretto: Run) -> None:
+    rows = {row["schedule"]: row for row in json.loads(stretto("list", "--json")[1])}
+    assert {(row["ranks"], row["microbatches"]) for row in rows.values()} == {(8, 16)}
+    out = stretto("list")[1]
+    lines = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    # One copy of a model in 16 stages on 8 ranks: half a whole stage each.
+    assert lines["zb_v"][1:4] == [
+        "2",
+        f"{rows['zb_v']['makespan'] / 2:g}",
+        f"{rows['zb_v']['lower_bound'] / 2:g}",
+    ]
+    assert lines["one_f_one_b"][1:3] == ["1", str(rows["one_f_one_b"]["makespan"])]
+    assert "(span)" in " ".join(lines["zb_h2"])  # 55 is not the least makespan
+
+
+def test_a_narrow_list_drops_columns_and_says_which(
+    stretto: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for width in (40, 60, 80, 120, 300):
+        monkeypatch.setenv("COLUMNS", str(width))
+        out = stretto("list")[1]
+        assert max(map(len, out.splitlines())) <= width
+        assert ("No room in" in out) == (width < 300)
+        head = out.splitlines()[2].split()
+        dropped = out.split("No room in", 1)[-1].split("stages:")[0] if width < 300 else ""
+        for name in ("about", "copies", "gap"):
+            assert (name in head) != (name in dropped)
+
+
 def test_every_code_is_explained(stretto: Run) -> None:
     from stretto.compiler.diagnostics.codes import CODES
 
