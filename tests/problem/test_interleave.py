@@ -2,7 +2,6 @@
 that were published for one pair, and against the least period of a rank that runs one after the
 other."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, cast
 
@@ -10,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stretto.compiler.problem.interleave import Interleaving, interleave
+from stretto.compiler.problem.interleave import interleave
 from stretto.compiler.problem.spec import Part
 from stretto.compiler.problem.strands import Strand, StrandLink
 from stretto.compiler.problem.wholes import parts_of, strand
+from tests.support.interleavings import Item, in_turns, the_sequence, ticks
 from tests.support.parts import CHAIN, COSTS, chain
-
-Item = tuple[int, int]
 
 
 def operation(kind: str, costs: str, layers: int = 1, split: bool = True) -> Strand:
@@ -25,79 +23,6 @@ def operation(kind: str, costs: str, layers: int = 1, split: bool = True) -> Str
     rows["B"] = tuple(a + b for a, b in zip(rows["I"], rows["W"], strict=True))
     own = chain(layers)
     return strand(parts_of(kind, own, split), own, lambda k, n: rows[k][n % len(CHAIN)])
-
-
-# ---- All sequences, by the words of the language
-
-
-def needs(operations: tuple[Strand, Strand], o: int, i: int) -> int | None:
-    """The link of the operation that link i waits for."""
-    before = [k for k in range(i) if not operations[o][k].weight]
-    return before[-1] if before else None
-
-
-def ticks(operations: tuple[Strand, Strand], sequence: list[Item]) -> int:
-    """When the last one ends, from the sequence alone."""
-    ends: dict[Item, int] = {}
-    for place, (o, i) in enumerate(sequence):
-        stream, duration, _ = operations[o][i]
-        need = needs(operations, o, i)
-        waits = [0 if need is None else ends[o, need]]
-        waits += [ends[q] for q in sequence[:place] if operations[q[0]][q[1]].stream == stream]
-        ends[o, i] = max(waits) + duration
-    return max(ends.values(), default=0)
-
-
-def words(operations: tuple[Strand, Strand]) -> Iterator[list[Item]]:
-    """Every sequence in which each link stands behind what it needs."""
-    everything = [(o, i) for o in (0, 1) for i in range(len(operations[o]))]
-    rest: list[list[Item]] = [[]]
-    while rest:
-        begun = rest.pop()
-        if len(begun) == len(everything):
-            yield begun
-        for o, i in everything:
-            need = needs(operations, o, i)
-            if (o, i) not in begun and (need is None or (o, need) in begun):
-                rest.append([*begun, (o, i)])
-
-
-def in_turns(operations: tuple[Strand, Strand], who: int = 0, ahead: int = 0) -> list[Item]:
-    """Turns after `ahead` moves of one of the two."""
-    moves: list[list[list[Item]]] = [[], []]
-    for o in (0, 1):
-        for i, link in enumerate(operations[o]):
-            if link.weight and needs(operations, o, i) is not None:
-                moves[o][-1].append((o, i))
-            else:
-                moves[o].append([(o, i)])
-    sequence = [moves[who].pop(0) for _ in range(ahead)]
-    while moves[0] or moves[1]:
-        sequence += [moves[o].pop(0) for o in (0, 1) if moves[o]]
-    return [link for move in sequence for link in move]
-
-
-def longest(operations: tuple[Strand, Strand]) -> int:
-    """The number of moves of the longer of the two."""
-    return max(sum(not link.weight for link in one) or len(one) for one in operations)
-
-
-def check(operations: tuple[Strand, Strand], found: Interleaving, least: int) -> None:
-    """The sequence is the one that the language says, given how long a shortest one is."""
-    assert found.span == ticks(operations, list(found.sequence)) == least
-    turns = in_turns(operations)
-    assert found.turns == ticks(operations, turns)
-    if found.turns == least:
-        assert list(found.sequence) == turns
-        return
-    for ahead in range(1, longest(operations) + 1):
-        for who in (0, 1):
-            moves = sum(not link.weight for link in operations[who]) or len(operations[who])
-            one = in_turns(operations, who, ahead) if ahead <= moves else turns
-            if ticks(operations, one) == least:
-                assert list(found.sequence) == one
-                return
-    assert list(found.sequence) in list(words(operations))
 
 
 @st.composite
@@ -119,8 +44,11 @@ def pairs(draw: Any, longest: int) -> tuple[Strand, Strand]:
 @given(pairs(3))
 @settings(max_examples=150, deadline=None)
 def test_no_sequence_is_shorter(two: tuple[Strand, Strand]) -> None:
-    least = min(ticks(two, word) for word in words(two))
-    check(two, interleave(*two), least)
+    found = interleave(*two)
+    assert (list(found.sequence), found.span) == the_sequence(two)
+    turns = in_turns(two)
+    assert turns is not None
+    assert found.turns == ticks(two, turns)
 
 
 def test_one_goes_ahead_where_turns_are_longer() -> None:
