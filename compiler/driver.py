@@ -9,6 +9,7 @@ from dataclasses import replace as changed
 from fractions import Fraction
 from os import PathLike, fspath
 from pathlib import Path
+from typing import NamedTuple
 
 from stretto.compiler import library
 from stretto.compiler.bounds.bound import EXHAUSTIVE, Bound, bound
@@ -21,12 +22,14 @@ from stretto.compiler.language.parse import parse
 from stretto.compiler.order import WRITTEN, Order
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
+from stretto.compiler.order.written import incomplete
 from stretto.compiler.plan.plan import Plan, assemble
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Spec
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
 from stretto.compiler.program.program import Claims, Program, ProgramName
+from stretto.compiler.program.whole import whole_order
 from stretto.compiler.proof.prove import prove_all
 
 
@@ -38,23 +41,26 @@ def compile_text(
     *,
     forward_only: bool = False,
     receive_slots: int | None = None,
+    whole: bool = False,
 ) -> Plan:
     """The Plan of the schedule `text`, which diagnostics call `name`: its training step and its
     forwards, or with `forward_only` these alone. `receive_slots`, 1 or more, is advice to every
-    rank; `advice.raised` tells where an order needed more."""
+    rank; `advice.raised` tells where an order needed more. With `whole` stages that are cut into
+    parts run whole, in the same order."""
     settings, budget = settings or Settings(), budget or Budget()
     source = Source(one_line(name), text)
     with _without_collector():
-        return _line(source, settings, budget, forward_only, receive_slots)
+        spec = evaluate(parse(source), settings)
+        sources = (source, settings.costs.source) if settings.costs else (source,)
+        return _plan(spec, budget, _Choices(forward_only, receive_slots, whole), sources)
 
 
-def _line(
-    source: Source, settings: Settings, budget: Budget, forward_only: bool, slots: int | None
-) -> Plan:
-    """The line itself."""
-    spec = evaluate(parse(source), settings)
-    sources = (source, settings.costs.source) if settings.costs else (source,)
-    return _plan(spec, budget, forward_only, slots, sources)
+class _Choices(NamedTuple):
+    """What is asked for beside the schedule; see `compile_text`."""
+
+    forward_only: bool = False
+    slots: int | None = None
+    whole: bool = False
 
 
 def compile_spec(spec: Spec, budget: Budget | None = None) -> Plan:
@@ -62,7 +68,7 @@ def compile_spec(spec: Spec, budget: Budget | None = None) -> Plan:
     system, say. It carries no text, so that its computations cite no line once it was written.
     Raises `Rejected`."""
     with _without_collector():
-        return _plan(spec, budget or Budget(), False, None, ())
+        return _plan(spec, budget or Budget(), _Choices(), ())
 
 
 def plan_of(program: Program) -> Plan:
@@ -75,28 +81,29 @@ def plan_of(program: Program) -> Plan:
         return assemble({"train": program}, claimed, least, WRITTEN)
 
 
-def _plan(
-    spec: Spec,
-    budget: Budget,
-    forward_only: bool,
-    slots: int | None,
-    sources: tuple[Source, ...],
-) -> Plan:
+def _plan(spec: Spec, budget: Budget, wanted: _Choices, sources: tuple[Source, ...]) -> Plan:
     """From what is to be done to the Plan."""
     problem = expand(spec)
-    if spec.parts:
+    if spec.parts and (incomplete(problem) or not wanted.whole):
         message = "stages that are cut into parts cannot be ordered yet"
         raise Rejected([Diagnostic("not-yet", message, help="leave `split F into …` out")])
     order = arrange(problem, budget)
+    if spec.parts and wanted.whole:
+        order = whole_order(order)
+        problem, spec = order.problem, order.problem.spec
     programs: dict[ProgramName, Program] = {
-        "train": communicate(order, slots),
-        "eval": forwards(order, slots),
+        "train": communicate(order, wanted.slots),
+        "eval": forwards(order, wanted.slots),
     }
-    if forward_only:
+    if wanted.forward_only:
         del programs["train"]
     claimed: dict[ProgramName, Claims] = {n: claims(program) for n, program in programs.items()}
     prove_all(programs, claimed)
-    least = forwards_bound(spec) if forward_only else _least(order.bound or bound(problem), order)
+    least = (
+        forwards_bound(spec)
+        if wanted.forward_only
+        else _least(order.bound or bound(problem), order)
+    )
     return assemble(programs, claimed, least, order.engine, sources)
 
 

@@ -23,9 +23,13 @@ from stretto.compiler.evaluation.settings import MOST_OPERATIONS
 from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.engines.table import finders
+from stretto.compiler.order.written import incomplete, written
 from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import MAIN_KINDS, NONE, Spec, show
+from stretto.compiler.problem.whole import whole_spec
 from stretto.compiler.program.program import Compute, Program, ProgramName
+from stretto.compiler.program.whole import whole_order
 from stretto.compiler.proof.prove import prove_all
 
 MOST_SOURCES = 2  # the schedule, and a file of costs
@@ -55,6 +59,8 @@ def _with_text(plan: Plan) -> Plan:
     if len(plan.sources) > MOST_SOURCES:
         raise _other(f"it has {len(plan.sources)} texts; a plan is made of a schedule and costs")
     again = _evaluated(plan, spec)
+    if again.parts and not spec.parts:  # it was compiled with `--whole`
+        again = _whole(again)
     found = replace(again, written=(), ties=spec.ties)  # ties are the model's, not the text's
     if found != spec:
         raise _other(", ".join(_differences(spec, found)))
@@ -63,6 +69,18 @@ def _with_text(plan: Plan) -> Plan:
         _lines(program, own)
     programs = {name: replace(program, spec=own) for name, program in plan.programs.items()}
     return replace(plan, programs=programs)
+
+
+def _whole(spec: Spec) -> Spec:
+    """The Spec whose stages run whole. Where the author did not write all of the order, nobody but
+    the search knows it."""
+    try:
+        problem = expand(spec)
+        return (
+            whole_spec(spec) if incomplete(problem) else whole_order(written(problem)).problem.spec
+        )
+    except Rejected as error:
+        raise _other(f"its text says: {error.diagnostics[0].message}") from None
 
 
 def _evaluated(plan: Plan, spec: Spec) -> Spec:

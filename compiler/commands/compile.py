@@ -44,6 +44,12 @@ def add(parser: ArgumentParser) -> None:
         action="store_true",
         help="leave the training step out of the plan, which then only evaluates",
     )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="run stages that are cut into parts whole, in the same order, each operation where "
+        "its last part stood: for models whose stages have no parts",
+    )
     outputs.add_output(
         parser,
         "--certificate",

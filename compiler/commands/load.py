@@ -90,6 +90,7 @@ def from_schedule(
             budget,
             forward_only=forward_only,
             receive_slots=slots,
+            whole=getattr(chosen, "whole", False),
         )
         if slots and (word := raised(plan.programs[step_of(plan)], slots)):
             files.say(f"{source.name}: {word}")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from stretto.compiler.problem.kinds import KINDS
-from stretto.compiler.problem.spec import NONE, Operation, Spec, Stage, Tie
+from stretto.compiler.problem.spec import NONE, JoinedPair, Operation, Spec, Stage, Tie
 from stretto.compiler.program.program import (
     Await,
     BeginReduction,
@@ -222,8 +222,38 @@ def _tables(spec: Spec) -> Iterator[Wrong]:
             yield from _number(f"$.spec.{key}[{k}][2]", ticks)
     for k, tie in enumerate(spec.ties):
         yield from _tie(f"$.spec.ties[{k}]", tie, spec)
+    for k, joined in enumerate(spec.joined):
+        yield from _joined(f"$.spec.joined[{k}]", joined, spec)
     if spec.jitter[0] < 0 or spec.jitter[1] < 1 or max(spec.jitter) > MAX_NUMBER:
         yield "$.spec.jitter", f"{spec.jitter[0]}/{spec.jitter[1]} is no fraction of a duration"
+
+
+def _joined(path: str, pair: JoinedPair, spec: Spec) -> Iterator[Wrong]:
+    """A pair that was written: its two stages, its figures, and the parts of its sequence."""
+    yield from _index(f"{path}[0]", pair.rank, spec.ranks, "ranks")
+    if not spec.parts:
+        yield path, "no stage is cut into parts, and so there is none"
+        return
+    wrong = []
+    for n, (kind, p, s) in enumerate((pair.first, pair.second), 1):
+        if kind not in KINDS:
+            wrong.append((f"{path}[{n}][0]", _unknown(kind)))
+        wrong += _stage(f"{path}[{n}]", p, s, spec, at=1)
+    yield from wrong
+    for n, value in ((3, pair.span), (4, pair.turns)):
+        yield from _number(f"{path}[{n}]", value)
+    if len(pair.load) != len(spec.streams):
+        yield f"{path}[5]", f"there are {len(spec.streams)} streams"
+    for n, value in enumerate(pair.load):
+        yield from _number(f"{path}[5][{n}]", value)
+    chains = [spec.parts[p][s] for _, p, s in (pair.first, pair.second)] if not wrong else []
+    for n, (half, kind, part) in enumerate(pair.sequence if chains else ()):
+        where = f"{path}[6][{n}]"
+        yield from _index(f"{where}[0]", half, 2, "operations")
+        if kind not in KINDS:
+            yield f"{where}[1]", _unknown(kind)
+        if half in (0, 1):
+            yield from _index(f"{where}[2]", part, len(chains[half]), "parts")
 
 
 def _tie(path: str, tie: Tie, spec: Spec) -> Iterator[Wrong]:

@@ -45,7 +45,26 @@ def test_a_channel_has_its_streams() -> None:
 
 Edit = Callable[[dict[str, Any], dict[str, Any]], object]
 
+JOINED = [0, ["F", 0, 0], ["I", 0, 0], 5, 6, [3, 4], [[0, "F", 0], [1, "I", 0]]]
+
+
+def joined(place: int, value: object) -> Edit:
+    """A pair that was written, with one thing changed."""
+    return lambda h, r: h["spec"].update(joined=[[*JOINED[:place], value, *JOINED[place + 1 :]]])
+
+
 EDITS: list[tuple[Edit, str]] = [
+    (joined(0, 99), "$.spec.joined[0][0]: there are only ranks 0 to"),
+    (joined(1, ["Q", 0, 0]), "$.spec.joined[0][1][0]: this version does not know 'Q'"),
+    (joined(2, ["I", 9, 0]), "$.spec.joined[0][2][1]: there are only pipelines"),
+    (joined(2, ["I", 0, 9]), "$.spec.joined[0][2][2]: there are only stages"),
+    (joined(3, -1), "$.spec.joined[0][3]: -1 is not between"),
+    (joined(4, 1 << 60), "$.spec.joined[0][4]"),
+    (joined(5, [3]), "$.spec.joined[0][5]: there are 2 streams"),
+    (joined(5, [3, -1]), "$.spec.joined[0][5][1]: -1 is not between"),
+    (joined(6, [[2, "F", 0]]), "$.spec.joined[0][6][0][0]: there are only operations 0 to 1"),
+    (joined(6, [[0, "F", 99]]), "$.spec.joined[0][6][0][2]: there are only parts"),
+    (joined(6, [[0, "Q", 0]]), "$.spec.joined[0][6][0][1]: this version does not know 'Q'"),
     (lambda h, r: h["spec"].update(streams=["comm", "compute"]), "$.spec.streams[0]: 'comm'"),
     (lambda h, r: h["spec"].update(streams=["compute", "a b"]), "$.spec.streams[1]: 'a b' is no"),
     (lambda h, r: h["spec"].update(streams=["compute", "compute"]), "$.spec.streams[1]"),
