@@ -10,12 +10,13 @@ from pathlib import Path
 
 from stretto.runtime.coordination.traffic import bytes_moved
 
+WATCHING = ("stretto-watchdog", "stretto-lookout")  # the names of threads that are no work
 AT_WORK = 0.25  # of one core: a thread that computes has about 1, one that waits about 0
 
 
 class SignsOfWork:
-    """Looks from one call of `seen` to the next. Threads that call it, a watchdog's, are left out:
-    looking costs time too, and on a loaded machine a thread that was woken waits for a core."""
+    """Looks from one call of `seen` to the next. The threads of watchdogs are left out: looking
+    costs time too, and on a loaded machine a thread that was woken waits for a core."""
 
     def __init__(self, store_port: int) -> None:
         self.store_port = store_port
@@ -34,17 +35,18 @@ class SignsOfWork:
 
 
 def _counted() -> dict[str, float]:
-    """The seconds of every thread of this process but the calling one, and of its children. Where
+    """The seconds of every thread of this process but those that watch, and of its children. Where
     there is no Linux to ask, the seconds of the whole process but this thread."""
     own = Path("/proc/self/task")
     if not own.is_dir():
         return {"process": time.process_time() - time.thread_time()}
-    here = str(threading.get_native_id())
+    watching = {str(t.native_id) for t in threading.enumerate() if t.name in WATCHING}
+    watching.add(str(threading.get_native_id()))
     return {
         str(task): _seconds(task)
         for process in _family(str(os.getpid()))
         for task in _entries(Path("/proc", process, "task"))
-        if task.name != here
+        if task.name not in watching
     }
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from stretto.compiler.program.program import Operation
 from stretto.runtime.streams.settings import ThreadSettings
 
-LOOK = 0.05  # seconds between looks at whether another stream has failed
+LOOK = 0.1  # seconds between looks at whether another stream has failed
 GRACE = 3.0  # seconds in which the step's thread may notice that another stream has failed
 
 
@@ -80,8 +80,8 @@ class HostStreams:
 
     def await_(self, operation: Operation) -> None:
         """As `StreamsAtWork.await_`. Raises `StreamFailed`."""
-        while not self.events[operation].wait(LOOK):
-            self.look()
+        self.events[operation].wait()
+        self.look()
 
     def look(self) -> None:
         """Raises `StreamFailed` where another stream has failed."""
@@ -95,6 +95,8 @@ class HostStreams:
             if self.failure is not None:
                 return
             failure = self.failure = FirstFailure(stream, error)
+        for event in self.events.values():  # who awaits one is to look
+            event.set()
         begun = time.monotonic()
         while stream and not self.noticed.wait(LOOK):
             late = time.monotonic() - begun

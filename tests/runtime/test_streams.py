@@ -50,6 +50,14 @@ def test_a_step_is_that_of_one_process(order: str, split: bool, make: Any) -> No
     check(plan, trained(plan, *batch(spec_of(plan)), make), make)
 
 
+def test_messages_of_all_streams_are_those_of_the_plan() -> None:
+    plan = part_plan("both ways")
+    x, target = batch(spec_of(plan))
+    options = {"check_messages": True, "on_nonfinite": "stop", "steps": 2}
+    found = trained(plan, x, target, CutLayer, **options)  # type: ignore[arg-type]
+    assert all(losses for losses in found.losses)
+
+
 def verified(plan: Plan, make: Any) -> Any:
     """What `verify` finds, on rank 0."""
     spec = spec_of(plan)
