@@ -13,7 +13,7 @@ from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import Send
-from stretto.compiler.proof.prove import ASSUMPTIONS
+from stretto.compiler.proof.prove import ASSUMPTIONS, STREAM_ASSUMPTIONS
 from stretto.compiler.show.summary import Summary, figures, of_plan, step_of
 
 SEARCHES = ("time_limit", "effort", "gap", "engine")
@@ -47,6 +47,7 @@ def run(chosen: Namespace) -> int:
     found: list[Diagnostic] = []
     sources: list[Source] = []
     codes = {0}
+    rests: dict[str, None] = {}  # what the proofs rest on, each once
     for name in chosen.files:
         try:
             plan = load.load(name, chosen, budget) if chosen.system is None else table(name, chosen)
@@ -58,11 +59,13 @@ def run(chosen: Namespace) -> int:
             files.say(f"stretto: {error}")
             codes.add(2)
         else:
+            streams = plan.programs[step_of(plan)].spec.streams
+            rests.update(dict.fromkeys(STREAM_ASSUMPTIONS if streams else ASSUMPTIONS))
             if chosen.format in ("full", "concise"):
                 print(printable(proved(name, plan)))
     report(found, sources, chosen.format)
     if chosen.assumptions and chosen.format in ("full", "concise"):
-        print("What the proofs rest on:", *ASSUMPTIONS, sep="\n  - ")
+        print("What the proofs rest on:", *(rests or ASSUMPTIONS), sep="\n  - ")
     return max(codes)
 
 

@@ -49,14 +49,15 @@ ASSUMPTIONS = (
 """What a proof rests on, as `stretto check --assumptions` prints it."""
 
 STREAM_ASSUMPTIONS = (
-    "Each stream of a rank runs its instructions in the sequence of the rank's list, one after "
-    "another, at whatever speed; an `await` holds its own stream alone.",
+    "Each stream of a rank runs its own instructions in the sequence of the rank's list, one after "
+    "another, at whatever speed; an `await` holds up its own stream alone.",
     "The streams of a rank do not hold each other up (on CUDA, `CUDA_DEVICE_MAX_CONNECTIONS` is "
     "above 1).",
-    "Collectives inside a part belong to the model: each stream has a process group of its own for "
-    "them, and all ranks of such a group run the same rank's list of this plan.",
+    "Collectives inside a part belong to the model: they have a process group for each stream, and "
+    "all ranks of such a group run the same rank's list.",
+    *ASSUMPTIONS[1:],
 )
-"""And beside these that of a Program with streams."""
+"""What the proof of a Program with streams rests on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def prove(program: Program, claims: Claims | None = None) -> Proof:
         ]
     )
     many = sum(len(results) for results in ledger.sent)
-    assumptions = (*ASSUMPTIONS, *STREAM_ASSUMPTIONS) if parts else ASSUMPTIONS
+    assumptions = STREAM_ASSUMPTIONS if parts else ASSUMPTIONS
     operations = sum(len(u) for r in ranks for u in r.units)
     return Proof(program.name, found, operations, many, assumptions)
 
