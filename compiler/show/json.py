@@ -7,7 +7,7 @@ import msgspec
 
 from stretto.compiler.analysis.idle import Idle
 from stretto.compiler.diagnostics.printable import unseen_escaped
-from stretto.compiler.problem.spec import NONE, show
+from stretto.compiler.problem.spec import NONE, Spec, show
 from stretto.compiler.program.program import (
     Await,
     BeginReduction,
@@ -22,6 +22,7 @@ from stretto.compiler.program.program import (
     Wait,
 )
 from stretto.compiler.program.timeline import Timed
+from stretto.compiler.show.pairs import pairs
 from stretto.compiler.show.view import View
 
 
@@ -30,7 +31,9 @@ def draw(view: View) -> str:
     shown = {
         "schedule": view.spec.name,
         "ranks": view.spec.ranks,
+        **({"streams": list(view.spec.streams)} if view.spec.streams else {}),
         "timeline": [[entry(view, bar) for bar in lane] for lane in view.lanes],
+        **({"pairs": pairs(view.spec)} if view.spec.streams else {}),
         **({"collectives": beside(view)} if view.timeline.collectives else {}),
         "idle": [[stretch(view, one) for one in rank] for rank in view.idle],
         "instructions": [
@@ -67,12 +70,19 @@ def entry(view: View, bar: Timed) -> dict[str, Any]:
         "stage": given(stage),
         "microbatch": given(microbatch),
         "slice": given(slice_),
-        "part": given(part),
+        "part": None,
+        **(place_in_stage(view.spec, bar) if part != NONE else {}),
         "unit": given(bar.unit),
         "start": view.time(bar.start),
         "end": view.time(bar.end),
         "line": span.line if span else None,
     }
+
+
+def place_in_stage(spec: Spec, bar: Timed) -> dict[str, Any]:
+    """Which part of its stage an operation is."""
+    own = spec.parts[bar.operation.pipeline][bar.operation.stage][bar.operation.part]
+    return {"part": own.name, "layer": given(own.layer), "stream": spec.streams[bar.stream]}
 
 
 def stretch(view: View, one: Idle) -> dict[str, Any]:
