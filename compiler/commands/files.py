@@ -129,7 +129,7 @@ def bounded(name: str, most: int) -> bytes:
     if name == "-" and sys.stdin is None:
         raise Unusable("standard input is closed")
     if name != "-" and not Path(name).exists():
-        raise Unusable(f"there is no file `{name}`")
+        raise Unusable(unknown(name, ships=False))
     with guarded(name), open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
         data: bytes = file.read(most + 1)
     if len(data) > most:
@@ -147,13 +147,16 @@ def decoded(name: str, data: bytes) -> str:
         raise Unusable(f"`{name}` is not UTF-8 text (byte {error.start})") from None
 
 
-def unknown(name: str) -> str:
-    """There is no such file: is a close name there, among its neighbours or in the library?"""
+def unknown(name: str, *, ships: bool = True) -> str:
+    """There is no such file, or no folder for it: is a close name there, among its neighbours or,
+    where one that `ships` would do, in the library?"""
     path = Path(name)
+    if not path.parent.is_dir():
+        return f"there is no folder `{_missing(path.parent)}`, and so no file `{name}`"
     known = {}  # what may have been typed, to what it should be
     for entry in sorted(neighbours(path.parent)):
         known[entry.name] = known[entry.name.removesuffix(".pipe")] = str(entry)
-    bare = path.name == name
+    bare = ships and path.name == name
     for schedule in library.names() if bare else ():
         for typed in (schedule, f"{schedule}.pipe"):
             known.setdefault(typed, schedule)
@@ -165,6 +168,13 @@ def unknown(name: str) -> str:
     if near:
         return f"{what}; did you mean `{known[near]}`?"
     return f"{what}; `stretto list` shows the library" if asked else what
+
+
+def _missing(folder: Path) -> Path:
+    """The outermost of the folders above that is not there."""
+    while not folder.parent.is_dir():
+        folder = folder.parent
+    return folder
 
 
 def neighbours(folder: Path) -> Iterator[Path]:

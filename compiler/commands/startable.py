@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from stretto.compiler.commands.files import Unusable
+from stretto.compiler.commands.files import Unusable, unknown
 
 
 def check_named(flag: str, name: str) -> None:
@@ -20,7 +20,7 @@ def check_named(flag: str, name: str) -> None:
     if module.endswith(".py"):
         path = Path(module)
         if not path.is_file():
-            raise Unusable(f"{flag} {name}: there is no file {module}")
+            raise Unusable(f"{flag} {name}: {unknown(module, ships=False)}")
         _check_text(flag, name, path, attribute)
         return
     where: list[str] = [str(Path.cwd()), *sys.path]

@@ -97,8 +97,21 @@ def _overlap(children: Children, span: Span) -> Iterator[Diagnostic]:
         yield _syntax(
             Span(span.file, first.line, first.column, *span[3:]),  # pyright: ignore[reportAttributeAccessIssue]
             f"`{first} | {second}` cannot overlap: a unit is an `F` with a `B` or an `I`",
-            "overlap F | B",
+            _instead(first, second),
         )
+
+
+def _instead(first: object, second: object) -> str:
+    """What to write for an overlap that there is not."""
+    both = {str(first), str(second)}
+    if both == {"F", "W"}:
+        return (
+            "let the `W` run by itself, in its place of the order; beside an `F` may run a whole "
+            "backward (overlap F | B) or an input gradient (overlap F | I)"
+        )
+    if "F" in both and both & {"B", "I"}:
+        return f"the `F` comes first: overlap F | {(both - {'F'}).pop()}"
+    return "overlap F | B"
 
 
 def _cost(children: Children, span: Span) -> Iterator[Diagnostic]:

@@ -38,8 +38,22 @@ def left_out(statement: s.OrderRank, resolvers: Sequence[Resolver]) -> Diagnosti
         ranks = sorted({m.resolver.rank for m in missing})
         notes.append(f"{listed('rank', ranks, 4, 1)} leave some out")
     span = Span(*statement.span[:3], *statement.rank.span[3:])
-    help_ = "run each operation once: check how often these lines run"
+    empty = [resolver.rank for resolver in resolvers if resolver.cursors and not resolver.units]
+    help_ = advice(empty, "operation")
     return diagnosis("left-out", lines[0], span, notes=notes, help=help_)
+
+
+def advice(empty: Sequence[int], each: str) -> str:
+    """What to do about an order that leaves operations out; `empty`: the ranks of which it has
+    none of what they have to do."""
+    if not empty:
+        return f"run each {each} once: check how often these lines run"
+    them = "it" if len(empty) == 1 else "them"
+    ranks = listed("rank", empty, 4, 1)
+    return (
+        f"nothing stands here for {ranks}: say what {them if them == 'it' else 'they'} "
+        f"run{'s' * (len(empty) == 1)}, or add `order auto`, and the compiler orders {them}"
+    )
 
 
 def _groups(resolver: Resolver) -> Iterator[MissingOperations]:

@@ -9,6 +9,7 @@ from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.diagnostics.wording import listed
 from stretto.compiler.evaluation.orders.counts import by_line
 from stretto.compiler.evaluation.orders.cursor import UNSCHEDULED
+from stretto.compiler.evaluation.orders.missing import advice
 from stretto.compiler.evaluation.orders.part_cursor import PartCursor
 from stretto.compiler.evaluation.orders.part_resolver import PartResolver
 from stretto.compiler.evaluation.reports import diagnosis
@@ -45,7 +46,8 @@ def parts_left_out(statement: s.OrderRank, resolvers: Sequence[PartResolver]) ->
         ranks = sorted({group.resolver.rank for group in missing})
         notes.append(f"{listed('rank', ranks, 4, 1)} leave some out")
     span = Span(*statement.span[:3], *statement.rank.span[3:])
-    help_ = "run each part once: check how often these lines run"
+    empty = [resolver.rank for resolver in resolvers if resolver.cursors and not resolver.units]
+    help_ = advice(empty, "part")
     return diagnosis("left-out", _never(missing[0]), span, notes=notes, help=help_)
 
 
