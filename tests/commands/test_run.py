@@ -135,7 +135,7 @@ def test_why_a_training_failed_stands_last_and_alone(folder: Path, text: str, la
     ("model", "words"),
     [
         ("a", "--model a: write it as MODULE:NAME"),
-        ("no.py:b", "--model no.py:b: there is no file no.py"),
+        ("no.py:b", "--model no.py:b: there is no file `no.py`"),
         ("no:b", "--model no:b: there is no module no, here or installed"),
         ("a:bb", "a.py has no bb"),
         ("a.py:bb", "a.py has no bb"),
