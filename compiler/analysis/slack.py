@@ -7,15 +7,16 @@ no earlier than so many ticks after another. From the end of the step back, ever
 latest tick.
 """
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 from stretto.compiler.problem.spec import NONE, Operation
-from stretto.compiler.problem.topology import Topology
+from stretto.compiler.problem.topology import StageIndex, Topology
 from stretto.compiler.program.program import (
+    Await,
     BeginReduction,
     BeginUnshard,
     Compute,
+    Instruction,
     Program,
     Receive,
     Reduce,
@@ -37,7 +38,7 @@ def slack(program: Program, timeline: Timeline) -> list[list[int]]:
     moments = Moments(program)
     for rank, bars in enumerate(timeline.ranks):
         beside = timeline.collectives[rank] if timeline.collectives else ()
-        moments.walk(rank, bars, iter(beside))
+        moments.enter(rank, bars, beside)
     latest = moments.latest(timeline.makespan)
     return [[latest[moments.ends[t.operation]] - t.end for t in row] for row in timeline.ranks]
 
@@ -68,35 +69,60 @@ class Moments:
             self.arrivals[message] = self.after()
         return self.arrivals[message]
 
-    def walk(self, rank: int, bars: tuple[Timed, ...], beside: Iterator[Collective]) -> None:
-        """Enter the list of a rank; its operations and what runs beside them, in its order."""
-        computed = iter(bars)
+    def end(self, operation: Operation) -> int:
+        """The moment at which the operation has ended."""
+        if operation not in self.ends:
+            self.ends[operation] = self.after()
+        return self.ends[operation]
+
+    def enter(self, rank: int, bars: tuple[Timed, ...], beside: tuple[Collective, ...]) -> None:
+        """Enter the list of a rank, each of its streams by itself; its operations, and what runs
+        beside them."""
+        row = list(enumerate(self.program.ranks[rank]))
+        streams = self.program.streams[rank] if self.program.streams else [0] * len(row)
+        lists: dict[int, list[tuple[int, Instruction]]] = {}
+        for place, stream in zip(row, streams, strict=True):
+            lists.setdefault(stream, []).append(place)
+        took = {bar.instruction: bar.end - bar.start for bar in bars}
+        took |= {one.instruction: one.end - one.start for one in beside}
         firsts = {a.instruction for a, b in pairwise(bars) if a.unit == b.unit != NONE}
+        gathers: dict[StageIndex, int] = {}
+        for places in lists.values():
+            self.walk(places, took, firsts, gathers)
+
+    def walk(
+        self,
+        places: list[tuple[int, Instruction]],
+        took: dict[int, int],
+        firsts: set[int],
+        gathers: dict[StageIndex, int],
+    ) -> None:
+        """One stream's instructions with their places in the list. By place: `took`, the ticks of
+        what runs; `firsts`, of pairs the first. `gathers`: by stage not used yet, when its weights
+        are there."""
         now, pair = self.after(), NONE  # `pair`: the end of one whose second half is to come
         counts: dict[tuple[type, int], int] = {}
         begun: dict[int, list[int]] = {}  # by slot: arrivals that have not been waited for
         made: dict[int, int] = {}  # by slot: when what is in it was made
-        gathers: dict[tuple[int, int], int] = {}  # by stage not used yet: when they end
         last: dict[type, int] = {}  # of each kind that runs beside: the one before
-        for one in self.program.ranks[rank]:
+        for at, one in places:
             if type(one) is Compute:
-                bar = next(computed)
-                stage = one.operation[1:3]
-                if stage in gathers:
-                    now = self.after((now, 0), (gathers.pop(stage), 0))
+                if one.operation[1:3] in gathers:
+                    now = self.after((now, 0), (gathers.pop(one.operation[1:3]), 0))
                 if pair != NONE:
-                    end = now = pair
-                    pair = NONE
+                    end = self.ends[one.operation] = pair
                 else:
-                    end = self.after((now, bar.end - bar.start))
+                    end = self.end(one.operation)
+                    self.before[end].append((now, took[at]))
                     self.final.append(end)
-                    if bar.instruction in firsts:
-                        pair = end
-                    else:
-                        now = end
-                self.ends[one.operation] = made[one.writes] = end
+                made[one.writes] = end
+                pair = end if at in firsts else NONE
+                if pair == NONE:
+                    now = end
             elif type(one) is Wait:
                 now = self.after((now, 0), *((arrival, 0) for arrival in begun.pop(one.slot, ())))
+            elif type(one) is Await:
+                now = self.after((now, 0), (self.end(one.operation), 0))
             elif isinstance(one, Send | Receive):
                 number = counts.get((type(one), one.channel), 0)
                 counts[type(one), one.channel] = number + 1
@@ -112,11 +138,9 @@ class Moments:
                 self.before[self.meetings[one.reduction]].append((now, 0))
                 now = self.after((self.meetings[one.reduction], 0))
             elif isinstance(one, BeginReduction | BeginUnshard):
-                ran = next(beside)
-                ticks = ran.end - ran.start
-                end = self.after((now, ticks))
+                end = self.after((now, took[at]))
                 if type(one) in last:
-                    self.before[end].append((last[type(one)], ticks))
+                    self.before[end].append((last[type(one)], took[at]))
                 last[type(one)] = end
                 self.final.append(end)
                 if type(one) is BeginUnshard:

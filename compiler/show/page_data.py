@@ -15,16 +15,14 @@ from stretto.compiler.analysis.critical_path import held_up_by
 from stretto.compiler.analysis.explanation import explained_stretch
 from stretto.compiler.analysis.idle import CAUSES, WAITS
 from stretto.compiler.analysis.slack import slack
-from stretto.compiler.analysis.units import TimedUnit, UnitIndex, unit_name
+from stretto.compiler.analysis.units import UnitIndex, unit_name
 from stretto.compiler.problem.kinds import KINDS, memory_effect
 from stretto.compiler.problem.spec import NONE, Operation
+from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.kinds import STYLES, in_order
 from stretto.compiler.show.palette import LIGHTER, Shade, colour
 from stretto.compiler.show.summary import figures
 from stretto.compiler.show.view import View
-
-STREAMS = ("compute",)
-"""What a rank does at once has a lane each."""
 
 Columns = dict[str, list[Any]]
 
@@ -38,7 +36,9 @@ def plan_data(view: View) -> dict[str, Any]:
     """One plan."""
     spec = view.spec
     shades = shades_of(view)
-    bars, whats = bars_of(view, shades)
+    lanes = lanes_of(view)
+    every = [bar for lane in lanes.values() for bar in lane]
+    bars, whats = bars_of(view, every, shades)
     return {
         "schedule": spec.name,
         "figures": figures(view.summary),
@@ -46,13 +46,13 @@ def plan_data(view: View) -> dict[str, Any]:
         "size": spec.size_unit,
         "makespan": view.claims.makespan,
         "ranks": spec.ranks,
-        "streams": STREAMS,
-        "lanes": [[rank, 0] for rank in range(spec.ranks)],
+        "streams": spec.streams or ("compute",),
+        "lanes": [*lanes],
         "pipelines": [pipeline.name for pipeline in spec.pipelines],
         "kinds": {kind: KINDS[kind].name for kind in in_order(kind for kind, _, _ in shades)},
         "shades": [shade_data(view, *shade) for shade in shades],
         "whats": whats,
-        "first": offsets(view.lanes),
+        "first": offsets(lanes.values()),
         "bars": bars,
         "causes": [WAITS[cause] for cause in CAUSES],
         "idle": idle_of(view),
@@ -64,9 +64,22 @@ def plan_data(view: View) -> dict[str, Any]:
         "peaks": view.claims.activations,
         "limits": [limit.grains if limit else NONE for limit in spec.limits],
         "beside": beside_of(view),
-        "chain": chain_of(view),
+        "chain": chain_of(view, every),
         "sources": [{"name": source.name, "text": source.text} for source in view.sources],
     }
+
+
+def lanes_of(view: View) -> dict[tuple[int, int], list[Timed]]:
+    """The bars of every lane, by rank and stream; other streams than the first only where a rank
+    has something on them."""
+    found: dict[tuple[int, int], list[Timed]] = {}
+    for rank, bars in enumerate(view.lanes):
+        found[rank, 0] = []
+        for stream in sorted({bar.stream for bar in bars} - {0}):
+            found[rank, stream] = []
+        for bar in bars:
+            found[rank, bar.stream].append(bar)
+    return found
 
 
 def offsets(rows: Any) -> list[int]:
@@ -113,22 +126,25 @@ def shade_data(view: View, kind: str, pipeline: int, place: int) -> dict[str, An
 # ---------------------------------------------------------------------------- bars
 
 
-def bars_of(view: View, shades: list[Shade]) -> tuple[Columns, list[list[Any]]]:
+def bars_of(view: View, bars: list[Timed], shades: list[Shade]) -> tuple[Columns, list[list[Any]]]:
     """The columns of all bars, and the table that their column `what` refers to.
 
     `held`: grains on the rank before the bar's unit starts. `after`: the bar that it came right
     after, as in the critical chain. What bar n needs stands in `needs` from `first_need[n]` on: the
     bar that made it, and in `lag` the ticks until it is there."""
-    bars = [bar for lane in view.lanes for bar in lane]
+    slacks = {
+        bar.operation: ticks
+        for lane, row in zip(view.lanes, slack(view.program, view.timeline), strict=True)
+        for bar, ticks in zip(lane, row, strict=True)
+    }
     found: Columns = {
         "microbatch": [bar.operation.microbatch for bar in bars],
         "start": [bar.start for bar in bars],
         "end": [bar.end for bar in bars],
-        "slack": [ticks for row in slack(view.program, view.timeline) for ticks in row],
-        "held": [unit.held for row in view.timed.units for unit in row for _ in unit.operations],
-        **waits_of(view),
+        "slack": [slacks[bar.operation] for bar in bars],
+        **waits_of(view, bars),
     }
-    found["what"], whats = whats_of(view, shades)
+    found["what"], whats = whats_of(view, bars, shades)
     if any(bar.operation.slice != NONE for bar in bars):
         found["slice"] = [bar.operation.slice for bar in bars]
     if any(bar.unit != NONE for bar in bars):
@@ -136,53 +152,67 @@ def bars_of(view: View, shades: list[Shade]) -> tuple[Columns, list[list[Any]]]:
     return found, whats
 
 
-def whats_of(view: View, shades: list[Shade]) -> tuple[list[int], list[list[Any]]]:
+def whats_of(
+    view: View, bars: list[Timed], shades: list[Shade]
+) -> tuple[list[int], list[list[Any]]]:
     """For every bar its row, and the rows: kind, pipeline, stage, part, layer, place in `shades`,
     source, line, grains taken at the start and given back at the end."""
     places = {source.name: n for n, source in enumerate(view.sources)}
     rows: list[list[Any]] = []
     known: dict[tuple[Any, ...], int] = {}
     column = []
-    for bar in (bar for lane in view.lanes for bar in lane):
-        key = (*bar.operation[:3], bar.at)
+    for bar in bars:
+        operation = bar.operation
+        key = (*operation[:3], operation.part, bar.at)
         if key not in known:
             known[key] = len(rows)
             span = view.span(bar)
             source = places.get(span.file, NONE) if span else NONE
             line = span.line if span and source != NONE else 0
-            effect = memory_effect(view.spec, bar.operation, view.program.name)
-            shade = shades.index(shade_of(view, bar.operation))
-            part = [None, NONE]
+            effect = memory_effect(view.spec, operation, view.program.name)
+            shade = shades.index(shade_of(view, operation))
+            part = part_of(view, operation)
             rows.append([*key[:3], *part, shade, source, line, effect.alloc, effect.free])
         column.append(known[key])
     return column, rows
 
 
-def waits_of(view: View) -> Columns:
+def part_of(view: View, operation: Operation) -> tuple[str | None, int]:
+    """The operation's part and its layer; None where it is a whole."""
+    if operation.part == NONE:
+        return None, NONE
+    part = view.spec.parts[operation.pipeline][operation.stage][operation.part]
+    return part.name, part.layer
+
+
+def waits_of(view: View, bars: list[Timed]) -> Columns:
     """What every bar needs, and what it came right after."""
     timed = view.timed
-    numbers = {t.operation: n for n, t in enumerate(t for lane in view.lanes for t in lane)}
-    found: Columns = {"needs": [], "lag": [], "first_need": [0], "after": []}
+    numbers = {bar.operation: n for n, bar in enumerate(bars)}
+    found: Columns = {"needs": [], "lag": [], "first_need": [0], "after": [], "held": []}
     needs, lags = found["needs"], found["lag"]
-    for rank, units in enumerate(timed.units):
-        before: TimedUnit | None = None
-        for at, unit in enumerate(units):
-            after: UnitIndex | None = None
-            for bar in unit.operations:
-                for other, lag in timed.dependencies.needs(bar.operation):
-                    needs.append(numbers[other])
-                    lags.append(lag)
-                    if after is None and timed.dependencies.end[other] + lag == unit.start:
-                        index = timed.unit_of[other]
-                        after = index if index != (rank, at) else None
-                found["first_need"].append(len(needs))
-            if after is None and before is not None and before.end == unit.start:
-                after = rank, at - 1
-            elif after is None and unit.start > 0:
-                after, _ = held_up_by(timed, rank, at)
-            number = numbers[timed.units[after[0]][after[1]].names[0]] if after else NONE
-            found["after"] += [number] * len(unit.operations)
-            before = unit
+    for bar in bars:
+        for other, lag in timed.dependencies.needs(bar.operation):
+            needs.append(numbers[other])
+            lags.append(lag)
+        found["first_need"].append(len(needs))
+    ends = [bar.end for bar in bars]
+    for number, bar in enumerate(bars):
+        rank, at = timed.unit_of[bar.operation]
+        unit = timed.units[rank][at]
+        after: UnitIndex | None = None
+        for one in map(numbers.__getitem__, unit.names) if len(unit.names) > 1 else (number,):
+            for k in range(found["first_need"][one], found["first_need"][one + 1]):
+                index = timed.unit_of[bars[needs[k]].operation]
+                if after is None and ends[needs[k]] + lags[k] == bar.start and index != (rank, at):
+                    after = index
+        if after is None and at and timed.units[rank][at - 1].end == bar.start:
+            after = rank, at - 1
+        elif after is None and bar.start > 0:
+            after, _ = held_up_by(timed, rank, at)
+        names = timed.units[after[0]][after[1]].names if after else ()
+        found["after"].append(numbers[names[0]] if names else NONE)
+        found["held"].append(unit.held)
     return found
 
 
@@ -214,18 +244,18 @@ def beside_of(view: View) -> Columns:
     }
 
 
-def chain_of(view: View) -> list[int]:
+def chain_of(view: View, bars: list[Timed]) -> list[int]:
     """The bars of the critical chain that `explain` tells, first to last; of a pair the first."""
     first, _, rank = explained_stretch(view.program, view.timeline)
     links = path_to_the_end(view.timed, rank)
     wanted = {
         (link.rank, link.start): link.operation for link in links if link.end > first or not first
     }
-    numbers, bar = [], 0
+    numbers = {bar.operation: n for n, bar in enumerate(bars)}
+    found = []
     for rank, units in enumerate(view.timed.units):
         for unit in units:
             name = wanted.get((rank, unit.start))
             if name is not None and name == unit_name(view.spec, unit):
-                numbers.append((unit.start, unit.end, bar))
-            bar += len(unit.operations)
-    return [number for _, _, number in sorted(numbers)]
+                found.append((unit.start, unit.end, numbers[unit.names[0]]))
+    return [number for _, _, number in sorted(found)]

@@ -1,6 +1,7 @@
 """Slack against the clock itself: an operation that takes as much longer leaves the step as long as
 it is, and one tick more makes it one tick longer."""
 
+from collections.abc import Iterator
 from random import Random
 
 import msgspec
@@ -14,7 +15,7 @@ from stretto.compiler.problem.spec import NONE, CostOverride, PairCostOverride, 
 from stretto.compiler.program.communicate import communicate
 from stretto.compiler.program.program import Program
 from stretto.compiler.program.timeline import Timed, time
-from tests.support import specs
+from tests.support import parts_orders, specs
 
 
 def longer(program: Program, bars: list[Timed], ticks: int) -> Program:
@@ -47,12 +48,19 @@ def some() -> list[Spec]:
     ]
 
 
+def programs(slots: int | None) -> Iterator[Program]:
+    """Of these, and of stages that are cut into parts, on several streams."""
+    for spec in some():
+        yield communicate(arrange(expand(spec), Budget()), slots)
+    for seed in range(12):
+        yield communicate(parts_orders.random_order(Random(seed)), slots)
+
+
 @pytest.mark.parametrize("slots", [None, 1])
 def test_an_operation_may_take_its_slack_longer_and_no_tick_more(slots: int | None) -> None:
     """Also where few receive slots hold messages back."""
     random, tried = Random(3), 0
-    for spec in some():
-        program = communicate(arrange(expand(spec), Budget()), slots)
+    for program in programs(slots):
         timeline = time(program)
         found = slack(program, timeline)
         for row, slacks in zip(timeline.ranks, found, strict=True):
