@@ -3,11 +3,10 @@ needs, and what it does to memory. Times are ticks, sizes grains.
 """
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import NamedTuple
 
 from stretto.compiler.analysis.dependencies import Dependencies, name
-from stretto.compiler.problem.kinds import memory_effect
+from stretto.compiler.problem.kinds import MemoryEffect, memory_effect
 from stretto.compiler.problem.spec import NONE, Operation, Spec
 from stretto.compiler.program.program import Program
 from stretto.compiler.program.timeline import Timed, Timeline
@@ -50,34 +49,63 @@ def timed_units(
     program: Program, timeline: Timeline, dependencies: Dependencies
 ) -> list[list[TimedUnit]]:
     """For every rank its units in the order they run."""
-    return [
-        list(_of_rank(program, rank, row, dependencies)) for rank, row in enumerate(timeline.ranks)
-    ]
+    return [list(_of_rank(program, row, dependencies)) for row in timeline.ranks]
 
 
 def _of_rank(
-    program: Program, rank: int, row: tuple[Timed, ...], dependencies: Dependencies
+    program: Program, row: tuple[Timed, ...], dependencies: Dependencies
 ) -> Iterator[TimedUnit]:
-    held, rest = 0, iter(row)
-    for unit in program.units(rank):
-        members = tuple(islice(rest, len(unit)))
-        made, arrived, ready = _known(members, dependencies)
-        half_ready = min(dependencies.ready(t.operation) for t in members)
-        effects = [memory_effect(program.spec, t.operation, program.name) for t in members]
-        alloc, free = sum(e.alloc for e in effects), sum(e.free for e in effects)
+    held = 0
+    effects: dict[tuple[str, int, int], MemoryEffect] = {}  # all operations of one kind and stage
+    for members in _members(row):
+        alloc = free = 0
+        for timed in members:
+            key = timed.operation[:3]
+            if key not in effects:
+                effects[key] = memory_effect(program.spec, timed.operation, program.name)
+            alloc += effects[key].alloc
+            free += effects[key].free
         start, end = members[0].start, members[0].end
+        made, arrived, ready, half_ready = _known(members, dependencies)
         yield TimedUnit(members, start, end, made, arrived, ready, half_ready, held, alloc, free)
         held += alloc - free
 
 
-def _known(members: tuple[Timed, ...], dependencies: Dependencies) -> tuple[int, int, int]:
-    """When all that a unit needs was made, has arrived, and when its rules are met too."""
-    end = dependencies.end
-    needs = [need for t in members for need in dependencies.data(t.operation)]
-    made = max((end[other] for other, _ in needs), default=0)
-    arrived = max((end[other] + lag for other, lag in needs), default=0)
-    rules = [end[o] for t in members for o in dependencies.rules.get(t.operation, ())]
-    return made, arrived, max(arrived, *rules) if rules else arrived
+def _members(row: tuple[Timed, ...]) -> Iterator[tuple[Timed, ...]]:
+    """The operations of a rank, the two of a pair together."""
+    first: Timed | None = None  # of a pair whose second may come
+    for timed in row:
+        if first is not None:
+            if timed.unit == first.unit:
+                yield first, timed
+                first = None
+                continue
+            yield (first,)
+        first = timed if timed.unit != NONE else None
+        if first is None:
+            yield (timed,)
+    if first is not None:
+        yield (first,)
+
+
+def _known(members: tuple[Timed, ...], dependencies: Dependencies) -> tuple[int, int, int, int]:
+    """When all that a unit needs was made, has arrived, and when its rules are met too; and when
+    the first of its operations has what it needs by itself."""
+    end, all_rules = dependencies.end, dependencies.rules
+    made = arrived = ready = 0
+    halves = []
+    for timed in members:
+        half = 0
+        for other, lag in dependencies.data(timed.operation):
+            ended = end[other]
+            made = max(made, ended)
+            half = max(half, ended + lag)
+        arrived = max(arrived, half)
+        for other in all_rules.get(timed.operation, ()):
+            half = max(half, end[other])
+        ready = max(ready, half)
+        halves.append(half)
+    return made, arrived, ready, min(halves)
 
 
 def index_units(units: list[list[TimedUnit]]) -> dict[Operation, UnitIndex]:

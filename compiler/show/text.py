@@ -9,6 +9,7 @@ F above and the backward below; where there are any, a lane is two lines high.
 """
 
 from collections.abc import Iterable
+from functools import cache
 from io import StringIO
 from math import gcd
 from textwrap import wrap
@@ -150,11 +151,16 @@ def letter_of(kind: str, pipeline: int) -> str:
 
 def paint(view: View, bar: Timed) -> Style:
     """The operation's colour; odd micro-batches a little darker, so that neighbours differ."""
-    operation = bar.operation
-    chunk = view.chunks[operation.pipeline, operation.stage]
-    ground = colour(operation.kind, operation.pipeline, chunk)
+    kind, pipeline, stage, microbatch = bar.operation[:4]
+    return painted(kind, pipeline, view.chunks[pipeline, stage], microbatch % 2 == 1)
+
+
+@cache
+def painted(kind: str, pipeline: int, chunk: int, darker: bool) -> Style:
+    """A colour with its ink."""
+    ground = colour(kind, pipeline, chunk)
     ink = ground.ink
-    if operation.microbatch % 2:
+    if darker:
         ground = Colour(*(part * 86 // 100 for part in ground))
     return Style(color=f"rgb({ink[0]},{ink[1]},{ink[2]})", bgcolor=str(ground))
 
