@@ -50,6 +50,17 @@ def test_a_step_is_that_of_one_process(order: str, split: bool, make: Any) -> No
     check(plan, trained(plan, *batch(spec_of(plan)), make), make)
 
 
+class NoForward(CutLayer):
+    forward = nn.Module.forward
+
+
+@pytest.mark.parametrize("make", [CutLayer, NoForward])
+def test_whole_stages_run_the_same_order_on_one_stream(make: Any) -> None:
+    plan = part_plan("both ways", whole=True)
+    check(plan, trained(plan, *batch(spec_of(plan)), make), CutLayer)
+    assert verified(plan, make).equal
+
+
 def test_messages_of_all_streams_are_those_of_the_plan() -> None:
     plan = part_plan("both ways")
     x, target = batch(spec_of(plan))

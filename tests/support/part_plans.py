@@ -7,6 +7,7 @@ from stretto.compiler.problem.expand import expand
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
 from stretto.compiler.program.program import Claims, Program, ProgramName
+from stretto.compiler.program.whole import whole_order
 from stretto.compiler.proof.prove import prove_all
 from tests.support import evaluated
 
@@ -49,15 +50,20 @@ ORDERS = {
 
 
 def part_plan(
-    order: str = "one way", split: bool = True, chain: str = CHAIN, **values: int
+    order: str = "one way",
+    split: bool = True,
+    chain: str = CHAIN,
+    whole: bool = False,
+    **values: int,
 ) -> Plan:
-    """The plan of one of `ORDERS`, by default of 2 ranks and 4 micro-batches."""
+    """The plan of one of `ORDERS`, by default of 2 ranks and 4 micro-batches; with `whole` stages
+    run whole."""
     head = "schedule in_parts ranks 2 microbatches 4 param layers = 1\n"
     text = head + ORDERS[order].replace("order rank", chain + "order rank", 1)
     if split:
         text = text.replace(chain, chain + "split B into I, W\n")
     problem = expand(evaluated.spec(text, "", **values))
-    made = written(problem)
+    made = whole_order(written(problem)) if whole else written(problem)
     programs: dict[ProgramName, Program] = {"train": communicate(made), "eval": forwards(made)}
     claimed: dict[ProgramName, Claims] = {name: claims(one) for name, one in programs.items()}
     prove_all(programs, claimed)
