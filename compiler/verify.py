@@ -15,7 +15,7 @@ from fractions import Fraction
 from msgspec.structs import fields, replace
 
 from stretto.compiler.bounds.best import best, bound_context
-from stretto.compiler.bounds.bound import EXHAUSTIVE, Bound
+from stretto.compiler.bounds.bound import EXHAUSTIVE, Bound, bound
 from stretto.compiler.bounds.eval_bound import forwards_bound
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.evaluation import Settings, evaluate
@@ -218,7 +218,9 @@ def _bound(plan: Plan) -> Bound:
 
 def _worked_out(program: Program) -> Bound:
     """What the theorems say of the step. Where the order has halves of backwards, the bound is over
-    orders that may have them."""
+    orders that may have them; parts leave no choice."""
+    if program.spec.parts:
+        return bound(expand(program.spec))
     halves = any(
         isinstance(one, Compute) and one.operation.kind in "IW"
         for row in program.ranks
