@@ -1,0 +1,87 @@
+"""CP-SAT on all parts of a small problem: a better order, or the proof that there is none."""
+
+from typing import Any
+
+from stretto.compiler.order.engines.cpsat import available
+from stretto.compiler.order.engines.cpsat.solver import solved, solver
+from stretto.compiler.order.engines.parts.instance import Lanes, PartsInstance, clock
+from stretto.compiler.order.engines.parts.state import PartsSearch
+from stretto.compiler.order.search_state import WORK
+
+LARGEST = 400
+"""Operations at once."""
+
+
+def run(state: PartsSearch, share: float) -> None:
+    """Improve the best lanes, or prove that none are better. Raises `SearchDone`."""
+    if not available() or state.instance.size > LARGEST or state.span:
+        return
+    from ortools.sat.python import cp_model
+
+    seconds = max(0.1, state.left() * share)
+    best = state.best
+    m = cp_model.CpModel()
+    starts = _model(m, state.instance, state.bound, best.value)
+    timed = clock(state.instance, best.lanes)
+    for i, variable in enumerate(starts[:-1]):
+        m.add_hint(variable, timed.start[i] if timed else 0)
+    m.minimize(starts[-1])
+    one = solver(state.budget, seconds, state.budget.seed)
+    status, interrupted = solved(one, m)
+    if state.budget.effort is not None:
+        state.spent += int(seconds * WORK)
+    if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        state.submit(_lanes(state.instance, [one.value(v) for v in starts[:-1]]), "cpsat")
+    if interrupted:
+        raise KeyboardInterrupt
+    if status == cp_model.OPTIMAL:
+        state.prove(round(one.objective_value))
+
+
+def _model(m: Any, instance: PartsInstance, least: int, most: int) -> list[Any]:
+    """Fill `m` with the orders whose makespan is from `least` to `most` ticks: the start of every
+    operation, and last the makespan."""
+    end = m.new_int_var(least, most, "")
+    starts = [m.new_int_var(0, most - ticks, "") for ticks in instance.ticks]
+    rows: list[list[Any]] = [[] for _ in range(instance.lanes)]
+    for i, ticks in enumerate(instance.ticks):
+        if ticks:
+            rows[instance.lane[i]].append(m.new_fixed_size_interval_var(starts[i], ticks, ""))
+        for j, lag in instance.before[i]:
+            m.add(starts[i] >= starts[j] + instance.ticks[j] + lag)
+        if not instance.after[i]:
+            m.add(end >= starts[i] + ticks)
+    last: dict[int, int] = {}
+    for i, kin in enumerate(instance.kin):
+        if kin >= 0 and kin in last:
+            m.add(starts[i] >= starts[last[kin]] + instance.ticks[i])
+        last[kin] = i
+    for row in rows:
+        if row:
+            m.add_no_overlap(row)
+    _memory(m, instance, starts, most)
+    return [*starts, end]
+
+
+def _memory(m: Any, instance: PartsInstance, starts: list[Any], most: int) -> None:
+    """What is held at each moment."""
+    rows: list[list[tuple[Any, int]]] = [[] for _ in range(instance.ranks)]
+    for grains, taken_by, freed_by in instance.holdings:
+        freed = m.new_int_var(0, most, "")
+        length = m.new_int_var(0, most, "")
+        for i in freed_by:
+            m.add(freed >= starts[i] + instance.ticks[i])
+        held = m.new_interval_var(starts[taken_by], length, freed, "")
+        rows[instance.rank(taken_by)].append((held, grains))
+    for rank, row in enumerate(rows):
+        if row:
+            held, grains = zip(*row, strict=True)
+            m.add_cumulative(held, grains, instance.limit[rank])
+
+
+def _lanes(instance: PartsInstance, start: list[int]) -> Lanes:
+    """The lanes of a solution; what starts at once on a lane ends first if it takes no time."""
+    lanes: Lanes = [[] for _ in range(instance.lanes)]
+    for i in sorted(range(instance.size), key=lambda i: (start[i], start[i] + instance.ticks[i])):
+        lanes[instance.lane[i]].append(i)
+    return lanes

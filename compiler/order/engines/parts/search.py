@@ -1,0 +1,211 @@
+"""Problem → Order, where stages are cut into parts and nobody wrote the order: published orders
+first, so that nothing found is worse, then list schedules, CP-SAT where a proof is in reach, and
+annealing with what is left."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from time import monotonic
+
+from stretto.compiler.order import Order
+from stretto.compiler.order.budget import Budget, SearchProgress
+from stretto.compiler.order.engines.parts import exact
+from stretto.compiler.order.engines.parts.anneal import PartsRun, annealed
+from stretto.compiler.order.engines.parts.dispatch import dispatched, in_turn, lanes_of
+from stretto.compiler.order.engines.parts.instance import (
+    Lanes,
+    PartsInstance,
+    clock,
+    order_of_lanes,
+    parts_instance,
+)
+from stretto.compiler.order.engines.parts.starts import starts
+from stretto.compiler.order.engines.parts.state import FoundLanes, PartsSearch, parts_search
+from stretto.compiler.order.kernels.jit import fast, kept
+from stretto.compiler.order.search_state import SearchDone
+from stretto.compiler.problem.problem import Problem
+
+CHAINS = 2
+"""Runs side by side, whatever the machine has: a seed means the same everywhere."""
+
+MOVE = 60
+"""Operations that a move is reckoned to replay."""
+
+SAMPLES = 12
+"""Choices of durations by which orders are compared under jitter."""
+
+
+def search_parts(problem: Problem, budget: Budget, bound: int) -> Order:
+    """The best Order that the budget allows; no value is below `bound` (ticks). Raises
+    `LookupError` if none was found at all, and `KeyboardInterrupt` where the Budget's `interrupted`
+    does not take it."""
+    instance = parts_instance(problem)
+    state = parts_search(problem, instance, budget, bound)
+    try:
+        _warm(state)
+        for name, engine, share in ENGINES:
+            if budget.engine in (None, name) or name in ("library", "list"):
+                engine(state, share if budget.engine is None else 1.0)
+    except SearchDone:
+        pass
+    except KeyboardInterrupt:
+        state.interrupt()
+    if not state.found:
+        raise LookupError("no order was found")
+    best = _robust(state) if problem.spec.jitter[0] else state.best
+    order = order_of_lanes(problem, instance, best.lanes, best.engine)
+    return replace(order, proven=state.proven)
+
+
+def _warm(state: PartsSearch) -> None:
+    """Have the loops compiled before the clock starts."""
+    if not fast() or state.budget.effort == 0:
+        return
+    began = monotonic()
+    if state.budget.progress is not None and not kept():
+        words = "compiling the loops of the search, once on this machine"
+        state.budget.progress(SearchProgress(words, 0, state.bound, state.budget.seconds))
+    sequence = in_turn(state.instance, _turn(state.instance))
+    annealed(state.instance, state.arrays, lanes_of(state.instance, sequence), PartsRun(1, 1, 1))
+    state.deadline += monotonic() - began
+
+
+# ---------------------------------------------------------------------------- published and lists
+
+
+def _library(state: PartsSearch, share: float) -> None:
+    """Submit every published order that fits."""
+    for number, (name, lanes) in enumerate(starts(state.problem)):
+        state.submit(lanes, name, number)
+
+
+def _turn(instance: PartsInstance) -> list[int]:
+    """Operations in the sequence in which the Problem's pipelines take turns, micro-batch by
+    micro-batch."""
+    return list(range(instance.size))
+
+
+def _lists(state: PartsSearch, share: float) -> None:
+    """List schedules from every base: what was found so far, and one micro-batch after another."""
+    instance, operations = state.instance, state.problem.operations
+    turn = [o.microbatch * len(state.problem.spec.pipelines) + o.pipeline for o in operations]
+    bases = [in_turn(instance, turn)]
+    for one in sorted(state.found.values(), key=lambda one: one.value)[:6]:
+        timed = clock(instance, one.lanes)
+        if timed is not None:
+            bases.append(timed.sequence)
+    state.submit(lanes_of(instance, bases[0]), "list")
+    for base in bases:
+        for priority in _priorities(state, base):
+            state.submit(dispatched(instance, base, priority), "list", len(state.found))
+
+
+def _priorities(state: PartsSearch, base: list[int]) -> Iterator[list[int]]:
+    """Rules for what goes first: as in the base; the longest way to the end; backwards, forwards or
+    weight gradients before others, each as in the base."""
+    instance, operations = state.instance, state.problem.operations
+    place = [0] * instance.size
+    for k, i in enumerate(base):
+        place[i] = k
+    yield place
+    tail = [0] * instance.size
+    for i in reversed(base):
+        rest = [tail[j] + lag for j, lag in instance.after[i]]
+        tail[i] = instance.ticks[i] + max(rest, default=0)
+    yield [-ticks for ticks in tail]
+    for kinds in ("IBFW", "FIBW", "IBWF"):
+        yield [kinds.index(o.kind) * instance.size + place[i] for i, o in enumerate(operations)]
+
+
+# ---------------------------------------------------------------------------- annealing
+
+
+def _anneal(state: PartsSearch, share: float) -> None:
+    """Runs of annealing side by side, from the best lanes and, now and then, from others; of a
+    placement that is its own mirror image mostly of the folded one."""
+    if state.budget.effort == 0 or not state.found:
+        return
+    until = state.left() * (1 - share)
+    mean = max(1.0, sum(state.instance.ticks) / max(1, sum(t > 0 for t in state.instance.ticks)))
+    moves = _moves(state, until)
+    turn = 0
+    while state.left() > max(until, 0):
+        jobs = [_job(state, k, mean, moves) for k in range(turn, turn + CHAINS)]
+        for k, lanes in enumerate(_side_by_side(jobs), turn):
+            state.submit(lanes, "anneal", k % 8)
+        state.spent += CHAINS * moves * MOVE
+        turn += CHAINS
+
+
+HEATS = (0.5, 0.35, 0.25, 0.7, 0.15, 0.35, 0.5, 0.2)
+"""How hot runs begin, in mean durations of a part."""
+
+
+def _job(state: PartsSearch, k: int, mean: float, moves: int) -> Callable[[], Lanes]:
+    """Run number k."""
+    known = sorted(state.found.values(), key=lambda one: one.value)
+    start = known[0] if k % 4 < 3 else known[min(len(known) - 1, 1 + k // 4 % 4)]
+    heat = HEATS[k // CHAINS % len(HEATS)] * mean
+    run = PartsRun(moves, heat, 0.06 * mean, 80, state.enough, state.budget.seed * 1009 + k)
+    mirror, halved = state.mirror, state.halved
+    if mirror is not None and halved is not None and k % 8 < 6:
+        folded = mirror.fold(start.lanes)
+        timed = clock(mirror.half, folded)
+        if timed is not None and timed.fits:
+            return lambda: mirror.unfold(annealed(mirror.half, halved, folded, run))
+    return lambda: annealed(state.instance, state.arrays, start.lanes, run)
+
+
+def _moves(state: PartsSearch, until: float) -> int:
+    """How many moves a run makes."""
+    if state.budget.effort is not None:
+        return max(2000, min(2_000_000, int(state.left() * 1e6 / MOVE / CHAINS / 8)))
+    few = 2000 if fast() else 50
+    began = monotonic()
+    start = state.best.lanes
+    annealed(state.instance, state.arrays, start, PartsRun(few, 1.0, 1.0, 80))
+    each = max(1e-7, (monotonic() - began) / few)
+    return max(few, min(4_000_000, int((state.left() - until) / 8 / each)))
+
+
+def _side_by_side(jobs: list[Callable[[], Lanes]]) -> list[Lanes]:
+    if not fast():
+        return [job() for job in jobs]
+    with ThreadPoolExecutor(CHAINS) as pool:
+        return list(pool.map(lambda job: job(), jobs))
+
+
+def _exact(state: PartsSearch, share: float) -> None:
+    """CP-SAT on all of it."""
+    if state.found and state.budget.effort != 0:
+        exact.run(state, share)
+
+
+def _robust(state: PartsSearch) -> FoundLanes:
+    """Of the lanes found those whose mean value is least when every duration varies."""
+    numerator, denominator = state.problem.spec.jitter
+    seed = (state.budget.seed * 6151 + 77) % 2147483646 + 1
+    samples = []
+    for _ in range(SAMPLES):
+        ticks = []
+        for own in state.instance.ticks:
+            seed = seed * 48271 % 2147483647
+            part = 2 * (seed % 10_001) - 10_000
+            ticks.append(own * (10_000 * denominator + numerator * part) // denominator)
+        samples.append(replace(state.instance, ticks=ticks, holdings=[]))
+
+    def mean(one: FoundLanes) -> int:
+        timed = [clock(sample, one.lanes) for sample in samples]
+        return sum(t.span if state.span else t.makespan for t in timed if t is not None)
+
+    return min(state.found.values(), key=mean)
+
+
+ENGINES: tuple[tuple[str, Callable[[PartsSearch, float], None], float], ...] = (
+    ("library", _library, 1.0),
+    ("list", _lists, 1.0),
+    ("anneal", _anneal, 0.2),
+    ("cpsat", _exact, 0.5),
+    ("anneal", _anneal, 1.0),
+)
+"""The engines in the order that pays, each with its share of what is left then."""
