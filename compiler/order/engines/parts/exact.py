@@ -45,8 +45,7 @@ def _model(m: Any, instance: PartsInstance, least: int, most: int) -> list[Any]:
     starts = [m.new_int_var(0, most - ticks, "") for ticks in instance.ticks]
     rows: list[list[Any]] = [[] for _ in range(instance.lanes)]
     for i, ticks in enumerate(instance.ticks):
-        if ticks:
-            rows[instance.lane[i]].append(m.new_fixed_size_interval_var(starts[i], ticks, ""))
+        rows[instance.lane[i]].append(m.new_fixed_size_interval_var(starts[i], ticks, ""))
         for j, lag in instance.before[i]:
             m.add(starts[i] >= starts[j] + instance.ticks[j] + lag)
         if not instance.after[i]:
