@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from stretto.compiler.bounds.microbatch_order import ancestors
+from stretto.compiler.bounds.parts.feasible import feasible_parts
 from stretto.compiler.bounds.relaxation import OpKey, Relaxation, complete, relax
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.problem import Problem
@@ -35,6 +36,9 @@ def feasible(problem: Problem) -> None:
     Raises `Rejected`: one diagnostic (`limit-too-small`) for each `limit` that is too small."""
     spec = problem.spec
     if not any(spec.limits):
+        return
+    if spec.streams:
+        feasible_parts(problem)
         return
     relaxed = relax(spec)
     short: dict[int, list[tuple[int, MemoryNeed]]] = {}

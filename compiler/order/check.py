@@ -1,20 +1,11 @@
 """Order → what it comes to, by operations and edges alone: nothing here knows of op classes or
 sequences, so that whatever an engine made is checked by something that it does not share."""
 
-from dataclasses import dataclass
-
 from stretto.compiler.order import Order
+from stretto.compiler.order.check_parts import check_parts
 from stretto.compiler.order.earliest_start import earliest
 from stretto.compiler.order.kernels.instance import NO_LIMIT
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Ticks of the makespan and of the span; grains at the peak, per rank."""
-
-    makespan: int
-    span: int
-    peaks: tuple[int, ...]
+from stretto.compiler.order.outcome import Outcome
 
 
 def check(order: Order) -> Outcome:
@@ -22,6 +13,8 @@ def check(order: Order) -> Outcome:
     can never finish, does not keep to what was written, or breaks a memory limit."""
     problem = order.problem
     spec = problem.spec
+    if spec.streams:
+        return check_parts(order)
     seen = [0] * len(problem.operations)
     peaks = [0] * spec.ranks
     for lane in order.lanes:

@@ -14,6 +14,7 @@ from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.order.cache import Remembered, recall, remember
 from stretto.compiler.order.check import check
+from stretto.compiler.order.engines.parts.search import search_parts
 from stretto.compiler.order.engines.restarts import robust
 from stretto.compiler.order.engines.table import ENGINES, SearchStep, engine, phases
 from stretto.compiler.order.kernels.instance import instance_of
@@ -28,6 +29,8 @@ def search(problem: Problem, budget: Budget) -> Order:
     """The best Order that the budget allows. Raises `LookupError` if none was found at all, or for
     an engine that there is not, and `KeyboardInterrupt` where the Budget's `interrupted` does not
     take it."""
+    if problem.spec.streams:
+        return search_parts(problem, budget)
     began = monotonic()
     if budget.engine is not None:
         budget = replace(budget, engine=engine(budget.engine).name)

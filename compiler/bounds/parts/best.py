@@ -34,7 +34,8 @@ def _makespans(graph: PartsGraph) -> Iterator[Bound]:
     head, tail = graph.heads(), graph.tails()
     chains = rank_chains(graph)
     for _ in range(ROUNDS):
-        if not any([raise_heads(graph, chain, head, tail) for chain in chains]):
+        raised = [raise_heads(graph, chain, head, tail) for chain in chains]
+        if not any(raised):
             break
         head, tail = graph.heads(head), graph.tails(tail)
     yield _path(graph, head, tail)

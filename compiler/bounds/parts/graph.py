@@ -12,13 +12,13 @@ the number of micro-batches all of whose ends have come, and the least of the nu
 the new names give, is no less than the number of micro-batches that are in all of them. ∎
 Hence each part of micro-batch i ends before that of i + 1 starts (B2).
 
-B3 for parts. Let X be a part that takes memory and Y one that helps to free some, of one pipeline on
-one rank with limit L, and let x ≼ y mean that edges within a micro-batch lead from x to y, or x = y.
-Then X of i + K starts only after Y of i has ended, for the least K with (K + 1) · held > L or
-K · held + own > L, where `held` is taken by some x ≼ X and freed only after some y ≽ Y has ended,
-and `own` is taken by some x ≼ X and freed only after some y ≽ X has ended. Proof. Say Y of i has not
-ended when X of i + K starts. Then, by B2, Y of none of i … i + K has ended, and X of all of them has
-started: each holds `held`, and the last one `own`. ∎
+B3 for parts. Let X be a part that takes memory and Y one that helps to free some, of one pipeline
+on one rank with limit L, and let x ≼ y mean that edges within a micro-batch lead from x to y, or
+x = y. Then X of i + K starts only after Y of i has ended, for the least K with (K + 1) · held > L
+or K · held + own > L, where `held` is taken by some x ≼ X and freed only after some y ≽ Y has
+ended, and `own` is taken by some x ≼ X and freed only after some y ≽ X has ended. Proof. Say Y of i
+has not ended when X of i + K starts. Then, by B2, Y of none of i … i + K has ended, and X of all of
+them has started: each holds `held`, and the last one `own`. ∎
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from stretto.compiler.problem.problem import EdgeKind, Problem
-from stretto.compiler.problem.spec import NONE, Operation, Spec
+from stretto.compiler.problem.spec import Spec
 from stretto.compiler.problem.topological import topological
 
 PartEdge = tuple[int, int, int]
@@ -103,9 +103,7 @@ def parts_graph(problem: Problem) -> PartsGraph:
     alike = alike_microbatches(problem.spec, fixed)
     own = [
         (a, b, lag)
-        for a, b, lag, why in zip(
-            problem.tail, problem.head, problem.lag, problem.why, strict=True
-        )
+        for a, b, lag, why in zip(problem.tail, problem.head, problem.lag, problem.why, strict=True)
         if fixed or why != EdgeKind.ORDER
     ]
     graph = PartsGraph(problem, alike, own + _in_turn(problem, alike))
@@ -166,7 +164,7 @@ def memory_edges(graph: PartsGraph) -> list[PartEdge]:
     problem = graph.problem
     if not problem.spec.limits:
         return []
-    upto = _upto(graph)
+    upto = upto_of(graph)
     index = {operation: i for i, operation in enumerate(problem.operations)}
     pieces: dict[tuple[int, int], list[MemoryPiece]] = {}
     for grains, taken_by, freed_by in problem.holdings:
@@ -197,8 +195,9 @@ def _distances(
     found: list[tuple[int, int]] = []
     ends = {y for piece in own for y in piece.freed_by}
     for y in sorted(ends, key=lambda y: -upto[y].bit_count()):
-        held = sum(one.grains for one in own if _before(upto, one.taken_by, x) and _frees(upto, y, one))
-        new = sum(one.grains for one in own if _before(upto, one.taken_by, x) and _frees(upto, x, one))
+        taken = [one for one in own if _before(upto, one.taken_by, x)]
+        held = sum(one.grains for one in taken if _frees(upto, y, one))
+        new = sum(one.grains for one in taken if _frees(upto, x, one))
         if not held:
             continue
         distance = min(limit // held, (limit - new) // held + 1)
@@ -217,7 +216,7 @@ def _frees(upto: dict[int, int], y: int, piece: MemoryPiece) -> bool:
     return any(_before(upto, y, z) for z in piece.freed_by)
 
 
-def _upto(graph: PartsGraph) -> dict[int, int]:
+def upto_of(graph: PartsGraph) -> dict[int, int]:
     """By operation of micro-batch 0 those of micro-batch 0 that lead to it, and itself, as bits."""
     operations = graph.problem.operations
     first = [i for i in graph.sequence if not operations[i].microbatch]
@@ -227,8 +226,3 @@ def _upto(graph: PartsGraph) -> dict[int, int]:
             if j in number:
                 number[i] |= number[j]
     return number
-
-
-def name(operation: Operation) -> Operation:
-    """The part that it is, of whichever micro-batch."""
-    return operation._replace(microbatch=NONE)

@@ -8,10 +8,10 @@ rank, of whichever stage, link₍ₘ₎, and let it count with the least ticks t
   of the step is no nearer than the m-th largest of their tails;
 - where every operation of link b has an edge from its own of link a, b₍ₘ₎ starts after a₍ₘ₎ has
   ended, and the lag with it; and link₍ₘ₎ after link₍ₘ₋₁₎ has ended;
-- the first part of F₍ₘ₎ starts after Y₍ₘ₋ₖ₎ has ended, for every Y that helps to free memory and the
-  least K with (K + 1) · held > L or K · held + own > L, where `held` is the least that a
-  micro-batch of a stage holds from the first part of its F to the end of Y, and `own` the least that
-  it takes with the first part of its F.
+- the first part of F₍ₘ₎ starts after Y₍ₘ₋ₖ₎ has ended, for every Y that helps to free memory and
+  the least K with (K + 1) · held > L or K · held + own > L, where `held` is the least that a
+  micro-batch of a stage holds from the first part of its F to the end of Y, and `own` the least
+  that it takes with the first part of its F.
 
 Proof. When b₍ₘ₎ starts, m of b have started, each after its own of a has ended: m of a have, the
 last of which is no earlier than a₍ₘ₎. Two of one link run on one stream. When the m-th F starts, m
@@ -25,8 +25,9 @@ single operations are raised in return, and others with them, round by round.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stretto.compiler.bounds.one_machine import JacksonJob
 from stretto.compiler.bounds.parts.graph import PartsGraph
-from stretto.compiler.problem.spec import NONE, Kind
+from stretto.compiler.problem.spec import Kind
 
 RankLink = tuple[Kind, int]
 """A kind and a part."""
@@ -193,7 +194,9 @@ def raise_heads(graph: PartsGraph, chain: RankChain, head: list[int], tail: list
     return changed
 
 
-def chain_jobs(chain: RankChain, head: Sequence[int], tail: Sequence[int], stream: int) -> list:
+def chain_jobs(
+    chain: RankChain, head: Sequence[int], tail: Sequence[int], stream: int
+) -> list[JacksonJob]:
     """The jobs of one stream, counted so: head, ticks, tail."""
     heads, tails = chain.heads(head), chain.tails(tail)
     return [
@@ -202,6 +205,3 @@ def chain_jobs(chain: RankChain, head: Sequence[int], tail: Sequence[int], strea
         if chain.stream[k] == stream
         for m in range(chain.many)
     ]
-
-
-NOBODY = NONE

@@ -34,7 +34,9 @@ def stream_bound(
     spec = graph.problem.spec
     whole = all_jobs(jobs)
     group = whole if whole.value == value else critical_set(jobs)
-    of = "all its parts" if len(group.jobs) == len(own) else f"{len(group.jobs)} of {len(own)} parts"
+    of = (
+        "all its parts" if len(group.jobs) == len(own) else f"{len(group.jobs)} of {len(own)} parts"
+    )
     work, first, last = (
         Fraction(ticks, spec.time_unit) for ticks in (group.ticks, group.head, group.tail)
     )

@@ -50,9 +50,7 @@ def window_bound(
     first = min(head[i] for i in backwards)
     last = min(tail[i] for i in trained if operations[i].kind == "F")
     work = sum(graph.ticks[i] for i in own)
-    free = sum(
-        graph.ticks[i] for i in own if spec.pipelines[operations[i].pipeline].forward_only
-    )
+    free = sum(graph.ticks[i] for i in own if spec.pipelines[operations[i].pipeline].forward_only)
     limit = spec.limits[rank] if spec.limits else None
     room = limit.grains if limit else None
     before = free + most(_starts(graph, lane), room)

@@ -117,6 +117,8 @@ NAMES = tuple(engine.name for engine in ENGINES)
 PUBLISHED = frozenset(
     (
         "chimera",
+        "deepseek_v3",
+        "deepseek_v3_v",
         "dualpipe",
         "dualpipe_v",
         "eager_1f1b",
@@ -126,6 +128,7 @@ PUBLISHED = frozenset(
         "interleaved_1f1b",
         "interleaved_zero_bubble",
         "looped_bfs",
+        "moe_1f1b",
         "one_f_one_b",
         "zb_h1",
         "zb_h2",

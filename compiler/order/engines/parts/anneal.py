@@ -3,6 +3,7 @@ those on a longest path. `PartsInstance` and lanes in, better lanes out."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from stretto.compiler.order.engines.parts.instance import UNLIMITED, Lanes, PartsInstance, clock
 from stretto.compiler.order.kernels.annealing import Cooling
@@ -42,10 +43,10 @@ def part_arrays(instance: PartsInstance) -> PartArrays:
             frees[i].append(h)
     most = [-1] * instance.lanes
     limit = [-1] * instance.ranks
-    for h in instance.holdings:
-        rank = instance.rank(h.taken_by)
+    for holding in instance.holdings:
+        rank = instance.rank(holding.taken_by)
         if instance.one_lane[rank]:
-            most[instance.lane[h.taken_by]] = instance.limit[rank]
+            most[instance.lane[holding.taken_by]] = instance.limit[rank]
         elif instance.limit[rank] < UNLIMITED:
             limit[rank] = instance.limit[rank]
     before_at, before = _rows([[i for i, _ in row] for row in instance.before])
@@ -80,7 +81,7 @@ def part_arrays(instance: PartsInstance) -> PartArrays:
 
 
 def _rows(rows: Iterable[Sequence[int]]) -> tuple[list[int], list[int]]:
-    at, flat = [0], []
+    at, flat = [0], list[int]()
     for row in rows:
         flat.extend(row)
         at.append(len(flat))
@@ -123,4 +124,4 @@ def annealed(instance: PartsInstance, arrays: PartArrays, lanes: Lanes, run: Par
     anneal_parts(arrays, words, cooling, run.eager, REACH, mixed, run.enough)
     first = [int(p) for p in arrays.first]
     flat = [int(i) for i in words.best]
-    return [flat[a:b] for a, b in zip(first, first[1:], strict=False)]
+    return [flat[a:b] for a, b in pairwise(first)]

@@ -74,8 +74,8 @@ def _memory(m: Any, instance: PartsInstance, starts: list[Any], most: int) -> No
         rows[instance.rank(taken_by)].append((held, grains))
     for rank, row in enumerate(rows):
         if row:
-            held, grains = zip(*row, strict=True)
-            m.add_cumulative(held, grains, instance.limit[rank])
+            held = [one for one, _ in row]
+            m.add_cumulative(held, [grains for _, grains in row], instance.limit[rank])
 
 
 def _lanes(instance: PartsInstance, start: list[int]) -> Lanes:

@@ -4,7 +4,9 @@ them. A *lane* is one stream of one rank: lane = rank · streams + stream."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
+from stretto.compiler.bounds.parts.graph import alike_microbatches
 from stretto.compiler.order import Order, RankOrder
 from stretto.compiler.problem.problem import Holding, Problem
 from stretto.compiler.problem.spec import NONE
@@ -91,29 +93,12 @@ def parts_instance(problem: Problem) -> PartsInstance:
     )
 
 
-def alike(problem: Problem) -> list[bool]:
-    """By pipeline whether its micro-batches are alike, so that each part may run them by index:
-    no cost of a single one, no rule, no written order. Pipelines that feed each other stand or fall
-    together."""
-    spec = problem.spec
-    job = list(range(len(spec.pipelines)))
-    for p, line in enumerate(spec.pipelines):
-        for feed in line.feeds:
-            old, new = job[feed.pipeline], job[p]
-            job = [new if one == old else one for one in job]
-    unlike = {job[o.pipeline] for o, _ in spec.exceptions}
-    for rule in spec.rules:
-        unlike |= {job[rule.later.pipeline], job[rule.earlier.pipeline]}
-    unlike |= {job[o.pipeline] for row in spec.written for unit in row for o in unit.operations}
-    return [one not in unlike for one in job]
-
-
 def _kin(problem: Problem) -> list[int]:
-    fifo = alike(problem)
+    alike = alike_microbatches(problem.spec)
     known: dict[tuple[str, int, int, int], int] = {}
     return [
         known.setdefault((o.kind, o.pipeline, o.stage, o.part), len(known))
-        if fifo[o.pipeline]
+        if alike[o.pipeline]
         else NONE
         for o in problem.operations
     ]
@@ -138,7 +123,7 @@ def clock(instance: PartsInstance, lanes: Sequence[Sequence[int]]) -> PartsClock
     waits = [len(row) for row in instance.before]
     last: list[int] = [NONE] * instance.size
     for row in lanes:
-        for a, b in zip(row, row[1:], strict=False):
+        for a, b in pairwise(row):
             heads[a].append(b)
             waits[b] += 1
             last[b] = a

@@ -2,28 +2,32 @@
 first, so that nothing found is worse, then list schedules, CP-SAT where a proof is in reach, and
 annealing with what is left."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import monotonic
 
+from stretto.compiler.bounds.bound import bound
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget, SearchProgress
+from stretto.compiler.order.cache import Remembered, recall, remember
+from stretto.compiler.order.check import check
 from stretto.compiler.order.engines.parts import exact
 from stretto.compiler.order.engines.parts.anneal import PartsRun, annealed
 from stretto.compiler.order.engines.parts.dispatch import dispatched, in_turn, lanes_of
 from stretto.compiler.order.engines.parts.instance import (
     Lanes,
-    PartsInstance,
     clock,
     order_of_lanes,
-    parts_instance,
 )
 from stretto.compiler.order.engines.parts.starts import starts
 from stretto.compiler.order.engines.parts.state import FoundLanes, PartsSearch, parts_search
+from stretto.compiler.order.engines.table import engine
 from stretto.compiler.order.kernels.jit import fast, kept
 from stretto.compiler.order.search_state import SearchDone
 from stretto.compiler.problem.problem import Problem
+from stretto.compiler.problem.spec import Operation
 
 CHAINS = 2
 """Runs side by side, whatever the machine has: a seed means the same everywhere."""
@@ -35,17 +39,21 @@ SAMPLES = 12
 """Choices of durations by which orders are compared under jitter."""
 
 
-def search_parts(problem: Problem, budget: Budget, bound: int) -> Order:
-    """The best Order that the budget allows; no value is below `bound` (ticks). Raises
-    `LookupError` if none was found at all, and `KeyboardInterrupt` where the Budget's `interrupted`
-    does not take it."""
-    instance = parts_instance(problem)
-    state = parts_search(problem, instance, budget, bound)
+def search_parts(problem: Problem, budget: Budget) -> Order:
+    """The best Order that the budget allows. Raises `LookupError` if none was found at all,
+    `Rejected` for an engine that does not know parts (`no-order`), and `KeyboardInterrupt` where
+    the Budget's `interrupted` does not take it."""
+    began = monotonic()
+    budget = replace(budget, engine=_engine(problem, budget.engine))
+    least = bound(problem)
+    state = parts_search(problem, budget, least.ticks)
+    old = recall(problem, budget)
     try:
-        _warm(state)
-        for name, engine, share in ENGINES:
-            if budget.engine in (None, name) or name in ("library", "list"):
-                engine(state, share if budget.engine is None else 1.0)
+        if old is not None and sorted(old.sequence) == list(range(state.instance.size)):
+            state.submit(lanes_of(state.instance, old.sequence), old.engine)
+        if not state.found or old is None or old.seconds < budget.seconds:
+            _warm(state)
+            _run(state, ENGINES)
     except SearchDone:
         pass
     except KeyboardInterrupt:
@@ -53,7 +61,68 @@ def search_parts(problem: Problem, budget: Budget, bound: int) -> Order:
     if not state.found:
         raise LookupError("no order was found")
     best = _robust(state) if problem.spec.jitter[0] else state.best
-    order = order_of_lanes(problem, instance, best.lanes, best.engine)
+    seconds = budget.seconds
+    if state.interrupted:
+        seconds = max(monotonic() - began, old.seconds if old is not None else 0.0)
+    same = not state.interrupted or budget.effort is None  # an effort means the same everywhere
+    if same and state.proven <= least.ticks:  # what was proved is not kept, and must not get lost
+        flat = [i for row in best.lanes for i in row]
+        remember(problem, budget, Remembered(flat, best.engine, min(seconds, budget.seconds)))
+    return replace(_checked(state, best), bound=least)
+
+
+def improve_parts(
+    problem: Problem, start: Sequence[Sequence[Operation]], budget: Budget
+) -> Order | None:
+    """The best Order that a short search finds from `start`, the parts of every rank in one
+    sequence; None if there is none. Raises `KeyboardInterrupt`."""
+    state = parts_search(problem, budget, bound(problem).ticks)
+    index = {operation: i for i, operation in enumerate(problem.operations)}
+    try:
+        _warm(state)
+        given = [index[o] for row in start for o in row if o in index]
+        state.submit(lanes_of(state.instance, given), "start")
+        _run(state, [step for step in ENGINES if step.name != "cpsat"])
+    except SearchDone:
+        pass
+    return _checked(state, state.best) if state.found else None
+
+
+def _engine(problem: Problem, name: str | None) -> str | None:
+    """The full name of the only engine asked for. Raises `Rejected`."""
+    if name is None:
+        return None
+    chosen, known = engine(name).name, list(dict.fromkeys(step.name for step in ENGINES))
+    if chosen in known:
+        return chosen
+    spec = problem.spec
+    raise Rejected(
+        [
+            Diagnostic(
+                code="no-order",
+                message=f"the engine `{chosen}` does not know stages that are cut into parts",
+                labels=(Label(spec.spans[spec.pipelines[0].at]),),
+                help=f"leave `--engine` out, or choose one of {', '.join(known)}",
+            )
+        ]
+    )
+
+
+def _run(state: PartsSearch, steps: Iterable["PartsStep"]) -> None:
+    """Run the chosen engine and those that it starts from, or all. Raises `SearchDone` when what
+    was found is good enough."""
+    only = state.budget.engine
+    for step in steps:
+        if only in (None, step.name) or step.name in ("library", "list"):
+            step.run(state, step.share if only is None else 1.0)
+
+
+def _checked(state: PartsSearch, best: FoundLanes) -> Order:
+    """The Order, timed by what shares nothing with the engines."""
+    order = order_of_lanes(state.problem, state.instance, best.lanes, best.engine)
+    outcome = check(order)
+    if (outcome.span if state.span else outcome.makespan) != best.value:
+        raise RuntimeError("two ways to time an order disagree")
     return replace(order, proven=state.proven)
 
 
@@ -65,8 +134,10 @@ def _warm(state: PartsSearch) -> None:
     if state.budget.progress is not None and not kept():
         words = "compiling the loops of the search, once on this machine"
         state.budget.progress(SearchProgress(words, 0, state.bound, state.budget.seconds))
-    sequence = in_turn(state.instance, _turn(state.instance))
-    annealed(state.instance, state.arrays, lanes_of(state.instance, sequence), PartsRun(1, 1, 1))
+    sequence = in_turn(state.instance, range(state.instance.size))
+    annealed(
+        state.instance, state.arrays, lanes_of(state.instance, sequence), PartsRun(1, 1.0, 1.0)
+    )
     state.deadline += monotonic() - began
 
 
@@ -77,12 +148,6 @@ def _library(state: PartsSearch, share: float) -> None:
     """Submit every published order that fits."""
     for number, (name, lanes) in enumerate(starts(state.problem)):
         state.submit(lanes, name, number)
-
-
-def _turn(instance: PartsInstance) -> list[int]:
-    """Operations in the sequence in which the Problem's pipelines take turns, micro-batch by
-    micro-batch."""
-    return list(range(instance.size))
 
 
 def _lists(state: PartsSearch, share: float) -> None:
@@ -201,11 +266,20 @@ def _robust(state: PartsSearch) -> FoundLanes:
     return min(state.found.values(), key=mean)
 
 
-ENGINES: tuple[tuple[str, Callable[[PartsSearch, float], None], float], ...] = (
-    ("library", _library, 1.0),
-    ("list", _lists, 1.0),
-    ("anneal", _anneal, 0.2),
-    ("cpsat", _exact, 0.5),
-    ("anneal", _anneal, 1.0),
+@dataclass(frozen=True, slots=True)
+class PartsStep:
+    """Run an engine, by its name in plans, with a share of what is left then."""
+
+    name: str
+    run: Callable[[PartsSearch, float], None]
+    share: float = 1.0
+
+
+ENGINES = (
+    PartsStep("library", _library),
+    PartsStep("list", _lists),
+    PartsStep("anneal", _anneal, 0.1),
+    PartsStep("cpsat", _exact, 0.3),
+    PartsStep("anneal", _anneal),
 )
-"""The engines in the order that pays, each with its share of what is left then."""
+"""The engines in the order that pays."""

@@ -14,9 +14,9 @@ from functools import partial
 from msgspec.structs import replace
 
 from stretto.compiler.order.engines.parts.instance import Lanes
-from stretto.compiler.order.engines.published import OpUnit, published_schedules
+from stretto.compiler.order.engines.published import published_schedules
 from stretto.compiler.order.engines.published.placement import placement_of, ranks_of
-from stretto.compiler.order.engines.published.writer import RankWriter, cut
+from stretto.compiler.order.engines.published.writer import OpUnit, RankWriter, cut
 from stretto.compiler.order.kernels.instance import SearchInstance, instance_of
 from stretto.compiler.order.kernels.op_classes import backward_of, forward_of, kind_of, stage_of
 from stretto.compiler.problem.expand import expand

@@ -6,7 +6,12 @@ from time import monotonic
 
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.order.engines.parts.anneal import part_arrays
-from stretto.compiler.order.engines.parts.instance import Lanes, PartsInstance, clock
+from stretto.compiler.order.engines.parts.instance import (
+    Lanes,
+    PartsInstance,
+    clock,
+    parts_instance,
+)
 from stretto.compiler.order.engines.parts.mirror import Mirror, mirror_of
 from stretto.compiler.order.kernels.part_words import PartArrays
 from stretto.compiler.order.search_state import WORK, SearchDone
@@ -105,10 +110,9 @@ class PartsSearch:
         self.budget.interrupted()
 
 
-def parts_search(
-    problem: Problem, instance: PartsInstance, budget: Budget, bound: int
-) -> PartsSearch:
+def parts_search(problem: Problem, budget: Budget, bound: int) -> PartsSearch:
     """A search that has found nothing yet; `bound` in ticks."""
+    instance = parts_instance(problem)
     mirror = mirror_of(problem, instance)
     return PartsSearch(
         problem,
