@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from stretto.compiler.order.kernels.annealing import Cooling, copy, heat, threshold
 from stretto.compiler.order.kernels.arrays import Ints
-from stretto.compiler.order.kernels.jit import compiled, part
+from stretto.compiler.order.kernels.jit import compiled
 from stretto.compiler.order.kernels.moves import draw
 
 
@@ -71,7 +71,7 @@ class PartWords(NamedTuple):
     random: Ints
 
 
-@part
+@compiled
 def ready(s: PartArrays, w: PartWords, times: Ints, z: int) -> int:
     """When z can start, where the others start at these times."""
     t = 0
@@ -87,7 +87,7 @@ def ready(s: PartArrays, w: PartWords, times: Ints, z: int) -> int:
     return int(t)
 
 
-@part
+@compiled
 def left(s: PartArrays, w: PartWords, z: int) -> int:
     """The longest path from the start of z to the end."""
     t = 0
