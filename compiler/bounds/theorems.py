@@ -129,6 +129,27 @@ THEOREMS = (
         asked="beside",
         find=collectives.find,
     ),
+    Theorem(
+        "B10",
+        "parts.streams",
+        "B1 for each stream of a rank, with index order and memory edges for single parts (B0, B2 "
+        "and B3 of `parts.graph`), raised by B12",
+        "where stages are cut into parts; of the theorems above none is asked there",
+    ),
+    Theorem(
+        "B11",
+        "parts.windows",
+        "B4 for each stream: before a rank's first backward part and after its last forward part a "
+        "stream can only do what memory holds",
+        "where stages are cut into parts; says something with a limit",
+    ),
+    Theorem(
+        "B12",
+        "parts.rank_as_chain",
+        "B8 for parts: all stages of a rank count as one chain of parts, the m-th of each part of "
+        "all of them after the m-th of the part before, and the m-th forward after what makes room",
+        "where stages are cut into parts, on ranks with several stages of equal chains",
+    ),
 )
 
 

@@ -14,7 +14,7 @@ from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.order.cache import Remembered, recall, remember
 from stretto.compiler.order.check import check
-from stretto.compiler.order.engines.parts.search import search_parts
+from stretto.compiler.order.engines.parts.search import improve_parts, search_parts
 from stretto.compiler.order.engines.restarts import robust
 from stretto.compiler.order.engines.table import ENGINES, SearchStep, engine, phases
 from stretto.compiler.order.kernels.instance import instance_of
@@ -74,6 +74,8 @@ def improve(
     """The best Order that a short search finds from `start`, the units of every rank in the order
     they run; None if there is none. What finds most in a short time: priority search where ranks
     have several stages, and annealing. Raises `KeyboardInterrupt`."""
+    if problem.spec.streams:
+        return improve_parts(problem, [[o for unit in row for o in unit] for row in start], budget)
     instance = instance_of(problem)
     state = start_search(instance, budget, bound(problem).ticks)
     warm(state)

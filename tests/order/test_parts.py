@@ -96,9 +96,9 @@ def test_one_rank_takes_the_larger_load_per_microbatch(costs: str) -> None:
 # ---------------------------------------------------------------------------- of all kinds
 
 
-def judged(seed: int) -> int | None:
+def judged(seed: int, operations: int = 16) -> int | None:
     """The ticks above the optimum of all orders, for a random instance; None where none exists."""
-    problem = expand(random_parts(Random(seed), 16))
+    problem = expand(random_parts(Random(seed), operations))
     least = least_makespan(problem)
     try:
         order = arrange(problem, Budget(effort=4, seed=seed))
@@ -122,7 +122,7 @@ def test_random_instances_of_all_kinds_are_solved() -> None:
 
 @pytest.mark.full
 def test_many_random_instances_of_all_kinds_are_solved() -> None:
-    above = [judged(seed) for seed in range(1000, 1600)]
+    above = [judged(seed, 12) for seed in range(1000, 1400)]
     assert sum(1 for ticks in above if ticks) <= 3
 
 

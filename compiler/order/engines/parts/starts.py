@@ -18,7 +18,13 @@ from stretto.compiler.order.engines.published import published_schedules
 from stretto.compiler.order.engines.published.placement import placement_of, ranks_of
 from stretto.compiler.order.engines.published.writer import OpUnit, RankWriter, cut
 from stretto.compiler.order.kernels.instance import SearchInstance, instance_of
-from stretto.compiler.order.kernels.op_classes import backward_of, forward_of, kind_of, stage_of
+from stretto.compiler.order.kernels.op_classes import (
+    backward_of,
+    forward_of,
+    kind_of,
+    stage_of,
+    weight_of,
+)
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.interleave import interleave
 from stretto.compiler.problem.problem import Problem
@@ -38,7 +44,7 @@ def starts(problem: Problem) -> Iterator[tuple[str, Lanes]]:
     whole = instance_of(expand(whole_stages(problem.spec)))
     writer = _PartsWriter(problem, whole)
     seen: set[tuple[tuple[int, ...], ...]] = set()
-    for name, ranks in (*published_schedules(whole), *_paired(whole)):
+    for name, ranks in (*published_schedules(whole, _WholeBackwards), *_paired(whole)):
         lanes = writer.lanes(ranks)
         key = tuple(map(tuple, lanes))
         if key not in seen:
@@ -94,7 +100,7 @@ def _paired(whole: SearchInstance) -> Iterator[tuple[str, list[list[OpUnit]]]]:
             written: list[list[OpUnit]] = [[] for _ in range(ranks)]
             for r, rank in enumerate(ranks_of(whole, line)):
                 ahead = ranks - 1 - r if chunks == 1 else 2 * (ranks - 1 - r) + (chunks - 1) * group
-                pen = RankWriter(whole)
+                pen = _WholeBackwards(whole)
                 visits = partial(_visits, line[r::ranks], group, many)
                 _in_pairs(pen, visits(False), visits(True), ahead + more)
                 written[rank] = cut(whole, pen.units)
@@ -122,6 +128,15 @@ def _in_pairs(pen: RankWriter, forward: list[int], backward: list[int], warmup: 
         pen.fb(f, b)
     for stage in backward[paired:]:
         pen.b(stage)
+
+
+class _WholeBackwards(RankWriter):
+    """Writes a backward that takes its weight gradient along as one unit: its parts alternate."""
+
+    def b(self, stage: int) -> None:
+        """The two as one unit."""
+        weight = (weight_of(stage),) if self.instance.count[weight_of(stage)] else ()
+        self.units.append((backward_of(stage), *weight))
 
 
 @dataclass(slots=True)
@@ -171,6 +186,8 @@ class _PartsWriter:
         parts = []
         for x in unit:
             kind = ("F", "I" if self.split else "B", "W")[kind_of(x)]
+            if kind == "W" and len(unit) == 2:
+                continue  # it went along
             if kind == "I" and len(unit) == 2:
                 kind = "B"
             seen = counts.setdefault(stage_of(x), _Counts([]))

@@ -28,15 +28,18 @@ def run(state: SearchState, share: float) -> None:
             state.submit(sequence, name)
 
 
-def published_schedules(instance: SearchInstance) -> Iterator[tuple[str, list[list[OpUnit]]]]:
-    """The name of every schedule that fits the placement, and the units of every rank."""
+def published_schedules(
+    instance: SearchInstance, pen: type[RankWriter] = RankWriter
+) -> Iterator[tuple[str, list[list[OpUnit]]]]:
+    """The name of every schedule that fits the placement, and the units of every rank, as `pen`
+    writes them."""
     placement = placement_of(instance)
     if placement is None:
         return
     for name, write in FAMILIES[placement.family](instance, placement.lines):
         ranks: list[list[OpUnit]] = [[] for _ in range(instance.ranks)]
         for place, rank in enumerate(ranks_of(instance, placement.lines[0])):
-            writer = RankWriter(instance)
+            writer = pen(instance)
             write(place, writer)
             ranks[rank] = cut(instance, writer.units)
         yield name, ranks
