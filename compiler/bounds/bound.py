@@ -34,6 +34,6 @@ def bound(problem: "Problem") -> Bound:
     from stretto.compiler.bounds.parts.best import parts_bound
 
     if problem.spec.streams:
-        return parts_bound(problem)
+        return Bound(*parts_bound(problem))
     found = best(bound_context(problem.spec))
     return Bound(found.ticks, found.reason(found.subject))

@@ -1,12 +1,11 @@
-"""Problem → Bound where stages are cut into parts: every theorem asked about every stream of every
+"""Problem → PartsFinding where stages are cut into parts: every theorem asked about every stream of every
 rank, the largest answer kept."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.bounds.one_machine import jackson
-from stretto.compiler.bounds.parts.graph import PartsGraph, parts_graph
+from stretto.compiler.bounds.parts.graph import PartsFinding, PartsGraph, parts_graph
 from stretto.compiler.bounds.parts.rank_as_chain import (
     chain_jobs,
     raise_heads,
@@ -21,16 +20,16 @@ ROUNDS = 12
 """How often ranks as chains may raise heads and tails."""
 
 
-def parts_bound(problem: Problem) -> Bound:
+def parts_bound(problem: Problem) -> PartsFinding:
     """The largest bound that is known of what the Spec minimizes, and why."""
     if not problem.operations:
-        return Bound(0, "there is nothing to do")
+        return PartsFinding(0, "there is nothing to do")
     graph = parts_graph(problem)
     found = _spans(graph) if problem.spec.minimize == "span" else _makespans(graph)
     return max(found, key=lambda one: one.ticks)
 
 
-def _makespans(graph: PartsGraph) -> Iterator[Bound]:
+def _makespans(graph: PartsGraph) -> Iterator[PartsFinding]:
     head, tail = graph.heads(), graph.tails()
     chains = rank_chains(graph)
     for _ in range(ROUNDS):
@@ -46,28 +45,28 @@ def _makespans(graph: PartsGraph) -> Iterator[Bound]:
         rank = graph.problem.rank[chain.own[0][0]]
         for stream, name in enumerate(graph.problem.spec.streams):
             value, _ = jackson(chain_jobs(chain, head, tail, stream))
-            yield Bound(
+            yield PartsFinding(
                 value,
                 f"rank {rank}, stream {name}: the work of all its stages, with the room that "
                 "memory leaves for them together",
             )
 
 
-def _path(graph: PartsGraph, head: Sequence[int], tail: Sequence[int]) -> Bound:
+def _path(graph: PartsGraph, head: Sequence[int], tail: Sequence[int]) -> PartsFinding:
     """The longest path."""
     whole = [h + t + q for h, t, q in zip(head, graph.ticks, tail, strict=True)]
     value = max(whole)
     on = [i for i, ticks in enumerate(whole) if ticks == value]
     first, last = min(on, key=head.__getitem__), min(on, key=tail.__getitem__)
     spec, operations = graph.problem.spec, graph.problem.operations
-    return Bound(
+    return PartsFinding(
         value,
         f"the longest chain, from `{show(spec, operations[first])}` "
         f"to `{show(spec, operations[last])}`",
     )
 
 
-def _spans(graph: PartsGraph) -> Iterator[Bound]:
+def _spans(graph: PartsGraph) -> Iterator[PartsFinding]:
     """What every stream of every rank needs, between the rank's first start and last end."""
     spec = graph.problem.spec
     for rank in sorted(set(graph.problem.rank)):
@@ -76,7 +75,7 @@ def _spans(graph: PartsGraph) -> Iterator[Bound]:
         tail = graph.tails(ends)
         own = [i for i, r in enumerate(graph.problem.rank) if r == rank]
         longest = max(graph.ticks[i] + tail[i] for i in own)
-        yield Bound(
+        yield PartsFinding(
             longest,
             f"rank {rank}: a chain of {Fraction(longest, spec.time_unit)} between two of its parts",
         )

@@ -24,6 +24,7 @@ them has started: each holds `held`, and the last one `own`. ∎
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import Spec
@@ -31,6 +32,13 @@ from stretto.compiler.problem.topological import topological
 
 PartEdge = tuple[int, int, int]
 """Operations of which the second starts so many ticks after the first has ended."""
+
+
+class PartsFinding(NamedTuple):
+    """A proven bound in ticks, and why, in the units of the file."""
+
+    ticks: int
+    reason: str
 
 
 @dataclass(frozen=True)

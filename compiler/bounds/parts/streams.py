@@ -19,14 +19,13 @@ path to the end of a part of this rank.
 from collections.abc import Sequence
 from fractions import Fraction
 
-from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.bounds.one_machine import all_jobs, critical_set, jackson
-from stretto.compiler.bounds.parts.graph import PartsGraph
+from stretto.compiler.bounds.parts.graph import PartsFinding, PartsGraph
 
 
 def stream_bound(
     graph: PartsGraph, lane: tuple[int, int], head: Sequence[int], tail: Sequence[int]
-) -> Bound:
+) -> PartsFinding:
     """The largest bound of one stream of one rank."""
     own = graph.lanes[lane]
     jobs = [(head[i], graph.ticks[i], tail[i]) for i in own]
@@ -40,7 +39,7 @@ def stream_bound(
     work, first, last = (
         Fraction(ticks, spec.time_unit) for ticks in (group.ticks, group.head, group.tail)
     )
-    return Bound(
+    return PartsFinding(
         value,
         f"rank {lane[0]}, stream {spec.streams[lane[1]]}: {work} of work ({of}) "
         f"after a head of {first} and before a tail of {last}",

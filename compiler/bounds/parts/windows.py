@@ -24,15 +24,14 @@ with it there could only be less. What is not trained may run in both windows.
 from collections.abc import Sequence
 from fractions import Fraction
 
-from stretto.compiler.bounds.bound import Bound
-from stretto.compiler.bounds.parts.graph import PartsGraph
+from stretto.compiler.bounds.parts.graph import PartsFinding, PartsGraph
 from stretto.compiler.bounds.window import MemoryItem, most
 from stretto.compiler.problem.spec import Stage
 
 
 def window_bound(
     graph: PartsGraph, lane: tuple[int, int], head: Sequence[int], tail: Sequence[int]
-) -> Bound:
+) -> PartsFinding:
     """The largest of the three bounds for one stream of one rank; 0 where the rank trains
     nothing."""
     problem, (rank, stream) = graph.problem, lane
@@ -46,7 +45,7 @@ def window_bound(
     ]
     backwards = [i for i in trained if operations[i].kind in "IB"]
     if not backwards:
-        return Bound(0, "")
+        return PartsFinding(0, "")
     first = min(head[i] for i in backwards)
     last = min(tail[i] for i in trained if operations[i].kind == "F")
     work = sum(graph.ticks[i] for i in own)
@@ -71,7 +70,7 @@ def window_bound(
         words.append(
             f"{Fraction(after, unit)} in the {Fraction(last, unit)} after its last forward"
         )
-    return Bound(
+    return PartsFinding(
         value,
         f"rank {rank}, stream {spec.streams[stream]}: of its work of {Fraction(work, unit)} "
         f"it can do only {' and '.join(words)}",
