@@ -1,5 +1,5 @@
-"""Problem → PartsFinding where stages are cut into parts: every theorem asked about every stream of every
-rank, the largest answer kept."""
+"""Problem → PartsFinding where stages are cut into parts: every theorem asked about every stream of
+every rank, the largest answer kept."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
