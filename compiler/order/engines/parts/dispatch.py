@@ -14,7 +14,7 @@ from stretto.compiler.order.engines.parts.instance import Lanes, PartsInstance
 from stretto.compiler.problem.topological import topological
 
 
-class _Memory:
+class _DispatchMemory:
     """What ranks hold while a schedule is made, and who takes memory next on each."""
 
     def __init__(self, instance: PartsInstance, base: Sequence[int]):
@@ -61,7 +61,7 @@ class _Memory:
 def dispatched(instance: PartsInstance, base: Sequence[int], priority: Sequence[int]) -> Lanes:
     """The lanes of a list schedule: of what is ready the operation with the least `priority`.
     What takes memory keeps the sequence of `base`."""
-    memory = _Memory(instance, base)
+    memory = _DispatchMemory(instance, base)
     waits = [len(row) for row in instance.before]
     due = [0] * instance.size
     lanes: Lanes = [[] for _ in range(instance.lanes)]
@@ -93,7 +93,7 @@ def dispatched(instance: PartsInstance, base: Sequence[int], priority: Sequence[
     return lanes
 
 
-def _first(ready: list[tuple[int, int]], memory: _Memory) -> int:
+def _first(ready: list[tuple[int, int]], memory: _DispatchMemory) -> int:
     """The first of what is ready that memory lets start; -1 where there is none."""
     kept = []
     found = -1
