@@ -22,8 +22,8 @@ from stretto.compiler.order.search import improve
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import Operation, Rule, Spec, Unit
-from tests.support.parts import COSTS, parts_spec
 from tests.support.lane_orders import lanes_of, least_makespan, makespan, most_held, planned
+from tests.support.parts import COSTS, parts_spec
 from tests.support.parts_targets import random_parts, target_spec, targets
 
 OPTIMA = [row for row in targets() if "status" in row]
