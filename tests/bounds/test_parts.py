@@ -8,17 +8,20 @@ from stretto.compiler.bounds.bound import bound
 from stretto.compiler.bounds.feasible import feasible
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.problem.expand import expand
-from tests.support.lane_orders import least_makespan
+from tests.support.lane_orders import TooManyOrders, least_makespan
 from tests.support.parts_targets import random_parts, target_spec, targets
 
-OPERATIONS = 16
+OPERATIONS = 15
 """Of random instances, all orders of which are tried."""
 
 
-def never_above(seed: int, operations: int = OPERATIONS) -> bool:
+def never_above(seed: int) -> bool:
     """Whether the instance has an order at all; then the bound is no more than its optimum."""
-    problem = expand(random_parts(Random(seed), operations))
-    least = least_makespan(problem)
+    problem = expand(random_parts(Random(seed), OPERATIONS))
+    try:
+        least = least_makespan(problem)
+    except TooManyOrders:
+        return False
     try:
         feasible(problem)
     except Rejected:
@@ -32,12 +35,12 @@ def never_above(seed: int, operations: int = OPERATIONS) -> bool:
 
 
 def test_no_bound_is_above_the_optimum_of_all_orders() -> None:
-    assert sum(never_above(seed) for seed in range(80)) > 60
+    assert sum(never_above(seed) for seed in range(40)) > 30
 
 
 @pytest.mark.full
 def test_no_bound_is_above_the_optimum_of_many_instances() -> None:
-    assert sum(never_above(seed, 12) for seed in range(100, 1500)) > 900
+    assert sum(never_above(seed) for seed in range(100, 400)) > 220
 
 
 @pytest.mark.parametrize("row", targets(), ids=lambda row: row["id"])

@@ -22,7 +22,14 @@ from stretto.compiler.order.search import improve
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import Operation, Rule, Spec, Unit
-from tests.support.lane_orders import lanes_of, least_makespan, makespan, most_held, planned
+from tests.support.lane_orders import (
+    TooManyOrders,
+    lanes_of,
+    least_makespan,
+    makespan,
+    most_held,
+    planned,
+)
 from tests.support.parts import COSTS, parts_spec
 from tests.support.parts_targets import random_parts, target_spec, targets
 
@@ -96,10 +103,14 @@ def test_one_rank_takes_the_larger_load_per_microbatch(costs: str) -> None:
 # ---------------------------------------------------------------------------- of all kinds
 
 
-def judged(seed: int, operations: int = 16) -> int | None:
-    """The ticks above the optimum of all orders, for a random instance; None where none exists."""
-    problem = expand(random_parts(Random(seed), operations))
-    least = least_makespan(problem)
+def judged(seed: int) -> int | None:
+    """The ticks above the optimum of all orders, for a random instance; None where none exists, or
+    there are too many to try."""
+    problem = expand(random_parts(Random(seed), 15))
+    try:
+        least = least_makespan(problem)
+    except TooManyOrders:
+        return None
     try:
         order = arrange(problem, Budget(effort=4, seed=seed))
     except Rejected:
@@ -116,13 +127,13 @@ def judged(seed: int, operations: int = 16) -> int | None:
 
 
 def test_random_instances_of_all_kinds_are_solved() -> None:
-    above = [judged(seed) for seed in range(40)]
+    above = [judged(seed) for seed in range(30)]
     assert [ticks for ticks in above if ticks] == []
 
 
 @pytest.mark.full
 def test_many_random_instances_of_all_kinds_are_solved() -> None:
-    above = [judged(seed, 12) for seed in range(1000, 1400)]
+    above = [judged(seed) for seed in range(1000, 1200)]
     assert sum(1 for ticks in above if ticks) <= 3
 
 

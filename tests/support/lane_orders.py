@@ -55,10 +55,18 @@ def most_held(problem: Problem, start: Sequence[int], rank: int) -> int:
     )
 
 
+STEPS = 20_000
+"""So many beginnings of orders are looked at, of an instance whose best order is asked for."""
+
+
+class TooManyOrders(Exception):
+    """The instance has more beginnings of orders than are looked at."""
+
+
 def least_makespan(problem: Problem) -> int | None:
     """The least makespan of any order that keeps to the limits at its planned times, micro-batches
     in any sequence: depth first over all ways to let some lane run next what it can, by start. None
-    where there is no order."""
+    where there is no order. Raises `TooManyOrders`."""
     spec, n = problem.spec, len(problem.operations)
     before: list[list[tuple[int, int]]] = [[] for _ in range(n)]
     after: list[list[tuple[int, int]]] = [[] for _ in range(n)]
@@ -112,6 +120,8 @@ def least_makespan(problem: Problem) -> int | None:
         if key in seen:
             return
         seen.add(key)
+        if len(seen) > STEPS:
+            raise TooManyOrders
         for i in range(n):
             if done >> i & 1 or not all(done >> j & 1 for j, _ in before[i]):
                 continue
