@@ -50,6 +50,12 @@ def add(parser: ArgumentParser) -> None:
         "--eval", action="store_true", help="draw the forwards of an evaluation, not the step"
     )
     parser.add_argument(
+        "--dialect",
+        choices=("compute_only", "compute_comms"),
+        help="dialect of torch-csv: computations alone, for which torch works out the messages "
+        "(default), or with all messages",
+    )
+    parser.add_argument(
         "--width",
         type=wide,
         metavar="COLUMNS",
@@ -63,10 +69,12 @@ def run(chosen: Namespace) -> int:
     if chosen.output is not None and outputs.is_stdout(chosen.output):
         chosen.output = None
     format = chosen.format or named(chosen.output or "")
+    if chosen.dialect and format != "torch-csv":
+        raise files.Unusable(f"--dialect is for `--format torch-csv`, and this is `{format}`")
     plan = load(chosen.file, chosen)
     name: ProgramName = "eval" if chosen.eval else step_of(plan)
     try:
-        picture = draw(plan, format, name, look(chosen))
+        picture = draw(plan, format, name, look(chosen), chosen.dialect)
     except Rejected as error:
         raise Refused(error.diagnostics, plan.sources) from None
     if chosen.output:

@@ -28,15 +28,23 @@ FORMATS = {
 }
 
 
-def draw(plan: Plan, format: str, name: ProgramName = "train", look: Look | None = None) -> str:
-    """The Program `name` of the plan in a format of the table. Raises `Rejected` where the format
-    cannot hold it."""
+def draw(
+    plan: Plan,
+    format: str,
+    name: ProgramName = "train",
+    look: Look | None = None,
+    dialect: str | None = None,
+) -> str:
+    """The Program `name` of the plan in a format of the table; `torch-csv` in one of its dialects.
+    Raises `Rejected` where the format cannot hold it."""
     from stretto.compiler.show.view import view  # with all that explains idle time
 
     module = import_module(f"{__name__}.{FORMATS[format][0]}")
     shown = view(plan, name)
     if format == "text":
         text: str = module.draw(shown, look or Look())
+    elif dialect is not None and format == "torch-csv":
+        text = module.draw(shown, dialect)
     else:
         text = module.draw(shown)
     return text

@@ -1,7 +1,8 @@
 """`show --format torch-csv`: the order as a CSV that `torch.distributed.pipelining` loads.
 
-The dialect is `compute_only`: row = rank of the pipeline's group, one computation per cell in the
-order they run, such as `2F0`; torch works out sends and receives by itself. An overlapped pair is
+A row is a rank of the pipeline's group, a cell what it does next, such as `2F0`. In the dialect
+`compute_only` these are computations, and torch works out sends and receives by itself; in
+`compute_comms` every message has its cell too (`torch_comms`). An overlapped pair is
 written as its two halves, since torch sends the F of its own `OVERLAP_F_B` only after the whole
 pair. torch checks little of what it loads, so what it cannot express, or would accept and compute
 wrongly, is refused here. All rules were tried on torch 2.13.
@@ -14,15 +15,23 @@ from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE, Spec, show
 from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.kinds import STYLES
+from stretto.compiler.show.torch_comms import Cell, with_messages
 from stretto.compiler.show.view import View
 
+DIALECTS = ("compute_only", "compute_comms")
 
-def draw(view: View) -> str:
-    """The CSV. Rejected where torch has no word for the schedule."""
+
+def draw(view: View, dialect: str = DIALECTS[0]) -> str:
+    """The CSV in a dialect. Rejected where torch has no word for the schedule."""
     reasons = [*inexpressible(view.spec), *unknown(view), *misordered(view)]
     if reasons:
         raise Rejected(reasons)
-    return "".join(",".join(cells(lane)) + "\n" for lane in view.lanes)
+    computed = [[*cells(lane)] for lane in view.lanes]
+    if dialect == "compute_comms":
+        rows = with_messages(view, computed)
+    else:
+        rows = [[f"{stage}{word}{m}" for word, stage, m in row] for row in computed]
+    return "".join(",".join(row) + "\n" for row in rows)
 
 
 def inexpressible(spec: Spec) -> Iterator[Diagnostic]:
@@ -38,6 +47,8 @@ def inexpressible(spec: Spec) -> Iterator[Diagnostic]:
         yield refused(
             f"`{first.name}` is forward-only, and there all have backwards", spec, first.at
         )
+    if spec.streams:
+        yield refused("stages are cut into parts, which it does not know", spec, first.at)
     if spec.slices:
         yield refused("micro-batches are cut into slices, which it does not know", spec, first.at)
 
@@ -82,7 +93,7 @@ def refused(why: str, spec: Spec, at: int) -> Diagnostic:
     )
 
 
-def cells(lane: tuple[Timed, ...]) -> Iterator[str]:
+def cells(lane: tuple[Timed, ...]) -> Iterator[Cell]:
     """The rank's operations. On stage 0 torch does all the work of I and W in W: where the W
     follows at once, the two are one B."""
     merged = False
@@ -93,4 +104,4 @@ def cells(lane: tuple[Timed, ...]) -> Iterator[str]:
             continue
         if kind == "I" and stage == 0 and following:
             merged = following.operation == bar.operation._replace(kind="W")
-        yield f"{stage}{STYLES['B' if merged else kind].torch}{microbatch}"
+        yield STYLES["B" if merged else kind].torch or "", stage, microbatch
