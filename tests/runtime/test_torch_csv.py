@@ -97,7 +97,7 @@ def trained(
         runtime._load_csv(str(file), format=dialect)  # type: ignore[arg-type]
     x, y = batch(microbatches)
     given: tuple[torch.Tensor, ...] = (x,) if 0 in own else ()
-    wanted = {"target": y} if len(place) - 1 in own else {}
+    wanted: dict[str, Any] = {"target": y} if len(place) - 1 in own else {}
     runtime.step(*given, **wanted)
     return named(own)
 
