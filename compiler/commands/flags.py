@@ -12,7 +12,7 @@ from stretto.compiler.order.engines.table import BY_NAME, NAMES
 
 NARROWEST = 40  # columns in which a text picture can still be read
 ONE_EACH = "one --set for each value"
-SYSTEMS = ("torch-csv",)
+SYSTEMS = ("torch-csv", "zero-bubble", "megatron", "dualpipe", "primus", "jaxpp")
 FILE = "a schedule or plan; `-` for standard input"
 
 

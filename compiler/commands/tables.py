@@ -74,7 +74,7 @@ def _source(name: str) -> Source:
 
 def _read(source: Source, chosen: Namespace) -> tuple[ImportedTable, Spec]:
     most = MOST_ACTIONS if chosen.max_ops is None else chosen.max_ops
-    table = READERS[chosen.system](source, most)
+    table = READERS[chosen.system](source, most, chosen.placement)
     sizes = TableSizes(chosen.ranks, chosen.microbatches, chosen.placement)
     return table, understood(table, sizes, most, schedule_name(source.name))
 

@@ -30,6 +30,11 @@ def placed(placement: PlacementWord, stage: int, ranks: int) -> int:
     return ranks - 1 - at if placement == "v" and turn % 2 else at
 
 
+def stage_of(placement: PlacementWord, chunk: int, rank: int, ranks: int) -> int:
+    """The stage that is the rank's chunk of this number, from 0."""
+    return chunk * ranks + (ranks - 1 - rank if placement == "v" and chunk % 2 else rank)
+
+
 def shape(table: ImportedTable, sizes: TableSizes) -> tuple[TableShape | None, list[Diagnostic]]:
     """The table's shape, and what is wrong with it; None where so much is that nothing further can
     be said."""

@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Source, Span
 from stretto.compiler.imports.cells import LONGEST, TableCell, cells, idle, lines
-from stretto.compiler.imports.table import COMPUTATIONS, ONCE, ImportedTable, TableAction, too_large
+from stretto.compiler.imports.table import (
+    COMPUTATIONS,
+    ONCE,
+    ImportedTable,
+    PlacementWord,
+    TableAction,
+    too_large,
+)
 from stretto.compiler.problem.spec import NONE
 
 WORDS = "F|I|B|W|UNSHARD|RESHARD|REDUCE_GRAD|SEND_F|RECV_F|SEND_B|RECV_B"
@@ -24,7 +31,7 @@ HELP = (
 )
 
 
-def read(source: Source, most: int) -> ImportedTable:
+def read(source: Source, most: int, placement: PlacementWord | None = None) -> ImportedTable:
     """The table of the text. What cannot be read is among its `faults`. Raises `Rejected`
     (`too-large`) where it has more than so many filled cells."""
     text, faults = source.text, []
