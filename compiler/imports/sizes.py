@@ -49,6 +49,9 @@ def shape(table: ImportedTable, sizes: TableSizes) -> tuple[TableShape | None, l
     place = tuple(tuple(_rank(votes[k, s]) for s in range(many)) for k, many in enumerate(stages))
     wrong += _elsewhere(table, place, sizes)
     batches = _microbatches(table, sizes)
+    if sizes.microbatches is not None and sum(batches) != sizes.microbatches:
+        what = f"the table has {sum(batches)} micro-batches over all its pipelines"
+        wrong.append(Diagnostic("table-size", f"{what}, and there are {sizes.microbatches}"))
     return TableShape(place, batches), wrong
 
 
