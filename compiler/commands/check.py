@@ -1,6 +1,7 @@
 """`stretto check FILE…`: parse to prove, and say what was proved."""
 
 from argparse import ArgumentParser, Namespace
+from fractions import Fraction
 
 from stretto.compiler.commands import files, load
 from stretto.compiler.commands.flags import FILE, add_inputs, add_messages, add_search, add_tables
@@ -14,7 +15,7 @@ from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import Send
 from stretto.compiler.proof.prove import ASSUMPTIONS, STREAM_ASSUMPTIONS
-from stretto.compiler.show.summary import Summary, figures, of_plan, step_of
+from stretto.compiler.show.summary import Summary, figures, of_plan, percent, step_of
 
 SEARCHES = ("time_limit", "effort", "gap", "engine")
 
@@ -63,6 +64,8 @@ def run(chosen: Namespace) -> int:
             rests.update(dict.fromkeys(STREAM_ASSUMPTIONS if streams else ASSUMPTIONS))
             if chosen.format in ("full", "concise"):
                 print(printable(proved(name, plan)))
+                if searches and chosen.system is not None:
+                    print(printable(shorter(plan, chosen)))
     report(found, sources, chosen.format)
     if chosen.assumptions and chosen.format in ("full", "concise"):
         print("What the proofs rest on:", *(rests or ASSUMPTIONS), sep="\n  - ")
@@ -73,7 +76,25 @@ def table(name: str, chosen: Namespace) -> Plan:
     """The proved Plan of another system's table."""
     from stretto.compiler.commands.tables import table_plan
 
+    if chosen.settings:
+        raise files.Unusable(f"`{name}` is a table: it has no parameters that --set could change")
     return table_plan(name, chosen)
+
+
+def shorter(plan: Plan, chosen: Namespace) -> str:
+    """What a better order of a table would gain, in a line."""
+    from stretto.compiler.commands.tables import better
+
+    found = of_plan(better(plan, load.searching(chosen)))
+    before = of_plan(plan)
+    a, b = Fraction(before.makespan), Fraction(found.makespan)
+    known = "optimal" if found.optimal else f"at most {percent(found.gap)} from optimal"
+    if b >= a:
+        return f"  the same placement and memory: no shorter order was found ({known})"
+    gain = f"makespan {found.makespan}, {percent(float(1 - b / a))} shorter ({known})"
+    return (
+        f"  the same placement and memory: {gain}; `stretto import --reorder` writes it as a file"
+    )
 
 
 def proved(name: str, plan: Plan) -> str:

@@ -20,6 +20,12 @@ def add(parser: ArgumentParser) -> None:
         metavar="N",
         help="refuse a table with more than N operations (default 1000000)",
     )
+    parser.add_argument(
+        "--reorder",
+        action="store_true",
+        help="leave the order out and limit every rank to the activations that it holds there: "
+        "the compiler looks for a better one",
+    )
     outputs.add_output(
         parser,
         "-o",
@@ -33,7 +39,7 @@ def run(chosen: Namespace) -> int:
     """Write the schedule file. Raises `Refused` where the table is wrong."""
     from stretto.compiler.commands.tables import schedule_text
 
-    source, known = schedule_text(chosen.file, chosen)
+    source, known = schedule_text(chosen.file, chosen, chosen.reorder)
     if chosen.output is None or outputs.is_stdout(chosen.output):
         sys.stdout.write(source.text)
     else:

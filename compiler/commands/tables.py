@@ -5,8 +5,10 @@ from argparse import Namespace
 from pathlib import Path
 from re import sub
 
+from msgspec.structs import replace
+
 from stretto.compiler.commands import files
-from stretto.compiler.commands.load import Refused
+from stretto.compiler.commands.load import Refused, from_schedule
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
@@ -20,7 +22,7 @@ from stretto.compiler.imports.understand import MOST_ACTIONS, understood
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.expand import expand
-from stretto.compiler.problem.spec import Spec
+from stretto.compiler.problem.spec import Limit, Spec
 
 LARGEST = 128 << 20  # bytes of a table
 
@@ -32,11 +34,24 @@ def table_plan(name: str, chosen: Namespace) -> Plan:
     try:
         table, spec = _read(source, chosen)
         expand(spec)  # a circle is told in the table's words, before anything else is
+        if chosen.costs:
+            text = Source(table_file(name), readable(spec))
+            return from_schedule(text, chosen, Budget(effort=0))
         if table.communicates:
             return plan_of(communicating(table, spec))
         return compile_spec(spec, Budget(effort=0))
     except Rejected as error:
         raise Refused(error.diagnostics, [source]) from None
+
+
+def better(plan: Plan, budget: Budget) -> Plan:
+    """The best order that the budget finds for the placement of a table's plan, in which no rank
+    holds more than it does there."""
+    program, claims = plan.programs["train"], plan.claims["train"]
+    limits = tuple(Limit(grains, 0) for grains in claims.activations)
+    ranks = program.spec.ranks
+    spec = replace(program.spec, written=(), order=("",) * ranks, limits=limits)
+    return compile_spec(spec, budget)
 
 
 def table_spec(name: str, chosen: Namespace) -> Spec:
@@ -51,16 +66,25 @@ def table_spec(name: str, chosen: Namespace) -> Spec:
         raise Refused(error.diagnostics, [source]) from None
 
 
-def schedule_text(name: str, chosen: Namespace) -> tuple[Source, str | None]:
+def schedule_text(name: str, chosen: Namespace, reorder: bool = False) -> tuple[Source, str | None]:
     """The text of a schedule file that says what the table does, under the name that it would
-    have, and which schedule of the library it is, if it is one."""
+    have, and which schedule of the library it is, if it is one. `reorder`: without the order, and
+    with the peaks that it has as limits. Raises `Refused` and `Unusable`."""
     spec = table_spec(name, chosen)
     known = recognised(spec)
     remarks = [f"From {one_line(Path(name).name)}, a table of {chosen.system}."]
     if known:
         remarks.append(f"This is the library's order: {known}")
-    file = Path(name).with_suffix(".pipe")
-    return Source(one_line(str(file)), readable(spec, remarks)), known
+    if reorder:
+        peaks = compile_spec(spec, Budget(effort=0)).claims["train"].activations
+        spec = replace(spec, limits=tuple(Limit(grains, 0) for grains in peaks))
+        remarks.append("Its order is left out: no rank may hold more than it did there.")
+    return Source(table_file(name), readable(spec, remarks, order=not reorder)), known
+
+
+def table_file(name: str) -> str:
+    """The name of the schedule file that says what a table does."""
+    return one_line(str(Path(name).with_suffix(".pipe")))
 
 
 def _source(name: str) -> Source:

@@ -46,6 +46,39 @@ def test_import_writes_a_schedule(stretto: Run, folder: Path) -> None:
     assert (code, out) == (0, (folder / "x.pipe").read_text())
 
 
+def test_a_better_order_is_told_and_written(stretto: Run, folder: Path) -> None:
+    """All forwards, then all backwards: with whole backwards there is nothing shorter."""
+    (folder / "t.csv").write_text(
+        "0F0,0F1,0F2,0F3,0B0,0B1,0B2,0B3\n1F0,1F1,1F2,1F3,1B0,1B1,1B2,1B3\n"
+    )
+    command = ("check", "--from", "torch-csv", "t.csv", "--effort", "50")
+    code, out, _ = stretto(*command)
+    assert code == 0 and "the same placement and memory: no shorter order" in out
+    (folder / "costs.pipe").write_text("cost F = 10 cost B = 22")
+    code, out, _ = stretto("check", "--from", "torch-csv", "t.csv", "--costs", "costs.pipe")
+    assert code == 0 and "makespan 160" in out
+    code, _, _ = stretto("import", "--from", "torch-csv", "t.csv", "--reorder", "-o", "x.pipe")
+    text = (folder / "x.pipe").read_text()
+    assert code == 0 and "limit activations <= 4" in text and "order rank" not in text
+    assert stretto("check", "x.pipe", "--effort", "50")[0] == 0
+    assert stretto("check", "--from", "torch-csv", "t.csv", "--set", "ranks=3")[0] == 2
+
+
+def test_sarif(stretto: Run, folder: Path) -> None:
+    (folder / "t.csv").write_text(ZB_H1.replace("0F1", "0F0"))
+    code, out, err = stretto("check", "--from", "torch-csv", "t.csv", "--format", "sarif")
+    assert (code, err) == (1, "")
+    (run,) = json.loads(out)["runs"]
+    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert {rules[one["ruleIndex"]] for one in run["results"]} == set(rules)
+    places = [one["locations"][0]["physicalLocation"] for one in run["results"]]
+    first = {"startLine": 1, "startColumn": 5, "endLine": 1, "endColumn": 8}
+    assert {"artifactLocation": {"uri": "t.csv"}, "region": first} in places
+    (folder / "t.csv").write_text(ZB_H1)
+    _, out, _ = stretto("check", "--from", "torch-csv", "t.csv", "--format", "sarif")
+    assert json.loads(out)["runs"][0]["results"] == []
+
+
 def test_what_cannot_be_read_is_said(stretto: Run, folder: Path) -> None:
     (folder / "t.csv").write_bytes(b"0F0\xff")
     assert stretto("check", "--from", "torch-csv", "t.csv")[0] == 2

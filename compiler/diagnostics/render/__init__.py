@@ -10,6 +10,7 @@ from stretto.compiler.diagnostics.render.concise import concise
 from stretto.compiler.diagnostics.render.full import full
 from stretto.compiler.diagnostics.render.github import github
 from stretto.compiler.diagnostics.render.json import json
+from stretto.compiler.diagnostics.render.sarif import sarif
 from stretto.compiler.diagnostics.source import Source
 
 FORMATS: dict[str, Callable[[Iterable[Diagnostic], Iterable[Source]], str]] = {
@@ -17,6 +18,7 @@ FORMATS: dict[str, Callable[[Iterable[Diagnostic], Iterable[Source]], str]] = {
     "concise": concise,
     "json": json,
     "github": github,
+    "sarif": sarif,
 }
 
 __all__ = ["FORMATS", "full", "render"]
@@ -29,8 +31,8 @@ def render(
     colour: bool = False,
 ) -> str:
     """All diagnostics in one of the FORMATS, with a line break at the end of every line; "" for
-    none, but for `json`, which says `[]`. Words and texts that are too long are cut, their middle
-    left out (`printable.shortened`). Only `full` shows source lines, and may be coloured."""
+    none, but for `json` and `sarif`, which say so. Words and texts that are too long are cut, their
+    middle left out (`printable.shortened`). Only `full` shows source lines, and may be coloured."""
     diagnostics = [_short(one) for one in diagnostics]
     if format == "full":
         return full(diagnostics, sources, colour)
