@@ -170,6 +170,12 @@ def rank_program(
     return program
 
 
+def stream_of_each(program: RankProgram) -> list[int]:
+    """The stream of each instruction; without streams none."""
+    found = {at: stream for stream, own in enumerate(program.streams) for at in own}
+    return [found[at] for at in sorted(found)]
+
+
 def on_streams(program: RankProgram, spec: Spec, streams: Sequence[int]) -> RankProgram:
     """The same, with what each stream of the Spec runs; `streams` has that of each instruction."""
     if not spec.streams:

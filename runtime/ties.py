@@ -19,9 +19,9 @@ from torch import nn
 
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.claims import claims
-from stretto.compiler.program.collectives import with_collectives
+from stretto.compiler.program.lists import RankList
 from stretto.compiler.program.program import Reduction, Tie, TiedPlace
-from stretto.compiler.program.ties import tie_reductions, tie_sums, with_ties
+from stretto.compiler.program.ties import tie_reductions, tie_sums, tied_list, with_ties
 from stretto.compiler.proof.prove import prove_all
 from stretto.runtime.coordination.handshake import shake_hands
 from stretto.runtime.coordination.peers import Peers
@@ -29,7 +29,7 @@ from stretto.runtime.declared_ties import Declaration, TieTable, declared
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.parameters import RankStages, label, places
 from stretto.runtime.rank_context import RankContext
-from stretto.runtime.rank_program import RankPlan, rank_program
+from stretto.runtime.rank_program import RankPlan, on_streams, rank_program, stream_of_each
 from stretto.runtime.shared_memory import MemoryGroup, shared_memory
 from stretto.runtime.topology import StageGraph
 from stretto.runtime.transport.local import Local
@@ -193,10 +193,11 @@ def tied(plan: RankPlan, ties: tuple[Tie, ...]) -> RankPlan:
     if "train" in programs:
         sums = tie_reductions(spec)
         own = tie_sums(sums, len(plan.reductions), plan.rank)
-        instructions = with_collectives(
-            spec, plan.reductions + sums, plan.rank, (*programs["train"].instructions, *own)
-        )
-        programs["train"] = rank_program("train", instructions, plan.channels)
+        train = programs["train"]
+        row = RankList(list(train.instructions), stream_of_each(train))
+        row = tied_list(spec, plan.reductions + sums, plan.rank, row, own)
+        program = rank_program("train", tuple(row.instructions), plan.channels)
+        programs["train"] = on_streams(program, spec, row.streams)
     return plan._replace(
         spec=spec,
         graph=StageGraph(spec),

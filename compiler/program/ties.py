@@ -3,7 +3,8 @@ several places. Here the sums over its holders are added, as instructions like a
 proof checks: at the end of the lists, behind the sums over copies, on every rank in the order of
 the ties. Without ties nothing changes.
 
-A rank that has only its own list adds the same to it: `tie_reductions` and `tie_sums` need no more.
+A rank that has only its own list adds the same to it: `tie_reductions`, `tie_sums` and `tied_list`
+need no more.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from msgspec.structs import replace
 
 from stretto.compiler.problem.spec import Spec, Tie
 from stretto.compiler.program.collectives import with_collectives
+from stretto.compiler.program.lists import RankList
 from stretto.compiler.program.program import Copy, Program, Reduce, Reduction
+from stretto.compiler.program.stream_sums import with_sums
 
 
 def with_ties(program: Program, ties: tuple[Tie, ...]) -> Program:
@@ -27,11 +30,28 @@ def with_ties(program: Program, ties: tuple[Tie, ...]) -> Program:
         return replace(program, spec=spec)
     before, sums = len(program.reductions), tie_reductions(spec)
     every = program.reductions + sums
-    ranks = [
-        with_collectives(spec, every, rank, (*own, *tie_sums(sums, before, rank)))
+    rows = [
+        tied_list(
+            spec,
+            every,
+            rank,
+            RankList(list(own), list(program.streams[rank]) if program.streams else []),
+            tie_sums(sums, before, rank),
+        )
         for rank, own in enumerate(program.ranks)
     ]
-    return replace(program, spec=spec, reductions=every, ranks=tuple(ranks))
+    ranks = tuple([tuple(row.instructions) for row in rows])
+    streams = tuple([tuple(row.streams) for row in rows]) if program.streams else ()
+    return replace(program, spec=spec, reductions=every, ranks=ranks, streams=streams)
+
+
+def tied_list(
+    spec: Spec, reductions: Sequence[Reduction], rank: int, own: RankList, sums: Sequence[Reduce]
+) -> RankList:
+    """One rank's list with these sums behind it; `reductions` are those of the ties, too."""
+    if spec.streams:
+        return with_sums(spec, reductions, rank, own, sums)
+    return RankList(list(with_collectives(spec, reductions, rank, (*own.instructions, *sums))))
 
 
 def tie_reductions(spec: Spec) -> tuple[Reduction, ...]:

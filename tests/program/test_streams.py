@@ -11,12 +11,13 @@ from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order import Order
 from stretto.compiler.order.earliest_start import Earliest, earliest
 from stretto.compiler.problem.expand import expand
-from stretto.compiler.problem.spec import Rule
+from stretto.compiler.problem.spec import Rule, Tie, TiedPlace
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
 from stretto.compiler.program.evaluation import evaluated
 from stretto.compiler.program.issue import issue
 from stretto.compiler.program.program import Await, Compute, Operation, Program, ProgramName
+from stretto.compiler.program.ties import with_ties
 from stretto.compiler.program.timeline import time
 from stretto.compiler.proof.prove import prove, prove_all
 from tests.support.parts_orders import limited, random_order
@@ -104,3 +105,28 @@ def test_a_rule_between_ranks_holds_or_is_refused(seed: int) -> None:
             prove(broken)
     else:
         prove(program)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_sums_over_ties_come_after_what_changes_their_gradients(seed: int) -> None:
+    """On streams other than `compute` input gradients do the work of weight gradients."""
+    rng = Random(seed)
+    order = random_order(rng)
+    lines = order.problem.spec.pipelines
+    originals = [p for p, line in enumerate(lines) if line.replicates == -1]
+    ends = [(p, s) for p in originals for s in (0, len(lines[p].stages) - 1)]
+    family = [[q for q, x in enumerate(lines) if p in (q, x.replicates)] for p, _ in ends]
+    holders: dict[int, list[TiedPlace]] = {}
+    for (_, s), copies in zip(ends, family, strict=True):
+        for q in copies:
+            place = TiedPlace(q, s, "weight")
+            row = holders.setdefault(lines[q].stages[s].rank, [])
+            if place not in row:
+                row.append(place)
+    program = communicate(order)
+    tied = with_ties(program, (Tie("tie", tuple(map(tuple, holders.values()))),))
+    if len(holders) == 1:
+        return
+    prove(tied)
+    for _ in range(3):
+        Run(tied, order.problem, rng).run()
