@@ -7,6 +7,7 @@ Everything that many bars share (kind, stage, colour, line) stands once in `what
 stands in columns. Times are ticks, sizes grains, -1 is none.
 """
 
+from bisect import bisect_right
 from itertools import accumulate
 from typing import Any
 
@@ -16,7 +17,7 @@ from stretto.compiler.analysis.explanation import explained_stretch
 from stretto.compiler.analysis.idle import CAUSES, WAITS
 from stretto.compiler.analysis.slack import slack
 from stretto.compiler.analysis.units import UnitIndex, unit_name
-from stretto.compiler.problem.kinds import KINDS, memory_effect
+from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE, Operation
 from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.kinds import STYLES, in_order
@@ -163,13 +164,13 @@ def whats_of(
     column = []
     for bar in bars:
         operation = bar.operation
-        key = (*operation[:3], operation.part, bar.at)
+        effect = view.effects[operation]
+        key = (*operation[:3], operation.part, bar.at, effect)
         if key not in known:
             known[key] = len(rows)
             span = view.span(bar)
             source = places.get(span.file, NONE) if span else NONE
             line = span.line if span and source != NONE else 0
-            effect = memory_effect(view.spec, operation, view.program.name)
             shade = shades.index(shade_of(view, operation))
             part = part_of(view, operation)
             rows.append([*key[:3], *part, shade, source, line, effect.alloc, effect.free])
@@ -212,8 +213,15 @@ def waits_of(view: View, bars: list[Timed]) -> Columns:
             after, _ = held_up_by(timed, rank, at)
         names = timed.units[after[0]][after[1]].names if after else ()
         found["after"].append(numbers[names[0]] if names else NONE)
-        found["held"].append(unit.held)
+        found["held"].append(unit.held if not view.spec.streams else held_before(view, rank, bar))
     return found
+
+
+def held_before(view: View, rank: int, bar: Timed) -> int:
+    """Grains that the rank holds just before a part starts, whatever runs beside it."""
+    curve = view.memory[rank]
+    level = curve[bisect_right(curve, bar.start, key=lambda level: level.tick) - 1]
+    return level.grains - view.effects[bar.operation].alloc * (bar.start < bar.end)
 
 
 # ---------------------------------------------------------------------------- the rest

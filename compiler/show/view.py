@@ -17,7 +17,6 @@ from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.bounds.eval_bound import forwards_bound
 from stretto.compiler.diagnostics.source import Source, Span
 from stretto.compiler.plan.plan import Plan
-from stretto.compiler.problem.kinds import memory_effect
 from stretto.compiler.problem.spec import NONE, Spec, number
 from stretto.compiler.program.program import (
     Claims,
@@ -28,14 +27,8 @@ from stretto.compiler.program.program import (
     Receive,
 )
 from stretto.compiler.program.timeline import Timed, Timeline, time
+from stretto.compiler.show.memory import Effects, Level, effects, levels
 from stretto.compiler.show.summary import Summary, bounds, step_of, summarize
-
-
-class Level(NamedTuple):
-    """From `tick` on a rank holds `grains` of activations, until the next level."""
-
-    tick: int
-    grains: int
 
 
 class ShownMessage(NamedTuple):
@@ -85,9 +78,14 @@ class View:
         return None if bar.at == NONE else self.spec.spans[bar.at]
 
     @cached_property
+    def effects(self) -> Effects:
+        """What every operation does to its rank's memory."""
+        return effects(self.program, self.lanes)
+
+    @cached_property
     def memory(self) -> tuple[tuple[Level, ...], ...]:
         """Every rank's activations over time."""
-        return tuple(levels(self.program, lane) for lane in self.lanes)
+        return tuple(levels(lane, self.effects) for lane in self.lanes)
 
     @cached_property
     def timed(self) -> TimedProgram:
@@ -163,27 +161,3 @@ def received(
             for slot in instruction.reads:
                 if slot in posted:
                     yield posted.pop(slot), bar
-
-
-def levels(program: Program, lane: Iterable[Timed]) -> tuple[Level, ...]:
-    """The rank's activations over time, by the rules of `docs/instructions.md`: what ends at a
-    tick is given back before what starts at it takes."""
-    changes = sorted(change for bar in lane for change in effects(program, bar))
-    held = 0
-    curve = [Level(0, 0)]
-    for tick, _, grains in changes:
-        held += grains
-        if curve[-1].tick == tick:
-            curve[-1] = Level(tick, held)
-        elif grains:
-            curve.append(Level(tick, held))
-    return tuple(curve)
-
-
-def effects(program: Program, bar: Timed) -> Iterator[tuple[int, bool, int]]:
-    """What the operation does to its rank's memory: when, whether it takes, and the grains."""
-    effect = memory_effect(program.spec, bar.operation, program.name)
-    if effect.alloc:
-        yield bar.start, True, effect.alloc
-    if effect.free:
-        yield bar.end, False, -effect.free

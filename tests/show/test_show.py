@@ -17,7 +17,7 @@ import pytest
 
 from stretto.compiler.analysis.explanation import explain
 from stretto.compiler.analysis.idle import WAITS, told
-from stretto.compiler.bounds.bound import bound
+from stretto.compiler.bounds.bound import Bound, bound
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.driver import compile_text
@@ -30,11 +30,12 @@ from stretto.compiler.problem.spec import Operation, Spec, show
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
 from stretto.compiler.program.program import Claims, Program, ProgramName, Send
+from stretto.compiler.program.timeline import time
 from stretto.compiler.show import FORMATS, Look, draw, format_of, svg
 from stretto.compiler.show.html import PAGE, script
 from stretto.compiler.show.text import IDLE
-from stretto.compiler.show.view import view
-from tests.support import specs
+from stretto.compiler.show.view import View, view
+from tests.support import parts_orders, specs
 
 EVIL = '</script><script>alert(1)</script>"><img src=x onerror=alert(1)>\x1b]0;x\x07]]>&amp;'
 
@@ -135,6 +136,22 @@ def test_the_memory_curve_has_the_peak_that_is_claimed_and_ends_at_nothing() -> 
             peaks = tuple(max(level.grains for level in curve) for curve in shown.memory)
             assert peaks == plan.claims[name].activations
             assert all(curve[-1].grains == 0 for curve in shown.memory)
+
+
+def test_the_memory_curve_of_parts_has_the_peak_that_is_claimed() -> None:
+    compared = 0
+    for seed in range(40):
+        program = communicate(parts_orders.random_order(Random(seed)))
+        timeline, claimed = time(program), claims(program)
+        shown = View(program, timeline, claimed, Bound(0, ""), "", "", None, ())
+        assert all(curve[-1].grains == 0 for curve in shown.memory)
+        for lane, curve, peak in zip(shown.lanes, shown.memory, claimed.activations, strict=True):
+            drawn = max(level.grains for level in curve)
+            assert drawn <= peak
+            if all(bar.end > bar.start for bar in lane):  # else it has moments without width
+                assert drawn == peak
+                compared += peak > 0
+    assert compared > 3
 
 
 # ------------------------------------------------------------------------- text

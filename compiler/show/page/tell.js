@@ -16,7 +16,8 @@ function toldOfBar({ plan, bar }) {
   const { start, end, slack, held } = plan.bars, { kind, takes, frees } = whatOf(plan, bar);
   const rank = rankOf(plan, bar), mate = mateOf(plan, bar);
   const both = [bar, mate].filter((one) => one !== NONE).map((one) => whatOf(plan, one));
-  const after = both.reduce((sum, one) => sum + one.takes - one.frees, held[bar]);
+  const after = plan.streams.length > 1 ? heldAt(plan, rank, end[bar])  // others run beside it
+    : both.reduce((sum, one) => sum + one.takes - one.frees, held[bar]);
   const limit = plan.limits[rank] ?? NONE;
   const lines = [
     ["what", `${plan.kinds[kind]}, rank ${rank}`],
