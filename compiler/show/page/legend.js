@@ -5,10 +5,13 @@ import { Raster } from "./raster.js";
 
 const SWATCH = [32, 14];  // width and height in CSS pixels
 
-export function showLegend(plan, look, dots) {
-  const list = byId("legend");
+export function showLegend(plans, look, dots) {
+  const list = byId("legend"), seen = new Set();
   list.replaceChildren();
-  plan.shades.forEach((shade, s) => {
+  const entries = plans.flatMap((plan) => plan.shades.map((shade, s) => [plan, shade, s]));
+  for (const [plan, shade, s] of entries) {
+    if (seen.has(shade.words)) continue;
+    seen.add(shade.words);
     const item = put(list, "li"), canvas = swatch(item, dots), pen = canvas.getContext("2d");
     const raster = new Raster(canvas.width, canvas.height, dots), paint = look.shades[plan.index][s];
     const half = canvas.width >> 1;  // with a letter, and where there is no room for one
@@ -22,8 +25,8 @@ export function showLegend(plan, look, dots) {
     const letter = shade.pipeline % 2 ? shade.kind.toLowerCase() : shade.kind;
     pen.fillText(letter, half / 2, canvas.height / 2 + dots / 2);
     item.append(shade.words);
-  });
-  for (const [words, draw] of others(plan, look)) {
+  }
+  for (const [words, draw] of others(plans, look)) {
     const item = put(list, "li"), canvas = swatch(item, dots), pen = canvas.getContext("2d");
     pen.scale(dots, dots);
     draw(pen);
@@ -37,7 +40,8 @@ function swatch(item, dots) {
   return canvas;
 }
 
-function others(plan, look) {
+function others(plans, look) {
+  const [plan] = plans;
   const block = (colour, y = 0, high = SWATCH[1]) => (pen) => {
     pen.fillStyle = colour;
     pen.fillRect(0, y, SWATCH[0], high);
@@ -54,10 +58,10 @@ function others(plan, look) {
     ["memory that a rank holds, at most", block(look.edge, 3, 8)],
     ["critical chain", block(look.chain, 6, 2)],
   ];
-  if (plan.limits.some((limit) => limit >= 0)) {
+  if (plans.some((one) => one.limits.some((limit) => limit >= 0))) {
     found.splice(3, 0, ["its limit", block(look.limit, 6, 2)]);
   }
-  if (plan.beside.start.length) {
+  if (plans.some((one) => one.beside.start.length)) {
     found.push(["gradients reduced, weights unsharded", block(look.beside, 5, 4)]);
   }
   return found;

@@ -42,7 +42,7 @@ class Page {
     this.draw();
     requestAnimationFrame(() => setTimeout(() => {
       this.overview.draw(this.look);
-      showLegend(this.plans[0], this.look, dots);
+      showLegend(this.plans, this.look, dots);
     }));
   }
 
