@@ -71,7 +71,8 @@ def none_waits_here(resolver: PartResolver, request: Request) -> EvalError:
     whose = "" if request.pipeline is None else resolver.pipelines[request.pipeline].name
     stage = "" if request.stage is None else f"[{request.stage}]"
     of = f" of `{whose}{stage}`" if whose or stage else ""
-    what = "whole weight gradient" if request.part is None else f"`{request.what}`"
+    layer = "" if request.layer is None else f" of layer {show(request.layer)}"
+    what = "whole weight gradient" if request.part is None else f"`{request.what}`{layer}"
     help_ = (
         "a whole `W` without a micro-batch takes the oldest `I` of which every part stands before "
         "it, and no part of whose `W` does"

@@ -24,7 +24,7 @@ def elsewhere(resolver: RankResolver[AnyCursor], request: Request, p: int, s: in
     fit = resolver.cursors_of.get(p) or [
         t for (_, stage), t in resolver.cursors.items() if stage == s
     ]
-    here = " and ".join(f"`{request.what} {t.pipeline.name}[{t.stage}]`" for t in fit[:4])
+    here = " and ".join(f"`{request.kind} {t.pipeline.name}[{t.stage}]`" for t in fit[:4])
     help_ = f"rank {resolver.rank} has {here}" if fit else None
     return eval_error(
         "wrong-rank",
