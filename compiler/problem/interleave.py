@@ -17,8 +17,8 @@ from stretto.compiler.problem.strands import Places, Strand, moves_of, span, tur
 MOST_EXACT = 80
 """Up to so many links the span is the least there is."""
 
-WIDTH = 100
-"""How many beginnings of a sequence the search that comes first keeps for each number of links."""
+WIDTHS = 8, 50
+"""How many beginnings of a sequence the searches that come first keep for each number of links."""
 
 
 class Interleaving(NamedTuple):
@@ -44,7 +44,7 @@ def interleave(begins: Strand, other: Strand) -> Interleaving:
         found = span(strands, sequence)
         if found < least:
             best, least = sequence, found
-    for width in (WIDTH, None) if len(begins) + len(other) <= MOST_EXACT else (WIDTH,):
+    for width in (*WIDTHS, None) if len(begins) + len(other) <= MOST_EXACT else WIDTHS:
         searched = shorter(strands, least, width) if least > bound else None
         if searched is not None:
             best, least = searched, span(strands, searched)
