@@ -3,7 +3,7 @@ and writes nothing; `compile_file` reads its file. Both raise `Rejected` with wh
 """
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace as changed
 from fractions import Fraction
@@ -18,10 +18,12 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.evaluation import Settings, evaluate
-from stretto.compiler.language.parse import parse
+from stretto.compiler.evaluation.settings import MOST_OPERATIONS
+from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order import WRITTEN, Order
 from stretto.compiler.order.arrange import arrange
-from stretto.compiler.order.budget import Budget
+from stretto.compiler.order.budget import Budget, SearchProgress
+from stretto.compiler.order.engines.table import BY_NAME, NAMES
 from stretto.compiler.order.written import incomplete
 from stretto.compiler.plan.plan import Plan, assemble
 from stretto.compiler.problem.expand import expand
@@ -127,21 +129,69 @@ def _least(least: Bound, order: Order) -> Bound:
     return Bound(order.proven, EXHAUSTIVE)
 
 
-def compile_file(path: str | PathLike[str], **parameters: int | str | Fraction) -> Plan:
-    """The Plan of a schedule file, or of the library's schedule of this name, with the parameters
-    set as by `--set`: `compile_file("dualpipe", ranks=4, microbatches=8)`. A text is an exact
-    number (`"9/8"`). Raises `Rejected`, `OSError`, and `ValueError` for a text that is none."""
-    where = fspath(path)
-    settings = Settings(values={name: Fraction(value) for name, value in parameters.items()})
-    if not Path(where).is_file() and library.has(where):
-        name, text = library.read(where)
-        return compile_text(text, name, settings)
-    name = one_line(Path(where).name)
-    text = Path(where).read_text("utf-8-sig")
+def compile_file(
+    path: str | PathLike[str],
+    *,
+    parameters: Mapping[str, int | str | Fraction] | None = None,
+    costs: str | PathLike[str] | None = None,
+    time_limit: float = 30.0,
+    effort: int | None = None,
+    seed: int = 0,
+    gap: float | str | Fraction | None = None,
+    engine: str | None = None,
+    progress: Callable[[SearchProgress], None] | None = None,
+    cache: bool = False,
+    forward_only: bool = False,
+    whole: bool = False,
+    max_ops: int = MOST_OPERATIONS,
+    **more: int | str | Fraction,
+) -> Plan:
+    """The Plan of a schedule file, or of the library's schedule of this name. The keywords are the
+    flags of `stretto compile`: all others are parameters of the schedule, set as by `--set`, as in
+    `compile_file("dualpipe", ranks=4, microbatches=8, time_limit=10)`; `parameters` has those that
+    are called like a keyword here. A text is an exact number (`"9/8"`). `costs` is the path of a
+    file; `time_limit` is in seconds of a search, where an order has to be found; `progress` is told
+    how it goes. Raises `Rejected`, `OSError`, `ValueError` for a text that is no number, and
+    `LookupError` for an engine that is none."""
+    values = {name: Fraction(value) for name, value in {**(parameters or {}), **more}.items()}
+    if engine is not None and engine not in BY_NAME:
+        raise LookupError(f"there is no engine `{engine}`: one of {', '.join(NAMES)}")
+    source, where = _read(path)
+    paths = {source.name: where}
+    statements = None
     try:
-        return compile_text(text, name, settings)
+        if costs is not None:
+            text, paths[text.name] = _read(costs)
+            statements = parse_costs(text)
+        budget = Budget(
+            seconds=time_limit,
+            effort=effort,
+            seed=seed,
+            gap=None if gap is None else Fraction(gap),
+            engine=engine and BY_NAME[engine].name,
+            cache=cache,
+            progress=progress,
+        )
+        return compile_text(
+            source.text,
+            source.name,
+            Settings(values, statements, max_ops),
+            budget,
+            forward_only=forward_only,
+            whole=whole,
+        )
     except Rejected as error:
-        raise Rejected(renamed(error.diagnostics, {name: where})) from None
+        raise Rejected(renamed(error.diagnostics, paths)) from None
+
+
+def _read(path: str | PathLike[str]) -> tuple[Source, str]:
+    """The text of a file or of a schedule that ships, under the name that a plan knows it by, and
+    where it is."""
+    where = fspath(path)
+    if not Path(where).is_file() and library.has(where):
+        source = library.read(where)
+        return source, source.name
+    return Source(one_line(Path(where).name), Path(where).read_text("utf-8-sig")), where
 
 
 def renamed(diagnostics: Iterable[Diagnostic], names: Mapping[str, str]) -> tuple[Diagnostic, ...]:

@@ -14,6 +14,7 @@ plan is right, `prove` says.
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import sha256
+from importlib import import_module
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -78,6 +79,19 @@ class Plan(Struct, frozen=True):
     sources: tuple[Source, ...]
     hash: str
     verified: Bound | None = None
+
+    def _repr_html_(self) -> str:
+        """The picture that a notebook shows. The room of pictures stands above this one, and is
+        loaded when a notebook asks."""
+        show = import_module("stretto.compiler.show.notebook")
+        picture: str = show.embedded(self)
+        return picture
+
+    def __repr__(self) -> str:
+        """A word for its figures: all of a plan is a page."""
+        spec = next(iter(self.programs.values())).spec
+        size = f"{spec.ranks} ranks, {spec.microbatches} micro-batches"
+        return f"<Plan {spec.name}: {size}, {self.hash[:12]}>"
 
 
 class Line(Struct, frozen=True, forbid_unknown_fields=True):
