@@ -37,7 +37,7 @@ def plan_of(spec: Spec) -> Plan:
 @cache
 def compiled(name: str, **parameters: int) -> Plan:
     """A schedule of the library."""
-    return compile_file(name, **parameters)
+    return compile_file(name, parameters=parameters)
 
 
 def spec_of(plan: Plan) -> Spec:
