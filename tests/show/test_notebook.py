@@ -18,7 +18,7 @@ def test_flags_are_keywords(tmp_path: Path) -> None:
     assert (stage.F, stage.I, stage.W) == (3, 4, 2)
     assert [source.name for source in plan.sources] == ["zb_h1.pipe", "measured.pipe"]
     told: list[SearchProgress] = []
-    size = {"ranks": 2, "microbatches": 4}
+    size = {"ranks": 4, "microbatches": 8}
     found = compile_file("v_half", parameters=size, effort=0, engine="list", progress=told.append)
     assert found.engine == "list"
     assert told
