@@ -18,7 +18,7 @@ from stretto.compiler.program.program import Await, Program
 from stretto.compiler.proof.prove import prove
 from tests.support.explorer import CAPACITIES, FINISH, LEFT, STUCK, WRONG, TooLarge
 from tests.support.mutants import random_mutant
-from tests.support.part_programs import emitted, lists_at_random, operations
+from tests.support.part_programs import emitted, lists_at_random, operations, reissued
 from tests.support.part_specs import limited, random_parts, ruled
 from tests.support.stream_explorer import OVER, PlannedStreams, explore_rank, explore_streams
 
@@ -106,6 +106,8 @@ def compare_layout(seed: int) -> str:
         every = list(operations(spec))
         spec = ruled(spec, *random.sample(every, 2))
     lists = lists_at_random(spec, random, name)  # type: ignore[arg-type]
+    if random.random() < 0.4:
+        lists = reissued(spec, lists, random)
     program = emitted(
         spec,
         lists,

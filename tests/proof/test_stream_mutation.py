@@ -24,17 +24,23 @@ from stretto.compiler.proof.prove import prove, prove_all
 from tests.proof.test_mutation import FEW_STATES, Tally, sample, single
 from tests.support.explorer import CAPACITIES, FINISH
 from tests.support.part_programs import as_order, lists_at_random
-from tests.support.part_specs import limited, random_parts
+from tests.support.part_specs import costly, limited, random_parts, ruled
 from tests.support.stream_explorer import PlannedStreams, explore_streams
 
 
 def ordered(seed: int, *, ranks: int = 2, microbatches: int = 1, longest: int = 3) -> Order:
-    """A random order of a random Spec; two times of three memory is limited to what it needs."""
+    """A random order of a random Spec, half the time with a rule and a cost of one operation; two
+    times of three memory is limited to what it needs."""
     random = Random(seed)
     spec = random_parts(
         random, ranks=ranks, microbatches=microbatches, longest=random.randint(2, longest)
     )
     lists = lists_at_random(spec, random)
+    if random.random() < 1 / 2:
+        own = random.choice([row for row in lists if len(row) > 1])
+        earlier, later = sorted(random.sample(range(len(own)), 2))
+        spec = ruled(spec, own[later], own[earlier])
+        spec = costly(spec, random.choice(own), random.randint(0, 4))
     order = as_order(spec, lists)
     if random.random() < 2 / 3:
         peaks = claims(communicate(order)).activations

@@ -89,6 +89,37 @@ def lists_at_random(
     return lists
 
 
+def reissued(
+    spec: Spec, lists: Sequence[Sequence[Operation]], random: Random
+) -> list[list[Operation]]:
+    """The lists with every stream's sequence as it is, and these put together anew, each operation
+    behind what it needs of its rank. All streams can finish as before; one thread per rank, which
+    takes the whole list, perhaps not."""
+    found = []
+    for own in lists:
+        queues: dict[int, list[Operation]] = {}
+        for one in own:
+            queues.setdefault(_stream(spec, one), []).append(one)
+        row: list[Operation] = []
+        here, done = set(own), set[Operation]()
+        while any(queues.values()):
+            ready = [
+                queue
+                for queue in queues.values()
+                if queue
+                and not (here & {*own_needs(spec, queue[0]), *results(spec, queue[0])}) - done
+            ]
+            one = random.choice(ready).pop(0)
+            row.append(one)
+            done.add(one)
+        found.append(row)
+    return found
+
+
+def _stream(spec: Spec, one: Operation) -> int:
+    return spec.parts[one.pipeline][one.stage][one.part].stream
+
+
 def emitted(
     spec: Spec,
     lists: Sequence[Sequence[Operation]],
@@ -125,7 +156,7 @@ class _Emitter:
         self.names: list[dict[object, int]] = [{} for _ in lists]  # slots, by what they hold
 
     def stream(self, one: Operation) -> int:
-        return self.spec.parts[one.pipeline][one.stage][one.part].stream
+        return _stream(self.spec, one)
 
     def slot(self, rank: int, holds: object) -> int:
         return self.names[rank].setdefault(holds, len(self.names[rank]))
