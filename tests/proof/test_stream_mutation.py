@@ -36,8 +36,9 @@ def ordered(seed: int, *, ranks: int = 2, microbatches: int = 1, longest: int = 
         random, ranks=ranks, microbatches=microbatches, longest=random.randint(2, longest)
     )
     lists = lists_at_random(spec, random)
-    if random.random() < 1 / 2:
-        own = random.choice([row for row in lists if len(row) > 1])
+    rows = [row for row in lists if len(row) > 1]
+    if rows and random.random() < 1 / 2:
+        own = random.choice(rows)
         earlier, later = sorted(random.sample(range(len(own)), 2))
         spec = ruled(spec, own[later], own[earlier])
         spec = costly(spec, random.choice(own), random.randint(0, 4))
