@@ -184,7 +184,7 @@ def test_what_is_refused_by_name() -> None:
 
 
 class Faulty(CutLayer):
-    """Does something wrong in its third call of a part."""
+    """Does something wrong in the third call of a part, or is slow."""
 
     where, what = "", ""
 
@@ -192,12 +192,14 @@ class Faulty(CutLayer):
         run, calls = super().part(name, layer), iter(range(100))
 
         def part(*args: Any, **kwargs: Any) -> Any:
-            if name == self.where and next(calls) == 2:
-                if self.what == "sleep":
+            if name == self.where:
+                call = next(calls)
+                if self.what == "slow" and call:
+                    time.sleep(12)
+                if self.what == "sleep" and call == 2:
                     time.sleep(60)
-                raise ValueError("too large")
-            if name == "att" and self.what == "late" and self.where == "slow":
-                time.sleep(8)
+                if (self.what, call) in (("raise", 2), ("late", 0)):
+                    raise ValueError("too large")
             return run(*args, **kwargs)
 
         return part
@@ -211,8 +213,8 @@ def faulty(rank: int, plan: Plan, at: int, where: str, what: str) -> str:
         if rank == at:
             module.where, module.what = where, what  # type: ignore[assignment]
         elif what == "late":
-            module.where, module.what = "slow", what  # type: ignore[assignment]
-    executor = Executor(plan, modules, loss, timeout=2.0)
+            module.where, module.what = "comb", "slow"  # type: ignore[assignment]
+    executor = Executor(plan, modules, loss, timeout=20.0 if what == "late" else 2.0)
     x, target = batch(spec)
     try:
         executor.step(x, target=target)
@@ -228,6 +230,16 @@ def test_an_exception_on_any_stream_ends_all_ranks(at: int, where: str) -> None:
     for told in run(2, faulty, part_plan(), at, where, "raise", seconds=30).results:
         assert f"rank {at} computes `F.{where} main[{at}, 2, layer 0]`" in told
         assert f"on stream `{stream}`" in told and "ValueError: too large" in told
+
+
+@pytest.mark.xdist_group("ranks")
+def test_a_stream_fails_while_the_thread_of_the_step_waits_for_a_message() -> None:
+    """Which cannot be interrupted: the process ends, and all are told why."""
+    outcome = run(2, faulty, part_plan("two at once"), 1, "disp", "late", seconds=30, check=False)
+    for found, output in zip(outcome.results, outcome.output, strict=True):
+        told = f"{found}{output}"
+        assert "rank 1 computes `F.disp main[1, 0, layer 0]`" in told
+        assert "on stream `comm` and fails: ValueError: too large" in told
 
 
 @pytest.mark.xdist_group("ranks")

@@ -24,6 +24,11 @@ ORDERS = {
       repeat microbatches - ahead { F | B }
       repeat ahead { B }
     }""",
+    "two at once": ONE_WAY
+    + """order rank r {
+      repeat microbatches / 2 { F | F }
+      repeat microbatches { B }
+    }""",
     "both ways": BOTH_WAYS
     + """order rank r {
       let near = if r == 0 then down else up
