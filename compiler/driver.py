@@ -24,7 +24,6 @@ from stretto.compiler.order import WRITTEN, Order
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.order.engines.table import BY_NAME, NAMES
-from stretto.compiler.order.written import incomplete
 from stretto.compiler.plan.plan import Plan, assemble
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Spec
@@ -86,9 +85,6 @@ def plan_of(program: Program) -> Plan:
 def _plan(spec: Spec, budget: Budget, wanted: _Choices, sources: tuple[Source, ...]) -> Plan:
     """From what is to be done to the Plan."""
     problem = expand(spec)
-    if spec.parts and (incomplete(problem) or not wanted.whole):
-        message = "stages that are cut into parts cannot be ordered yet"
-        raise Rejected([Diagnostic("not-yet", message, help="leave `split F into …` out")])
     order = arrange(problem, budget)
     if spec.parts and wanted.whole:
         order = whole_order(order)
