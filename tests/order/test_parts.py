@@ -48,7 +48,7 @@ def found(spec: Spec, effort: int, **chosen: Any) -> tuple[Problem, Order]:
 
 @pytest.mark.parametrize("row", OPTIMA, ids=lambda row: row["id"])
 def test_optima_of_others_are_reached_and_proved(row: dict[str, Any]) -> None:
-    problem, order = found(target_spec(row["id"]), 30)
+    problem, order = found(target_spec(row["id"]), 400)
     assert makespan(problem, lanes_of(order)) == row["best"]
     assert order.bound is not None
     assert max(order.proven, order.bound.ticks) == row["best"]
@@ -112,7 +112,7 @@ def judged(seed: int) -> int | None:
     except TooManyOrders:
         return None
     try:
-        order = arrange(problem, Budget(effort=4, seed=seed))
+        order = arrange(problem, Budget(effort=40, seed=seed))
     except Rejected:
         assert least is None, f"seed {seed}: there is an order of {least}"
         return None

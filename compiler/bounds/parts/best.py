@@ -7,6 +7,7 @@ from fractions import Fraction
 from stretto.compiler.bounds.one_machine import jackson
 from stretto.compiler.bounds.parts.graph import PartsFinding, PartsGraph, parts_graph
 from stretto.compiler.bounds.parts.rank_as_chain import (
+    RankChain,
     chain_jobs,
     raise_heads,
     rank_chains,
@@ -29,14 +30,20 @@ def parts_bound(problem: Problem) -> PartsFinding:
     return max(found, key=lambda one: one.ticks)
 
 
-def _makespans(graph: PartsGraph) -> Iterator[PartsFinding]:
+def windows_of(graph: PartsGraph, chains: Sequence[RankChain]) -> tuple[list[int], list[int]]:
+    """Heads and tails of all operations in ticks, raised by B12 round by round."""
     head, tail = graph.heads(), graph.tails()
-    chains = rank_chains(graph)
     for _ in range(ROUNDS):
         raised = [raise_heads(graph, chain, head, tail) for chain in chains]
         if not any(raised):
             break
         head, tail = graph.heads(head), graph.tails(tail)
+    return head, tail
+
+
+def _makespans(graph: PartsGraph) -> Iterator[PartsFinding]:
+    chains = rank_chains(graph)
+    head, tail = windows_of(graph, chains)
     yield _path(graph, head, tail)
     for lane in graph.lanes:
         yield stream_bound(graph, lane, head, tail)

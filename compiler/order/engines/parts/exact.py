@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from stretto.compiler.bounds.parts.best import windows_of
+from stretto.compiler.bounds.parts.graph import parts_graph
+from stretto.compiler.bounds.parts.rank_as_chain import rank_chains
 from stretto.compiler.order.engines.cpsat import available
 from stretto.compiler.order.engines.cpsat.solver import solved, solver
 from stretto.compiler.order.engines.parts.instance import Lanes, PartsInstance, clock
@@ -11,6 +14,10 @@ from stretto.compiler.order.search_state import WORK
 LARGEST = 400
 """Operations at once."""
 
+UNIT = 0.03
+"""Deterministic seconds of the solver that count as one unit of effort: what annealing takes for
+one."""
+
 
 def run(state: PartsSearch, share: float) -> None:
     """Improve the best lanes, or prove that none are better. Raises `SearchDone`."""
@@ -18,10 +25,10 @@ def run(state: PartsSearch, share: float) -> None:
         return
     from ortools.sat.python import cp_model
 
-    seconds = max(0.1, state.left() * share)
+    seconds = max(0.1, state.left() * share * (1 if state.budget.effort is None else UNIT))
     best = state.best
     m = cp_model.CpModel()
-    starts = _model(m, state.instance, state.bound, best.value)
+    starts = _model(m, state, best.value)
     timed = clock(state.instance, best.lanes)
     for i, variable in enumerate(starts[:-1]):
         m.add_hint(variable, timed.start[i] if timed else 0)
@@ -29,7 +36,7 @@ def run(state: PartsSearch, share: float) -> None:
     one = solver(state.budget, seconds, state.budget.seed)
     status, interrupted = solved(one, m)
     if state.budget.effort is not None:
-        state.spent += int(seconds * WORK)
+        state.spent += int(seconds / UNIT * WORK)
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         state.submit(_lanes(state.instance, [one.value(v) for v in starts[:-1]]), "cpsat")
     if interrupted:
@@ -38,23 +45,25 @@ def run(state: PartsSearch, share: float) -> None:
         state.prove(round(one.objective_value))
 
 
-def _model(m: Any, instance: PartsInstance, least: int, most: int) -> list[Any]:
-    """Fill `m` with the orders whose makespan is from `least` to `most` ticks: the start of every
-    operation, and last the makespan."""
-    end = m.new_int_var(least, most, "")
-    starts = [m.new_int_var(0, most - ticks, "") for ticks in instance.ticks]
+def _model(m: Any, state: PartsSearch, most: int) -> list[Any]:
+    """Fill `m` with the orders whose makespan is at most `most` ticks: the start of every
+    operation, and last the makespan. How early and how late a part can start, and what memory
+    forces, is from the theorems."""
+    instance, graph = state.instance, parts_graph(state.problem)
+    end = m.new_int_var(state.bound, most, "")
+    head, tail = windows_of(graph, rank_chains(graph))
+    starts = []
+    for i, ticks in enumerate(instance.ticks):
+        starts.append(m.new_int_var(head[i], max(head[i], most - ticks - tail[i]), ""))
+        if tail[i]:
+            m.add(end >= starts[i] + ticks + tail[i])
+    for a, b, lag in graph.edges:
+        m.add(starts[b] >= starts[a] + instance.ticks[a] + lag)
     rows: list[list[Any]] = [[] for _ in range(instance.lanes)]
     for i, ticks in enumerate(instance.ticks):
         rows[instance.lane[i]].append(m.new_fixed_size_interval_var(starts[i], ticks, ""))
-        for j, lag in instance.before[i]:
-            m.add(starts[i] >= starts[j] + instance.ticks[j] + lag)
         if not instance.after[i]:
             m.add(end >= starts[i] + ticks)
-    last: dict[int, int] = {}
-    for i, kin in enumerate(instance.kin):
-        if kin >= 0 and kin in last:
-            m.add(starts[i] >= starts[last[kin]] + instance.ticks[i])
-        last[kin] = i
     for row in rows:
         if row:
             m.add_no_overlap(row)

@@ -87,7 +87,7 @@ def _whole(stage: Stage) -> Stage:
 
 
 def _paired(whole: SearchInstance) -> Iterator[tuple[str, list[list[OpUnit]]]]:
-    """1F1B in pairs, for chains and loops: with one forward more ahead where memory has room."""
+    """1F1B in pairs, for chains and loops: first with one forward more ahead, then with more."""
     placement = placement_of(whole)
     if placement is None or placement.family not in ("chain", "loop"):
         return
@@ -95,16 +95,16 @@ def _paired(whole: SearchInstance) -> Iterator[tuple[str, list[list[OpUnit]]]]:
     chunks, many = len(line) // ranks, whole.count[forward_of(line[0])]
     if not whole.count[backward_of(line[0])]:
         return
-    for group in {many if chunks == 1 else ranks, ranks}:
-        for more in (1, 2, ranks):
-            written: list[list[OpUnit]] = [[] for _ in range(ranks)]
-            for r, rank in enumerate(ranks_of(whole, line)):
-                ahead = ranks - 1 - r if chunks == 1 else 2 * (ranks - 1 - r) + (chunks - 1) * group
-                pen = _WholeBackwards(whole)
-                visits = partial(_visits, line[r::ranks], group, many)
-                _in_pairs(pen, visits(False), visits(True), ahead + more)
-                written[rank] = cut(whole, pen.units)
-            yield PAIRED, written
+    group = many if chunks == 1 else ranks
+    for more in (1, 2, ranks):
+        written: list[list[OpUnit]] = [[] for _ in range(ranks)]
+        for r, rank in enumerate(ranks_of(whole, line)):
+            ahead = ranks - 1 - r if chunks == 1 else 2 * (ranks - 1 - r) + (chunks - 1) * group
+            pen = _WholeBackwards(whole)
+            visits = partial(_visits, line[r::ranks], group, many)
+            _in_pairs(pen, visits(False), visits(True), ahead + more)
+            written[rank] = cut(whole, pen.units)
+        yield PAIRED, written
 
 
 def _visits(stages: Sequence[int], group: int, many: int, back: bool) -> list[int]:
