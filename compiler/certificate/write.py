@@ -47,8 +47,11 @@ def certificate(
 
 def of_program(program: Program) -> dict[str, Any]:
     """The part of a certificate that does not depend on what is claimed: names and units, what is
-    to be done, and when it runs. Raises `Refuted` where something runs beside the computations."""
+    to be done, and when it runs. Raises `Refuted` where something runs beside the computations, and
+    where stages are cut into parts."""
     spec = _certified(program)
+    if spec.streams:
+        raise Refuted("a certificate does not tell of stages that are cut into parts yet")
     if has_collectives(spec):
         raise Refuted(
             "a certificate does not tell of `reduce gradients` and `unshard weights` yet; without "
