@@ -54,10 +54,11 @@ def forwards(order: Order, slots: int | None = None) -> Program:
     """The `eval` Program: what an evaluation runs of the order, its forwards, each by itself, over
     the same channels."""
     order = inserted(order)
-    if not order.lists:
-        return _laid_out(_forwards(order), "eval", slots).program
-    step = _laid_out(order, "train", slots)
-    return _laid_out(evaluated(_forwards(order), order, step.issue), "eval", slots).program
+    alone = _forwards(order)
+    if order.lists and any(order.problem.spec.limits):
+        step = _laid_out(order, "train", slots)
+        alone = evaluated(alone, order.problem, step.issue)
+    return _laid_out(alone, "eval", slots).program
 
 
 def _forwards(order: Order) -> Order:

@@ -9,11 +9,10 @@ from stretto.compiler.program.issue import Issue
 from stretto.compiler.program.limited import frees_before
 
 
-def evaluated(forwards: Order, order: Order, issued: Issue) -> Order:
-    """The Order of the forwards. Where the step, which is `issued` so, frees one activation before
-    it takes another on a rank with a limit, its last F part comes before the other's first: what an
-    evaluation can hold at once the step can, too."""
-    problem = order.problem
+def evaluated(forwards: Order, problem: Problem, issued: Issue) -> Order:
+    """The Order of the forwards. Where the step, the whole `problem`, which is `issued` so, frees
+    one activation before it takes another on a rank with a limit, its last F part comes before the
+    other's first: what an evaluation can hold at once the step can, too."""
     lasts = _last_parts(problem)
 
     def last(holding: Holding) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order import Order
 from stretto.compiler.order.earliest_start import Earliest, earliest
 from stretto.compiler.problem.expand import expand
-from stretto.compiler.problem.spec import Rule, Tie, TiedPlace
+from stretto.compiler.problem.spec import Rule, Stage, Tie, TiedPlace
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
 from stretto.compiler.program.evaluation import evaluated
@@ -20,7 +20,8 @@ from stretto.compiler.program.program import Await, Compute, Operation, Program,
 from stretto.compiler.program.ties import with_ties
 from stretto.compiler.program.timeline import time
 from stretto.compiler.proof.prove import prove, prove_all
-from tests.support.parts_orders import limited, random_order
+from tests.support.parts import parts_spec
+from tests.support.parts_orders import limited, order_of, random_order, random_sequence
 from tests.support.stream_runs import Run
 
 SEEDS = [*range(60), *(pytest.param(seed, marks=pytest.mark.full) for seed in range(60, 400))]
@@ -44,7 +45,7 @@ def test_any_timing_keeps_data_slots_and_limits(seed: int) -> None:
     evaluation = forwards(order, slots)
     most = claims(evaluation).activations
     assert all(a <= b for a, b in zip(most, free, strict=True)), "an evaluation breaks the limit"
-    holdings = evaluated(order, order, issue(order, earliest(order))).problem
+    holdings = evaluated(order, order.problem, issue(order, earliest(order))).problem
     for _ in range(3):
         peaks = Run(evaluation, holdings, rng).run()
         assert all(a <= b for a, b in zip(peaks, most, strict=True)), "more than planned is held"
@@ -130,3 +131,31 @@ def test_sums_over_ties_come_after_what_changes_their_gradients(seed: int) -> No
     prove(tied)
     for _ in range(3):
         Run(tied, order.problem, rng).run()
+
+
+def test_a_limit_adds_nothing_where_compute_takes_and_frees() -> None:
+    """There stream order is enough. Where another stream takes it is not, and the planned times
+    stay what they were."""
+    spec = parts_spec(2, 6, (lambda s: s, lambda s: 1 - s), limit=3)
+    order = order_of(expand(spec), random_sequence(expand(spec), Random(0)))
+    bare = limited(order, [99, 99])
+    assert communicate(order).ranks == communicate(bare).ranks
+    pipelines = [
+        replace(line, stages=tuple(_on_top(stage) for stage in line.stages))
+        for line in spec.pipelines
+    ]
+    more = more_than_bare = 0
+    for seed in range(20):
+        heavy = expand(replace(spec, pipelines=tuple(pipelines)))
+        order = order_of(heavy, random_sequence(heavy, Random(seed)))
+        free = Order(expand(replace(heavy.spec, limits=())), order.lanes, "", lists=order.lists)
+        found, other = communicate(order), communicate(free)
+        more += sum(len(row) for row in found.ranks)
+        more_than_bare += sum(len(row) for row in other.ranks)
+        assert claims(found) == claims(other)
+    assert more > more_than_bare
+
+
+def _on_top(stage: Stage) -> Stage:
+    """The stage with something on top that its parts on the second stream take."""
+    return replace(stage, parts=tuple(part._replace(activation=1) for part in stage.parts))

@@ -97,7 +97,10 @@ def test_a_rule_that_only_parts_can_keep_is_refused() -> None:
             rules = (Rule(second[-1], first[0], 0), Rule(first[-1], second[0], 0))
             problem = expand(replace(order.problem.spec, rules=rules))
             crossed = Order(problem, order.lanes, order.engine, lists=order.lists)
-            prove(communicate(crossed))
+            try:
+                prove(communicate(crossed))
+            except ValueError:  # other streams wait in a circle then
+                continue
             with pytest.raises(Rejected) as rejected:
                 whole_order(crossed)
             assert {one.code for one in rejected.value.diagnostics} == {"deadlock"}

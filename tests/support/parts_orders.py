@@ -36,7 +36,7 @@ def random_spec(rng: Random) -> Spec:
         )
     )
     spec = parts_spec(ranks, len(places) * rng.randint(1, 3), places)
-    split = rng.random() < 0.7
+    split, most = rng.random() < 0.7, rng.choice((0, 5, 5, 5, 5, 5, 5))  # ticks of a part
     chains: list[list[tuple[Part, ...]]] = []
     lines: list[Pipeline] = []
     for line in spec.pipelines:
@@ -44,7 +44,7 @@ def random_spec(rng: Random) -> Spec:
         if line.replicates != -1:
             own = chains[0]
         stages = tuple(
-            _stage(rng, stage.rank, chain, split)
+            _stage(rng, stage.rank, chain, split, most)
             for stage, chain in zip(line.stages, own, strict=True)
         )
         chains.append(own)
@@ -68,7 +68,7 @@ def random_spec(rng: Random) -> Spec:
             Transfer(a, b, rng.randint(1, 4))
             for a in range(ranks)
             for b in range(ranks)
-            if a != b and rng.random() < 0.4
+            if a != b and rng.random() < 0.4 and most
         ),
         unshard_weights=tuple(unshard) if rng.random() < 0.2 else (),
         reduce_gradients=tuple(reduce) if rng.random() < 0.3 else (),
@@ -79,9 +79,9 @@ def _chain(rng: Random, streams: int) -> tuple[Part, ...]:
     return tuple(Part(f"part{k}", -1, rng.randrange(streams)) for k in range(rng.randint(1, 4)))
 
 
-def _stage(rng: Random, rank: int, chain: tuple[Part, ...], split: bool) -> Stage:
+def _stage(rng: Random, rank: int, chain: tuple[Part, ...], split: bool, most: int) -> Stage:
     def ticks() -> int:
-        return rng.choice((0, 0, 1, 1, 2, 3, 5))
+        return min(most, rng.choice((0, 0, 1, 1, 2, 3, 5)))
 
     figures = []
     for part in chain:
@@ -138,12 +138,31 @@ def order_of(problem: Problem, sequence: Sequence[int], engine: str = "by hand")
     return Order(problem, tuple(lanes), engine, lists=tuple(lists))
 
 
+def listed_anew(order: Order, rng: Random) -> Order:
+    """The same streams in other lists: every rank's are merged anew, each operation behind what it
+    needs of its rank. Lists of several ranks need not fit together then."""
+    problem, lists = order.problem, []
+    needs: list[list[int]] = [[] for _ in problem.operations]
+    for a, b in zip(problem.tail, problem.head, strict=True):
+        if problem.rank[a] == problem.rank[b]:
+            needs[b].append(a)
+    for rank in range(problem.spec.ranks):
+        rows = [[i for (i,) in lane.units] for lane in order.lanes if lane.rank == rank]
+        listed: dict[int, None] = {}
+        while any(rows):
+            ready = [row for row in rows if row and all(a in listed for a in needs[row[0]])]
+            listed[rng.choice(ready).pop(0)] = None
+        lists.append(tuple(listed))
+    return Order(problem, order.lanes, order.engine, lists=tuple(lists))
+
+
 def random_order(rng: Random) -> Order:
     """A legal order of a random Spec, with rules that it keeps; limits are still to be set."""
     spec = random_spec(rng)
     problem = expand(spec)
     sequence = random_sequence(problem, rng)
-    return order_of(expand(with_rules(spec, problem, sequence, rng)), sequence)
+    order = order_of(expand(with_rules(spec, problem, sequence, rng)), sequence)
+    return listed_anew(order, rng) if rng.random() < 0.5 else order
 
 
 def limited(order: Order, peaks: Sequence[int]) -> Order:
