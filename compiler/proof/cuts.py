@@ -25,8 +25,9 @@ def most_held(
     more than `MOST` states. `held` has amounts: grains, the number of what takes them, those of
     what frees them; `table` what comes before each of these on the rank."""
     rank = _RankStates(streams, held, table)
-    start = (0,) * len(rank.rows)
-    holds, todo, most = {start: 0}, [start], 0
+    start: CutState = (0,) * len(rank.rows)
+    holds: dict[CutState, int] = {start: 0}
+    todo, most = [start], 0
     while todo:
         state = todo.pop()
         for k, following in rank.following(state):

@@ -71,7 +71,7 @@ class PartObligations:
         self.entries = 0
         for p, pipeline in enumerate(spec.pipelines):
             for s in range(len(pipeline.stages)):
-                for key in self._keys(p, s):
+                for key in self.keys(p, s):
                     self.bases[key] = self.entries
                     self.entries += pipeline.microbatches
         self.of = {key: _obligation(self, key) for key in self.bases}
@@ -96,7 +96,7 @@ class PartObligations:
             return NONE
         return obligation.base + microbatch
 
-    def _keys(self, p: int, s: int) -> Iterator[PartKey]:
+    def keys(self, p: int, s: int) -> Iterator[PartKey]:
         """The operations of a stage for one micro-batch."""
         for kind in ("F", *self.backwards(p)):
             for x, part in enumerate(self.spec.parts[p][s]):
@@ -145,17 +145,19 @@ def _amounts(obligations: PartObligations, p: int, s: int) -> Iterator[StageAmou
     bases, many = obligations.bases, obligations.spec.pipelines[p].microbatches
     last = bases["F", p, s, len(stage.parts) - 1]
     back = obligations.backwards(p)
-    weights = [bases[key] for key in obligations._keys(p, s) if key[0] == "W"]
+    weights = [bases[key] for key in obligations.keys(p, s) if key[0] == "W"]
     whole = bases[back[0], p, s, 0] if back else last
     kept = stage.kept if back == "IW" else 0
-    found = [
+    found: list[tuple[int, int, tuple[int, ...]]] = [
         (stage.activation - kept, bases["F", p, s, 0], (whole,)),
         (kept, bases["F", p, s, 0], (whole, *weights)),
     ]
     for x, figures in enumerate(stage.parts):
         own = next((bases[k, p, s, x] for k in back[::-1] if (k, p, s, x) in bases), last)
         found.append((figures.activation, bases["F", p, s, x], (own,)))
-    return (StageAmount(*one, many) for one in found if one[0])
+    for grains, taken_by, freed_by in found:
+        if grains:
+            yield StageAmount(grains, taken_by, freed_by, many)
 
 
 def _rules(obligations: PartObligations) -> tuple[Rules, Rules]:

@@ -57,7 +57,9 @@ def proved(order: Order) -> None:
     """Prove step and evaluation, with what is claimed of them, which an independent clock claims
     too."""
     programs = both(order)
-    claimed = {name: claims(program) for name, program in programs.items()}
+    claimed: dict[ProgramName, Claims] = {
+        name: claims(program) for name, program in programs.items()
+    }
     prove_all(programs, claimed)
     for name, program in programs.items():
         assert PlannedStreams(program).figures() == figures(claimed[name])

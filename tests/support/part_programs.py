@@ -144,7 +144,8 @@ class _Emitter:
         random: Random | None,
         limits: bool,
     ):
-        self.spec, self.lists, self.name, self.random = spec, lists, name, random
+        self.spec, self.lists, self.random = spec, lists, random
+        self.name: ProgramName = name
         self.limits = limits and bool(spec.limits)
         self.place = {one: (r, k) for r, own in enumerate(lists) for k, one in enumerate(own)}
         self.users: dict[Operation, list[Operation]] = {}
