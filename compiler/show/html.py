@@ -25,15 +25,21 @@ IMPORT = re.compile(r'^import \{[^}]*\}\s*from "\./([a-z]+\.js)";\n', re.MULTILI
 
 
 def draw(view: View) -> str:
-    """The page."""
+    """The page of one plan."""
+    return page(view)
+
+
+def page(*views: View) -> str:
+    """The page of one plan or several, which are drawn one below the other; title and text are
+    those of the first."""
     code, style = script(), text_of("page.css")
     parts = {
-        "title": escape(printable(view.spec.name)),
+        "title": escape(printable(views[0].spec.name)),
         "script": digest(code),
         "look": digest(style),
         "style": style,
         "code": code,
-        "plan": island(page_data(view)),
+        "plan": island(page_data(*views)),
     }
     head, *rest = text_of("page.html").split("{{")
     pieces = [piece.split("}}", 1) for piece in rest]

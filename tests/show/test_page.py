@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from browser import Browser, executable
 
@@ -13,9 +14,10 @@ from stretto.compiler.analysis.explanation import explain
 from stretto.compiler.driver import compile_file
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.spec import show
-from stretto.compiler.show import draw
+from stretto.compiler.show import draw, html
 from stretto.compiler.show.view import view
 from tests.show.test_show import EVIL, evil, planned, some_specs
+from tests.support import specs
 
 pytestmark = pytest.mark.skipif(executable() is None, reason="no Chromium is installed")
 
@@ -204,7 +206,7 @@ def test_a_hover_touches_its_own_bar_and_no_draw_the_whole_plan(
     """How many bars are looked at depends on the pixels: four times the micro-batches make no
     more; and what a move shifts is not looked at again."""
     touched = {}
-    for many in (150, 600):
+    for many in (80, 320):
         page = Shown(browser, library("zb_h1", 8, many), tmp_path)
         bars = page.js("plan.count")
         everything = page.js("(page.draw(), page.chart.touched)")
@@ -221,7 +223,7 @@ def test_a_hover_touches_its_own_bar_and_no_draw_the_whole_plan(
         width = page.js("page.viewport.width")
         assert max(everything, zoomed) <= 2 * 8 * (width / 3 + 1)
         assert 0 < moved <= 8 * 2 * (20 / 3 + 4) < bars / 8
-    assert touched[600][0] < 1.5 * touched[150][0]
+    assert touched[320][0] < 1.5 * touched[80][0]
 
 
 def test_a_moved_picture_is_the_one_that_is_drawn_anew(browser: Browser, tmp_path: Path) -> None:
@@ -269,3 +271,23 @@ def test_all_ranks_are_in_sight_or_in_reach(browser: Browser, tmp_path: Path) ->
     page.browser.click(small[0] + 5, small[1] + small[2] - 3)
     page.browser.settle()
     assert page.js("page.viewport.top") > 0
+
+
+def test_a_second_plan_has_its_place_below_the_first(browser: Browser, tmp_path: Path) -> None:
+    """On one axis of time, though it counts in other ticks."""
+    spec = specs.ordered(specs.linear(2, 3), specs.gpipe)
+    finer = planned(msgspec.structs.replace(spec, time_unit=3))
+    path = tmp_path / "two.html"
+    path.write_text(html.page(view(planned(spec), "train"), view(finer, "train")), "utf-8")
+    seen = len(browser.events)
+    browser.open(path)
+    browser.settle()
+    ends = "stretto.plans.map((plan) => stretto.viewport.x(plan.makespan * plan.rate))"
+    first, second = browser.evaluate(ends)
+    assert first == pytest.approx(3 * second, abs=2)
+    tops = browser.evaluate("[0, 1, 2, 3].map((row) => stretto.viewport.rowTop(row))")
+    rows = browser.evaluate(
+        "[0, 1, 2, 3].map((row) => stretto.viewport.rowAt(stretto.viewport.rowTop(row) + 1))"
+    )
+    assert tops == sorted(set(tops)) and rows == [0, 1, 2, 3]
+    assert browser.complaints(seen) == []
