@@ -80,6 +80,9 @@ class SleepI(torch.autograd.Function):
         return gradients[0], None
 
 
+asleep: Any = SleepI.apply  # which has no types
+
+
 class SleepingStage(nn.Module):
     """A stage that sleeps for `F`, `I` and `W` seconds. The sleep of I lies on the way of the
     output's gradient, that of W on the way to the weight."""
@@ -92,8 +95,8 @@ class SleepingStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         time.sleep(F * self.unit)
-        weight = SleepI.apply(self.weight, W * self.unit)
-        out: Tensor = SleepI.apply(x + torch.tanh(x @ weight), I * self.unit)
+        weight = asleep(self.weight, W * self.unit)
+        out: Tensor = asleep(x + torch.tanh(x @ weight), I * self.unit)
         return out
 
 

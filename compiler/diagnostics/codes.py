@@ -329,6 +329,10 @@ CODES: dict[str, ErrorCode] = {
         "the number of the micro-batch: in another order than that it computes wrong gradients, "
         "without a word.",
     ),
+    "not-in-zero-bubble": ErrorCode(
+        "the lists of the zero-bubble runtime cannot hold this schedule",
+        "They know one pipeline, placed as a loop or a V, and no slices.",
+    ),
     # ---- Plan files
     "not-a-plan": ErrorCode(
         "the file is no plan",

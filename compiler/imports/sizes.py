@@ -136,7 +136,8 @@ def _elsewhere(
             yield Diagnostic("wrong-rank", f"{what}, and {why}", (table.label(one),))
     if sizes.placement is None or len(place) > 1:
         return
-    for s, rank in enumerate(place[0]):
+    only = [rank for pipeline in place for rank in pipeline]
+    for s, rank in enumerate(only):
         due = placed(sizes.placement, s, len(table.rows))
         if rank != due:
             first = next(one for one in table.rows[rank] if one.stage == s)

@@ -24,6 +24,7 @@ FORMATS = {
     "trace": ("trace", ".trace.json"),
     "json": ("json", ".json"),
     "dot": ("dot", ".dot"),
+    "zero-bubble": ("zero_bubble", ".zb.csv"),
     "torch-csv": ("torch_csv", ".csv"),
 }
 

@@ -7,7 +7,7 @@ import pytest
 
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.source import Source
-from stretto.compiler.driver import compile_spec
+from stretto.compiler.driver import compile_file, compile_spec
 from stretto.compiler.imports.readable import readable
 from stretto.compiler.imports.readers import READERS
 from stretto.compiler.imports.recognise import recognised
@@ -16,6 +16,7 @@ from stretto.compiler.imports.understand import MOST_ACTIONS, understood
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Spec
+from stretto.compiler.show import draw
 from tests.support import library
 from tests.support.paths import DATA
 
@@ -77,6 +78,23 @@ def test_what_is_wrong_is_found(name: str) -> None:
         read(name)
     assert {one.code for one in found.value.diagnostics} >= WRONG[name]
     assert all(one.labels for one in found.value.diagnostics[:100])
+
+
+@pytest.mark.parametrize("name", ["zb_h1", "zb_v", "interleaved_1f1b", "gpipe", "zb_h2"])
+def test_zero_bubbles_lists_come_back_as_they_went(name: str) -> None:
+    plan = compile_file(name, ranks=3, microbatches=6)
+    text = draw(plan, "zero-bubble")
+    again = understood(READERS["zero-bubble"](Source("t", text), MOST_ACTIONS, None))
+    assert draw(compile_spec(again), "zero-bubble") == text
+    assert again.order == plan.programs["train"].spec.order
+
+
+@pytest.mark.parametrize("name", ["dualpipe", "inference", "hanayo"])
+def test_what_zero_bubbles_lists_cannot_hold_is_refused(name: str) -> None:
+    sizes = {"waves": 2} if name == "hanayo" else {}
+    plan = compile_file(name, ranks=4, microbatches=8, **sizes)
+    with pytest.raises(Rejected, match="zero-bubble's lists cannot hold this schedule"):
+        draw(plan, "zero-bubble", "eval" if name == "inference" else "train")
 
 
 def test_there_is_a_case_for_every_dump() -> None:

@@ -57,7 +57,9 @@ def plays(text: str, microbatches: int) -> bool:
     """Whether all ranks come to the end, and every gradient is what it should be: each stage's
     forward of a micro-batch gets that micro-batch's input, each backward its gradient, each loss is
     its own, and gradients are divided once, when they are complete."""
-    rows = [[schedules._Action.from_str(cell) for cell in row.split(",")] for row in text.split()]
+    rows: list[list[Any]] = [
+        [schedules._Action.from_str(cell) for cell in row.split(",")] for row in text.split()
+    ]
     place = {a.stage_index: r for r, row in enumerate(rows) for a in row if a.is_compute_op}
     run = _Run(place, microbatches)
     at = [0] * len(rows)
