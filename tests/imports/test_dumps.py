@@ -91,8 +91,10 @@ def test_zero_bubbles_lists_come_back_as_they_went(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dualpipe", "inference", "hanayo"])
 def test_what_zero_bubbles_lists_cannot_hold_is_refused(name: str) -> None:
-    sizes = {"waves": 2} if name == "hanayo" else {}
-    plan = compile_file(name, ranks=4, microbatches=8, **sizes)
+    if name == "hanayo":
+        plan = compile_file(name, ranks=4, microbatches=8, waves=2)
+    else:
+        plan = compile_file(name, ranks=4, microbatches=8)
     with pytest.raises(Rejected, match="zero-bubble's lists cannot hold this schedule"):
         draw(plan, "zero-bubble", "eval" if name == "inference" else "train")
 
