@@ -65,10 +65,10 @@ def _random_parts(random: Random) -> Spec:
 
     def made(rank: int) -> Stage:
         rows = tuple(figures(stream) for stream in streams)
-        sums = {kind: sum(getattr(row, kind) for row in rows) for kind in "FBIW"}
+        f, b, i, w = (sum(getattr(row, kind) for row in rows) for kind in "FBIW")
         activation = random.choice([1, 2])
         kept = random.choice([1, activation])
-        return Stage(rank, **sums, activation=activation, kept=kept, parts=rows)
+        return Stage(rank, f, b, i, w, activation, kept, parts=rows)
 
     down = [made(rank) for rank in range(ranks)]
     lines = [Pipeline("down", tuple(down), many, 0, 0, model="down")]

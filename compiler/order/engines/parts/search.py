@@ -192,15 +192,24 @@ def _anneal(state: PartsSearch, share: float) -> None:
         return
     until = state.left() * (1 - share)
     mean = max(1.0, sum(state.instance.ticks) / max(1, sum(t > 0 for t in state.instance.ticks)))
-    moves = _moves(state, until)
+    each = _seconds_of_a_move(state)
+    most = _moves(state, until, each)
     turn = 0
     while state.left() > max(until, 0):
+        moves = most
+        if state.budget.effort is None:
+            moves = max(LEAST, min(most, int((state.left() - until) / each)))
+        began = monotonic()
         jobs = [_job(state, k, mean, moves) for k in range(turn, turn + CHAINS)]
         for k, lanes in enumerate(_side_by_side(jobs), turn):
             state.submit(lanes, "anneal", k % 8)
+        each = max(1e-8, (monotonic() - began) / moves)
         state.spent += CHAINS * moves * MOVE
         turn += CHAINS
 
+
+LEAST = 50
+"""Moves of a run at least."""
 
 HEATS = (0.5, 0.35, 0.25, 0.7, 0.15, 0.35, 0.5, 0.2)
 """How hot runs begin, in mean durations of a part."""
@@ -221,16 +230,21 @@ def _job(state: PartsSearch, k: int, mean: float, moves: int) -> Callable[[], La
     return lambda: annealed(state.instance, state.arrays, start.lanes, run)
 
 
-def _moves(state: PartsSearch, until: float) -> int:
-    """How many moves a run makes."""
+def _seconds_of_a_move(state: PartsSearch) -> float:
+    """Seconds that a move takes, as measured where seconds count."""
+    if state.budget.effort is not None:
+        return 0.0
+    few = 2000 if fast() else LEAST
+    began = monotonic()
+    annealed(state.instance, state.arrays, state.best.lanes, PartsRun(few, 1.0, 1.0))
+    return max(1e-8, (monotonic() - began) / few)
+
+
+def _moves(state: PartsSearch, until: float, each: float) -> int:
+    """How many moves a run makes at most, if one takes so many seconds."""
     if state.budget.effort is not None:
         return max(2000, min(2_000_000, int(state.left() * 1e6 / MOVE / CHAINS / 8)))
-    few = 2000 if fast() else 50
-    began = monotonic()
-    start = state.best.lanes
-    annealed(state.instance, state.arrays, start, PartsRun(few, 1.0, 1.0, 80))
-    each = max(1e-7, (monotonic() - began) / few)
-    return max(few, min(4_000_000, int((state.left() - until) / 8 / each)))
+    return max(LEAST, min(4_000_000, int((state.left() - until) / 8 / each)))
 
 
 def _side_by_side(jobs: list[Callable[[], Lanes]]) -> list[Lanes]:
