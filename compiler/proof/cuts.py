@@ -27,7 +27,8 @@ def most_held(
     rank = _RankStates(streams, held, table)
     start: CutState = (0,) * len(rank.rows)
     holds: dict[CutState, int] = {start: 0}
-    todo, most = [start], 0
+    todo: list[CutState] = [start]
+    most = 0
     while todo:
         state = todo.pop()
         for k, following in rank.following(state):
