@@ -76,12 +76,7 @@ order rank r {
 
 def plan_of_parts(name: str) -> Plan:
     """A plan with streams, and the one with the same operations whole."""
-    try:
-        return compile_text(PARTS, "parts.pipe", whole=name == "whole")
-    except Rejected as rejected:
-        if rejected.diagnostics[0].code == "not-yet":
-            pytest.skip(rejected.diagnostics[0].message)
-        raise
+    return compile_text(PARTS, "parts.pipe", whole=name == "whole")
 
 
 def plans() -> dict[str, Plan]:
