@@ -12,10 +12,16 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from stretto.compiler.problem.interleaving_search import least_ticks, shorter
+from stretto.compiler.problem.interruptible import interruptible
 from stretto.compiler.problem.strands import Places, Strand, moves_of, span, turns
 
 MOST_EXACT = 80
-"""Up to so many links the span is the least there is."""
+"""Up to so many links the span is the least there is (but for `WIDEST`)."""
+
+WIDEST = 500
+"""So many beginnings the last search keeps for each number of links. It begins only where weight
+gradients that can be interrupted may make the two shorter than what was found, and only for many
+long links of unlike costs it has to leave beginnings out."""
 
 WIDTHS = 8, 50
 """How many beginnings of a sequence the searches that come first keep for each number of links."""
@@ -44,11 +50,24 @@ def interleave(begins: Strand, other: Strand) -> Interleaving:
         found = span(strands, sequence)
         if found < least:
             best, least = sequence, found
-    for width in (*WIDTHS, None) if len(begins) + len(other) <= MOST_EXACT else WIDTHS:
+    for width in WIDTHS:
         searched = shorter(strands, least, width) if least > bound else None
         if searched is not None:
             best, least = searched, span(strands, searched)
-    return Interleaving(best, least, ticks)
+    if least > bound and len(begins) + len(other) <= MOST_EXACT:
+        best = _shortest(strands, least) or best
+    return Interleaving(best, span(strands, best), ticks)
+
+
+def _shortest(strands: Sequence[Strand], least: int) -> Places | None:
+    """A shortest sequence; None if none ends in fewer than `least` ticks."""
+    freer = interruptible(strands, least)
+    if freer is None:
+        return None
+    bound, best = freer
+    if best and span(strands, best) == bound:
+        return best
+    return shorter(strands, least, WIDEST)
 
 
 def _ahead(strands: Sequence[Strand]) -> Iterator[Places]:

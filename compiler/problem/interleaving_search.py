@@ -55,7 +55,7 @@ class _StepChain:
 
 
 @dataclass(frozen=True, slots=True)
-class _Two:
+class TwoOperations:
     """Both operations, the lengths of their weight gradients, without 0, and how many of each
     length wait from the start."""
 
@@ -67,14 +67,14 @@ class _Two:
 
 def least_ticks(strands: Sequence[Strand]) -> int:
     """Ticks below which no sequence of the two ends."""
-    two = _two(strands)
+    two = operations_of(strands)
     return _bound(two, _Placed((0, 0), two.waiting), [0] * (two.streams + 2))
 
 
 def shorter(strands: Sequence[Strand], below: int, width: int | None) -> Places | None:
     """A sequence that ends in fewer than `below` ticks, a shortest one if all beginnings are kept;
     None if none is found."""
-    two = _two(strands)
+    two = operations_of(strands)
     start = _Placed((0, 0), two.waiting)
     times = (0,) * (two.streams + 2)
     layer = {start: [_Beginning(times, _bound(two, start, times), -1, None)]}
@@ -94,7 +94,8 @@ def shorter(strands: Sequence[Strand], below: int, width: int | None) -> Places 
     return _sequence(strands, two, min(ends)) if ends else None
 
 
-def _two(strands: Sequence[Strand]) -> _Two:
+def operations_of(strands: Sequence[Strand]) -> TwoOperations:
+    """The two as a search needs them."""
     lengths = sorted({w.ticks for strand in strands for w in strand if w.weight and w.ticks})
     streams = 1 + max((link.stream for strand in strands for link in strand), default=0)
     waiting = [0] * len(lengths)
@@ -109,7 +110,7 @@ def _two(strands: Sequence[Strand]) -> _Two:
             elif ticks:
                 waiting[lengths.index(ticks)] += 1
         chains.append(_chain(steps, lengths, streams))
-    return _Two(chains, lengths, tuple(waiting), streams)
+    return TwoOperations(chains, lengths, tuple(waiting), streams)
 
 
 def _chain(steps: list[_ChainStep], lengths: list[int], streams: int) -> _StepChain:
@@ -123,7 +124,7 @@ def _chain(steps: list[_ChainStep], lengths: list[int], streams: int) -> _StepCh
     return _StepChain(steps, tail[::-1], load[::-1])
 
 
-def _bound(two: _Two, placed: _Placed, times: Sequence[int]) -> int:
+def _bound(two: TwoOperations, placed: _Placed, times: Sequence[int]) -> int:
     """What is left of each stream has to run on it, what is left of each operation one after the
     other."""
     ((i, j), waiting), (one, other), n = placed, two.chains, two.streams
@@ -133,7 +134,7 @@ def _bound(two: _Two, placed: _Placed, times: Sequence[int]) -> int:
 
 
 def _longer(
-    two: _Two, placed: _Placed, beginning: _Beginning
+    two: TwoOperations, placed: _Placed, beginning: _Beginning
 ) -> Iterator[tuple[_Placed, _Beginning]]:
     """The beginnings that have one link more."""
     times, n = beginning.times, two.streams
@@ -171,7 +172,7 @@ def _counted(waiting: tuple[int, ...], k: int, more: int) -> tuple[int, ...]:
 
 
 def _beginning(
-    two: _Two, placed: _Placed, times: list[int], move: int, before: _Beginning
+    two: TwoOperations, placed: _Placed, times: list[int], move: int, before: _Beginning
 ) -> _Beginning:
     """An operation cannot go on before the stream of its next link is free: said so, more
     beginnings compare."""
@@ -205,13 +206,13 @@ def _best(layer: dict[_Placed, list[_Beginning]], width: int) -> dict[_Placed, l
     return kept
 
 
-def _complete(two: _Two, placed: _Placed) -> bool:
+def _complete(two: TwoOperations, placed: _Placed) -> bool:
     return not any(placed.waiting) and all(
         many == len(chain.steps) for many, chain in zip(placed.steps, two.chains, strict=True)
     )
 
 
-def _sequence(strands: Sequence[Strand], two: _Two, end: _Beginning) -> Places:
+def _sequence(strands: Sequence[Strand], two: TwoOperations, end: _Beginning) -> Places:
     """The links that were placed, from the first to the last; of weight gradients of one length
     the one that waited longest. Those of length 0 stand behind what they need."""
     moves = []
