@@ -15,6 +15,7 @@ from stretto.compiler.commands import files
 from stretto.compiler.commands.flags import add_inputs, add_search
 from stretto.compiler.commands.load import Teller, load, searching
 from stretto.compiler.diagnostics.codes import CODES, complete
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.diagnostics.suggest import nearest
 from stretto.compiler.order.budget import Budget, SearchProgress
@@ -71,6 +72,10 @@ def of_plan(chosen: Namespace) -> int:
     seconds = SECONDS if chosen.time_limit is None else float(chosen.time_limit)
     plan = load(chosen.what, chosen, replace(searching(chosen), seconds=seconds))
     program = plan.programs[step_of(plan)]
+    if program.spec.parts:
+        message = "why streams idle cannot be told yet, where stages are cut into parts"
+        help_ = "`stretto show` has a lane for each stream, `compile --json` what is hidden"
+        raise Rejected([Diagnostic("not-yet", message, help=help_)])
     found = explain(program)
     teller = Trying()
     budget = Budget(seconds, effort=chosen.effort, seed=chosen.seed, progress=teller.compiling)
