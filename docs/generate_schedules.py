@@ -70,9 +70,16 @@ def row(name: str) -> tuple[str, ...]:
     if not ordered(name):
         return link, "found by the compiler", "", "", "1"
     share = Fraction(TABLE["ranks"], stages(name))
-    costs = " ".join(f"cost {kind} = {share}" for kind in "FIW")
+    cut = in_parts(name)  # then with costs of their own, which cannot be compared
+    costs = "" if cut else " ".join(f"cost {kind} = {share}" for kind in "FIW")
     s = summary(compiled(name, TABLE, f"{costs} activation = {share}"))
-    return link, str(s.makespan), percent(s.bubble), str(largest(s)), str(s.weight_copies)
+    return (
+        link,
+        "costs of its own" if cut else str(s.makespan),
+        percent(s.bubble),
+        str(largest(s)),
+        str(s.weight_copies),
+    )
 
 
 def stages(name: str) -> int:
@@ -80,6 +87,11 @@ def stages(name: str) -> int:
     values = {key: Fraction(value) for key, value in TABLE.items()}
     spec = evaluate(parse(library.read(name)), Settings(values=values))
     return len(spec.pipelines[0].stages)
+
+
+def in_parts(name: str) -> bool:
+    """Whether the schedule's stages are cut into parts."""
+    return bool(evaluate(parse(library.read(name)), Settings()).parts)
 
 
 def summary(plan: Plan) -> Summary:

@@ -142,7 +142,7 @@ def samples() -> Iterator[Program]:
         spec = specs.random_order(specs.random_model(random), random, pairs=0.4)
         yield program(spec)
         yield communicate(written(expand(spec)), 1)
-    for name in library.WRITTEN:
+    for name in library.WHOLE:
         spec = library.spec(name)
         yield program(spec)
         yield program(library.spec(name, "transfer 1/2"))

@@ -94,3 +94,9 @@ def test_every_code_is_explained(stretto: Run) -> None:
         assert found == 0
         assert code in out
     assert stretto("explain", "error[unknown-name]:")[0] == 0
+
+
+def test_explain_says_what_it_does_not_know_yet(stretto: Run) -> None:
+    code, out, err = stretto("explain", "moe_1f1b")
+    assert (code, out) == (1, "")
+    assert err.startswith("error[not-yet]: why streams idle cannot be told yet")

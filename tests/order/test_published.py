@@ -43,8 +43,9 @@ COVERED: dict[str, tuple[str, tuple[dict[str, int], ...]]] = {
 }
 """The schedule that is written for each file, and the parameters it is tried with."""
 
-NOT_WRITTEN = {"hanayo", "v_half"}
-"""Files without a generator: v_half has no order, and in hanayo's placement others are tried."""
+NOT_WRITTEN = {"hanayo", "v_half", *library.IN_PARTS}
+"""Files without a generator: v_half has no order, and in hanayo's placement others are tried.
+What is written of parts is compared elsewhere."""
 
 Word = tuple[str, int, int]
 """Kind, pipeline and stage. The micro-batch is not compared: equal ones are the same to the search,

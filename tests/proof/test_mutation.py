@@ -24,13 +24,16 @@ from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.spec import Limit, Spec
 from stretto.compiler.program.program import Claims, Program, ProgramName
 from stretto.compiler.proof.prove import prove
+from tests.support.library import IN_PARTS
 from tests.support.mutants import Mutant, harmless, mutants, random_mutant
 
 Found = Iterable[tuple[ProgramName, Mutant]]  # which program of the plan, broken how
 
-SMALLEST = {"dualpipe": (2, 4), "dualpipe_v": (2, 4)}  # ranks, micro-batches; else (2, 2)
-LARGER = {"dualpipe": (4, 8), "dualpipe_v": (3, 6)}  # else (4, 4)
-LARGEST = {"dualpipe": (6, 12), "dualpipe_v": (4, 8)}  # else (4, 8)
+TWO_WAYS = ("dualpipe", "dualpipe_v", "deepseek_v3", "deepseek_v3_v")
+SMALLEST = dict.fromkeys(TWO_WAYS, (2, 4))  # ranks, micro-batches; else (2, 2)
+LARGER = {name: (3, 6) if name.endswith("_v") else (4, 8) for name in TWO_WAYS}  # else (4, 4)
+LARGEST = {name: (4, 8) if name.endswith("_v") else (6, 12) for name in TWO_WAYS}  # else (4, 8)
+WHOLE = [name for name in library.names() if name not in IN_PARTS]  # parts: `test_stream_mutation`
 FEW_STATES, MANY_STATES = 300, 20_000  # beyond, some interleavings take the place of all
 
 
@@ -115,7 +118,7 @@ def judged(name: str, plan: Plan, found: Found, states: int = MANY_STATES) -> Ta
 # ---------------------------------------------------------------------------- instructions
 
 
-@pytest.mark.parametrize("name", library.names())
+@pytest.mark.parametrize("name", WHOLE)
 def test_every_instruction_of_the_smallest_plans(name: str) -> None:
     plan = compiled(name, SMALLEST.get(name, (2, 2)))
     which: ProgramName = "train" if "train" in plan.programs else "eval"
@@ -127,7 +130,7 @@ def test_every_instruction_of_the_smallest_plans(name: str) -> None:
 def test_a_sample_of_larger_plans(edits: int) -> None:
     total = Tally()
     found: Found
-    for name in library.names():
+    for name in WHOLE:
         plan = compiled(name, LARGER.get(name, (4, 4)))
         random = Random(f"{name} {edits}")
         for p, program in plan.programs.items():
@@ -138,7 +141,7 @@ def test_a_sample_of_larger_plans(edits: int) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", library.names())
+@pytest.mark.parametrize("name", WHOLE)
 def test_every_instruction_of_larger_plans(name: str) -> None:
     """Of the largest, every eleventh mutant."""
     found: Found
@@ -210,7 +213,7 @@ def _pipelines(spec: Spec) -> Iterator[tuple[str, tuple[object, ...]]]:
 
 def test_forged_headers() -> None:
     total = Tally()
-    for name in library.names():
+    for name in WHOLE:
         plan = compiled(name, SMALLEST.get(name, (2, 2)))
         for p, program in plan.programs.items():
             for kind, broken, claims in forged(plan, p):

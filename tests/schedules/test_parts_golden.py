@@ -33,7 +33,9 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _programs(row: dict[str, Any]) -> dict[ProgramName, Program]:
-    source = Source(row["file"], (DATA / "parts" / row["file"]).read_text())
+    ships = row["file"].removesuffix(".pipe") in library.IN_PARTS
+    folder = library.FOLDER if ships else DATA / "parts"
+    source = Source(row["file"], (folder / row["file"]).read_text())
     order = written(expand(library.evaluated(source, row.get("costs", ""), **row["set"])))
     return {"train": communicate(order), "eval": forwards(order)}
 

@@ -23,7 +23,10 @@ from stretto.compiler.proof.prove import prove
 FOLDER = Path(next(iter(schedules.__path__)))
 NAMES = sorted(path.stem for path in FOLDER.glob("*.pipe"))
 WITHOUT_ORDER = {"v_half"}
+IN_PARTS = {"deepseek_v3", "deepseek_v3_v", "moe_1f1b"}
+"""The files whose stages are cut into parts."""
 WRITTEN = [name for name in NAMES if name not in WITHOUT_ORDER]
+WHOLE = [name for name in WRITTEN if name not in IN_PARTS]
 
 Unit = tuple[Operation, ...]
 
