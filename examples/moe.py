@@ -168,8 +168,12 @@ def average(executor: Executor, group: dist.ProcessGroup) -> None:
 
 def train(chosen: argparse.Namespace, rank: int) -> None:
     """Trains, or checks one step, as one of four processes."""
-    pipelines = [dist.new_group([d * RANKS + p for p in range(RANKS)]) for d in range(SHARDS)]
-    sharing = [dist.new_group([d * RANKS + p for d in range(SHARDS)]) for p in range(RANKS)]
+    pipelines: list[Any] = [
+        dist.new_group([d * RANKS + p for p in range(RANKS)]) for d in range(SHARDS)
+    ]
+    sharing: list[Any] = [
+        dist.new_group([d * RANKS + p for d in range(SHARDS)]) for p in range(RANKS)
+    ]
     shard, place = divmod(rank, RANKS)
     plan = compile_file("deepseek_v3", ranks=RANKS, microbatches=MICROBATCHES, layers=chosen.layers)
     model = MoE(chosen.layers, shard, SHARDS)

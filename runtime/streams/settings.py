@@ -46,7 +46,7 @@ def _settings() -> Iterator[Callable[[], AbstractContextManager[Any]]]:
     device = torch.get_default_device()
     if device.type != "cpu":
         yield lambda: torch.device(device)
-    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
     if hooks is not None:
         yield lambda: torch.autograd.graph.saved_tensors_hooks(*hooks)
 

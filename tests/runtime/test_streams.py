@@ -251,8 +251,8 @@ def test_a_part_that_does_not_end_is_named() -> None:
 
 def experts(rank: int, plan: Plan, other: Plan | None, what: str) -> Any:
     """One of four processes: two pipelines of two ranks, which share experts."""
-    pipelines = [dist.new_group([2 * d, 2 * d + 1]) for d in range(2)]
-    sharing = [dist.new_group([p, 2 + p]) for p in range(2)]
+    pipelines: list[Any] = [dist.new_group([2 * d, 2 * d + 1]) for d in range(2)]
+    sharing: list[Any] = [dist.new_group([p, 2 + p]) for p in range(2)]
     shard, place = divmod(rank, 2)
     stage = Experts(10 * place + shard, names=("att", "disp", "mlp", "comb"))
     torch.manual_seed(shard)
