@@ -2,9 +2,10 @@
 
 In: the links of both, the operation that begins first. Out: an `Interleaving`, one sequence of the
 links of both. Promised: it is a shortest one for the two alone (both ready, all streams free, until
-the last link has ended; of more than `MOST_EXACT` links the best that a search counted in steps
-finds); it is that of taking turns where no other is shorter, else turns after the fewest links
-going ahead that make it a shortest; the same links give the same sequence.
+the last link has ended; of more than `MOST_EXACT` links, and of some dozens that are all unlike
+where the last search leaves something out, the best that searches counted in steps find); it is
+that of taking turns where no other is shorter, else turns after the fewest links going ahead that
+make it a shortest; the same links give the same sequence.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from stretto.compiler.problem.interruptible import interruptible
 from stretto.compiler.problem.strands import Places, Strand, moves_of, span, turns
 
 MOST_EXACT = 80
-"""Up to so many links the span is the least there is (but for `WIDEST`)."""
+"""Up to so many links the last search is made."""
 
 WIDEST = 500
 """So many beginnings the last search keeps for each number of links. It begins only where weight
