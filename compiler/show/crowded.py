@@ -54,9 +54,9 @@ def crowded_rows(view: View, cuts: list[int]) -> Iterator[CrowdedRow]:
 
 
 def count(view: View, rank: int, cuts: list[int], row: CrowdedRow) -> None:
-    """Adds the time of the rank's operations."""
+    """Adds the time of the rank's operations; of several streams, of those on the first."""
     cells = len(cuts) - 1
-    for bar in view.lanes[rank]:
+    for bar in (bar for bar in view.lanes[rank] if bar.stream == 0):
         kind, pipeline, stage = bar.operation[:3]
         shade = kind, pipeline, view.chunks[pipeline, stage]
         ticks = row.ticks.setdefault(shade, [0] * cells)

@@ -73,11 +73,8 @@ def plan_data(view: View) -> dict[str, Any]:
 def lanes_of(view: View) -> dict[tuple[int, int], list[Timed]]:
     """The bars of every lane, by rank and stream; other streams than the first only where a rank
     has something on them."""
-    found: dict[tuple[int, int], list[Timed]] = {}
+    found: dict[tuple[int, int], list[Timed]] = {lane: [] for lane in view.streams}
     for rank, bars in enumerate(view.lanes):
-        found[rank, 0] = []
-        for stream in sorted({bar.stream for bar in bars} - {0}):
-            found[rank, stream] = []
         for bar in bars:
             found[rank, bar.stream].append(bar)
     return found
@@ -187,7 +184,16 @@ def part_of(view: View, operation: Operation) -> tuple[str | None, int]:
 
 
 def waits_of(view: View, bars: list[Timed]) -> Columns:
-    """What every bar needs, and what it came right after."""
+    """What every bar needs, and what it came right after; of parts, of which `analysis` does not
+    know that yet, the memory alone."""
+    if view.spec.streams:
+        return {
+            "needs": [],
+            "lag": [],
+            "first_need": [0] * (len(bars) + 1),
+            "after": [NONE] * len(bars),
+            "held": [held_before(view, rank_of(view, bar), bar) for bar in bars],
+        }
     timed = view.timed
     numbers = {bar.operation: n for n, bar in enumerate(bars)}
     found: Columns = {"needs": [], "lag": [], "first_need": [0], "after": [], "held": []}
@@ -213,8 +219,13 @@ def waits_of(view: View, bars: list[Timed]) -> Columns:
             after, _ = held_up_by(timed, rank, at)
         names = timed.units[after[0]][after[1]].names if after else ()
         found["after"].append(numbers[names[0]] if names else NONE)
-        found["held"].append(unit.held if not view.spec.streams else held_before(view, rank, bar))
+        found["held"].append(unit.held)
     return found
+
+
+def rank_of(view: View, bar: Timed) -> int:
+    """The rank that runs the operation."""
+    return view.spec.pipelines[bar.operation.pipeline].stages[bar.operation.stage].rank
 
 
 def held_before(view: View, rank: int, bar: Timed) -> int:
@@ -254,6 +265,8 @@ def beside_of(view: View) -> Columns:
 
 def chain_of(view: View, bars: list[Timed]) -> list[int]:
     """The bars of the critical chain that `explain` tells, first to last; of a pair the first."""
+    if view.spec.streams:
+        return []
     first, _, rank = explained_stretch(view.program, view.timeline)
     links = path_to_the_end(view.timed, rank)
     wanted = {

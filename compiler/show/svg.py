@@ -100,8 +100,13 @@ def draw(view: View) -> str:
 
 def detailed(view: View) -> tuple[list[str], int]:
     """A lane for every rank with all its operations, and where they end below."""
-    parts = [part for rank in range(view.spec.ranks) for part in lane(view, rank)]
-    return parts, TOP + view.spec.ranks * (LANE + CURVE + GAP)
+    pitch = LANE + CURVE + GAP
+    parts = [
+        part
+        for k, (rank, stream) in enumerate(view.streams)
+        for part in lane(view, rank, stream, TOP + k * pitch)
+    ]
+    return parts, TOP + len(view.streams) * pitch
 
 
 def _beside(view: View) -> str:
@@ -144,16 +149,20 @@ def axis(view: View, bottom: int) -> Iterator[str]:
         yield f'<text class="mid" x="{at}" y="{bottom + 13}">{view.time(mark)}</text>'
 
 
-def lane(view: View, rank: int) -> Iterator[str]:
-    """All of one rank: its name, bars, idle stretches, curve of activations and peak."""
-    top = TOP + rank * (LANE + CURVE + GAP)
+def lane(view: View, rank: int, stream: int, top: int) -> Iterator[str]:
+    """All of one rank: its name, bars, idle stretches, curve of activations and peak. Of another
+    stream than the first its name and bars."""
     width = WIDTH - LEFT - RIGHT
-    yield f'<text class="rank" x="{PAD}" y="{top + LANE // 2 + 4}">rank {rank}</text>'
+    name = escape(view.spec.streams[stream]) if stream else f"rank {rank}"
+    yield f'<text class="rank" x="{PAD}" y="{top + LANE // 2 + 4}">{name}</text>'
     yield f'<rect class="idle" x="{LEFT}" y="{top}" width="{width}" height="{LANE}" rx="2"/>'
-    for one in view.idle[rank]:
+    for one in view.idle[rank] if not stream else ():
         yield gap(view, one, top)
     for bar in view.lanes[rank]:
-        yield from drawn(view, bar, top)
+        if bar.stream == stream:
+            yield from drawn(view, bar, top)
+    if stream:
+        return
     if view.timeline.collectives:
         yield from beside(view, rank, top)
     yield from curve(view, rank, top + LANE + 2)

@@ -68,7 +68,8 @@ BESIDE = 8  # ranks of which it is told what runs beside, and for each so many o
 
 def draw(view: View, look: Look) -> str:
     """The chart with its headline, axis and legend."""
-    margin = len(f"rank {view.spec.ranks - 1}  ")
+    names = [f"rank {view.spec.ranks - 1}", *(f"  {name}" for name in view.spec.streams[1:])]
+    margin = max(len(printable(name)) for name in names) + 2
     peaks = [str(view.size(peak)) for peak in view.claims.activations]
     frame = margin + 2 + max(map(len, [*peaks, "peak"]))
     scale = fitted(view, look.width - frame)
@@ -76,12 +77,12 @@ def draw(view: View, look: Look) -> str:
     lines = [Text(words) for words in wrap(headline, look.width)]
     height = 2 if any(bar.unit != NONE for lane in view.lanes for bar in lane) else 1
     lines.append(Text(" " * (margin + scale.columns + 2) + "peak", Style(dim=True)))
-    for rank in range(view.spec.ranks):
-        name = f"rank {rank}".ljust(margin)
+    for rank, stream in view.streams:
+        name = lane_name(view, rank, stream).ljust(margin)
         for row in range(height):
             line = Text(name if row == 0 else " " * margin)
-            line.append_text(joined(row_of(view, rank, row, height, scale, look)))
-            if row == 0:
+            line.append_text(joined(row_of(view, (rank, stream), row, height, scale, look)))
+            if row == 0 and stream == 0:
                 line.append(f"  {peaks[rank]}", Style(dim=True))
             lines.append(line)
         if height == 2 and rank + 1 < view.spec.ranks:
@@ -109,15 +110,21 @@ def step_of(view: View) -> int:
     return gcd(max(1, view.claims.makespan), *ticks)
 
 
+def lane_name(view: View, rank: int, stream: int) -> str:
+    """What stands before a lane: its rank, below that the names of further streams."""
+    return printable(f"  {view.spec.streams[stream]}") if stream else f"rank {rank}"
+
+
 def row_of(
-    view: View, rank: int, row: int, height: int, scale: TimeScale, look: Look
+    view: View, lane: tuple[int, int], row: int, height: int, scale: TimeScale, look: Look
 ) -> list[ChartCell]:
-    """One line of a lane: its bars, and where the rank is idle the mark of the cause."""
+    """One line of a rank's stream: its bars, and where the rank is idle the mark of the cause."""
+    rank, stream = lane
     cells = [ChartCell(" ", None)] * scale.columns
     for one in view.idle[rank]:
         first, last = scale.column(one.start), scale.column(one.end)
         cells[first:last] = [IDLE[one.cause]] * (last - first)
-    for bar in view.lanes[rank]:
+    for bar in (bar for bar in view.lanes[rank] if bar.stream == stream):
         paired = bar.unit != NONE and height == 2
         if paired and (bar.operation.kind == "F") != (row == 0):
             continue
@@ -233,6 +240,9 @@ def hidden(view: View, look: Look, scale: TimeScale, frame: int) -> str:
 
 def causes(view: View, look: Look) -> list[Text]:
     """The longest stretches of which there is something to say."""
+    if view.spec.streams:
+        words = "why ranks are idle is not told yet where they have several streams"
+        return [Text(line) for line in wrap(words, look.width)]
     listed = [one for idle in view.idle for one in idle if one.cause != "done"]
     lines = [Text()] if listed else []
     for one in longest(listed, LONGEST):

@@ -61,6 +61,15 @@ class View:
         return self.timeline.ranks
 
     @property
+    def streams(self) -> list[tuple[int, int]]:
+        """Every rank with every stream on which it has something, `compute` first and always."""
+        return [
+            (rank, stream)
+            for rank, lane in enumerate(self.lanes)
+            for stream in sorted({0, *(bar.stream for bar in lane)})
+        ]
+
+    @property
     def spec(self) -> Spec:
         """What the Program carries out."""
         return self.program.spec
@@ -94,7 +103,10 @@ class View:
 
     @cached_property
     def idle(self) -> tuple[tuple[Idle, ...], ...]:
-        """Every rank's idle stretches, each with its cause, in the words of `explain`."""
+        """Every rank's idle stretches, each with its cause, in the words of `explain`; none where
+        ranks have several streams, of which `analysis` cannot tell causes yet."""
+        if self.spec.streams:
+            return ((),) * self.spec.ranks
         return tuple(tuple(stretches(self.timed, rank)) for rank in range(self.spec.ranks))
 
     @cached_property

@@ -95,7 +95,7 @@ export class Chart {
     raster.fill(a, y, Math.min(b, this.x(at, plan.makespan)), y + heights.bars, look.pixel.soft);
     this.bars(at, a, b);
     if (plan.beside.start.length) this.beside(at, a, b);
-    if (heights.curve) this.curve(at, a, b);
+    if (heights.curve && !plan.lanes[lane][1]) this.curve(at, a, b);
     if (put) raster.put(this.pen, a, y, b, y + viewport.pitch);
   }
 

@@ -226,6 +226,7 @@ function buttons(page) {
   button(bar, "critical chain", () => page.chain(),
     { id: "chain", title: "the operations that make the step as long as it is (key c)" })
     .setAttribute("aria-pressed", "false");
+  byId("chain").hidden = !page.plans[0].chain.length;
 }
 
 // The overview moves the chart, the bar between picture and text moves itself.

@@ -1,7 +1,7 @@
 // The picture as tables, for screen readers and for whoever would rather read: a row per rank; below,
 // all that one rank does. They are made when they are asked for.
 
-import { NONE, idleBefore } from "./model.js";
+import { NONE, idleBefore, weight } from "./model.js";
 import { button, byId, put } from "./dom.js";
 import { nameOf, size, time } from "./words.js";
 
@@ -16,7 +16,8 @@ export function prepareTables(plan, go) {
 
 function showRanks(plan, go) {
   const table = byId("ranks");
-  head(table, ["rank", "operations", "busy", ...plan.causes.map((words) => `idle: ${words}`),
+  const causes = plan.streams.length === 1 ? plan.causes : [];  // of several they are not known
+  head(table, ["rank", "operations", "busy", ...causes.map((words) => `idle: ${words}`),
     "peak of memory", "limit"]);
   more(table, plan.ranks, (rank, row) => {
     const cell = put(row, "th", null, { scope: "row" });
@@ -24,7 +25,7 @@ function showRanks(plan, go) {
     const idle = idleTimes(plan, rank), limit = plan.limits[rank] ?? NONE;
     const lanes = lanesOf(plan, rank);
     const many = lanes.reduce((sum, n) => sum + plan.first[n + 1] - plan.first[n], 0);
-    const busy = plan.makespan - idle.reduce((sum, ticks) => sum + ticks, 0);
+    const busy = busyOf(plan, lanes[0]);
     for (const words of [many, time(plan, busy), ...idle.map((ticks) => time(plan, ticks)),
       size(plan, plan.peaks[rank]), limit === NONE ? "none" : size(plan, limit)]) {
       put(row, "td", words);
@@ -56,8 +57,18 @@ function lanesOf(plan, rank) {
   return plan.lanes.flatMap(([r], lane) => (r === rank ? [lane] : []));
 }
 
+// How long a lane is occupied; the halves of a pair count half.
+function busyOf(plan, lane) {
+  let ticks = 0;
+  for (let bar = plan.first[lane]; bar < plan.first[lane + 1]; bar++) {
+    ticks += (plan.bars.end[bar] - plan.bars.start[bar]) * weight(plan, bar);
+  }
+  return ticks;
+}
+
 function idleTimes(plan, rank) {
-  const { first, start, end, cause } = plan.idle, ticks = plan.causes.map(() => 0);
+  const { first, start, end, cause } = plan.idle;
+  const ticks = plan.streams.length === 1 ? plan.causes.map(() => 0) : [];
   for (let i = first[rank]; i < first[rank + 1]; i++) ticks[cause[i]] += end[i] - start[i];
   return ticks;
 }

@@ -28,8 +28,8 @@ function toldOfBar({ plan, bar }) {
     ["memory", `${size(plan, held[bar])} before, ${size(plan, after)} after` +
       `${takes ? `; takes ${size(plan, takes)}` : ""}${frees ? `; frees ${size(plan, frees)}` : ""}` +
       `${limit === NONE ? "" : `; limit ${size(plan, limit)}`}`],
-    ["began", whyThen(plan, bar)],
   ];
+  if (plan.streams.length === 1) lines.push(["began", whyThen(plan, bar)]);
   if (mate !== NONE) lines.splice(1, 0, ["pair", `overlaps ${nameOf(plan, mate)}`]);
   const place = placeOf(plan, bar);
   if (place) lines.push(["line", place]);
