@@ -17,10 +17,11 @@ from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import NONE, Operation, Rule
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
-from stretto.compiler.program.program import Compute, Program, ProgramName
+from stretto.compiler.program.program import Claims, Compute, Program, ProgramName
 from stretto.compiler.program.whole import whole_order
 from stretto.compiler.proof.prove import prove, prove_all
 from stretto.compiler.verify import verify
+from tests.support import library
 from tests.support.parts_orders import limited, random_order
 from tests.support.paths import DATA
 
@@ -40,7 +41,7 @@ def test_it_is_proved(seed: int) -> None:
     spec, found = order.problem.spec, whole_order(order)
     assert not found.problem.spec.streams and not found.problem.spec.parts
     programs: dict[ProgramName, Program] = {"train": communicate(found), "eval": forwards(found)}
-    claimed = {name: claims(program) for name, program in programs.items()}
+    claimed: dict[ProgramName, Claims] = {n: claims(one) for n, one in programs.items()}
     held = claimed["train"].activations
     if any(a > b for a, b in zip(held, peaks, strict=True)):  # what parts take on top stays longer
         stages = [stage for line in spec.pipelines for stage in line.stages]
@@ -126,7 +127,8 @@ def _interleaved(order: Order) -> list[tuple[list[Operation], list[Operation]]]:
 
 @pytest.mark.parametrize("name", ["deepseek_v3", "deepseek_v3_v", "moe_1f1b", "parts_uneven"])
 def test_it_is_a_plan_of_its_own(name: str, tmp_path: Path) -> None:
-    text = (DATA / "parts" / f"{name}.pipe").read_text()
+    folder = library.FOLDER if name in library.IN_PARTS else DATA / "parts"
+    text = (folder / f"{name}.pipe").read_text()
     plan = compile_text(text, f"{name}.pipe", Settings(), whole=True)
     write_plan(plan, tmp_path / "plan")
     read = read_plan(tmp_path / "plan")

@@ -2,21 +2,23 @@
 compiler says of the files in which the language of parts was fixed."""
 
 import json
+from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from stretto.compiler.analysis.hidden import hidden
 from stretto.compiler.diagnostics.source import Source
-from stretto.compiler.order.written import written
-from stretto.compiler.problem.expand import expand
+from stretto.compiler.driver import compile_text
+from stretto.compiler.evaluation import Settings
+from stretto.compiler.language.parse import parse_costs
+from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.spec import Spec, number
-from stretto.compiler.program.claims import claims
-from stretto.compiler.program.communicate import communicate, forwards
-from stretto.compiler.program.program import Compute, Program, ProgramName
+from stretto.compiler.program.program import Compute, Program
 from stretto.compiler.program.timeline import time
-from stretto.compiler.proof.prove import prove_all
 from tests.support import library
+from tests.support.parts import CHAIN, COSTS
 from tests.support.paths import DATA
 
 ROWS: list[dict[str, Any]] = [
@@ -32,26 +34,29 @@ def _name(row: dict[str, Any]) -> str:
     return f"{row['file'].removesuffix('.pipe')}-{sizes}-{costs}"
 
 
-def _programs(row: dict[str, Any]) -> dict[ProgramName, Program]:
+def _plan(row: dict[str, Any]) -> Plan:
+    """The whole line; the plan is proved."""
     ships = row["file"].removesuffix(".pipe") in library.IN_PARTS
     folder = library.FOLDER if ships else DATA / "parts"
-    source = Source(row["file"], (folder / row["file"]).read_text())
-    order = written(expand(library.evaluated(source, row.get("costs", ""), **row["set"])))
-    return {"train": communicate(order), "eval": forwards(order)}
+    costs = row.get("costs")
+    settings = Settings(
+        values={name: Fraction(value) for name, value in row["set"].items()},
+        costs=parse_costs(Source("costs.pipe", costs)) if costs else None,
+    )
+    return compile_text((folder / row["file"]).read_text(), row["file"], settings)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=_name)
 def test_figures(row: dict[str, Any]) -> None:
     assert row["exact"], "this test knows no other rows"
-    programs = _programs(row)
-    claimed = {name: claims(program) for name, program in programs.items()}
-    prove_all(programs, claimed)
-    program, found = programs["train"], claimed["train"]
+    plan = _plan(row)
+    program, found = plan.programs["train"], plan.claims["train"]
     spec = program.spec
     computes = [one for own in program.ranks for one in own if isinstance(one, Compute)]
     assert len(computes) == row["operations"]
     assert number(found.makespan, spec.time_unit) == row["makespan"]
     assert number(found.span, spec.time_unit) == row["span"]
+    assert plan.bound.ticks <= found.makespan
     assert [number(peak, spec.size_unit) for peak in found.activations] == row["peak"]
     idle = 1 - found.busy / (spec.ranks * found.makespan)
     assert idle == pytest.approx(row["bubble"], abs=1e-6)
@@ -98,3 +103,34 @@ def _timeline(program: Program) -> list[list[list[Any]]]:
             times = [number(moment, spec.time_unit) for moment in (timed.start, timed.end)]
             found[-1].append([kind, spec.pipelines[p].name, s, microbatch, own.name, layer, *times])
     return found
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+@pytest.mark.parametrize("costs", COSTS)
+def test_a_further_micro_batch_takes_the_larger_load(costs: str, layers: int) -> None:
+    """On one rank: pairs follow each other without a barrier, and hide in each other what no pair
+    alone can hide."""
+    rows = list(zip(*COSTS[costs], strict=True))
+    found = [_one_rank(rows, layers, microbatches) for microbatches in (2, 3, 4, 8)]
+    loads = [
+        sum(sum(row) for row, (_, on) in zip(rows, CHAIN, strict=True) if on == stream)
+        for stream in (0, 1)
+    ]
+    larger = layers * max(loads)
+    assert [b - a for a, b in pairwise(found)] == [larger, larger, 4 * larger]
+
+
+def _one_rank(rows: list[tuple[int, int, int]], layers: int, microbatches: int) -> int:
+    """The makespan of `F`, pairs `F | B`, and `B`, in ticks."""
+    costs = []
+    for (name, stream), (forward, inputs, weights) in zip(CHAIN, rows, strict=True):
+        costs += [f"cost F.{name} = {forward}", f"cost I.{name} = {inputs}"]
+        costs += [f"cost W.{name} = {weights}"] if stream == 0 else []
+    chain = ", ".join(name + " on comm" * stream for name, stream in CHAIN)
+    text = (
+        f"schedule one ranks 1 microbatches {microbatches} pipeline main {{ stages 1 }}\n"
+        f"split F into {layers} * ({chain}) split B into I, W\n"
+        + "\n".join(costs)
+        + "\norder rank r { F; repeat microbatches - 1 { F | B }; B }\n"
+    )
+    return compile_text(text, "one").claims["train"].makespan

@@ -88,12 +88,11 @@ def _stage(rng: Random, rank: int, chain: tuple[Part, ...], split: bool, most: i
         i, w = ticks(), ticks() if split and part.stream == 0 else 0
         b = 0 if split else ticks()
         figures.append(PartFigures(ticks(), b, i if split else 0, w, rng.choice((0, 0, 1, 2))))
-    totals = {kind: sum(getattr(one, kind) for one in figures) for kind in "FBIW"}
-    if split:
-        totals["B"] = totals["I"] + totals["W"]
+    F, B, I, W = (sum(getattr(one, kind) for one in figures) for kind in "FBIW")  # noqa: E741
+    B = I + W if split else B
     activation = rng.randint(0, 3)
     kept = rng.randint(0, activation)
-    return Stage(rank, **totals, activation=activation, kept=kept, parts=tuple(figures))
+    return Stage(rank, F, B, I, W, activation, kept, parts=tuple(figures))
 
 
 def with_rules(spec: Spec, problem: Problem, sequence: Sequence[int], rng: Random) -> Spec:
