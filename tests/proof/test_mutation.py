@@ -29,7 +29,7 @@ from tests.support.mutants import Mutant, harmless, mutants, random_mutant
 
 Found = Iterable[tuple[ProgramName, Mutant]]  # which program of the plan, broken how
 
-TWO_WAYS = ("dualpipe", "dualpipe_v", "deepseek_v3", "deepseek_v3_v")
+TWO_WAYS: tuple[str, ...] = ("dualpipe", "dualpipe_v", "deepseek_v3", "deepseek_v3_v")
 SMALLEST = dict.fromkeys(TWO_WAYS, (2, 4))  # ranks, micro-batches; else (2, 2)
 LARGER = {name: (3, 6) if name.endswith("_v") else (4, 8) for name in TWO_WAYS}  # else (4, 4)
 LARGEST = {name: (4, 8) if name.endswith("_v") else (6, 12) for name in TWO_WAYS}  # else (4, 8)
