@@ -22,7 +22,8 @@ from tests.support.paths import DATA
 
 def spec(name: str, **values: int) -> Spec:
     """A file with parts at other sizes."""
-    text = (DATA / "parts" / f"{name}.pipe").read_text()
+    folder = library.FOLDER if name in library.IN_PARTS else DATA / "parts"
+    text = (folder / f"{name}.pipe").read_text()
     return library.evaluated(Source(f"{name}.pipe", text), **values)
 
 
