@@ -153,9 +153,11 @@ def distance(s: Summary) -> str:
 
 def figures(s: Summary) -> str:
     """The line under a picture's name."""
+    share = hidden_share(s)
+    hidden = "" if share is None else f"{percent(share)} of {', '.join(s.streams[1:])} hidden · "
     return (
         f"{count(s.ranks, 'rank')}, {count(s.microbatches, 'micro-batch', 'micro-batches')} · "
-        f"{times(s)} · bubble {percent(s.bubble)} · "
+        f"{times(s)} · bubble {percent(s.bubble)} · {hidden}"
         f"peak {largest(s)} {'activation' if largest(s) == 1 else 'activations'}"
     )
 
@@ -167,15 +169,43 @@ def table(s: Summary) -> str:
         "schedule": s.schedule,
         "ranks": str(s.ranks),
         "micro-batches": str(s.microbatches),
-        "operations": f"{s.operations}, in the order {order}",
+        "operations": f"{_operations(s)}, in the order {order}",
         "time": times(s),
         "bubble": percent(s.bubble),
+        **({"hidden": _hidden(s)} if any(s.hidden) else {}),
         "activations": f"{largest(s)} at most; per rank {runs(s.peak_activations)}",
         "weight copies": str(s.weight_copies),
         "hash": s.hash,
     }
     width = max(map(len, rows)) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in rows.items())
+
+
+def _operations(s: Summary) -> str:
+    """How many, and of which streams where stages are cut into parts."""
+    if not s.streams:
+        return str(s.operations)
+    return f"{s.operations} parts on {count(len(s.streams), 'stream')} ({', '.join(s.streams)})"
+
+
+def _hidden(s: Summary) -> str:
+    """How much of the time on other streams than `compute` lies under computation: over all ranks,
+    and rank by rank."""
+    shares = [percent(one.share) if one and one.share is not None else "–" for one in s.hidden]
+    all_ranks = hidden_share(s)
+    assert all_ranks is not None
+    what = ", ".join(s.streams[1:])
+    each = runs(tuple(shares))
+    return f"{percent(all_ranks)} of {what} lies under {s.streams[0]}; per rank {each}"
+
+
+def hidden_share(s: Summary) -> float | None:
+    """The part of all ranks' time on other streams than `compute` that lies under computation;
+    None where there is no such time."""
+    known = [one for one in s.hidden if one]
+    time = sum((Fraction(one.time) for one in known), Fraction(0))
+    hidden = sum((Fraction(one.hidden) for one in known), Fraction(0))
+    return float(hidden / time) if time else None
 
 
 def largest(s: Summary) -> int | str:
