@@ -30,7 +30,9 @@ from tests.support.mutants import Mutant, harmless, mutants, random_mutant
 Found = Iterable[tuple[ProgramName, Mutant]]  # which program of the plan, broken how
 
 TWO_WAYS: tuple[str, ...] = ("dualpipe", "dualpipe_v", "deepseek_v3", "deepseek_v3_v")
-SMALLEST = dict.fromkeys(TWO_WAYS, (2, 4))  # ranks, micro-batches; else (2, 2)
+SMALLEST: dict[str, tuple[int, int]] = dict.fromkeys(
+    TWO_WAYS, (2, 4)
+)  # ranks, micro-batches; else (2, 2)
 LARGER = {name: (3, 6) if name.endswith("_v") else (4, 8) for name in TWO_WAYS}  # else (4, 4)
 LARGEST = {name: (4, 8) if name.endswith("_v") else (6, 12) for name in TWO_WAYS}  # else (4, 8)
 WHOLE = [name for name in library.names() if name not in IN_PARTS]  # parts: `test_stream_mutation`
