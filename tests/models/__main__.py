@@ -16,6 +16,7 @@ from tests.models.cells import Feature, Found
 from tests.models.features import FEATURES
 from tests.models.named import one_cell
 from tests.models.zoo import ZOO, Entry
+from tests.support.library import IN_PARTS
 
 
 class Cell(NamedTuple):
@@ -57,7 +58,7 @@ def cells() -> list[tuple[str, Entry, Feature]]:
 
 
 DATA_PARALLEL = replicated.features()
-SCHEDULES = [name for name in names() if name not in ("inference", "two_models")]
+SCHEDULES = [name for name in names() if name not in {"inference", "two_models", *IN_PARTS}]
 MARKS = {"equal": "=", "rounding": "≈", "refused": "–", "wrong": "**wrong**"}
 
 

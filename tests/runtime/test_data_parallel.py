@@ -11,6 +11,7 @@ from stretto.compiler.evaluation import Settings
 from stretto.compiler.library import names, read
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import BeginReduction
+from tests.support.library import IN_PARTS
 from tests.support.mesh import KINDS, Gradients, batch_seed, expected, mesh_step, same
 from tests.support.ranks import run
 from tests.support.training import batch, compiled, one_process, spec_of, there
@@ -68,7 +69,7 @@ def test_a_file_that_says_when_is_followed(name: str, kind: str) -> None:
     check(plan, kind)
 
 
-SWEEP = [name for name in names() if name != "inference"]
+SWEEP = [name for name in names() if name != "inference" and name not in IN_PARTS]
 
 
 @pytest.mark.full
