@@ -15,6 +15,7 @@ from generate_api import api
 from generate_glossary import glossary
 from generate_language import language
 from generate_schedules import compiled, pictures, schedules
+from generate_streams import streams
 from generate_tutorial import tutorial
 
 from stretto.compiler.bounds.theorems import table
@@ -126,6 +127,7 @@ PAGES: dict[str, Callable[[str], str]] = {
     "docs/cli.md": command_line,
     "docs/language.md": language,
     "docs/schedules.md": schedules,
+    "docs/streams.md": streams,
     "docs/tutorial.md": tutorial,
 }
 
