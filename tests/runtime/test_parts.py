@@ -56,7 +56,7 @@ class Work:
             for m, t in enumerate(x)
         ]
         self.split, self.found = split, dict[int, Any]()
-        self.at = dict.fromkeys(range(len(x)), ("F", 0))
+        self.at: dict[int, tuple[str, int]] = dict.fromkeys(range(len(x)), ("F", 0))
         self.waiting: list[tuple[int, int]] = []  # W's
         self.order: list[int] = []  # of parameters' gradients
 

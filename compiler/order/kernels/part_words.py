@@ -379,13 +379,9 @@ def move_part(s: PartArrays, w: PartWords, a: int, b: int, most: float) -> int:
     y = w.word[b]
     shift_part(w, a, b)
     fine = allowed == 1 or lane_fits(s, w, s.lane[x])
+    lo, hi = min(w.place[x], w.place[y]), max(w.place[x], w.place[y])
     if fine:
-        if b > a:
-            lo, hi = w.place[x], w.place[y]
-            fine = later(s, w, x, lo, hi)
-        else:
-            lo, hi = w.place[y], w.place[x]
-            fine = sooner(s, w, x, lo, hi)
+        fine = later(s, w, x, lo, hi) if b > a else sooner(s, w, x, lo, hi)
         fine = fine and through(s, w, lo, hi, most) >= 0
     if not fine:
         shift_part(w, b, a)
