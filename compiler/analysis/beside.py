@@ -12,7 +12,7 @@ def path_to_the_end(timed: TimedProgram, rank: int) -> tuple[Link, ...]:
     last = _last(timed.timeline, rank)
     if last:
         begun = last[0].start
-        where = next((r for r in [rank, *range(len(timed.units))] if _ends(timed, r, begun)), rank)
+        where = next((r for r in [rank, *range(timed.spec.ranks)] if _ends(timed, r, begun)), rank)
         links = critical_path(timed, where, begun)
     else:
         links = critical_path(timed, rank)
@@ -26,7 +26,7 @@ def path_to_the_end(timed: TimedProgram, rank: int) -> tuple[Link, ...]:
 
 def _ends(timed: TimedProgram, rank: int, tick: int) -> bool:
     """Whether an operation of the rank ends then."""
-    return any(unit.end == tick for unit in timed.units[rank])
+    return any(unit.end == tick for lane in timed.lanes(rank) for unit in timed.units[lane])
 
 
 def ending_rank(timeline: Timeline) -> int | None:

@@ -5,7 +5,7 @@ when all of it has arrived. Times are ticks.
 from collections.abc import Iterable, Iterator
 
 from stretto.compiler.problem.kinds import half
-from stretto.compiler.problem.spec import Operation, Spec, show
+from stretto.compiler.problem.spec import NONE, Operation, Spec, show
 from stretto.compiler.problem.topology import Topology
 from stretto.compiler.program.program import Program
 from stretto.compiler.program.timeline import Timeline
@@ -26,8 +26,33 @@ class Dependencies:
 
     def data(self, one: Operation) -> Iterator[tuple[Operation, int]]:
         """The results that an operation needs, each with the ticks that it travels."""
+        if one.part != NONE:
+            yield from self._data_of_part(one)
+            return
         for needed, _, ticks in self.topology.needs(one):
             yield needed if needed in self.end else half(needed, "first"), ticks
+
+    def _data_of_part(self, one: Operation) -> Iterator[tuple[Operation, int]]:
+        """The same of one part: forwards go up the chain of their stage and on from its last part,
+        gradients come down it; a weight gradient needs its own input gradient."""
+        last = self._last(one.pipeline, one.stage)
+        if one.kind == "W":
+            yield one._replace(kind="I"), 0
+        elif one.kind == "F" and one.part:
+            yield one._replace(part=one.part - 1), 0
+        elif one.kind != "F" and one.part < last:
+            yield one._replace(part=one.part + 1), 0
+        else:
+            if one.kind != "F":
+                yield one._replace(kind="F"), 0
+            for needed, _, ticks in self.topology.data(one):
+                forward = one.kind == "F"
+                part = self._last(needed.pipeline, needed.stage) if forward else 0
+                yield needed._replace(kind=one.kind, part=part), ticks
+
+    def _last(self, pipeline: int, stage: int) -> int:
+        """The last part of a stage's chain."""
+        return len(self.topology.spec.parts[pipeline][stage]) - 1
 
     def needs(self, one: Operation) -> Iterator[tuple[Operation, int]]:
         """What an operation waits for, data and rules, each with the ticks until it is there."""

@@ -20,7 +20,8 @@ from stretto.compiler.analysis.dependencies import name
 from stretto.compiler.analysis.message_timings import MessageTiming
 from stretto.compiler.analysis.timed_program import TimedProgram
 from stretto.compiler.analysis.units import TimedUnit, unit_line, unit_name
-from stretto.compiler.problem.spec import Spec, number
+from stretto.compiler.problem.spec import NONE, Operation, Spec, number
+from stretto.compiler.program.program import Await
 
 Cause = Literal["data", "memory", "order", "channel", "done"]
 CAUSES: tuple[Cause, ...] = ("data", "memory", "order", "channel", "done")
@@ -35,7 +36,9 @@ FAR = 1 << 62
 
 
 class Idle(Struct, frozen=True):
-    """A stretch without work of one cause. `before` is the unit that ends it, or None."""
+    """A stretch without work of one cause, of a stream of a rank. `before` is the unit that ends
+    it, or None. `waits_for`: where ranks have several streams, the rank whose result is waited for,
+    if one is."""
 
     rank: int
     start: int
@@ -44,12 +47,15 @@ class Idle(Struct, frozen=True):
     before: str | None
     line: int | None
     why: str
+    stream: int = 0
+    waits_for: int = NONE
 
 
 def told(spec: Spec, idle: Idle) -> str:
     """Where a stretch is and why, in one line; times in the units of the file."""
     start, end = (number(tick, spec.time_unit) for tick in (idle.start, idle.end))
-    return f"rank {idle.rank}, {start} – {end}: {idle.why}"
+    stream = f" {spec.streams[idle.stream]}" if spec.streams else ""
+    return f"rank {idle.rank}{stream}, {start} – {end}: {idle.why}"
 
 
 def longest(listed: Iterable[Idle], many: int) -> tuple[Idle, ...]:
@@ -226,11 +232,16 @@ def _rule(timed: TimedProgram, rank: int, at: int, begin: int) -> str:
     return f"{unit_name(timed.spec, unit)} has its data, but a rule has {held} first"
 
 
-def held_up(timed: TimedProgram, rank: int, at: int) -> str:
+def held_up(timed: TimedProgram, lane: int, at: int) -> str:
     """What a unit that has all it needs still waits for."""
-    if timed.waits_for_weights(rank, at):
+    if timed.waits_for_weights(lane, at):
         return "waits for its weights, which are being gathered"
-    message = last_message(timed, rank, at)
+    awaited = last_awaited(timed, lane, at)
+    if awaited is not None:
+        what = f"{name(timed.spec, awaited)}{beside(timed, lane, awaited)}"
+        return f"has all that it needs, but runs when {what} has ended"
+    rank, _ = timed.place(lane)
+    message = last_message(timed, lane, at)
     if message is None:
         return "has all that it needs, but a message is not through"
     what = name(timed.spec, message.result)
@@ -241,10 +252,26 @@ def held_up(timed: TimedProgram, rank: int, at: int) -> str:
     return f"waits for {what} from rank {message.source}, whose receive was posted late"
 
 
-def last_message(timed: TimedProgram, rank: int, at: int) -> MessageTiming | None:
+def last_message(timed: TimedProgram, lane: int, at: int) -> MessageTiming | None:
     """The message that ends the wait before a unit, if one does."""
-    start = timed.units[rank][at].start
-    return next(
-        (p for p in timed.messages.waited_for(timed.units[rank], rank, at) if p.arrived == start),
-        None,
-    )
+    units, (rank, _) = timed.units[lane], timed.place(lane)
+    start = units[at].start
+    return next((p for p in timed.messages.waited_for(units, rank, at) if p.arrived == start), None)
+
+
+def last_awaited(timed: TimedProgram, lane: int, at: int) -> Operation | None:
+    """The operation of another stream whose end ends the wait before a unit, if one does."""
+    units, (rank, _) = timed.units[lane], timed.place(lane)
+    if not timed.program.streams:
+        return None
+    for k in timed.messages.between(units, rank, at):
+        one = timed.program.ranks[rank][k]
+        if type(one) is Await and timed.dependencies.end[one.operation] == units[at].start:
+            return one.operation
+    return None
+
+
+def beside(timed: TimedProgram, lane: int, other: Operation) -> str:
+    """` on comm`, where another stream of the rank runs the operation; else nothing."""
+    there = timed.unit_of[other][0]
+    return "" if there == lane else f" on {timed.spec.streams[timed.place(there)[1]]}"

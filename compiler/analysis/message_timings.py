@@ -32,23 +32,41 @@ class MessageTimings:
 
     def __init__(self, program: Program, timeline: Timeline, unit_of: dict[Operation, UnitIndex]):
         self.ranks = program.ranks
+        self.streams = program.streams
         self.unit_of = unit_of
-        self.computes = [[timed.instruction for timed in row] for row in timeline.ranks]
+        self.computes: dict[tuple[int, int], list[int]] = {}  # by rank and stream
+        for rank, row in enumerate(timeline.ranks):
+            for timed in row:
+                self.computes.setdefault((rank, timed.stream), []).append(timed.instruction)
         self.at = dict(self._matched(program, timeline))
 
     def waited_for(self, units: list[TimedUnit], rank: int, at: int) -> Iterator[MessageTiming]:
-        """The messages that `rank` waits for between the unit at place `at` of its `units` and the
-        one before: those it receives, and its own that have to be taken first."""
-        first = units[at - 1].operations[-1].instruction + 1 if at else 0
-        for k in range(first, units[at].operations[0].instruction):
+        """The messages that a lane of `rank` waits for between the unit at place `at` of its
+        `units` and the one before: those it receives, and its own that have to be taken first."""
+        for k in self.between(units, rank, at):
             one = self.ranks[rank][k]
             if type(one) is Wait:
                 yield from self._begun(rank, k, one.slot)
 
+    def between(self, units: list[TimedUnit], rank: int, at: int) -> Iterator[int]:
+        """The places in the rank's list that the stream of a unit has between it and the unit
+        before."""
+        first = units[at - 1].operations[-1].instruction + 1 if at else 0
+        last = units[at].operations[0].instruction
+        stream = self.stream(rank, last)
+        yield from (k for k in range(first, last) if self.stream(rank, k) == stream)
+
+    def stream(self, rank: int, k: int) -> int:
+        """The stream of an instruction."""
+        return self.streams[rank][k] if self.streams else 0
+
     def _begun(self, rank: int, end: int, slot: int) -> Iterator[MessageTiming]:
         """The messages begun on a slot that the wait at place `end` waits for."""
+        stream = self.stream(rank, end)
         for k in range(end - 1, -1, -1):
             one = self.ranks[rank][k]
+            if self.stream(rank, k) != stream:
+                continue
             if type(one) is Wait and one.slot == slot:
                 return
             if isinstance(one, Send | Receive) and one.slot == slot:
@@ -82,10 +100,11 @@ class MessageTimings:
                 yield posted, timing
 
     def _unit_before(self, rank: int, k: int) -> UnitIndex | None:
-        """The unit of the last compute before place `k` of a rank's list."""
-        n = bisect_left(self.computes[rank], k)
+        """The unit of the last compute of the same stream before place `k` of a rank's list."""
+        computes = self.computes.get((rank, self.stream(rank, k)), [])
+        n = bisect_left(computes, k)
         if not n:
             return None
-        one = self.ranks[rank][self.computes[rank][n - 1]]
+        one = self.ranks[rank][computes[n - 1]]
         assert type(one) is Compute
         return self.unit_of[one.operation]

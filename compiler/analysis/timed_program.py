@@ -14,7 +14,7 @@ from stretto.compiler.program.timeline import Timeline
 
 @dataclass(frozen=True, slots=True)
 class TimedProgram:
-    """See the module. `units` by rank, in the order they run; `unit_of` finds that of an
+    """See the module. `units` by lane, in the order they run; `unit_of` finds that of an
     operation."""
 
     program: Program
@@ -29,9 +29,22 @@ class TimedProgram:
         """What the Program carries out."""
         return self.program.spec
 
-    def waits_for_weights(self, rank: int, at: int) -> bool:
+    @property
+    def streams(self) -> int:
+        """How many streams, and so lanes, a rank has."""
+        return max(1, len(self.spec.streams))
+
+    def lanes(self, rank: int) -> range:
+        """The lanes of a rank."""
+        return range(rank * self.streams, (rank + 1) * self.streams)
+
+    def place(self, lane: int) -> tuple[int, int]:
+        """The rank and the stream that a lane is."""
+        return divmod(lane, self.streams)
+
+    def waits_for_weights(self, lane: int, at: int) -> bool:
         """Whether this unit starts as soon as weights of its stage are gathered."""
-        unit = self.units[rank][at]
+        unit, (rank, _) = self.units[lane][at], self.place(lane)
         stages = {operation[1:3] for operation in unit.names}
         row = self.timeline.collectives[rank] if self.timeline.collectives else ()
         return any(

@@ -2,17 +2,20 @@
 needs, and what it does to memory. Times are ticks, sizes grains.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from stretto.compiler.analysis.dependencies import Dependencies, name
+from stretto.compiler.analysis.memory import effects, levels
 from stretto.compiler.problem.kinds import MemoryEffect, memory_effect
 from stretto.compiler.problem.spec import NONE, Operation, Spec
 from stretto.compiler.program.program import Program
 from stretto.compiler.program.timeline import Timed, Timeline
 
 UnitIndex = tuple[int, int]
-"""A unit: its rank, and how many come before it there."""
+"""A unit: its lane, and how many come before it there. A lane is a stream of a rank, numbered rank
+by rank; where ranks have one stream its number is the rank's."""
 
 
 class TimedUnit(NamedTuple):
@@ -20,7 +23,7 @@ class TimedUnit(NamedTuple):
 
     `made`: when the last of all data that it needs has been made; `arrived`: when all of it is
     there, if no message is held up; `ready`: when its rules are met, too. `half_ready`: when the
-    first of a pair has what it needs by itself. `held`: grains that are there before it starts;
+    first of a pair has what it needs by itself. `held`: grains of the rank before it starts;
     `alloc`, `free`: what it takes at its start and gives back at its end."""
 
     operations: tuple[Timed, ...]
@@ -48,8 +51,30 @@ class TimedUnit(NamedTuple):
 def timed_units(
     program: Program, timeline: Timeline, dependencies: Dependencies
 ) -> list[list[TimedUnit]]:
-    """For every rank its units in the order they run."""
+    """For every lane its units in the order they run."""
+    if program.spec.streams:
+        return _of_streams(program, timeline, dependencies)
     return [list(_of_rank(program, row, dependencies)) for row in timeline.ranks]
+
+
+def _of_streams(
+    program: Program, timeline: Timeline, dependencies: Dependencies
+) -> list[list[TimedUnit]]:
+    """The same where ranks have several streams: every part is a unit of its own, and memory is
+    that of the whole rank."""
+    many = len(program.spec.streams)
+    known = effects(program, timeline.ranks)
+    units: list[list[TimedUnit]] = [[] for _ in range(many * len(timeline.ranks))]
+    for rank, row in enumerate(timeline.ranks):
+        curve = levels(row, known)
+        for timed in row:
+            alloc, free, _ = known[timed.operation]
+            level = curve[bisect_right(curve, timed.start, key=lambda level: level.tick) - 1]
+            held = level.grains - alloc * (timed.start < timed.end)
+            waits = _known((timed,), dependencies)
+            unit = TimedUnit((timed,), timed.start, timed.end, *waits, held, alloc, free)
+            units[rank * many + timed.stream].append(unit)
+    return units
 
 
 def _of_rank(
@@ -111,8 +136,8 @@ def _known(members: tuple[Timed, ...], dependencies: Dependencies) -> tuple[int,
 def index_units(units: list[list[TimedUnit]]) -> dict[Operation, UnitIndex]:
     """The unit of every operation."""
     return {
-        operation: (rank, at)
-        for rank, row in enumerate(units)
+        operation: (lane, at)
+        for lane, row in enumerate(units)
         for at, unit in enumerate(row)
         for operation in unit.names
     }

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from textwrap import fill, indent
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,11 +16,14 @@ from stretto.compiler.commands import files
 from stretto.compiler.commands.flags import add_inputs, add_search
 from stretto.compiler.commands.load import Teller, load, searching
 from stretto.compiler.diagnostics.codes import CODES, complete
-from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.diagnostics.suggest import nearest
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.show.summary import step_of
+
+if TYPE_CHECKING:
+    from stretto.compiler.analysis.explanation import Explanation
+    from stretto.compiler.problem.spec import Spec
 
 EXAMPLES = """\
   stretto explain v_half.plan
@@ -59,6 +63,8 @@ def run(chosen: Namespace) -> int:
     return 0
 
 
+NOT_EASED = "what easing a demand would gain is not worked out where stages are cut into parts"
+
 SECONDS = 3.0
 """For all easings together, and for an order that is not there yet, if nothing else is said."""
 
@@ -67,16 +73,14 @@ def of_plan(chosen: Namespace) -> int:
     """The critical chain, idle time by its cause, and what easing a demand would gain."""
     from stretto.compiler.analysis.explanation import explain
     from stretto.compiler.analysis.what_if import what_would_help
-    from stretto.compiler.show.explanation import data, text
 
     seconds = SECONDS if chosen.time_limit is None else float(chosen.time_limit)
     plan = load(chosen.what, chosen, replace(searching(chosen), seconds=seconds))
     program = plan.programs[step_of(plan)]
-    if program.spec.parts:
-        message = "why streams idle cannot be told yet, where stages are cut into parts"
-        help_ = "`stretto show` has a lane for each stream, `compile --json` what is hidden"
-        raise Rejected([Diagnostic("not-yet", message, help=help_)])
     found = explain(program)
+    if program.spec.parts:
+        found = msgspec.structs.replace(found, notes=(NOT_EASED,))
+        return told(chosen, program.spec, found)
     teller = Trying()
     budget = Budget(seconds, effort=chosen.effort, seed=chosen.seed, progress=teller.compiling)
     try:
@@ -84,10 +88,17 @@ def of_plan(chosen: Namespace) -> int:
     finally:
         teller.clear()
     found = msgspec.structs.replace(found, gains=gains, notes=notes)
+    return told(chosen, program.spec, found)
+
+
+def told(chosen: Namespace, spec: "Spec", found: "Explanation") -> int:
+    """Print the explanation."""
+    from stretto.compiler.show.explanation import data, text
+
     if chosen.json:
-        print(msgspec.json.encode(data(program.spec, found)).decode())
+        print(msgspec.json.encode(data(spec, found)).decode())
     else:
-        print(printable(text(program.spec, found)))
+        print(printable(text(spec, found)))
     return 0
 
 

@@ -25,8 +25,8 @@ def text(spec: Spec, explained: Explanation) -> str:
     parts = [
         [_headline(spec, explained, t)],
         [f"  {line}" for line in _links(explained.chain, t, line)],
-        ["", "why every rank is idle, and for how long"],
-        [f"  {line}" for line in _table(explained, t)],
+        ["", f"why every {_whose(explained)} is idle, and for how long"],
+        [f"  {line}" for line in _table(spec, explained, t)],
     ]
     if explained.stretches:
         parts.append(["", "the longest idle stretches"])
@@ -36,6 +36,10 @@ def text(spec: Spec, explained: Explanation) -> str:
         parts.append([f"  {r.what}: {r.before} → {r.after}" for r in explained.gains])
         parts.append([f"  ({note})" for note in explained.notes])
     return "\n".join(line for part in parts for line in part)
+
+
+def _whose(explained: Explanation) -> str:
+    return "rank's stream" if explained.lanes else "rank"
 
 
 def _headline(spec: Spec, explained: Explanation, t: Any) -> str:
@@ -68,11 +72,14 @@ def _link(link: Link, t: Any, lines: bool) -> tuple[str, ...]:
     return f"{t(link.start)} – {t(link.end)}", link.operation, link.why, line
 
 
-def _table(explained: Explanation, t: Any) -> Iterator[str]:
+def _table(spec: Spec, explained: Explanation, t: Any) -> Iterator[str]:
     used: list[Cause] = [cause for cause in CAUSES if any(idle[cause] for idle in explained.idle)]
     rows = [("rank", "idle", *(WAITS[cause] for cause in used))]
-    for rank, idle in enumerate(explained.idle):
-        rows.append((str(rank), t(sum(idle.values())), *(t(idle[cause]) for cause in used)))
+    names = [str(rank) for rank in range(len(explained.idle))]
+    if explained.lanes:
+        names = [f"{rank} {spec.streams[stream]}" for rank, stream in explained.lanes]
+    for name, idle in zip(names, explained.idle, strict=True):
+        rows.append((name, t(sum(idle.values())), *(t(idle[cause]) for cause in used)))
     yield from columns(rows)
 
 
@@ -86,6 +93,10 @@ def data(spec: Spec, explained: Explanation) -> dict[str, Any]:
 
     def timed(one: Link | Idle) -> dict[str, Any]:
         found = msgspec.structs.asdict(one)
+        found.pop("waits_for", None)
+        stream = found.pop("stream")
+        if spec.streams:
+            found["stream"] = spec.streams[stream]
         for key in ("start", "end"):
             found[key] = number(found[key], spec.time_unit)
         for key in ("operation", "before"):
@@ -106,10 +117,7 @@ def data(spec: Spec, explained: Explanation) -> dict[str, Any]:
             "end": number(explained.last, spec.time_unit),
         },
         "chain": [timed(link) for link in explained.chain],
-        "idle": [
-            {cause: number(idle[cause], spec.time_unit) for cause in CAUSES}
-            for idle in explained.idle
-        ],
+        "idle": _idle(spec, explained),
         "stretches": [timed(one) for one in explained.stretches],
         "relaxed": [
             {"what": r.what, "before": exact(r.before), "after": exact(r.after)}
@@ -117,3 +125,16 @@ def data(spec: Spec, explained: Explanation) -> dict[str, Any]:
         ],
         "notes": list(explained.notes),
     }
+
+
+def _idle(spec: Spec, explained: Explanation) -> list[dict[str, Any]]:
+    """Per rank its idle time by cause; where ranks have several streams, per rank by stream."""
+    times: list[dict[str, Any]] = [
+        {cause: number(idle[cause], spec.time_unit) for cause in CAUSES} for idle in explained.idle
+    ]
+    if not explained.lanes:
+        return times
+    ranks: list[dict[str, Any]] = [{} for _ in range(spec.ranks)]
+    for (rank, stream), idle in zip(explained.lanes, times, strict=True):
+        ranks[rank][spec.streams[stream]] = idle
+    return ranks

@@ -86,8 +86,9 @@ def place_in_stage(spec: Spec, bar: Timed) -> dict[str, Any]:
 
 
 def stretch(view: View, one: Idle) -> dict[str, Any]:
-    """An idle stretch, as `explain --json` says it."""
+    """An idle stretch, as `explain --json` says it; of which stream, where there are several."""
     return {
+        **({"stream": view.spec.streams[one.stream]} if view.spec.streams else {}),
         "start": view.time(one.start),
         "end": view.time(one.end),
         "cause": one.cause,

@@ -7,7 +7,6 @@ Everything that many bars share (kind, stage, colour, line) stands once in `what
 stands in columns. Times are ticks, sizes grains, -1 is none.
 """
 
-from bisect import bisect_right
 from itertools import accumulate
 from typing import Any
 
@@ -184,16 +183,7 @@ def part_of(view: View, operation: Operation) -> tuple[str | None, int]:
 
 
 def waits_of(view: View, bars: list[Timed]) -> Columns:
-    """What every bar needs, and what it came right after; of parts, of which `analysis` does not
-    know that yet, the memory alone."""
-    if view.spec.streams:
-        return {
-            "needs": [],
-            "lag": [],
-            "first_need": [0] * (len(bars) + 1),
-            "after": [NONE] * len(bars),
-            "held": [held_before(view, rank_of(view, bar), bar) for bar in bars],
-        }
+    """What every bar needs, and what it came right after."""
     timed = view.timed
     numbers = {bar.operation: n for n, bar in enumerate(bars)}
     found: Columns = {"needs": [], "lag": [], "first_need": [0], "after": [], "held": []}
@@ -205,34 +195,22 @@ def waits_of(view: View, bars: list[Timed]) -> Columns:
         found["first_need"].append(len(needs))
     ends = [bar.end for bar in bars]
     for number, bar in enumerate(bars):
-        rank, at = timed.unit_of[bar.operation]
-        unit = timed.units[rank][at]
+        lane, at = timed.unit_of[bar.operation]
+        unit = timed.units[lane][at]
         after: UnitIndex | None = None
         for one in map(numbers.__getitem__, unit.names) if len(unit.names) > 1 else (number,):
             for k in range(found["first_need"][one], found["first_need"][one + 1]):
                 index = timed.unit_of[bars[needs[k]].operation]
-                if after is None and ends[needs[k]] + lags[k] == bar.start and index != (rank, at):
+                if after is None and ends[needs[k]] + lags[k] == bar.start and index != (lane, at):
                     after = index
-        if after is None and at and timed.units[rank][at - 1].end == bar.start:
-            after = rank, at - 1
+        if after is None and at and timed.units[lane][at - 1].end == bar.start:
+            after = lane, at - 1
         elif after is None and bar.start > 0:
-            after, _ = held_up_by(timed, rank, at)
+            after, _ = held_up_by(timed, lane, at)
         names = timed.units[after[0]][after[1]].names if after else ()
         found["after"].append(numbers[names[0]] if names else NONE)
         found["held"].append(unit.held)
     return found
-
-
-def rank_of(view: View, bar: Timed) -> int:
-    """The rank that runs the operation."""
-    return view.spec.pipelines[bar.operation.pipeline].stages[bar.operation.stage].rank
-
-
-def held_before(view: View, rank: int, bar: Timed) -> int:
-    """Grains that the rank holds just before a part starts, whatever runs beside it."""
-    curve = view.memory[rank]
-    level = curve[bisect_right(curve, bar.start, key=lambda level: level.tick) - 1]
-    return level.grains - view.effects[bar.operation].alloc * (bar.start < bar.end)
 
 
 # ---------------------------------------------------------------------------- the rest
@@ -240,9 +218,10 @@ def held_before(view: View, rank: int, bar: Timed) -> int:
 
 def idle_of(view: View) -> Columns:
     """The idle stretches of all lanes: their causes by number, in the words of `explain` why."""
-    stretches = [one for row in view.idle for one in row]
+    rows = [[one for one in view.idle[r] if one.stream == s] for r, s in view.streams]
+    stretches = [one for row in rows for one in row]
     return {
-        "first": offsets(view.idle),
+        "first": offsets(rows),
         "start": [one.start for one in stretches],
         "end": [one.end for one in stretches],
         "cause": [CAUSES.index(one.cause) for one in stretches],
@@ -265,18 +244,21 @@ def beside_of(view: View) -> Columns:
 
 def chain_of(view: View, bars: list[Timed]) -> list[int]:
     """The bars of the critical chain that `explain` tells, first to last; of a pair the first."""
-    if view.spec.streams:
-        return []
     first, _, rank = explained_stretch(view.program, view.timeline)
     links = path_to_the_end(view.timed, rank)
     wanted = {
-        (link.rank, link.start): link.operation for link in links if link.end > first or not first
+        (link.rank, link.stream, link.start, link.operation)
+        for link in links
+        if link.end > first or not first
     }
     numbers = {bar.operation: n for n, bar in enumerate(bars)}
     found = []
-    for rank, units in enumerate(view.timed.units):
+    starts = {one[:3] for one in wanted}
+    for lane, units in enumerate(view.timed.units):
+        place = view.timed.place(lane)
         for unit in units:
-            name = wanted.get((rank, unit.start))
-            if name is not None and name == unit_name(view.spec, unit):
+            if (*place, unit.start) not in starts:
+                continue
+            if (*place, unit.start, unit_name(view.spec, unit)) in wanted:
                 found.append((unit.start, unit.end, numbers[unit.names[0]]))
     return [number for _, _, number in sorted(found)]

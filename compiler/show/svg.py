@@ -156,8 +156,9 @@ def lane(view: View, rank: int, stream: int, top: int) -> Iterator[str]:
     name = escape(view.spec.streams[stream]) if stream else f"rank {rank}"
     yield f'<text class="rank" x="{PAD}" y="{top + LANE // 2 + 4}">{name}</text>'
     yield f'<rect class="idle" x="{LEFT}" y="{top}" width="{width}" height="{LANE}" rx="2"/>'
-    for one in view.idle[rank] if not stream else ():
-        yield gap(view, one, top)
+    for one in view.idle[rank]:
+        if one.stream == stream:
+            yield gap(view, one, top)
     for bar in view.lanes[rank]:
         if bar.stream == stream:
             yield from drawn(view, bar, top)

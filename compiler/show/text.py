@@ -121,7 +121,7 @@ def row_of(
     """One line of a rank's stream: its bars, and where the rank is idle the mark of the cause."""
     rank, stream = lane
     cells = [ChartCell(" ", None)] * scale.columns
-    for one in view.idle[rank]:
+    for one in (one for one in view.idle[rank] if one.stream == stream):
         first, last = scale.column(one.start), scale.column(one.end)
         cells[first:last] = [IDLE[one.cause]] * (last - first)
     for bar in (bar for bar in view.lanes[rank] if bar.stream == stream):
@@ -240,9 +240,6 @@ def hidden(view: View, look: Look, scale: TimeScale, frame: int) -> str:
 
 def causes(view: View, look: Look) -> list[Text]:
     """The longest stretches of which there is something to say."""
-    if view.spec.streams:
-        words = "why ranks are idle is not told yet where they have several streams"
-        return [Text(line) for line in wrap(words, look.width)]
     listed = [one for idle in view.idle for one in idle if one.cause != "done"]
     lines = [Text()] if listed else []
     for one in longest(listed, LONGEST):

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from stretto.compiler.analysis.idle import Idle, stretches
+from stretto.compiler.analysis.idle import Idle
+from stretto.compiler.analysis.memory import Effects, Level, effects, levels
+from stretto.compiler.analysis.stream_idle import rank_stretches
 from stretto.compiler.analysis.timed_program import TimedProgram, timed_program
 from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.bounds.eval_bound import forwards_bound
@@ -27,7 +29,6 @@ from stretto.compiler.program.program import (
     Receive,
 )
 from stretto.compiler.program.timeline import Timed, Timeline, time
-from stretto.compiler.show.memory import Effects, Level, effects, levels
 from stretto.compiler.show.summary import Summary, bounds, step_of, summarize
 
 
@@ -103,11 +104,9 @@ class View:
 
     @cached_property
     def idle(self) -> tuple[tuple[Idle, ...], ...]:
-        """Every rank's idle stretches, each with its cause, in the words of `explain`; none where
-        ranks have several streams, of which `analysis` cannot tell causes yet."""
-        if self.spec.streams:
-            return ((),) * self.spec.ranks
-        return tuple(tuple(stretches(self.timed, rank)) for rank in range(self.spec.ranks))
+        """Every rank's idle stretches, stream by stream, each with its cause, in the words of
+        `explain`."""
+        return tuple(tuple(rank_stretches(self.timed, rank)) for rank in range(self.spec.ranks))
 
     @cached_property
     def messages(self) -> tuple[ShownMessage, ...]:

@@ -96,7 +96,13 @@ def test_every_code_is_explained(stretto: Run) -> None:
     assert stretto("explain", "error[unknown-name]:")[0] == 0
 
 
-def test_explain_says_what_it_does_not_know_yet(stretto: Run) -> None:
+def test_explain_knows_streams(stretto: Run) -> None:
     code, out, err = stretto("explain", "moe_1f1b")
-    assert (code, out) == (1, "")
-    assert err.startswith("error[not-yet]: why streams idle cannot be told yet")
+    assert (code, err) == (0, "")
+    assert "needs `F.dispatch main[0, 0, layer 0]` on comm" in out
+    assert "what easing a demand would gain is not worked out" in out
+    code, out, _ = stretto("explain", "moe_1f1b", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["relaxed"] == []
+    assert [set(rank) for rank in found["idle"]] == [{"compute", "comm"}] * 4
+    assert {one["stream"] for one in found["chain"]} == {"compute", "comm"}

@@ -267,12 +267,12 @@ export class Chart {
 
   // The causes of the idle stretches between two pixels, where there is room for words.
   idle(at, a, b) {
-    const { first, start, end, cause } = at.plan.idle, [rank, stream] = at.plan.lanes[at.lane];
+    const { first, start, end, cause } = at.plan.idle, { lane } = at;
     const { dots, width } = this.viewport, { bars } = this.heights;
     const em = Math.min(11 * dots, bars - dots);
-    if (em < 8 * dots || this.silent || stream) return;
-    let i = firstAbove(end, this.tick(at, Math.max(0, a)), first[rank], first[rank + 1]);
-    for (; i < first[rank + 1] && this.x(at, start[i]) < Math.min(b, width); i++) {
+    if (em < 8 * dots || this.silent) return;
+    let i = firstAbove(end, this.tick(at, Math.max(0, a)), first[lane], first[lane + 1]);
+    for (; i < first[lane + 1] && this.x(at, start[i]) < Math.min(b, width); i++) {
       const left = Math.max(0, this.x(at, start[i])), right = Math.min(width, this.x(at, end[i]));
       const words = at.plan.causes[cause[i]];
       if (right - left >= em * (0.54 * words.length + 0.5)) {

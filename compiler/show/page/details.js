@@ -76,9 +76,9 @@ function awaiting({ plan, bar }) {
 }
 
 function nextIdle({ plan, lane, from, idle }) {
-  const { first, start } = plan.idle, rank = plan.lanes[lane][0];
-  const next = idle === undefined ? firstAbove(start, from, first[rank], first[rank + 1]) : idle + 1;
-  return next < first[rank + 1] ? idleThing(plan, lane, next) : null;
+  const { first, start } = plan.idle;
+  const next = idle === undefined ? firstAbove(start, from, first[lane], first[lane + 1]) : idle + 1;
+  return next < first[lane + 1] ? idleThing(plan, lane, next) : null;
 }
 
 // Words, key, and where it leads from what is chosen.

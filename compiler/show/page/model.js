@@ -81,22 +81,19 @@ export function barAt(plan, lane, tick, lower) {
   return other && isLower(plan, bar) !== lower ? bar + 1 : bar;
 }
 
-// The place in `plan.idle` of the stretch in which a lane's rank is idle at a tick. Idle stretches
-// are of the first stream, `compute`.
+// The place in `plan.idle` of the stretch in which a lane is idle at a tick.
 export function idleAt(plan, lane, tick) {
-  const { first, start, end } = plan.idle, [rank, stream] = plan.lanes[lane];
-  if (stream) return NONE;
-  const one = firstAbove(end, tick, first[rank], first[rank + 1]);
-  return one < first[rank + 1] && start[one] <= tick ? one : NONE;
+  const { first, start, end } = plan.idle;
+  const one = firstAbove(end, tick, first[lane], first[lane + 1]);
+  return one < first[lane + 1] && start[one] <= tick ? one : NONE;
 }
 
 // The stretches that come right before a bar, one after another, the first first.
 export function idleBefore(plan, bar) {
-  const { first, start, end } = plan.idle, [rank, stream] = plan.lanes[laneOf(plan, bar)];
+  const { first, start, end } = plan.idle, lane = laneOf(plan, bar);
   const found = [];
-  if (stream) return found;
   let tick = plan.bars.start[bar];
-  for (let i = lastAtMost(end, tick, first[rank], first[rank + 1]); i >= first[rank]; i--) {
+  for (let i = lastAtMost(end, tick, first[lane], first[lane + 1]); i >= first[lane]; i--) {
     if (end[i] !== tick) break;
     found.unshift(i);
     tick = start[i];

@@ -16,14 +16,14 @@ export function prepareTables(plan, go) {
 
 function showRanks(plan, go) {
   const table = byId("ranks");
-  const causes = plan.streams.length === 1 ? plan.causes : [];  // of several they are not known
-  head(table, ["rank", "operations", "busy", ...causes.map((words) => `idle: ${words}`),
+  const of = plan.streams.length > 1 ? `${plan.streams[0]} ` : "";
+  head(table, ["rank", "operations", `${of}busy`, ...plan.causes.map((words) => `${of}idle: ${words}`),
     "peak of memory", "limit"]);
   more(table, plan.ranks, (rank, row) => {
     const cell = put(row, "th", null, { scope: "row" });
     button(cell, `rank ${rank}`, () => showRank(plan, rank, go), { className: "link" });
-    const idle = idleTimes(plan, rank), limit = plan.limits[rank] ?? NONE;
-    const lanes = lanesOf(plan, rank);
+    const limit = plan.limits[rank] ?? NONE, lanes = lanesOf(plan, rank);
+    const idle = idleTimes(plan, lanes[0]);
     const many = lanes.reduce((sum, n) => sum + plan.first[n + 1] - plan.first[n], 0);
     const busy = busyOf(plan, lanes[0]);
     for (const words of [many, time(plan, busy), ...idle.map((ticks) => time(plan, ticks)),
@@ -66,10 +66,9 @@ function busyOf(plan, lane) {
   return ticks;
 }
 
-function idleTimes(plan, rank) {
-  const { first, start, end, cause } = plan.idle;
-  const ticks = plan.streams.length === 1 ? plan.causes.map(() => 0) : [];
-  for (let i = first[rank]; i < first[rank + 1]; i++) ticks[cause[i]] += end[i] - start[i];
+function idleTimes(plan, lane) {
+  const { first, start, end, cause } = plan.idle, ticks = plan.causes.map(() => 0);
+  for (let i = first[lane]; i < first[lane + 1]; i++) ticks[cause[i]] += end[i] - start[i];
   return ticks;
 }
 

@@ -9,7 +9,9 @@ export function told(thing) {
 }
 
 export function titleOf({ plan, bar, lane }) {
-  return bar === undefined ? `rank ${plan.lanes[lane][0]} is idle` : nameOf(plan, bar);
+  if (bar !== undefined) return nameOf(plan, bar);
+  const [rank, stream] = plan.lanes[lane];
+  return `rank ${rank}${plan.streams.length > 1 ? ` ${plan.streams[stream]}` : ""} is idle`;
 }
 
 function toldOfBar({ plan, bar }) {
@@ -29,7 +31,7 @@ function toldOfBar({ plan, bar }) {
       `${takes ? `; takes ${size(plan, takes)}` : ""}${frees ? `; frees ${size(plan, frees)}` : ""}` +
       `${limit === NONE ? "" : `; limit ${size(plan, limit)}`}`],
   ];
-  if (plan.streams.length === 1) lines.push(["began", whyThen(plan, bar)]);
+  lines.push(["began", whyThen(plan, bar)]);
   if (mate !== NONE) lines.splice(1, 0, ["pair", `overlaps ${nameOf(plan, mate)}`]);
   const place = placeOf(plan, bar);
   if (place) lines.push(["line", place]);
