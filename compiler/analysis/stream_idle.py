@@ -38,12 +38,12 @@ def rank_stretches(timed: TimedProgram, rank: int) -> Iterator[Idle]:
     if not timed.spec.streams:
         yield from stretches(timed, rank)
         return
-    memory = RankMemory(timed, rank)
+    memory = RoomLeft(timed, rank)
     for lane in timed.lanes(rank):
         yield from _of_lane(timed, lane, memory)
 
 
-def _of_lane(timed: TimedProgram, lane: int, memory: "RankMemory") -> Iterator[Idle]:
+def _of_lane(timed: TimedProgram, lane: int, memory: "RoomLeft") -> Iterator[Idle]:
     units, (rank, stream) = timed.units[lane], timed.place(lane)
     if not units and stream:
         return
@@ -80,7 +80,7 @@ class Behind:
         return sorted(found, key=lambda unit: (unit.ready, unit.start))
 
 
-class RankMemory:
+class RoomLeft:
     """A rank's activations over time, by whom they are taken, and its limit."""
 
     def __init__(self, timed: TimedProgram, rank: int):
@@ -121,7 +121,7 @@ class RankMemory:
 
 
 def _cut(
-    timed: TimedProgram, index: tuple[int, int], start: int, behind: Behind, memory: RankMemory
+    timed: TimedProgram, index: tuple[int, int], start: int, behind: Behind, memory: RoomLeft
 ) -> Iterator[Idle]:
     """One stretch, from `start` to the unit at this place, in pieces by their cause."""
     (lane, at), spec = index, timed.spec
@@ -148,7 +148,7 @@ def _reason(
     index: tuple[int, int],
     tick: int,
     others: list[TimedUnit],
-    memory: RankMemory,
+    memory: RoomLeft,
 ) -> Reason:
     """Why the stream is idle from this tick on, until something changes."""
     lane, at = index
