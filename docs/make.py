@@ -54,6 +54,8 @@ def made() -> Iterator[tuple[Path, str]]:
     for name, picture in pictures().items():
         yield ROOT / "docs" / name, picture
     yield ROOT / "docs/pictures/readme.svg", draw(compiled("dualpipe", {}), "svg")
+    parts = compiled("deepseek_v3", {"ranks": 4, "microbatches": 8})
+    yield ROOT / "docs/pictures/streams.svg", draw(parts, "svg")
     yield ROOT / "docs/glossary.md", glossary()
     for name, page in api():
         yield ROOT / "docs" / name, page
