@@ -49,6 +49,12 @@ where the schedule is made for that; copies: of every weight. Where a file leave
 (v_half), the first one found is listed; `stretto compile` looks for better ones."""
 
 
+PARTS = (
+    "Stages cut into parts on several streams, with costs of their own, in which communication is "
+    "counted: not to be compared with the table above."
+)
+
+
 class LibraryRow(NamedTuple):
     """A schedule of the library at the size that was asked for. Where it refuses that size there is
     no `summary`, but a `reason`. `stages`: that a rank holds of one copy of the model. `share`: the
@@ -89,7 +95,7 @@ def run(chosen: Namespace) -> int:
     if chosen.json:
         print(msgspec.json.encode([listed(row) for row in rows]).decode())
         return 0
-    print("\n".join(table([row for row in rows if row.summary])))
+    print("\n".join(tables(rows)))
     for row in rows:
         if not row.summary:
             print(f"\n{one_line(f'{row.name}: {row.reason}')}")
@@ -105,14 +111,26 @@ def _size(given: dict[str, Fraction]) -> Iterator[tuple[str, Fraction]]:
         yield "microbatches", given.get("ranks", Fraction(ranks)) * each
 
 
-def table(rows: list[LibraryRow]) -> Iterator[str]:
-    """The lines of the table and of what stands around it, as wide as the terminal. One size for
-    all stands above it."""
+def tables(rows: list[LibraryRow]) -> Iterator[str]:
+    """The lines of the tables and of what stands around them, as wide as the terminal."""
+    width = get_terminal_size((200, 24)).columns
+    yield from table([row for row in rows if row.summary and not row.summary.streams], width)
+    cut = [row for row in rows if row.summary and row.summary.streams]
+    if cut:
+        yield from wrap(PARTS, width)
+        yield ""
+        yield from table(cut, width)
+    yield from wrap(" ".join(FOOT.split()), min(width, 100))
+
+
+def table(rows: list[LibraryRow], width: int) -> Iterator[str]:
+    """The lines of one table. One size for all stands above it."""
     sizes = {size(row) for row in rows}
     left = [name for name in HEAD if name != "size" or len(sizes) > 1]
+    if not rows:
+        return
     if len(sizes) == 1:
         yield f"{sizes.pop()}\n"
-    width = get_terminal_size((200, 24)).columns
     spared = []
     while (lines := _lines(rows, left)) and max(map(len, lines)) > width:
         more = next((name for name in SPARED if name in left), None)
@@ -125,7 +143,7 @@ def table(rows: list[LibraryRow]) -> Iterator[str]:
     yield ""
     if spared:
         yield from wrap(f"No room in {width} columns for: {', '.join(spared)}.", width)
-    yield from wrap(" ".join(FOOT.split()), min(width, 100))
+        yield ""
 
 
 def size(row: LibraryRow) -> str:
