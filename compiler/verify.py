@@ -141,6 +141,7 @@ WORDS = {
     "streams": "streams",
     "parts": "parts of its stages",
     "joined": "pairs in its orders",
+    "rounded": "roundings",
 }
 """What a difference of a field of the Spec is for who reads it."""
 

@@ -11,6 +11,7 @@ from fractions import Fraction
 from stretto.compiler.order.engines.table import BY_NAME, NAMES
 
 NARROWEST = 40  # columns in which a text picture can still be read
+MOST_POWER = 300  # the largest exponent of ten that a number may have
 ONE_EACH = "one --set for each value"
 SYSTEMS = ("torch-csv", "zero-bubble", "megatron", "dualpipe", "primus", "jaxpp")
 FILE = "a schedule or plan; `-` for standard input"
@@ -157,11 +158,14 @@ def fraction(text: str) -> Fraction:
         if words.endswith(unit):
             words, factor = words.removesuffix(unit), 1024**power
     try:
-        if len(words) > 100 or "e" in words.lower():
+        _, _, exponent = words.lower().partition("e")
+        if len(words) > 100 or abs(int(exponent or 0)) > MOST_POWER:
             raise ValueError
         return Fraction(words.replace(" ", "")) * factor
     except (ValueError, ZeroDivisionError):
-        raise ArgumentTypeError(f"`{text}` is not a number such as 8, 1.5, 9/8 or 20GiB") from None
+        raise ArgumentTypeError(
+            f"`{text}` is not a number such as 8, 1.5, 9/8, 1e-3 or 20GiB"
+        ) from None
 
 
 def natural(text: str) -> int:

@@ -3,7 +3,7 @@ proved. `Refused` is a `Rejected` that also carries the texts its diagnostics po
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import monotonic
 
@@ -56,9 +56,11 @@ def from_plan(name: str) -> Plan:
     try:
         plan = files.plan(name)
         sources = plan.sources
-        return verify(plan)
+        plan = verify(plan)
     except Rejected as error:
         raise Refused(error.diagnostics, sources) from None
+    _rounded(plan, {})
+    return plan
 
 
 def from_schedule(
@@ -94,6 +96,7 @@ def from_schedule(
         )
         if slots and (word := raised(plan.programs[step_of(plan)], slots)):
             files.say(f"{source.name}: {word}")
+        _rounded(plan, paths)
         _slow(plan)
         return plan
     except Rejected as error:
@@ -101,6 +104,21 @@ def from_schedule(
     finally:
         if isinstance(budget.progress, Teller):
             budget.progress.clear()
+
+
+def _rounded(plan: Plan, paths: Mapping[str, str]) -> None:
+    """A word where costs had to be rounded, with the file and the line of the finest."""
+    spec = plan.programs[step_of(plan)].spec
+    notes = []
+    for what, at in spec.rounded.items():
+        unit = spec.time_unit if what == "times" else spec.size_unit
+        step = f"multiples of 2^-{unit.bit_length() - 1}" if unit > 1 else "whole numbers"
+        place = spec.spans[at]
+        notes.append(
+            f"{what} to {step}, the finest is {paths.get(place.file, place.file)}:{place.line}"
+        )
+    if notes:
+        files.say(f"rounded, since no common denominator fits: {'; '.join(notes)}")
 
 
 def _slow(plan: Plan) -> None:

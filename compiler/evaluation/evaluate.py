@@ -60,32 +60,37 @@ def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec 
     pipelines = resolve_pipelines(declared, cut, reports) if sensible else None
     known = pipelines or ()  # without pipelines names are still checked
     costs = cost_table(declared, known, budget, reports)
-    exact = ExactCosts(declared, known, costs, budget)
-    pair_costs = PairCosts(exact)
-    written = orders(declared, pipelines, spans, pair_costs, reports)
     check_kept(costs, known, reports)
     if declared.transfer is not None:
         transfer(declared.transfer, known, costs)
     for deferred in declared.limits:
         limit(deferred, declared, costs)
-    costs.reduces = collective(declared.reduce_gradients, known)
-    costs.unshards = collective(declared.unshard_weights, known)
+    costs.reduces = collective(declared.reduce_gradients, known, costs)
+    costs.unshards = collective(declared.unshard_weights, known, costs)
+    exact = ExactCosts(declared, known, costs, budget)
+    ticks = None
+    if cut and not reports.count:  # how a pair of parts is joined depends on what they cost
+        ticks = to_ticks(exact, [], reports)
+        exact = ticks.costs
+    pair_costs = PairCosts(exact)
+    written = orders(declared, pipelines, spans, pair_costs, reports)
     ruled = rules(declared, known, spans.intern, budget, reports)
     if reports.count or pipelines is None:
         return None
-    ticks = to_ticks(exact, [order.units for order in written], reports)
+    ticks = ticks or to_ticks(exact, [order.units for order in written], reports)
+    table = ticks.costs.table
     limits = [
-        None if (found := costs.limits.get(rank)) is None
+        None if (found := table.limits.get(rank)) is None
         else Limit(ticks.size(found[0]), spans.intern(found[1]))
         for rank in range(declared.ranks or 0)
     ]  # fmt: skip
-    transfers = ((a, b, ticks.time(t)) for (a, b), t in sorted(costs.transfers.items()) if t)
+    transfers = ((a, b, ticks.time(t)) for (a, b), t in sorted(table.transfers.items()) if t)
     overlap: tuple[Kind, ...] = tuple(k for k in ("B", "I") if k in declared.overlap and not cut)
     return Spec(
         name=declared.name,
         ranks=declared.ranks or 0,
         microbatches=declared.microbatches or 0,
-        pipelines=tuple(_pipeline(p, exact, ticks, spans) for p in pipelines),
+        pipelines=tuple(_pipeline(p, ticks, spans) for p in pipelines),
         time_unit=ticks.time.unit,
         size_unit=ticks.size.unit,
         parameters=declared.parameters,
@@ -109,18 +114,19 @@ def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec 
         or ("",) * (declared.ranks or 0),
         written=tuple(order.units for order in written),
         joined=joined(written, pair_costs.unit, ticks, len(cut.streams)) if cut else (),
-        reduce_gradients=_stage_ticks(costs.reduces, ticks),
-        unshard_weights=_stage_ticks(costs.unshards, ticks),
+        rounded={what: spans.intern(at) for what, at in ticks.rounded.items()},
+        reduce_gradients=_stage_ticks(table.reduces, ticks),
+        unshard_weights=_stage_ticks(table.unshards, ticks),
         spans=tuple(spans.table),
         streams=cut.streams if cut else (),
         parts=cut.parts if cut else (),
     )
 
 
-def _pipeline(p: ResolvedPipeline, exact: ExactCosts, ticks: TickCosts, spans: Spans) -> Pipeline:
+def _pipeline(p: ResolvedPipeline, ticks: TickCosts, spans: Spans) -> Pipeline:
     return Pipeline(
         name=p.name,
-        stages=tuple(stage_in_ticks(exact, ticks, p, i) for i in range(len(p.ranks))),
+        stages=tuple(stage_in_ticks(ticks, p, i) for i in range(len(p.ranks))),
         microbatches=p.microbatches,
         first=p.first,
         at=spans.intern(p.declaration.statement.span),

@@ -179,7 +179,7 @@ def _chain(children: Children, span: Span) -> s.Chain:
 
 def _number(children: Children, span: Span) -> s.Number:
     digits, *unit = children
-    value = Fraction(digits) if "." in digits else int(digits)
+    value = int(digits) if digits.isdecimal() else Fraction(digits)
     if unit:
         value *= UNITS[unit[0]]
     return s.Number(int(value) if value == int(value) else value, span)

@@ -51,7 +51,7 @@ HINTS = (
     Hint("", r"\bin (\w+) *▸\{", "a range is `a .. b`, without b: `0 .. {0}`"),
     Hint("", r"\brepeat (\w+) *▸times\b", "`repeat {0} {{ … }}`"),
     Hint("", r"\d *▸[kmgtKMGT][iI]?[bB]?\b", "sizes are in `KiB`, `MiB`, `GiB` or `TiB`"),
-    Hint("", r"\d▸[eE]\d*\b", "write the number out, or as a fraction: `1 / 1000`"),
+    Hint("", r"\d▸[eE]\d*\b", "an exponent is a whole number: `1.2e-05`"),
     Hint("", r"\b(\d+) *▸((?![FBIW]\b)[A-Za-z_]\w*)", "to multiply: `{0} * {1}`"),
     Hint("", r"\b(\d+) *▸\(", "to multiply: `{0} * (…)`"),
     Hint(

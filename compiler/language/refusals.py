@@ -252,9 +252,12 @@ def _index(children: Children, span: Span) -> Iterator[Diagnostic]:
 
 def _number(children: Children, span: Span) -> Iterable[Diagnostic]:
     digits = children[0]
-    if len(digits) <= MOST_DIGITS:
+    _, _, power = digits.lower().partition("e")
+    if len(digits) <= MOST_DIGITS and abs(int(power or 0)) <= MOST_DIGITS:
         return ()
     message = f"this number has {len(digits):,} digits"
+    if len(digits) <= MOST_DIGITS:
+        message = f"this number has an exponent of {int(power)}"
     return (_syntax(_span(digits, span.file), message, f"{MOST_DIGITS} are the most"),)
 
 

@@ -33,6 +33,7 @@ MAX_DIGITS = 4096  # of a parameter
 EXACT = re.compile(r"-?[0-9]+(/0*[1-9][0-9]*)?")
 MAX_OPERATIONS = 1 << 26
 MAX_NUMBER = 1 << 53  # ticks and grains: what every reader of JSON holds exactly
+MAX_UNIT = 1 << 62  # above 2^53 a power of two, where costs were rounded
 
 
 def check_spec(spec: Spec) -> Iterator[Wrong]:
@@ -42,7 +43,14 @@ def check_spec(spec: Spec) -> Iterator[Wrong]:
     yield from _streams(spec)
     yield from _number("$.spec.microbatches", spec.microbatches)
     for key in ("time_unit", "size_unit"):
-        yield from _within(f"$.spec.{key}", getattr(spec, key), 1, MAX_NUMBER, "one unit")
+        yield from _within(f"$.spec.{key}", getattr(spec, key), 1, MAX_UNIT, "one unit")
+        unit = getattr(spec, key)
+        if unit > MAX_NUMBER and unit & (unit - 1):
+            yield f"$.spec.{key}", f"{unit} is above 2^53, and no power of two"
+    for what, at in spec.rounded.items():
+        if what not in ("times", "sizes"):
+            yield "$.spec.rounded", "only `times` and `sizes` are rounded"
+        yield from _index(f"$.spec.rounded.{what}", at, len(spec.spans), "spans")
     if not spec.name.isprintable():
         yield "$.spec.name", "this cannot be printed"
     for name, value in spec.parameters.items():

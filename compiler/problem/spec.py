@@ -3,7 +3,8 @@ that every Program carries, and from which the proof derives what must happen.
 
 Times are whole ticks, `time_unit` of them to one unit of the file's costs; sizes are whole grains,
 `size_unit` of them to one unit of the file's activations. Both denominators were chosen so that
-nothing is rounded. -1 stands for "none" wherever an index may be absent.
+nothing is rounded, where there are such; else `Spec.rounded` says what was. -1 stands for "none"
+wherever an index may be absent.
 """
 
 from collections.abc import Iterable, Sequence
@@ -232,6 +233,9 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     first, and `parts[p][s]` the chain of stage s of pipeline p, in the order of its forward (equal
     chains are one value); operations are then single parts, and so is each unit of `written`, and
     `joined` has the pairs that were written. Else all three are empty.
+    `rounded` has `times`, `sizes` or both where no common denominator of them fits: they were then
+    rounded to whole ticks or grains, before anything was derived from them. Its values are indices
+    in `spans`: where the finest of them stands.
     """
 
     name: str
@@ -261,6 +265,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     streams: tuple[str, ...] = ()
     parts: tuple[tuple[tuple[Part, ...], ...], ...] = ()
     joined: tuple[JoinedPair, ...] = ()
+    rounded: dict[str, int] = {}  # see above
 
 
 def show(spec: Spec, operation: Operation) -> str:

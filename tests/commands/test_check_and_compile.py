@@ -135,3 +135,16 @@ def test_a_picture_of_unknown_suffix_is_refused(stretto: Run, folder: Path) -> N
     for words in ("x.png --format svg", "x", ".x"):
         assert stretto("show", "good.pipe", "-o", *words.split())[0] == 0
     assert (folder / "x.png").read_text().startswith("<svg")
+
+
+def test_rounded_costs_are_told_with_file_and_line(stretto: Run, folder: Path) -> None:
+    figures = ("18522.083749271637", "9261.0418746358", "1.2e-05", "27783.12562390745")
+    lines = [f"cost F[{s}] = {x}" for s, x in enumerate(figures)]
+    (folder / "measured.pipe").write_text("# of a profiler\n" + "\n".join(lines) + "\n")
+    chosen = ("--costs", "measured.pipe", "--set", "ranks=4", "--set", "microbatches=1e1")
+    code, _, err = stretto("compile", "one_f_one_b", *chosen, "-o", "rounded.plan")
+    assert code == 0
+    assert err.count("rounded") == 2  # the note, and the name of the plan
+    assert "times to multiples of 2^-26, the finest is measured.pipe:2" in err
+    assert "measured.pipe:2" in stretto("check", "rounded.plan")[2]
+    assert "rounded" not in stretto("compile", "one_f_one_b", "--set", "ranks=4")[2]

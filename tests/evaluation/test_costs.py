@@ -143,13 +143,3 @@ def test_a_file_of_costs_stands_at_the_end() -> None:
 def test_costs_that_cannot_be(text: str, message: str | None) -> None:
     found = refused(MAIN + text)
     assert len(found) == 1 and (message is None or found == [message])
-
-
-def test_times_without_a_common_unit_are_refused() -> None:
-    primes = [10**9 + 7, 10**9 + 9]
-    assert (
-        "common denominator is above 2^53"
-        in refused(MAIN + f"cost F[0] = 1 / {primes[0]}\ncost F[1] = 1 / {primes[1]}\n")[0]
-    )
-    apart = refused(MAIN + f"cost F[0] = 1 / {primes[0]}\ncost F[1] = {10**9}\n")
-    assert "lie too far apart: in units of 1/1000000007" in apart[0]

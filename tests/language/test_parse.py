@@ -201,7 +201,7 @@ HINTED = [
     ("rank 4", "did you mean `ranks`?"),
     ("ranks 4, microbatches 8", "no comma stands between statements"),
     ("activation = 20 GB", "sizes are in `KiB`, `MiB`, `GiB` or `TiB`"),
-    ("transfer 1e3", "write the number out, or as a fraction: `1 / 1000`"),
+    ("transfer 1e", "an exponent is a whole number: `1.2e-05`"),
     ("let 1st = 2", "names begin with a letter"),
     ("param warm-up = 2", "names have no `-`: `warm_up`"),
     ("order rank r { repeat 4 F }", "`repeat 4 { F }`"),

@@ -17,6 +17,7 @@ LONGEST = 64 << 20  # bytes
 MOST_MEMBERS = 1 << 20  # ranks, stages, micro-batches, operations: each and together
 MOST_TEXT = 2000  # characters of a text
 FIGURE = 1 << 53  # ticks, grains: what every reader of JSON holds exactly
+UNIT = 1 << 62  # ticks or grains in one unit of the costs: where these were rounded, a power of two
 SHOWN = 60  # characters of a value in a sentence
 
 FieldCheck = Callable[[Any, str], None]
@@ -182,7 +183,7 @@ def _plan(value: Any, path: str) -> None:
 
 _figure = whole(0, FIGURE)
 _index = whole(0, MOST_MEMBERS)
-_unit = whole(1, FIGURE)
+_unit = whole(1, UNIT)
 _stage = row(_index, _index)
 _kind = one_of("F", "B", "I", "W")
 _operation = row(_kind, _index, _index, _index, whole(-1, MOST_MEMBERS))

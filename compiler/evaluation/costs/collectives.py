@@ -1,6 +1,6 @@
 """The statements `reduce gradients` and `unshard weights`: what each costs on every stage."""
 
-from stretto.compiler.evaluation.costs.table import Exact, duration
+from stretto.compiler.evaluation.costs.table import CostTable, Exact
 from stretto.compiler.evaluation.declared import Deferred
 from stretto.compiler.evaluation.expressions.compile import compile_expression
 from stretto.compiler.evaluation.expressions.ranges import bindings
@@ -14,10 +14,12 @@ StageTimes = dict[tuple[int, int], Exact]
 """By pipeline and stage, in the units of the file."""
 
 
-def collective(deferred: Deferred | None, pipelines: tuple[ResolvedPipeline, ...]) -> StageTimes:
+def collective(
+    deferred: Deferred | None, pipelines: tuple[ResolvedPipeline, ...], out: CostTable
+) -> StageTimes:
     """What the statement's cost is on every stage that it is about: for `reduce gradients` those
     that are trained, in a copy at least. Nothing where there is no statement. Mistakes go to the
-    reports."""
+    reports, where each value stands to the table `out`."""
     if deferred is None:
         return {}
     statement: s.ReduceGradients | s.UnshardWeights = deferred.statement
@@ -41,7 +43,7 @@ def collective(deferred: Deferred | None, pipelines: tuple[ResolvedPipeline, ...
         if slot is not None:
             env[slot] = place[1]
         try:
-            found[place] = duration(value(env), statement.value.span)
+            found[place] = out.duration(value(env), statement.value.span)
         except EvalError as error:
             scope.reports.add_repeated(error.diagnostic, bindings(scope, env))
         except AlreadyReported:

@@ -1,6 +1,6 @@
 """The statements `activation`, `activation after I` and `limit`, and `transfer` between ranks."""
 
-from stretto.compiler.evaluation.costs.table import CostTable, duration, size
+from stretto.compiler.evaluation.costs.table import CostTable
 from stretto.compiler.evaluation.costs.targets import (
     CompiledIndex,
     matching_pipelines,
@@ -36,7 +36,7 @@ def apply_memory(
     among = matching_pipelines(statement.pipeline, scope, pipelines)
 
     def apply(env: Env) -> None:
-        amount = size(value(env), statement.value.span)
+        amount = out.size(value(env), statement.value.span)
         hit = False
         for p in among:
             stage = places.at(env, len(p.ranks)).stage
@@ -78,7 +78,7 @@ def transfer(deferred: Deferred, pipelines: tuple[ResolvedPipeline, ...], out: C
         for slot, rank in zip(slots, link, strict=False):
             env[slot] = rank
         try:
-            out.transfers[link] = duration(value(env), statement.value.span)
+            out.transfers[link] = out.duration(value(env), statement.value.span)
         except EvalError as error:
             scope.reports.add_repeated(error.diagnostic, bindings(scope, env))
         except AlreadyReported:
@@ -111,7 +111,7 @@ def limit(deferred: Deferred, declared: Declarations, out: CostTable) -> None:
         if slot is not None:
             env[slot] = rank
         try:
-            most = size(value(env), statement.value.span)
+            most = out.size(value(env), statement.value.span)
         except EvalError as error:
             scope.reports.add_repeated(error.diagnostic, bindings(scope, env))
             continue

@@ -8,7 +8,7 @@ from stretto.compiler.evaluation.chains import (
     no_whole_backward,
     parts_of,
 )
-from stretto.compiler.evaluation.costs.table import CostTable, Exact, duration, size
+from stretto.compiler.evaluation.costs.table import CostTable, Exact
 from stretto.compiler.evaluation.costs.targets import (
     CompiledIndex,
     matching_pipelines,
@@ -59,7 +59,9 @@ class PartStatements:
         def assign(env: Env) -> None:
             nonlocal bound, hits
             bound = True
-            amount = (size if memory else duration)(value(env), statement.value.span)
+            amount = (self.out.size if memory else self.out.duration)(
+                value(env), statement.value.span
+            )
             found = [self.assign(mention, p, places, env, amount, memory) for p in among]
             if all(hit is None for hit in found):
                 raise no_such_target(mention, places, env, among, 0)

@@ -8,7 +8,6 @@ from stretto.compiler.evaluation.costs.table import (
     Exact,
     PairCost,
     StagePattern,
-    duration,
 )
 from stretto.compiler.evaluation.costs.targets import (
     CompiledIndex,
@@ -77,7 +76,7 @@ class _CostStatements:
         among = matching_pipelines(mention.pipeline, scope, self.pipelines)
 
         def apply(env: Env) -> None:
-            ticks = duration(value(env), statement.value.span)
+            ticks = self.out.duration(value(env), statement.value.span)
             hits = [self.assign(mention, p, places, env, ticks) for p in among]
             if not any(hits):
                 raise no_such_target(mention, places, env, among, self.declared.slices or 0)

@@ -55,6 +55,20 @@ class CostTable(Struct):
     limits: dict[int, tuple[Exact, Span]] = {}
     reduces: dict[tuple[int, int], Exact] = {}
     unshards: dict[tuple[int, int], Exact] = {}
+    stated: dict[Exact, Span] = {}
+    """For every value that a statement gave, where it stands first."""
+
+    def duration(self, value: Any, span: Span) -> Exact:
+        """A value that is a duration, and stands there. Raises `EvalError`."""
+        return self._stated(duration(value, span), span)
+
+    def size(self, value: Any, span: Span) -> Exact:
+        """A value that is an amount of memory, and stands there. Raises `EvalError`."""
+        return self._stated(size(value, span), span)
+
+    def _stated(self, value: Exact, span: Span) -> Exact:
+        self.stated.setdefault(value, span)
+        return value
 
     def of_stage(self, kind: Kind, pipeline: int, stage: int, part: int = NONE) -> Exact:
         """What an operation of this stage takes, where its micro-batch makes no difference."""
@@ -100,7 +114,9 @@ class CostTable(Struct):
         backwards = (backward, (backward[0], NONE), (NONE, NONE))
         fitting = [self.pairs.get((kind, x, y)) for x in forwards for y in backwards]
         last = max((cost for cost in fitting if cost), key=lambda c: c.ordinal, default=None)
-        return None if last is None else last.ticks(forward_ticks, backward_ticks)
+        if last is None:
+            return None
+        return self._stated(last.ticks(forward_ticks, backward_ticks), last.span)
 
     def varying_cells(
         self, kind: Kind, pipeline: int, stage: int, part: int = NONE
@@ -129,12 +145,8 @@ def size(value: Any, span: Span) -> Exact:
 
 
 def _bearable(value: Exact, span: Span, what: str) -> Exact:
-    """The value, unless it is too large, or too fine, for whole ticks in any unit. Raises
-    `EvalError`."""
+    """The value, unless it is too large for whole ticks in any unit. Raises `EvalError`."""
     if value > MOST:
         message = f"{what} is 2^53 at most, and this is {show(value)}"
         raise eval_error("too-large", message, span, help="count in a larger unit")
-    if value.denominator > MOST:
-        message = f"the denominator of {what} is 2^53 at most, and this is {show(value)}"
-        raise eval_error("too-large", message, span, help="round it")
     return value
