@@ -14,7 +14,11 @@ from stretto.compiler.bounds import Bound
 from stretto.compiler.bounds.relaxation import complete
 from stretto.compiler.certificate.checker.bound import BoundCheck
 from stretto.compiler.certificate.checker.instance import Instance, Refuted
+from stretto.compiler.certificate.checker.parts_bound import PartsBoundCheck
+from stretto.compiler.certificate.checker.parts_instance import PartsInstance
+from stretto.compiler.certificate.checker.parts_shape import PARTS_FORMAT
 from stretto.compiler.certificate.evidence import evidence, split_backwards
+from stretto.compiler.certificate.parts import parts_evidence, parts_instance, parts_schedule
 from stretto.compiler.problem.computations import has_collectives
 from stretto.compiler.problem.spec import NONE, Operation, Spec, number
 from stretto.compiler.program.program import Claims, Program
@@ -28,12 +32,19 @@ def certificate(
     the plan's own, which may be more than the evidence proves; `plan`: the plan's hash. Raises
     `Refuted` where the step is larger than the checker takes."""
     spec = _certified(program)
-    found: dict[str, Any] = {"format": "stretto-certificate", "version": 1, **of_program(program)}
+    name = PARTS_FORMAT if spec.streams else "stretto-certificate"
+    found: dict[str, Any] = {"format": name, "version": 1, **of_program(program)}
     if plan is not None:
         found["plan"] = plan
-    of = Instance(json.loads(json.dumps(found["instance"])))
-    found["evidence"] = evidence(spec, of)
-    proven = BoundCheck(of, json.loads(json.dumps(found["evidence"]))).value()
+    data = json.loads(json.dumps(found["instance"]))
+    if spec.streams:
+        parts = PartsBoundCheck(PartsInstance(data))
+        found["evidence"] = parts_evidence(parts)
+        proven = parts.value(found["evidence"])
+    else:
+        of = Instance(data)
+        found["evidence"] = evidence(spec, of)
+        proven = BoundCheck(of, json.loads(json.dumps(found["evidence"]))).value()
     found["claims"] = {
         "makespan": claims.makespan,
         "span": claims.span,
@@ -46,23 +57,22 @@ def certificate(
 
 
 def of_program(program: Program) -> dict[str, Any]:
-    """The part of a certificate that does not depend on what is claimed: names and units, what is
-    to be done, and when it runs. Raises `Refuted` where something runs beside the computations, and
-    where stages are cut into parts."""
+    """The part of a certificate that does not depend on what is claimed: names and units, what
+    is to be done, and when it runs. Raises `Refuted` where something runs beside the
+    computations."""
     spec = _certified(program)
-    if spec.streams:
-        raise Refuted("a certificate does not tell of stages that are cut into parts yet")
     if has_collectives(spec):
         raise Refuted(
             "a certificate does not tell of `reduce gradients` and `unshard weights` yet; without "
             "these statements there is one of the computations"
         )
+    rows = [list(_units(row)) for row in time(program).ranks] if not spec.streams else []
     return {
         "schedule_name": spec.name,
         "time_unit": spec.time_unit,
         "size_unit": spec.size_unit,
-        "instance": instance(spec),
-        "schedule": [list(_units(row)) for row in time(program).ranks],
+        "instance": parts_instance(spec) if spec.streams else instance(spec),
+        "schedule": parts_schedule(program) if spec.streams else rows,
     }
 
 

@@ -28,14 +28,20 @@ from stretto.compiler.certificate.checker.instance import (
     demand,
     op,
 )
-from stretto.compiler.certificate.checker.shape import read
+from stretto.compiler.certificate.checker.parts_bound import PartsBoundCheck
+from stretto.compiler.certificate.checker.parts_instance import PartsInstance
+from stretto.compiler.certificate.checker.parts_schedule import PartsSchedule
+from stretto.compiler.certificate.checker.parts_shape import PARTS_FORMAT, read_parts
+from stretto.compiler.certificate.checker.shape import parsed, read
 
 
 def certify(text: str | bytes) -> dict[str, Any]:
     """The claims, each of them checked, with `minimize` and whether the schedule is `optimal`.
     Raises `Refuted`."""
-    certificate = read(text)
-    claims = dict(certificate["claims"])
+    found = parsed(text)
+    if type(found) is dict and found.get("format") == PARTS_FORMAT:
+        return _certified_parts(read_parts(found))
+    certificate = read(found)
     try:
         instance = Instance(certificate["instance"])
         makespan, span, peaks = schedule(instance, certificate["schedule"])
@@ -43,6 +49,22 @@ def certify(text: str | bytes) -> dict[str, Any]:
     except LookupError:
         unknown = "it names an operation, stage or share that its instance does not have"
         raise Refuted(f"this is not a certificate: {unknown}") from None
+    return _confirmed(certificate, makespan, span, peaks, bound)
+
+
+def _certified_parts(certificate: dict[str, Any]) -> dict[str, Any]:
+    """The same of stages that are cut into parts."""
+    instance = PartsInstance(certificate["instance"])
+    plan = PartsSchedule(instance, certificate["schedule"])
+    bound = PartsBoundCheck(instance).value(certificate["evidence"])
+    return _confirmed(certificate, plan.makespan(), plan.span(), plan.peaks(), bound)
+
+
+def _confirmed(
+    certificate: dict[str, Any], makespan: int, span: int, peaks: list[int], bound: int
+) -> dict[str, Any]:
+    """The claims, compared with what was found."""
+    claims, minimize = dict(certificate["claims"]), certificate["instance"]["minimize"]
     for what, value in (("makespan", makespan), ("span", span), ("peaks", peaks)):
         claimed = f"the schedule's {what} is {value}, and the certificate claims {claims[what]}"
         demand(claims[what] == value, claimed.replace("peaks is", "peaks are"))
@@ -50,13 +72,13 @@ def certify(text: str | bytes) -> dict[str, Any]:
         f"the evidence proves a bound of {bound}, and the certificate claims {claims['bound']}"
     )
     demand(claims["bound"] == bound, claimed)
-    reached = makespan if instance.minimize == "makespan" else span
-    above = f"the bound of {bound} is above the schedule's {instance.minimize} of {reached}"
+    reached = makespan if minimize == "makespan" else span
+    above = f"the bound of {bound} is above the schedule's {minimize} of {reached}"
     demand(bound <= reached, above)  # then one of the two is wrong
     stated = certificate.get("stated", claims)["bound"]
     beyond = f"the plan is said to state a bound of {stated}, above the schedule's {reached}"
     demand(stated <= reached, beyond)
-    return {**claims, "minimize": instance.minimize, "optimal": bound == reached}
+    return {**claims, "minimize": minimize, "optimal": bound == reached}
 
 
 def schedule(instance: Instance, rows: list[Any]) -> tuple[int, int, list[int]]:

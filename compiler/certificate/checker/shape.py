@@ -28,11 +28,12 @@ class Unreadable(Refuted):
     """It is no JSON at all."""
 
 
-def read(text: str | bytes) -> dict[str, Any]:
-    """The certificate. Raises `Refuted` where it is none: `Unreadable` where it is no JSON."""
+def parsed(text: str | bytes) -> Any:
+    """The JSON value of a text. Raises `Refuted` where it is none: `Unreadable` where it is no
+    JSON."""
     demand(len(text) <= LONGEST, f"this is not a certificate: it has more than {LONGEST} bytes")
     try:
-        found = json.loads(
+        return json.loads(
             text.decode() if isinstance(text, bytes) else text,
             object_pairs_hook=_object,
             parse_int=_int,
@@ -45,6 +46,10 @@ def read(text: str | bytes) -> dict[str, Any]:
         raise Refuted("this is not a certificate: its brackets are nested too deeply") from None
     except ValueError:
         raise Unreadable("this is not a certificate: it is not JSON") from None
+
+
+def read(found: Any) -> dict[str, Any]:
+    """The certificate, of a JSON value. Raises `Refuted` where it is none."""
     CERTIFICATE(found, "")
     _counts(found)
     return dict(found)
@@ -223,13 +228,29 @@ _instance = keys(
         "fixed": many(many(many(_operation))),
     }
 )
+HEADER = {
+    "version": one_of(1),
+    "schedule_name": text,
+    "time_unit": _unit,
+    "size_unit": _unit,
+    "claims": keys(
+        {
+            "makespan": _figure,
+            "span": _figure,
+            "peaks": many(_figure),
+            "bound": _figure,
+        }
+    ),
+}
+"""What every certificate has."""
+
+BESIDE = {"plan": _plan, "stated": keys({"bound": _figure, "reason": text})}
+"""What every certificate may have."""
+
 CERTIFICATE = keys(
     {
+        **HEADER,
         "format": one_of("stretto-certificate"),
-        "version": one_of(1),
-        "schedule_name": text,
-        "time_unit": _unit,
-        "size_unit": _unit,
         "instance": _instance,
         "schedule": many(many(row(_figure, _figure, many(_operation)))),
         "evidence": keys(
@@ -240,16 +261,8 @@ CERTIFICATE = keys(
                 "cases": many(_case),
             }
         ),
-        "claims": keys(
-            {
-                "makespan": _figure,
-                "span": _figure,
-                "peaks": many(_figure),
-                "bound": _figure,
-            }
-        ),
     },
-    {"plan": _plan, "stated": keys({"bound": _figure, "reason": text})},
+    BESIDE,
 )
 """What stands where in a certificate; `check` says what it means."""
 
