@@ -14,6 +14,7 @@ this sequence. An operation is [kind, pipeline, stage, micro-batch, slice]
 `peaks` (per rank), `bound`. `evidence`: see `bound`. `stated` is what the plan says of its
 bound, which may be more than the evidence proves, and is not checked. `plan` is the hash of the
 plan that it was written with: `certify --plan` compares the two. `shape` has what may stand where.
+Of stages that are cut into parts `parts_shape` describes the keys.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """A lower bound of an instance of parts from its evidence: `by`, a theorem of those below, and the
 `rank`, `stream`, `head` and `tail` that it is about, 0 where it is about none. Heads and tails of
-all operations are worked out here (`parts_graph`). The theorems with their proofs are B2, B3 and
-B10 of `docs/bounds.md`.
+all operations are worked out here (`parts_graph`). The theorems are proven at the top of
+the modules in `compiler/bounds/parts/`.
 
 `chain`: the longest of head + ticks + tail; of a span, of the operations on `rank`, without head,
 and the tail ends with the rank's last.

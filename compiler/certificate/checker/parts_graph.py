@@ -1,6 +1,6 @@
 """What must come before what in a relaxation of an instance of parts, and how early and late its
-operations can be then. B0, B2 and B3 for parts; their proofs are in `docs/bounds.md`'s module
-`compiler.bounds.parts.graph`."""
+operations can be then. B0, B2 and B3 for parts, which are proven at the top of
+`compiler/bounds/parts/graph.py`."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
