@@ -15,7 +15,7 @@ from stretto.compiler.bounds.relaxation import complete
 from stretto.compiler.certificate.checker.bound import BoundCheck
 from stretto.compiler.certificate.checker.instance import Instance, Refuted
 from stretto.compiler.certificate.checker.parts_bound import PartsBoundCheck
-from stretto.compiler.certificate.checker.parts_instance import PartsInstance
+from stretto.compiler.certificate.checker.parts_instance import ChainInstance
 from stretto.compiler.certificate.checker.parts_shape import PARTS_FORMAT
 from stretto.compiler.certificate.evidence import evidence, split_backwards
 from stretto.compiler.certificate.parts import parts_evidence, parts_instance, parts_schedule
@@ -38,7 +38,7 @@ def certificate(
         found["plan"] = plan
     data = json.loads(json.dumps(found["instance"]))
     if spec.streams:
-        parts = PartsBoundCheck(PartsInstance(data))
+        parts = PartsBoundCheck(ChainInstance(data))
         found["evidence"] = parts_evidence(parts)
         proven = parts.value(found["evidence"])
     else:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from stretto.compiler.certificate.checker.check import certify
 from stretto.compiler.certificate.checker.instance import Refuted
 from stretto.compiler.certificate.checker.parts_bound import PartsBoundCheck
-from stretto.compiler.certificate.checker.parts_instance import PartsInstance
+from stretto.compiler.certificate.checker.parts_instance import ChainInstance
 from stretto.compiler.certificate.checker.parts_schedule import PartsSchedule
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.problem.expand import expand
@@ -160,11 +160,11 @@ def forged(data: dict[str, Any], random: Random) -> dict[str, Any]:
         if random.random() < 0.7:
             shifted(data, random)
     with suppress(Exception):
-        plan = PartsSchedule(PartsInstance(data["instance"]), data["schedule"])
+        plan = PartsSchedule(ChainInstance(data["instance"]), data["schedule"])
         peaks = plan.peaks()
         data["claims"] |= {"makespan": plan.makespan(), "span": plan.span(), "peaks": peaks}
     with suppress(Exception):
-        check = PartsBoundCheck(PartsInstance(data["instance"]))
+        check = PartsBoundCheck(ChainInstance(data["instance"]))
         data["claims"]["bound"] = check.value(data["evidence"])
     return data
 
@@ -175,7 +175,7 @@ THEOREMS = ("chain", "busy")
 def shifted(data: dict[str, Any], random: Random) -> None:
     """The schedule run anew, as early as it can with the changed figures, or a little later; what a
     rank's list has is what it runs, by start."""
-    of = PartsInstance(data["instance"])
+    of = ChainInstance(data["instance"])
     rows: list[Any] = [[] for _ in data["schedule"]]
     end: dict[Any, int] = {}
     clock: dict[tuple[int, int], int] = {}

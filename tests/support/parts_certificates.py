@@ -3,6 +3,7 @@ truth of an instance by a solver."""
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from ortools.sat.python import cp_model
 
 from stretto.compiler.certificate.write import certificate
+from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order import Order
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.problem import Problem
@@ -42,6 +44,13 @@ def certificate_of(order: Order) -> dict[str, Any]:
 
 
 def random_certificate(random: Random, operations: int) -> dict[str, Any]:
+    """As `_random_certificate`, where the compiler takes the rules."""
+    while True:
+        with suppress(Rejected):  # rules between ranks that nothing makes wait
+            return _random_certificate(random, operations)
+
+
+def _random_certificate(random: Random, operations: int) -> dict[str, Any]:
     """Of a random instance of at most so many operations, with a random order. Some have rules, a
     part of an order, single costs, the span for an aim; limits are what the order holds, or a
     little more."""

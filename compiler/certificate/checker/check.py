@@ -30,7 +30,7 @@ from stretto.compiler.certificate.checker.instance import (
     op,
 )
 from stretto.compiler.certificate.checker.parts_bound import PartsBoundCheck
-from stretto.compiler.certificate.checker.parts_instance import PartsInstance
+from stretto.compiler.certificate.checker.parts_instance import ChainInstance
 from stretto.compiler.certificate.checker.parts_schedule import PartsSchedule
 from stretto.compiler.certificate.checker.parts_shape import PARTS_FORMAT, read_parts
 from stretto.compiler.certificate.checker.shape import parsed, read
@@ -55,7 +55,7 @@ def certify(text: str | bytes) -> dict[str, Any]:
 
 def _certified_parts(certificate: dict[str, Any]) -> dict[str, Any]:
     """The same of stages that are cut into parts."""
-    instance = PartsInstance(certificate["instance"])
+    instance = ChainInstance(certificate["instance"])
     plan = PartsSchedule(instance, certificate["schedule"])
     bound = PartsBoundCheck(instance).value(certificate["evidence"])
     return _confirmed(certificate, plan.makespan(), plan.span(), plan.peaks(), bound)

@@ -13,13 +13,13 @@ from typing import Any
 
 from stretto.compiler.certificate.checker.instance import demand
 from stretto.compiler.certificate.checker.parts_graph import PartsOrderGraph, PartTicks
-from stretto.compiler.certificate.checker.parts_instance import PartOp, PartsInstance, type_of
+from stretto.compiler.certificate.checker.parts_instance import ChainInstance, PartOp, type_of
 
 
 class PartsBoundCheck:
     """Evidence for a bound that holds for every order of the instance."""
 
-    def __init__(self, instance: PartsInstance):
+    def __init__(self, instance: ChainInstance):
         self.instance = instance
         self.graph = PartsOrderGraph(instance)
         self._known: dict[int | None, tuple[PartTicks, PartTicks]] = {}

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 from stretto.compiler.certificate.checker.instance import demand
 from stretto.compiler.certificate.checker.parts_instance import (
+    ChainInstance,
     PartOp,
     PartsHolding,
-    PartsInstance,
     PartType,
     of_microbatch,
     type_of,
@@ -17,6 +17,9 @@ from stretto.compiler.certificate.checker.parts_instance import (
 
 PartTicks = dict[PartOp, int]
 """Heads or tails: ticks by operation."""
+
+TypeNeeds = dict[PartType, list[tuple[PartType, int]]]
+"""What every type waits for within a micro-batch, with the ticks of the way."""
 
 AWAY = -(1 << 80)
 """A tail of what leads to nothing that counts."""
@@ -26,7 +29,7 @@ class PartsOrderGraph:
     """The operations with all edges that every order has, or that a best one may be given: `alike`
     has the pipelines whose micro-batches may run in turn (B0)."""
 
-    def __init__(self, instance: PartsInstance):
+    def __init__(self, instance: ChainInstance):
         self.instance = instance
         self.ticks: PartTicks = {
             of_microbatch(one, m): 0 for one, many in instance.count.items() for m in range(many)
@@ -116,7 +119,8 @@ class PartsOrderGraph:
                 own.setdefault((rank, p), []).append(one)
         if not own:
             return
-        before = self._before()
+        self.instance.spend(len(self.needs) ** 2)
+        before = _before(self.needs)
         for (rank, _), rows in own.items():
             limit = self.instance.limits[rank] or 0
             starts = dict.fromkeys(one.taken for one in rows)
@@ -133,34 +137,6 @@ class PartsOrderGraph:
                         distance = min(limit // held, (limit - new) // held + 1)
                         if distance > 0:
                             yield x, y, distance
-
-    def _before(self) -> Callable[[PartType, PartType], bool]:
-        """Whether one type leads to another within a micro-batch, or is it."""
-        self.instance.spend(len(self.needs) ** 2)
-        number = {one: n for n, one in enumerate(self._types_in_turn())}
-        lower: list[int] = []
-        for one, n in number.items():
-            bits = 1 << n
-            for other, _ in self.needs[one]:
-                bits |= lower[number[other]]
-            lower.append(bits)
-        return lambda a, b: bool(lower[number[b]] >> number[a] & 1)
-
-    def _types_in_turn(self) -> list[PartType]:
-        """All types, each behind what it needs."""
-        after: dict[PartType, list[PartType]] = {one: [] for one in self.needs}
-        for one, row in self.needs.items():
-            for other, _ in row:
-                after[other].append(one)
-        waits = {one: len(row) for one, row in self.needs.items()}
-        found = [one for one, many in waits.items() if not many]
-        for one in found:  # it grows
-            for other in after[one]:
-                waits[other] -= 1
-                if not waits[other]:
-                    found.append(other)
-        demand(len(found) == len(waits), "operations wait for each other in a circle")
-        return found
 
     def _sequence(self) -> list[PartOp]:
         """All operations, each behind those that it waits for; fewer where there is a circle."""
@@ -179,3 +155,32 @@ class PartsOrderGraph:
                 if not waits[other]:
                     free.append(other)
         return found
+
+
+def _before(needs: TypeNeeds) -> Callable[[PartType, PartType], bool]:
+    """Whether one type leads to another within a micro-batch, or is it."""
+    number = {one: n for n, one in enumerate(_types_in_turn(needs))}
+    lower: list[int] = []
+    for one, n in number.items():
+        bits = 1 << n
+        for other, _ in needs[one]:
+            bits |= lower[number[other]]
+        lower.append(bits)
+    return lambda a, b: bool(lower[number[b]] >> number[a] & 1)
+
+
+def _types_in_turn(needs: TypeNeeds) -> list[PartType]:
+    """All types, each behind what it needs."""
+    after: dict[PartType, list[PartType]] = {one: [] for one in needs}
+    for one, row in needs.items():
+        for other, _ in row:
+            after[other].append(one)
+    waits = {one: len(row) for one, row in needs.items()}
+    found = [one for one, many in waits.items() if not many]
+    for one in found:  # it grows
+        for other in after[one]:
+            waits[other] -= 1
+            if not waits[other]:
+                found.append(other)
+    demand(len(found) == len(waits), "operations wait for each other in a circle")
+    return found

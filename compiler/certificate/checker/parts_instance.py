@@ -37,7 +37,7 @@ def type_of(o: PartOp) -> PartType:
     return kind, p, s, part
 
 
-class PartsInstance:
+class ChainInstance:
     """What is to be done: durations and transfers in ticks, what waits for what, memory in grains.
     The attributes are the keys of the certificate; `count` has every type of operation, with how
     many micro-batches run it. Raises `Refuted` where the figures describe no step."""
@@ -51,7 +51,7 @@ class PartsInstance:
         self.limits: list[int | None] = data["limits"]
         self.transfers = {(a, b): ticks for a, b, ticks in data["transfers"]}
         self.steps = 0
-        self._demand_figures()
+        _demand_figures(self)
         self.feeders: dict[tuple[int, int], list[int]] = {}
         for p, line in enumerate(self.pipelines):
             for q, stage in line["feeds"]:
@@ -71,30 +71,6 @@ class PartsInstance:
         for rank, row in enumerate(self.fixed):
             here = all(self.lane(type_of(o))[0] == rank for o in row)
             demand(here, f"an operation is fixed on rank {rank}, and runs on another")
-
-    def _demand_figures(self) -> None:
-        """Stages, parts, feeds and limits are of what there is."""
-        streams = f"the instance has {self.streams} streams; it should have 1 or more"
-        demand(self.streams > 0, streams)
-        limits = f"the instance has {len(self.limits)} limits, and {self.ranks} ranks"
-        demand(len(self.limits) == self.ranks, limits)
-        for line in self.pipelines:
-            for stage in line["stages"]:
-                home = stage["rank"] < self.ranks
-                demand(home, f"a stage is on rank {stage['rank']}, of {self.ranks} ranks")
-                demand(bool(stage["parts"]), "a stage of the instance has no parts")
-                kept = f"a stage keeps {stage['kept']} of an activation of {stage['activation']}"
-                demand(stage["kept"] <= stage["activation"], kept)
-                for part in stage["parts"]:
-                    on = f"a part is on stream {part[0]}, of {self.streams} streams"
-                    demand(part[0] < self.streams, on)
-            for q, s in line["feeds"]:
-                there = q < len(self.pipelines) and s < len(self.pipelines[q]["stages"])
-                demand(there, "a pipeline of the instance feeds a stage that there is not")
-                same = self.pipelines[q]["microbatches"] == line["microbatches"]
-                demand(same, "a pipeline of the instance feeds one with other micro-batches")
-                ends = bool(line["stages"])
-                demand(ends, "a pipeline of the instance feeds another, and has no stages")
 
     def spend(self, steps: int) -> None:
         """Note work to be done. Raises `Refuted` where all of it together is too much."""
@@ -198,3 +174,28 @@ class PartsInstance:
             own.append(PartsHolding(part[5], ("F", p, s, k), (freer,)))
         rest = PartsHolding(kept, first, (end, *weights))
         return [PartsHolding(size - kept, first, (end,)), rest, *own]
+
+
+def _demand_figures(of: ChainInstance) -> None:
+    """Stages, parts, feeds and limits are of what there is."""
+    streams = f"the instance has {of.streams} streams; it should have 1 or more"
+    demand(of.streams > 0, streams)
+    limits = f"the instance has {len(of.limits)} limits, and {of.ranks} ranks"
+    demand(len(of.limits) == of.ranks, limits)
+    for line in of.pipelines:
+        for stage in line["stages"]:
+            home = stage["rank"] < of.ranks
+            demand(home, f"a stage is on rank {stage['rank']}, of {of.ranks} ranks")
+            demand(bool(stage["parts"]), "a stage of the instance has no parts")
+            kept = f"a stage keeps {stage['kept']} of an activation of {stage['activation']}"
+            demand(stage["kept"] <= stage["activation"], kept)
+            for part in stage["parts"]:
+                on = f"a part is on stream {part[0]}, of {of.streams} streams"
+                demand(part[0] < of.streams, on)
+        for q, s in line["feeds"]:
+            there = q < len(of.pipelines) and s < len(of.pipelines[q]["stages"])
+            demand(there, "a pipeline of the instance feeds a stage that there is not")
+            same = of.pipelines[q]["microbatches"] == line["microbatches"]
+            demand(same, "a pipeline of the instance feeds one with other micro-batches")
+            ends = bool(line["stages"])
+            demand(ends, "a pipeline of the instance feeds another, and has no stages")

@@ -6,8 +6,8 @@ from typing import Any
 
 from stretto.compiler.certificate.checker.instance import demand
 from stretto.compiler.certificate.checker.parts_instance import (
+    ChainInstance,
     PartOp,
-    PartsInstance,
     of_microbatch,
     type_of,
 )
@@ -17,7 +17,7 @@ class PartsSchedule:
     """When everything runs, in ticks: `start`, `end`, and `place`, where it stands in the list of
     its rank, along which starts do not fall."""
 
-    def __init__(self, instance: PartsInstance, rows: list[Any]):
+    def __init__(self, instance: ChainInstance, rows: list[Any]):
         self.instance, self.rows = instance, rows
         self.start: dict[PartOp, int] = {}
         self.end: dict[PartOp, int] = {}
