@@ -331,7 +331,13 @@ CODES: dict[str, ErrorCode] = {
     ),
     "not-in-zero-bubble": ErrorCode(
         "the lists of the zero-bubble runtime cannot hold this schedule",
-        "They know one pipeline, placed as a loop or a V, and no slices.",
+        "They know one pipeline, placed as a loop or a V, and no slices. Every stage takes its "
+        "data in the order of the micro-batches.",
+    ),
+    "not-in-primus": ErrorCode(
+        "the schedule table of Primus cannot hold this schedule",
+        "It knows one pipeline, placed as a loop or a V, and no slices. Every stage takes its data "
+        "in the order of the micro-batches, and in a loop of several turns backwards are whole.",
     ),
     # ---- Plan files
     "not-a-plan": ErrorCode(

@@ -12,8 +12,9 @@ from stretto.compiler.imports.table import ImportedTable, PlacementWord
 from stretto.compiler.imports.words import Dialect, Meaning, read_words
 
 KINDS = {"F": ("F",), "B": ("I",), "W": ("W",), "BW": ("B",)}
-MESSAGES = ("SF", "SB", "RF", "RB", "O", "R")  # and activations that are moved away and back
-WORD = re.compile(r"\((F|BW|B|W|SF|SB|RF|RB|O|R)\|(-?[0-9]{1,9})\|([0-9]{1,6})\)")
+COMPUTED = r"(F|BW|B|W)\|(-?[0-9]{1,9})\|([0-9]{1,6})"
+SENT = r"(?:SF|SB|RF|RB|O|R)\|-?[0-9]{1,9}\|[0-9]{1,6}(?:\|[0-9]{1,9}){0,3}"
+WORD = re.compile(rf"\((?:{COMPUTED}|{SENT})\)")
 
 
 def read(source: Source, most: int, placement: PlacementWord | None) -> ImportedTable:
@@ -26,7 +27,7 @@ def _meaning(
     placement: PlacementWord, word: re.Match[str], rank: int, ranks: int
 ) -> Meaning | None:
     kind, microbatch, chunk = word.groups()
-    if kind in MESSAGES:
+    if kind is None:  # a message, or activations that are moved away and back
         return Meaning(())
     if microbatch.startswith("-"):  # Primus makes such ones at some sizes
         return None

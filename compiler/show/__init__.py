@@ -25,6 +25,7 @@ FORMATS = {
     "json": ("json", ".json"),
     "dot": ("dot", ".dot"),
     "zero-bubble": ("zero_bubble", ".zb.csv"),
+    "primus": ("primus", ".primus.csv"),
     "torch-csv": ("torch_csv", ".csv"),
 }
 

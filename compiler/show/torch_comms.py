@@ -21,16 +21,11 @@ Cell = tuple[str, int, int]
 def with_messages(view: View, computed: list[list[Cell]]) -> list[list[str]]:
     """The cells of every rank, from its computations in sequence."""
     place = [stage.rank for stage in view.spec.pipelines[0].stages]
-    starts = {
-        (bar.operation.kind, bar.operation.stage, bar.operation.microbatch): bar.start
-        for lane in view.lanes
-        for bar in lane
-    }
     rows: list[list[str]] = [_gathered(view.spec, rank, row) for rank, row in enumerate(computed)]
     last = {
         (stage, rank): k for rank, row in enumerate(computed) for k, (_, stage, _) in enumerate(row)
     }
-    for rank, number in _sequence(computed, starts, len(place)):
+    for rank, number in sequence(view, computed):
         word, stage, microbatch = computed[rank][number]
         rows[rank].append(f"{stage}{word}{microbatch}")
         traffic = "F" if word == "F" else "B"
@@ -53,10 +48,14 @@ def _gathered(spec: Spec, rank: int, row: list[Cell]) -> list[str]:
     return [f"{stage}UNSHARD" for stage in dict.fromkeys(stage for _, stage, _ in row)]
 
 
-def _sequence(
-    computed: list[list[Cell]], starts: dict[Cell, int], stages: int
-) -> Iterator[tuple[int, int]]:
+def sequence(view: View, computed: list[list[Cell]]) -> Iterator[tuple[int, int]]:
     """All computations, by rank and place, each after what it needs; else by start."""
+    stages = len(view.spec.pipelines[0].stages)
+    starts = {
+        (bar.operation.kind, bar.operation.stage, bar.operation.microbatch): bar.start
+        for lane in view.lanes
+        for bar in lane
+    }
     done: set[Cell] = set()
     at = [0] * len(computed)
     due = [(0, rank) for rank in range(len(computed))]
