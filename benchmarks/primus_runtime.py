@@ -33,7 +33,8 @@ CASES = {"zb_h1": "zero-bubble", "one_f_one_b": "zero-bubble", "zb_v": "zbv-form
 
 def weight(stage: int) -> Tensor:
     torch.manual_seed(stage)
-    return torch.randn(WIDTH, WIDTH, dtype=torch.float64) / WIDTH**0.5
+    made: Tensor = torch.randn(WIDTH, WIDTH, dtype=torch.float64) / WIDTH**0.5
+    return made
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -104,7 +105,8 @@ class Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, stage: Any) -> Tensor:
         ctx.save_for_backward(x)
         ctx.stage = stage
-        return x @ stage.weight
+        made: Tensor = x @ stage.weight
+        return made
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -198,13 +200,20 @@ def main() -> None:
     for name, algorithm in CASES.items():
         text = draw(compile_file(name, ranks=RANKS, microbatches=MANY), "primus")
         for method in ("batch_p2p", "async_p2p"):
-            outcome = run(RANKS, step, str(folder), text, algorithm, method, seconds=120.0)
-            found = {s: g for own in outcome.results for s, g in own.items()}
-            expected = alone(len(found))
-            far = max(float((found[s] - g).detach().abs().max()) for s, g in enumerate(expected))
-            largest = max(float(g.abs().max()) for g in expected)
-            print(f"{name} as {algorithm}, {method}: {len(found)} stages, off by {far:.1e} "
-                  f"of {largest:.1e}", flush=True)  # fmt: skip
+            print(
+                f"{name} as {algorithm}, {method}: {off(folder, text, algorithm, method)}",
+                flush=True,
+            )
+
+
+def off(folder: Path, text: str, algorithm: str, method: str) -> str:
+    """How far the gradients of a step of Primus's runner are from those of one process."""
+    outcome = run(RANKS, step, str(folder), text, algorithm, method, seconds=120.0)
+    found = {s: g for own in outcome.results for s, g in own.items()}
+    expected = alone(len(found))
+    far = max(float((found[s] - g).detach().abs().max()) for s, g in enumerate(expected))
+    largest = max(float(g.abs().max()) for g in expected)
+    return f"{len(found)} stages, off by {far:.1e} of {largest:.1e}"
 
 
 if __name__ == "__main__":

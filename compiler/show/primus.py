@@ -13,18 +13,17 @@ sequence, and nobody waits for one that waits for him. A message within a rank h
 from collections.abc import Iterator
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
-from stretto.compiler.problem.spec import show
-from stretto.compiler.show.rank_lists import ListSystem, is_v, refusals, refused
+from stretto.compiler.problem.spec import Spec, show
+from stretto.compiler.show.rank_lists import Unfit, is_v, unfit
 from stretto.compiler.show.torch_comms import Cell, sequence
 from stretto.compiler.show.view import View
 
 WORDS = {"F": "F", "I": "B", "W": "W", "B": "BW"}
-SYSTEM = ListSystem("not-in-primus", "Primus's table")
 
 
 def draw(view: View) -> str:
     """The rows. Rejected where Primus cannot run the schedule."""
-    reasons = [*refusals(view, SYSTEM), *_unsplit(view)]
+    reasons = [refused(one, view.spec) for one in (*unfit(view), *_unsplit(view))]
     if reasons:
         raise Rejected(reasons)
     computed: list[list[Cell]] = [
@@ -50,7 +49,7 @@ def _rows(view: View, computed: list[list[Cell]]) -> list[list[str]]:
     return rows
 
 
-def _unsplit(view: View) -> Iterator[Diagnostic]:
+def _unsplit(view: View) -> Iterator[Unfit]:
     """With several stages on a rank in a loop, Primus computes weight gradients in the backward,
     and fails at a W."""
     spec = view.spec
@@ -58,5 +57,15 @@ def _unsplit(view: View) -> Iterator[Diagnostic]:
         return
     for bar in (bar for lane in view.lanes for bar in lane if bar.operation.kind in ("I", "W")):
         what = "it splits no backward in a loop of several turns, and there is"
-        yield refused(f"{what} `{show(spec, bar.operation)}`", spec, bar.at, SYSTEM)
+        yield Unfit(f"{what} `{show(spec, bar.operation)}`", bar.at)
         return
+
+
+def refused(reason: Unfit, spec: Spec) -> Diagnostic:
+    """The diagnostic that the table cannot hold the schedule."""
+    return Diagnostic(
+        "not-in-primus",
+        f"Primus's table cannot hold this schedule: {reason.why}",
+        reason.labels(spec),
+        help="`--format json` holds every schedule",
+    )

@@ -6,23 +6,27 @@ a stage takes its data from an iterator, one micro-batch after the other.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
+from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.problem.spec import NONE, Spec, show
 from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.view import View
 
 
-class ListSystem(NamedTuple):
-    """A runtime: the code of the diagnostic that it cannot hold a schedule, and what holds it."""
+class Unfit(NamedTuple):
+    """Why a runtime cannot run a schedule, and where in it: an index into `Spec.spans`."""
 
-    code: str
-    subject: str
+    why: str
+    at: int
+
+    def labels(self, spec: Spec) -> tuple[Label, ...]:
+        """The place, if there is one."""
+        return (Label(spec.spans[self.at], "here"),) if self.at != NONE else ()
 
 
-def refusals(view: View, system: ListSystem) -> Iterator[Diagnostic]:
+def unfit(view: View) -> Iterator[Unfit]:
     """Why such a runtime cannot run the order; nothing where it can."""
-    yield from _inexpressible(view.spec, system)
-    yield from _misordered(view, system)
+    yield from _inexpressible(view.spec)
+    yield from _misordered(view)
 
 
 def is_v(spec: Spec) -> bool:
@@ -31,38 +35,28 @@ def is_v(spec: Spec) -> bool:
     return places == [*range(spec.ranks), *reversed(range(spec.ranks))]
 
 
-def refused(why: str, spec: Spec, at: int, system: ListSystem) -> Diagnostic:
-    """The diagnostic that the runtime cannot hold the schedule, with a label at `spans[at]`."""
-    return Diagnostic(
-        system.code,
-        f"{system.subject} cannot hold this schedule: {why}",
-        (Label(spec.spans[at], "here"),) if at != NONE else (),
-        help="`--format json` holds every schedule",
-    )
-
-
-def _inexpressible(spec: Spec, system: ListSystem) -> Iterator[Diagnostic]:
+def _inexpressible(spec: Spec) -> Iterator[Unfit]:
     first = spec.pipelines[0]
     for pipeline in spec.pipelines[1:]:
         what = f"`{pipeline.name}` is a second pipeline, and there is only one there"
-        yield refused(what, spec, pipeline.at, system)
+        yield Unfit(what, pipeline.at)
     if first.forward_only:
         what = f"`{first.name}` is forward-only, and there all have backwards"
-        yield refused(what, spec, first.at, system)
+        yield Unfit(what, first.at)
     if spec.streams:
         what = "stages are cut into parts, which it does not know"
-        yield refused(what, spec, first.at, system)
+        yield Unfit(what, first.at)
     if spec.slices:
         what = "micro-batches are cut into slices, which this format leaves out"
-        yield refused(what, spec, first.at, system)
+        yield Unfit(what, first.at)
     ranks = [stage.rank for stage in first.stages]
     loop = [s % spec.ranks for s in range(len(ranks))]
     if not is_v(spec) and (ranks != loop or len(ranks) % spec.ranks):
         what = "stages are placed neither as a loop nor as a V, with as many on every rank"
-        yield refused(what, spec, first.at, system)
+        yield Unfit(what, first.at)
 
 
-def _misordered(view: View, system: ListSystem) -> Iterator[Diagnostic]:
+def _misordered(view: View) -> Iterator[Unfit]:
     """The first forward that comes after one of a later micro-batch on its stage."""
     latest: dict[int, Timed] = {}
     for bar in (bar for lane in view.lanes for bar in lane):
@@ -72,6 +66,6 @@ def _misordered(view: View, system: ListSystem) -> Iterator[Diagnostic]:
         if bar.operation.microbatch < before.operation.microbatch:
             late, early = show(view.spec, bar.operation), show(view.spec, before.operation)
             what = f"`{late}` runs after `{early}`, and a stage there takes its data in sequence"
-            yield refused(what, view.spec, bar.at, system)
+            yield Unfit(what, bar.at)
             return
         latest[bar.operation.stage] = bar

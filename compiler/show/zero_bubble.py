@@ -4,17 +4,17 @@ there the input gradient, `BW` the whole backward. `docs/tables.md` has the line
 them. That runtime runs an overlapped pair one after the other, and so they stand.
 """
 
-from stretto.compiler.diagnostics.diagnostic import Rejected
-from stretto.compiler.show.rank_lists import ListSystem, refusals
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
+from stretto.compiler.problem.spec import Spec
+from stretto.compiler.show.rank_lists import Unfit, unfit
 from stretto.compiler.show.view import View
 
 WORDS = {"F": "F", "I": "B", "W": "W", "B": "BW"}
-SYSTEM = ListSystem("not-in-zero-bubble", "zero-bubble's lists")
 
 
 def draw(view: View) -> str:
     """The rows. Rejected where the runtime cannot hold the schedule."""
-    reasons = [*refusals(view, SYSTEM)]
+    reasons = [refused(one, view.spec) for one in unfit(view)]
     if reasons:
         raise Rejected(reasons)
     rows = (
@@ -25,3 +25,13 @@ def draw(view: View) -> str:
         for lane in view.lanes
     )
     return "".join(f"{row}\n" for row in rows)
+
+
+def refused(reason: Unfit, spec: Spec) -> Diagnostic:
+    """The diagnostic that the lists cannot hold the schedule."""
+    return Diagnostic(
+        "not-in-zero-bubble",
+        f"zero-bubble's lists cannot hold this schedule: {reason.why}",
+        reason.labels(spec),
+        help="`--format json` holds every schedule",
+    )
