@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support.command_line import Run
 
 ZB_H1 = """0F0,0F1,0B0,0B1
@@ -77,6 +79,45 @@ def test_sarif(stretto: Run, folder: Path) -> None:
     (folder / "t.csv").write_text(ZB_H1)
     _, out, _ = stretto("check", "--from", "torch-csv", "t.csv", "--format", "sarif")
     assert json.loads(out)["runs"][0]["results"] == []
+
+
+TABLES = {
+    "right": ZB_H1,
+    "twice": ZB_H1.replace("0F1", "0F0"),
+    "several labels": "0F0,0F1,0B0,0B1\n1F1,1B1,1F0,1B0\n".replace("1B1,1F0", "1B0,1F0"),
+    "no label": "0F0\n",
+    "words of every kind": "0F0,\u00e9\u4e00\U0001f600,\x1b[31m,<b>\n",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_sarif_has_what_the_standard_wants(stretto: Run, folder: Path, name: str) -> None:
+    """The properties that SARIF 2.1.0 requires, and their ranges."""
+    (folder / "a table.csv").write_text(TABLES[name])
+    flags = ("--microbatches", "2", "--format", "sarif")
+    code, out, _ = stretto("check", "--from", "torch-csv", "a table.csv", *flags)
+    assert code == (name != "right") and out.isascii()
+    log = json.loads(out)
+    assert log["version"] == "2.1.0"
+    (run,) = log["runs"]
+    driver = run["tool"]["driver"]
+    assert driver["name"] == "stretto"
+    ids = [rule["id"] for rule in driver["rules"]]
+    assert len(set(ids)) == len(ids)
+    assert run["columnKind"] in ("utf16CodeUnits", "unicodeCodePoints")
+    assert bool(run["results"]) == (name != "right")  # it is there, if empty
+    for result in run["results"]:
+        assert result["message"]["text"]
+        assert result["level"] in ("none", "note", "warning", "error")
+        assert ids[result["ruleIndex"]] == result["ruleId"]
+        for place in (*result.get("locations", ()), *result.get("relatedLocations", ())):
+            physical = place["physicalLocation"]
+            assert physical["artifactLocation"]["uri"] == "a%20table.csv"  # RFC 3986
+            region = physical["region"]
+            start = (region["startLine"], region["startColumn"])
+            end = (region.get("endLine", start[0]), region.get("endColumn", start[1]))
+            assert start >= (1, 1) and min(start) >= 1 and end >= start
+            assert "message" not in place or place["message"]["text"]
 
 
 def test_what_cannot_be_read_is_said(stretto: Run, folder: Path) -> None:
