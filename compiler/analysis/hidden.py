@@ -2,10 +2,13 @@
 than `compute` lies under its computation: what communication costs is what is not hidden."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from stretto.compiler.analysis.idle import Idle
+from stretto.compiler.problem.spec import NONE
 from stretto.compiler.program.timeline import Timed, Timeline
 
 
@@ -34,6 +37,31 @@ class RankHidden(NamedTuple):
 def hidden(timeline: Timeline) -> list[RankHidden | None]:
     """Rank by rank; None where no time is spent on other streams."""
     return [_of_rank(row) for row in timeline.ranks]
+
+
+Exposure = Literal["own", "away", "order", "memory", "channel", "done"]
+
+
+def exposed(row: Sequence[Timed], idle: Iterable[Idle]) -> Counter[Exposure]:
+    """Of one rank, with its idle stretches: the ticks of parts on other streams than `compute` that
+    are not hidden, by what `compute` does meanwhile: it waits for a result of the rank's `own`
+    other streams or of another rank (`away`), has another cause to be idle, or is done. Together
+    they are `time - hidden`."""
+    beside = [one for one in row if one.stream]
+    found: Counter[Exposure] = Counter()
+    for gap in idle:
+        if gap.stream:
+            continue
+        why: Exposure
+        if gap.cause == "data":
+            why = "own" if gap.waits_for == gap.rank else "away"
+        elif gap.cause == "channel" and gap.waits_for != NONE:
+            why = "away"
+        else:
+            why = gap.cause
+        for one in beside:
+            found[why] += max(0, min(gap.end, one.end) - max(gap.start, one.start))
+    return +found
 
 
 def _of_rank(row: Sequence[Timed]) -> RankHidden | None:

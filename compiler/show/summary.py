@@ -154,7 +154,7 @@ def distance(s: Summary) -> str:
 def figures(s: Summary) -> str:
     """The line under a picture's name."""
     share = hidden_share(s)
-    hidden = "" if share is None else f"{percent(share)} of {', '.join(s.streams[1:])} hidden · "
+    hidden = "" if share is None else f"{percent(share)} hidden · "
     return (
         f"{count(s.ranks, 'rank')}, {count(s.microbatches, 'micro-batch', 'micro-batches')} · "
         f"{times(s)} · bubble {percent(s.bubble)} · {hidden}"

@@ -1,7 +1,8 @@
 """`show --format svg`: the picture for documents, readable on a light page and on a dark one.
 
 In comes a View, out goes one SVG without scripts, links or fonts of its own: a lane per rank, below
-each the curve of its activations, below all the time and what the colours mean. Where there are
+it a lower one, hatched, for each further stream, then the curve of the rank's activations; below
+all the time and what the colours mean. Where there are
 more operations or ranks than one could see, `crowded` says what is drawn instead. Whatever comes
 from a file is escaped. Lengths are whole hundredths of a pixel, so that a picture is the same on
 every machine.
@@ -26,6 +27,7 @@ from stretto.compiler.show.svg_layout import (
     LEFT,
     PAD,
     RIGHT,
+    SIDE,
     TOP,
     WIDTH,
     across,
@@ -76,14 +78,19 @@ def draw(view: View) -> str:
     crowd = is_crowded(view)
     rows, bottom = crowded(view) if crowd else detailed(view)
     curves = any('class="held"' in row for row in rows)
-    key = [entry for entry in legend(view) if curves or entry[3] != "held"]
+    key = [
+        one
+        for one in legend(view)
+        if (curves or one[3] != "held") and not (crowd and one[3] == "hatch-key")
+    ]
     below = bottom + 30 + 18 * (1 + max(row for _, row, _, _ in key))
     height = below + 18 * crowd + PAD // 2
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" role="img">',
         f"<title>{escape(view.spec.name)}: who does what when</title>",
-        f"<style>{STYLE}{''.join(sorted(paints(view)))}{_beside(view)}</style>",
+        f"<style>{STYLE}{''.join(sorted(paints(view)))}{_beside(view)}{_hatched(view)}</style>",
+        *(HATCHES if view.spec.streams else ()),
         f'<rect class="ground" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="8"/>',
         *heading(view),
         *axis(view, bottom),
@@ -100,13 +107,23 @@ def draw(view: View) -> str:
 
 def detailed(view: View) -> tuple[list[str], int]:
     """A lane for every rank with all its operations, and where they end below."""
-    pitch = LANE + CURVE + GAP
-    parts = [
-        part
-        for k, (rank, stream) in enumerate(view.streams)
-        for part in lane(view, rank, stream, TOP + k * pitch)
-    ]
-    return parts, TOP + len(view.streams) * pitch
+    parts: list[str] = []
+    top = TOP
+    for rank, used in enumerate(streams_of(view)):
+        below = top + LANE + 2 + (SIDE + 2) * (len(used) - 1)
+        for stream in used:
+            parts += lane(view, rank, stream, top, below)
+            top += (SIDE if stream else LANE) + 2
+        top = below + CURVE + GAP - 2
+    return parts, top
+
+
+def streams_of(view: View) -> list[list[int]]:
+    """By rank the streams that are drawn."""
+    found: list[list[int]] = [[] for _ in range(view.spec.ranks)]
+    for rank, stream in view.streams:
+        found[rank].append(stream)
+    return found
 
 
 def _beside(view: View) -> str:
@@ -114,6 +131,25 @@ def _beside(view: View) -> str:
     return ".beside { fill: #8250df; stroke: #ffffff; stroke-width: 0.5 }\n" * bool(
         view.timeline.collectives
     )
+
+
+HATCHES = (
+    '<defs><pattern id="hatch" width="4" height="4" patternUnits="userSpaceOnUse">'
+    '<path class="line" d="M-1 3L3 -1M1 5L5 1"/></pattern>',
+    '<pattern id="hatch-key" width="4" height="4" patternUnits="userSpaceOnUse">'
+    '<rect class="under" width="4" height="4"/><path class="line" d="M-1 3L3 -1M1 5L5 1"/>'
+    "</pattern></defs>",
+)
+
+
+def _hatched(view: View) -> str:
+    """The style of what runs on other streams than the first, where there is any."""
+    rules = (
+        ".hatched { fill: url(#hatch); pointer-events: none } .hatch-key { fill: url(#hatch-key) }",
+        ".line { stroke: #000000; stroke-opacity: 0.32; stroke-width: 0.9 }",
+        ".under { fill: #afb8c1 }",
+    )
+    return "\n".join([*rules, ""]) if view.spec.streams else ""
 
 
 def is_crowded(view: View) -> bool:
@@ -149,24 +185,25 @@ def axis(view: View, bottom: int) -> Iterator[str]:
         yield f'<text class="mid" x="{at}" y="{bottom + 13}">{view.time(mark)}</text>'
 
 
-def lane(view: View, rank: int, stream: int, top: int) -> Iterator[str]:
-    """All of one rank: its name, bars, idle stretches, curve of activations and peak. Of another
-    stream than the first its name and bars."""
-    width = WIDTH - LEFT - RIGHT
+def lane(view: View, rank: int, stream: int, top: int, below: int) -> Iterator[str]:
+    """One stream of a rank: its name, bars and idle stretches; of the first also the rank's curve
+    of activations, which stands at `below`, and its peak."""
+    width, high = WIDTH - LEFT - RIGHT, SIDE if stream else LANE
     name = escape(view.spec.streams[stream]) if stream else f"rank {rank}"
-    yield f'<text class="rank" x="{PAD}" y="{top + LANE // 2 + 4}">{name}</text>'
-    yield f'<rect class="idle" x="{LEFT}" y="{top}" width="{width}" height="{LANE}" rx="2"/>'
+    yield f'<text class="rank" x="{PAD}" y="{top + high // 2 + 4}">{name}</text>'
+    yield f'<rect class="idle" x="{LEFT}" y="{top}" width="{width}" height="{high}" rx="2"/>'
     for one in view.idle[rank]:
         if one.stream == stream:
-            yield gap(view, one, top)
-    for bar in view.lanes[rank]:
-        if bar.stream == stream:
-            yield from drawn(view, bar, top)
+            yield gap(view, one, top, high)
+    bars = [bar for bar in view.lanes[rank] if bar.stream == stream]
+    for bar in bars:
+        yield from drawn(view, bar, top, high)
     if stream:
+        yield hatched(view, bars, top)
         return
     if view.timeline.collectives:
         yield from beside(view, rank, top)
-    yield from curve(view, rank, top + LANE + 2)
+    yield from curve(view, rank, below)
     peak = view.size(view.claims.activations[rank])
     yield f'<text class="end" x="{WIDTH - PAD}" y="{top + LANE // 2 + 4}">{peak}</text>'
 
@@ -184,22 +221,31 @@ def beside(view: View, rank: int, top: int) -> Iterator[str]:
         )
 
 
-def gap(view: View, one: Idle, top: int) -> str:
+def hatched(view: View, bars: list[Timed], top: int) -> str:
+    """The texture over the bars of another stream than the first."""
+    edges = [(across(view, bar.start), across(view, bar.end)) for bar in bars]
+    path = "".join(
+        f"M{hundredths(a)} {top}H{hundredths(b)}V{top + SIDE}H{hundredths(a)}Z" for a, b in edges
+    )
+    return f'<path class="hatched" d="{path}"/>'
+
+
+def gap(view: View, one: Idle, top: int, high: int) -> str:
     """An idle stretch: nothing to see, but for whoever hovers its cause."""
     left, right = across(view, one.start), across(view, one.end)
     return (
         f'<rect class="gap" x="{hundredths(left)}" y="{top}" width="{hundredths(right - left)}" '
-        f'height="{LANE}"><title>{escape(told(view.spec, one))}</title></rect>'
+        f'height="{high}"><title>{escape(told(view.spec, one))}</title></rect>'
     )
 
 
-def drawn(view: View, bar: Timed, top: int) -> Iterator[str]:
+def drawn(view: View, bar: Timed, top: int, high: int) -> Iterator[str]:
     """A bar with its micro-batch and, for whoever hovers, its name, times and line. Of an
     overlapped pair the F is the upper half, the backward the lower."""
     kind, pipeline, stage, microbatch, slice_, _ = bar.operation
     paint = swatch(kind, pipeline, view.chunks[pipeline, stage])
     paired = bar.unit != NONE
-    height = LANE // 2 if paired else LANE
+    height = high // 2 if paired else high
     y = top + (height if paired and kind != "F" else 0)
     left, right = across(view, bar.start), across(view, bar.end)
     words = str(microbatch) if slice_ == NONE else f"{microbatch}.{slice_}"
@@ -253,6 +299,10 @@ def legend(view: View) -> Iterator[tuple[str, int, int, str]]:
                 yield words, p, left, swatch(kind, p, 0)
                 widest = max(widest, len(words))
         left += 17 + int(widest * 5.6) + 20
+    if view.spec.streams:
+        words = f"on {', '.join(view.spec.streams[1:])}"
+        yield words, 0, left, "hatch-key"
+        left += 17 + int(len(words) * 5.6) + 20
     yield "activations held", 0, left, "held"
     if view.timeline.collectives:
         left += 17 + int(len("activations held") * 5.6) + 20

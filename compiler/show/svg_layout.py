@@ -8,6 +8,7 @@ from stretto.compiler.show.view import View
 # In pixels.
 WIDTH, LEFT, RIGHT, TOP, PAD = 960, 66, 44, 66, 16
 LANE, CURVE, GAP = 28, 12, 10
+SIDE = 18  # the lane of another stream than the first
 DIGIT = 620  # of a label, in hundredths
 
 

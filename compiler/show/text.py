@@ -30,6 +30,7 @@ from stretto.compiler.show.look import Look
 from stretto.compiler.show.palette import Colour, colour
 from stretto.compiler.show.scale import marks
 from stretto.compiler.show.summary import figures
+from stretto.compiler.show.text_hidden import hidden_lines
 from stretto.compiler.show.view import View
 
 MOST = 1000  # columns that one would still scroll through
@@ -90,6 +91,10 @@ def draw(view: View, look: Look) -> str:
     lines += [Text(" " * margin + axis(view, scale), Style(dim=True)), Text()]
     lines += legend(view, look)
     lines += [Text(words) for words in wrap(hidden(view, look, scale, frame), look.width)]
+    told = [*hidden_lines(view)]
+    lines += [Text()] if told else []
+    for row in map(printable, told):
+        lines += [Text(line) for line in wrap(row, look.width, subsequent_indent="  ")]
     lines += causes(view, look)
     lines += beside(view, look)
     return printed(lines, look)

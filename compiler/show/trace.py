@@ -1,9 +1,10 @@
 """`show --format trace`: Chrome's JSON, for ui.perfetto.dev and chrome://tracing.
 
-A process per rank with a track for its computations and one for the second halves of overlapped
-pairs (slices on one track must nest, or Perfetto drops them), an arrow per message with integer
-ids, the messages that take time as asynchronous slices, and a counter of activations. One unit of
-the schedule's costs is shown as a millisecond; the times are planned, not measured.
+A process per rank with a track for its computations, one for the second halves of overlapped pairs
+(slices on one track must nest, or Perfetto drops them) and one for each further stream that it
+uses; an arrow per message with integer ids, the messages that take time as asynchronous slices, and
+a counter of activations. One unit of the schedule's costs is shown as a millisecond; the times are
+planned, not measured.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.view import ShownMessage, View
 
 Event = dict[str, Any]
-COMPUTE, OVERLAPPED, REDUCES, UNSHARDS = 1, 2, 3, 4  # tracks of a rank
+COMPUTE, OVERLAPPED, REDUCES, UNSHARDS = 1, 2, 3, 4  # tracks of a rank; behind them its streams
 
 
 def draw(view: View) -> str:
@@ -57,6 +58,8 @@ def of_rank(view: View, rank: int) -> Iterator[Event]:
     yield named(rank, "thread_name", "compute", COMPUTE)
     if any(bar.unit != NONE for bar in view.lanes[rank]):
         yield named(rank, "thread_name", "compute, overlapped", OVERLAPPED)
+    for stream in sorted({bar.stream for bar in view.lanes[rank]} - {0}):
+        yield named(rank, "thread_name", view.spec.streams[stream], UNSHARDS + stream)
     for bar in view.lanes[rank]:
         yield slice_of(view, bar, rank)
     if view.timeline.collectives:
@@ -108,6 +111,8 @@ def slice_of(view: View, bar: Timed, rank: int) -> Event:
 
 def track(bar: Timed) -> int:
     """The track of its rank on which an operation is drawn."""
+    if bar.stream:
+        return UNSHARDS + bar.stream
     return OVERLAPPED if bar.unit != NONE and bar.operation.kind != "F" else COMPUTE
 
 
@@ -131,6 +136,7 @@ def travel(view: View, message: ShownMessage, number: int) -> Iterator[Event]:
         yield {"ph": "f", "bp": "e", **arrow, **there}
     if message.arrival > made.end:
         name = f"{traffic} to rank {target}: {show(view.spec, made.operation)}"
-        way = {"name": name, "cat": traffic, "id": number, "pid": source + 1, "tid": COMPUTE}
+        on = track(made) if made.stream else COMPUTE
+        way = {"name": name, "cat": traffic, "id": number, "pid": source + 1, "tid": on}
         yield {"ph": "b", **way, "ts": micro(view, made.end)}
         yield {"ph": "e", **way, "ts": micro(view, message.arrival)}

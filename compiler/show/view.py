@@ -163,12 +163,11 @@ def received(
 ) -> Iterator[tuple[Receive, Timed]]:
     """The rank's receives, each with the operation that uses it first."""
     posted: dict[int, Receive] = {}
-    bars = iter(lane)
-    for instruction in instructions:
+    bars = {bar.instruction: bar for bar in lane}
+    for place, instruction in enumerate(instructions):
         if isinstance(instruction, Receive):
             posted[instruction.slot] = instruction
         elif isinstance(instruction, Compute):
-            bar = next(bars)
             for slot in instruction.reads:
                 if slot in posted:
-                    yield posted.pop(slot), bar
+                    yield posted.pop(slot), bars[place]

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from stretto.compiler.analysis.explanation import explain
+from stretto.compiler.analysis.hidden import exposed, hidden
 from stretto.compiler.analysis.idle import Idle
 from stretto.compiler.analysis.stream_idle import rank_stretches
 from stretto.compiler.analysis.timed_program import timed_program
@@ -142,6 +143,27 @@ def test_every_idle_tick_of_a_stream_has_its_cause(tight: bool) -> None:
             seen.update(causes.values())
     wanted = {"data", "order", "channel", "done", *(["memory"] if tight else [])}
     assert seen.keys() == wanted and min(seen.values()) > 30, seen
+
+
+def test_what_is_not_hidden_has_its_reasons() -> None:
+    """The reasons for which `compute` does nothing while other streams work add up to what is not
+    hidden, tick by tick."""
+    seen: Counter[str] = Counter()
+    for seed in range(150):
+        program = random_program(seed, tight=seed % 2 == 0)
+        timeline, told, lanes = time(program), idle_of(program), lanes_of(program)
+        for rank, row in enumerate(timeline.ranks):
+            found = exposed(row, told.get((rank, 0), []))
+            bars = [bar for s in (1, 2) for bar in lanes.get((rank, s), [])]
+            ticks = Counter(tick for bar in bars for tick in range(bar.start, bar.end))
+            for bar in lanes.get((rank, 0), []):
+                for tick in range(bar.start, bar.end):
+                    del ticks[tick]
+            assert sum(found.values()) == sum(ticks.values())
+            known = hidden(timeline)[rank]
+            assert sum(found.values()) == (known.all.time - known.all.hidden if known else 0)
+            seen.update(found)
+    assert {"own", "away", "order", "memory", "done"} <= seen.keys()
 
 
 def test_the_chain_is_as_long_as_the_makespan() -> None:
