@@ -93,8 +93,8 @@ def draw(view: View, look: Look) -> str:
     lines += [Text(words) for words in wrap(hidden(view, look, scale, frame), look.width)]
     told = [*hidden_lines(view)]
     lines += [Text()] if told else []
-    for row in map(printable, told):
-        lines += [Text(line) for line in wrap(row, look.width, subsequent_indent="  ")]
+    for words in map(printable, told):
+        lines += [Text(line) for line in wrap(words, look.width, subsequent_indent="  ")]
     lines += causes(view, look)
     lines += beside(view, look)
     return printed(lines, look)
