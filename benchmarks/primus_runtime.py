@@ -1,6 +1,6 @@
-"""Our orders in the runtime of AMD's Primus: its own runner and its own handlers of forwards,
-backwards, weight gradients and messages, over gloo on a CPU; the gradients are compared to those of
-one process.
+"""Our orders in the runtime of AMD's Primus: its own table factory, its runner and its handlers of
+forwards, backwards, weight gradients and messages, over gloo on a CPU; the gradients are compared
+to those of one process.
 
     python benchmarks/primus_runtime.py --primus FOLDER  # a clone of AMD-AGI/Primus; needs torch
 
@@ -12,6 +12,7 @@ stage and autograd, options are `communication_method` alone), `torch.cuda.curre
 import argparse
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,8 @@ from tests.support.ranks import run
 WIDTH, ROWS, RANKS, MANY = 8, 2, 4, 8
 CASES = {"zb_h1": "zero-bubble", "one_f_one_b": "zero-bubble", "zb_v": "zbv-formatted",
          "dualpipe_v": "zbv-formatted", "interleaved_1f1b": "1f1b-interleaved"}  # fmt: skip
+
+CHUNKS = {"zero-bubble": 1, "zbv-formatted": 2, "1f1b-interleaved": 2}
 
 
 def weight(stage: int) -> Tensor:
@@ -83,7 +86,8 @@ def primus(folder: Path, method: str) -> Any:
         forward_step=forward_step,
         backward_step=backward_step,
     )
-    vars(torch.cuda).update(current_device=lambda: "cpu", synchronize=lambda: None)
+    cuda: Any = torch.cuda
+    cuda.current_device, cuda.synchronize = lambda: "cpu", lambda: None
     nodes = module("primus.core.pipeline_parallel.scheduler.scheduler_node")
     home = f"{runtime}.primuspipe.handlers"
     wgrad = module("primus.core.pipeline_parallel.handler.wgrad_handler")
@@ -95,7 +99,13 @@ def primus(folder: Path, method: str) -> Any:
     handlers[nodes.FuncType.W] = wgrad.default_wgrad_handler
     handlers |= {nodes.FuncType[word]: message for word in ("SF", "SB", "RF", "RB")}
     runner = module("primus.core.pipeline_parallel.scheduler.scheduler").ScheduleRunner(handlers)
-    return SimpleNamespace(nodes=nodes, runner=runner, cache=wgrad.WGRAD_RUNNING_CACHE)
+    return SimpleNamespace(
+        nodes=nodes,
+        runner=runner,
+        cache=wgrad.WGRAD_RUNNING_CACHE,
+        base=module("primus.core.pipeline_parallel.scheduler.algorithms.base"),
+        factory=module("primus.core.pipeline_parallel.scheduler.schedule_table_factory"),
+    )
 
 
 class Linear(torch.autograd.Function):
@@ -137,31 +147,30 @@ def backward_step(**given: Any) -> list[Tensor | None]:
     return [None if x is None else x.grad]
 
 
-def nodes_of(text: str, theirs: Any) -> list[list[Any]]:
-    """The lines of `docs/tables.md`."""
-    table: list[list[Any]] = []
-    for rank, row in enumerate(text.split()):
-        table.append([])
-        for cell in row.split(","):
-            kind, batch, chunk, *message = cell.strip("()").split("|")
-            args: dict[str, Any] = {}
-            if message:
-                peer, there, step = map(int, message)
-                sends = kind in ("SF", "SB")
-                args = {"from_pp_rank": rank if sends else peer, "time_step": step}
-                args["to_pp_rank"] = peer if sends else rank
-                args["send_to_chunk" if sends else "recv_from_chunk"] = there
-            table[-1].append(
-                theirs.SchedulerNode(theirs.FuncType[kind], int(batch), int(chunk), args)
-            )
-    return table
+def table_of(text: str, algorithm: str, chunks: int, theirs: Any) -> list[list[Any]]:
+    """The table as Primus gets it, with the lines of `docs/tables.md` run as they stand there."""
+    guide = (Path(__file__).parent.parent / "docs" / "tables.md").read_text()
+    lines = next(part for part in guide.split("```python\n") if part.startswith("class FromFile"))
+    v = algorithm == "zbv-formatted"
+    base = theirs.base.VFoldScheduleAlgo if v else theirs.base.PipelineScheduleAlgo
+    names = {**vars(theirs.nodes), "schedule_table_factory": theirs.factory}
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "order.csv").write_text(text)
+        file = Path(folder) / "order.csv"
+        given = {**names, "PipelineScheduleAlgo": base, "open": lambda _: file.open()}
+        exec(lines.split("```")[0].replace("zbv-formatted", algorithm), given)
+        made = theirs.factory.produce_schedule_instance(algorithm, RANKS, chunks, MANY)
+        if made.last_pp_stage_rank() != (0 if v else RANKS - 1):
+            raise RuntimeError("the last stage is elsewhere")
+        table: list[list[Any]] = made.generate_schedule_table()
+        return table
 
 
 def step(rank: int, folder: str, text: str, algorithm: str, method: str) -> dict[int, Tensor]:
     """A step of Primus's runner on one rank: the gradients of its stages."""
     theirs = primus(Path(folder), method)
-    table = nodes_of(text, theirs.nodes)
-    chunks = 1 + max(node.chunk for node in table[rank])
+    chunks = CHUNKS[algorithm]
+    table = table_of(text, algorithm, chunks, theirs)
     v = algorithm == "zbv-formatted"
     stages = [c * RANKS + (RANKS - 1 - rank if v and c % 2 else rank) for c in range(chunks)]
     own = [
