@@ -1,7 +1,8 @@
 """`show --format dot`: the dependencies of the operations for Graphviz, a cluster per rank.
 
-Solid edges carry data, grey ones are the order on a rank, dotted ones the author's rules. For
-`dot -Tsvg`; beyond a few hundred operations nobody reads such a picture.
+Where ranks have several streams, a cluster for each of them stands in it. Solid edges carry data,
+grey ones are the order on a rank, dotted ones the author's rules. For `dot -Tsvg`; beyond a few
+hundred operations nobody reads such a picture.
 """
 
 from collections.abc import Iterator
@@ -74,14 +75,23 @@ def units(lane: tuple[Timed, ...]) -> Iterator[Unit]:
 def cluster(view: View, graph: Any, rank: int) -> Iterator[str]:
     """The operations of one rank, as a cluster."""
     yield f'  subgraph cluster_{rank} {{ label="rank {rank}"; color="#9aa4b2";'
+    streams: dict[int, list[str]] = {}
+    on = {bar.operation: bar.stream for bar in view.lanes[rank]}
     for node, data in graph.nodes(data=True):
         if data["rank"] == rank:
             operation = data["operation"]
             paint = colour(operation.kind, operation.pipeline)
-            yield (
+            streams.setdefault(on[operation], []).append(
                 f"    n{node} [label={quoted(show(view.spec, operation))} "
                 f'fillcolor="{paint}" fontcolor="{paint.ink}"];'
             )
+    for stream, nodes in sorted(streams.items()):
+        if view.spec.streams:
+            name = quoted(view.spec.streams[stream])
+            yield f'    subgraph cluster_{rank}_{stream} {{ label={name}; color="#d0d7de";'
+        yield from nodes
+        if view.spec.streams:
+            yield "    }"
     yield "  }"
 
 

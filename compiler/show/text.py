@@ -69,8 +69,9 @@ BESIDE = 8  # ranks of which it is told what runs beside, and for each so many o
 
 def draw(view: View, look: Look) -> str:
     """The chart with its headline, axis and legend."""
-    names = [f"rank {view.spec.ranks - 1}", *(f"  {name}" for name in view.spec.streams[1:])]
-    margin = max(len(printable(name)) for name in names) + 2
+    lanes = [(view.spec.ranks - 1, 0), *view.streams]
+    names = [lane_name(view, rank, stream) for rank, stream in lanes]
+    margin = max(map(len, names)) + 2
     peaks = [str(view.size(peak)) for peak in view.claims.activations]
     frame = margin + 2 + max(map(len, [*peaks, "peak"]))
     scale = fitted(view, look.width - frame)
@@ -116,8 +117,9 @@ def step_of(view: View) -> int:
 
 
 def lane_name(view: View, rank: int, stream: int) -> str:
-    """What stands before a lane: its rank, below that the names of further streams."""
-    return printable(f"  {view.spec.streams[stream]}") if stream else f"rank {rank}"
+    """What stands before a lane: its rank, and where ranks have several streams which of them."""
+    streams = view.spec.streams
+    return printable(f"rank {rank} {streams[stream]}") if streams else f"rank {rank}"
 
 
 def row_of(
@@ -134,18 +136,24 @@ def row_of(
         if paired and (bar.operation.kind == "F") != (row == 0):
             continue
         first, last = scale.column(bar.start), scale.column(bar.end)
-        words = "" if row == 1 and not paired else label(bar, last - first, look)
+        words = "" if row == 1 and not paired else label(view, bar, last - first, look)
         style = paint(view, bar) if look.colour else None
         cells[first:last] = [ChartCell(c, style) for c in words.ljust(last - first)]
     return cells
 
 
-def label(bar: Timed, width: int, look: Look) -> str:
-    """As much of the operation's name as fits into its bar."""
+def label(view: View, bar: Timed, width: int, look: Look) -> str:
+    """As much of the operation's name as fits into its bar; the name of its part with it where
+    there is room for all of that."""
     operation, number = bar.operation, numbered(bar)
+    letter = letter_of(operation.kind, operation.pipeline)
+    if operation.part != NONE:
+        part = printable(view.spec.parts[operation.pipeline][operation.stage][operation.part].name)
+        whole = f"{number if look.colour else letter + number} {part}"
+        if len(whole) < width:
+            return whole
     if look.colour:
         return number if len(number) <= width else ""
-    letter = letter_of(operation.kind, operation.pipeline)
     return (letter + number if len(number) < width else letter)[:width]
 
 

@@ -62,6 +62,10 @@ def test_the_text_tells_what_is_hidden(stretto: Run) -> None:
         rest = [float(x) for x in re.findall(r"([\d.]+) %", row)[3:]]
         assert abs(sum(rest) - 100) < 0.5
     assert "not hidden while compute waits" in out
+    lanes = re.findall(r"^rank (\d) (compute|comm)  ", out, re.MULTILINE)
+    assert lanes == [(str(rank), name) for rank in range(4) for name in ("compute", "comm")]
+    wide = shown(stretto, "text", "--width", "1000")
+    assert "F0 dispatch" in wide and "I0 combine" in wide
     narrow = shown(stretto, "text", "--width", "80")
     assert max(map(len, narrow.splitlines())) <= 80
 
@@ -81,7 +85,8 @@ def test_every_format_draws_every_plan(order: str, split: bool) -> None:
     if order == "both ways" and not split:
         return  # its order names I and W
     plan = part_plan(order, split=split, layers=2)
-    for name in plan.programs:
+    for name, program in plan.programs.items():
         drawn = {format: draw(plan, format, name) for format in ALL}
         assert all(drawn.values())
+        assert drawn["dot"].count('label="comm"') == program.spec.ranks
         assert "F.att " in drawn["dot"] and "F.att " in drawn["svg"]
