@@ -97,11 +97,20 @@ class RoomLeft:
             if unit.alloc
         )
 
-    def changes(self, start: int, end: int) -> list[int]:
-        """The ticks between two at which the activations change."""
+    def changes(self, start: int, end: int, others: list[TimedUnit]) -> set[int]:
+        """The ticks between two at which what `lacking` says of these may change: the activations
+        do, or one that gives back what it takes would end behind the next change."""
         if self.limit == FAR:
-            return []
-        return self.ticks[bisect_right(self.ticks, start) : bisect_left(self.ticks, end)]
+            return set()
+        found = {*self.ticks[bisect_right(self.ticks, start) : bisect_left(self.ticks, end)]}
+        for one in others:
+            if one.alloc and one.free:
+                length = one.end - one.start
+                late = self.ticks[
+                    bisect_right(self.ticks, start) : bisect_left(self.ticks, one.start)
+                ]
+                found |= {tick - length + 1 for tick in late}
+        return found
 
     def lacking(self, unit: TimedUnit, tick: int) -> str:
         """What memory says against a unit that starts already at `tick`; "" if nothing."""
@@ -130,7 +139,7 @@ def _cut(
     others = behind.before(at)
     ticks = {start, unit.start, unit.made, unit.arrived, unit.ready}
     ticks |= {tick for other in others for tick in (other.arrived, other.ready)}
-    ticks |= {*memory.changes(start, unit.start)}
+    ticks |= memory.changes(start, unit.start, others)
     known = [tick for tick in sorted(ticks) if start <= tick <= unit.start]
     found: list[tuple[int, int, Reason]] = []
     for begin, end in pairwise(known):
