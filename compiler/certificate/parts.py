@@ -108,16 +108,26 @@ def parts_evidence(checker: PartsBoundCheck) -> dict[str, Any]:
     return best[1]
 
 
+ROUNDS = 12
+"""How often ranks as chains may raise heads and tails."""
+
+
 def _cases(checker: PartsBoundCheck) -> Iterator[dict[str, Any]]:
     of, ticks = checker.instance, checker.graph.ticks
-    nothing = {"rank": 0, "stream": 0, "head": 0, "tail": 0}
+    span = of.minimize == "span"
+    nothing = {"rounds": 0 if span else ROUNDS, "rank": 0, "stream": 0, "head": 0, "tail": 0}
     ranks = sorted({of.lane(one)[0] for one in of.count})
-    for rank in ranks if of.minimize == "span" else [0]:
+    for rank in ranks if span else [0]:
         yield {"by": "chain", **nothing, "rank": rank}
     for rank in ranks:
-        heads, tails = checker.times(rank)
+        heads, tails = checker.times(rank, nothing["rounds"])
         for stream in range(of.streams):
+            on = {**nothing, "rank": rank, "stream": stream}
             if own := checker.on(rank, stream):
                 group = critical_set([(heads[o], ticks[o], tails[o]) for o in own])
-                on = {"rank": rank, "stream": stream}
                 yield {"by": "busy", **on, "head": group.head, "tail": group.tail}
+            if not span:
+                yield {"by": "window", **on}
+            if rank in checker.chains and (jobs := checker.merged(rank, stream, heads, tails)):
+                group = critical_set(jobs)
+                yield {"by": "merged", **on, "head": group.head, "tail": group.tail}

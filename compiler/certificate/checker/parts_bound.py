@@ -7,13 +7,20 @@ the modules in `compiler/bounds/parts/`.
 and the tail ends with the rank's last.
 `busy` (B10): all operations on `stream` of `rank` with at least this head and this tail run one
 after another; of a span the head is 0, and the span that of `rank`.
+`merged` (B12): the same of the m-th of each kind and part, of whichever stage of `rank`.
+`window` (B11): what `stream` of `rank` can do before the rank's first backward and after its last
+forward.
+The last two are of makespans alone, and so are `rounds`: so many times are heads and tails raised
+by B12.
 """
 
 from typing import Any
 
 from stretto.compiler.certificate.checker.instance import demand
+from stretto.compiler.certificate.checker.parts_chain import link_chains
 from stretto.compiler.certificate.checker.parts_graph import PartsOrderGraph, PartTicks
 from stretto.compiler.certificate.checker.parts_instance import ChainInstance, PartOp, type_of
+from stretto.compiler.certificate.checker.parts_window import parts_window
 
 
 class PartsBoundCheck:
@@ -22,16 +29,33 @@ class PartsBoundCheck:
     def __init__(self, instance: ChainInstance):
         self.instance = instance
         self.graph = PartsOrderGraph(instance)
-        self._known: dict[int | None, tuple[PartTicks, PartTicks]] = {}
+        self.chains = {} if instance.minimize == "span" else link_chains(self.graph)
+        self._known: dict[tuple[int, int], tuple[PartTicks, PartTicks]] = {}
 
-    def times(self, rank: int) -> tuple[PartTicks, PartTicks]:
-        """Heads and tails that a theorem about this rank may use."""
-        key = rank if self.instance.minimize == "span" else None
+    def times(self, rank: int, rounds: int) -> tuple[PartTicks, PartTicks]:
+        """Heads and tails that a theorem about this rank may use; of a makespan those of every
+        rank, so many times raised by B12."""
+        span = self.instance.minimize == "span"
+        key = (rank, 0) if span else (0, rounds)
         if key not in self._known:
-            tails = self.graph.tails(key)
-            heads = self.graph.heads() if key is None else dict.fromkeys(tails, 0)
-            self._known = {key: (heads, tails)}
+            if span:
+                tails = self.graph.tails(rank)
+                self._known = {key: (dict.fromkeys(tails, 0), tails)}
+            else:
+                self._known = {key: self._raised(rounds)}
         return self._known[key]
+
+    def _raised(self, rounds: int) -> tuple[PartTicks, PartTicks]:
+        graph = self.graph
+        heads, tails = graph.heads(), graph.tails()
+        for _ in range(rounds):
+            self.instance.spend(20 * len(graph.ticks))
+            alike, chains = graph.alike, self.chains.values()
+            raised = [chain.raised(alike, heads, tails) for chain in chains]
+            if not any(raised):
+                break
+            heads, tails = graph.heads(heads), graph.tails(least=tails)
+        return heads, tails
 
     def on(self, rank: int, stream: int | None = None) -> list[PartOp]:
         """The operations of a rank, or of one stream of it."""
@@ -47,15 +71,41 @@ class PartsBoundCheck:
         rank, stream, head, tail = (evidence[key] for key in ("rank", "stream", "head", "tail"))
         if not ticks:
             demand(evidence["by"] == "chain", "the evidence is of a stream that does nothing")
-        heads, tails = self.times(rank)
+        span = self.instance.minimize == "span"
+        whole = f"the evidence of a span is by `{evidence['by']}` or names rounds, which are of"
+        by = evidence["by"] in ("chain", "busy") and not evidence["rounds"]
+        demand(not span or by, f"{whole} makespans")
+        heads, tails = self.times(rank, evidence["rounds"])
         if evidence["by"] == "chain":
-            span = self.instance.minimize == "span"
             unused = [stream, head, tail] if span else [rank, stream, head, tail]
             demand(not any(unused), "the evidence is by `chain`, and names more than that needs")
             own = self.on(rank) if span else list(ticks)
             return max((heads[o] + ticks[o] + tails[o] for o in own), default=0)
-        chosen = [ticks[o] for o in self.on(rank, stream) if heads[o] >= head and tails[o] >= tail]
+        if evidence["by"] == "window":
+            demand(not head and not tail, "the evidence is by `window`, and names a head or a tail")
+            return parts_window(self.graph, (rank, stream), heads, tails)
+        if evidence["by"] == "busy":
+            jobs = [(heads[o], ticks[o], tails[o]) for o in self.on(rank, stream)]
+        else:
+            jobs = self.merged(rank, stream, heads, tails)
+        chosen = [one for early, one, late in jobs if early >= head and late >= tail]
         least = f"a head of {head} and a tail of {tail}"
         nothing = f"the evidence is of stream {stream} of rank {rank} with {least}, which no"
         demand(bool(chosen), f"{nothing} operation there has")
         return int(head + sum(chosen) + tail)
+
+    def merged(
+        self, rank: int, stream: int, heads: PartTicks, tails: PartTicks
+    ) -> list[tuple[int, int, int]]:
+        """Head, ticks and tail of the links of a rank as one stage, of those on a stream. Raises
+        `Refuted` where it cannot be counted so."""
+        cut = f"the evidence is by `merged` of rank {rank}, which has no two stages, or not cut"
+        demand(rank in self.chains, f"{cut} alike")
+        chain = self.chains[rank]
+        early, late = chain.heads(heads), chain.tails(tails)
+        return [
+            (early[k][m], chain.ticks[k], late[k][m])
+            for k, on in enumerate(chain.stream)
+            if on == stream
+            for m in range(chain.many)
+        ]

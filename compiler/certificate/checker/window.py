@@ -3,6 +3,7 @@ memory takes; in the last t2, after its last forward, it runs only what memory t
 of its work fits into these, t1 + t2 + the rest of its work."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
 from stretto.compiler.certificate.checker.graph import TickMap
@@ -126,7 +127,9 @@ def most(items: Items, room: int | None) -> int:
     for grains, ticks, many in items:
         kinds[grains, ticks] = kinds.get((grains, ticks), 0) + many
     found = sum(t * n for (a, t), n in kinds.items() if room is None or not a)
-    dense = sorted(((a, t, n) for (a, t), n in kinds.items() if a), key=lambda k: -k[1] / k[0])
+    dense = sorted(
+        ((a, t, n) for (a, t), n in kinds.items() if a), key=lambda k: Fraction(-k[1], k[0])
+    )
     if room is None or not dense:
         return found
     if len(dense) <= 2:  # exact
