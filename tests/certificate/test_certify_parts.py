@@ -6,6 +6,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from stretto.compiler.bounds.bound import bound
 from stretto.compiler.certificate.checker.check import certify
@@ -15,11 +16,12 @@ from stretto.compiler.certificate.checker.parts_instance import ChainInstance
 from stretto.compiler.certificate.parts import parts_evidence, parts_instance
 from stretto.compiler.cli import main
 from stretto.compiler.problem.expand import expand
-from stretto.compiler.problem.spec import Spec
+from stretto.compiler.problem.spec import CostOverride, Operation, PartFigures, Spec
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate
+from tests.support.parts import chain, parts_spec
 from tests.support.parts_certificates import certificate_of, random_certificate, spec_of, truth
-from tests.support.parts_orders import limited, random_order
+from tests.support.parts_orders import limited, order_of, random_order
 from tests.support.parts_targets import target_spec, targets
 from tests.support.paths import ROOT
 
@@ -106,3 +108,21 @@ def test_each_thing_that_a_schedule_must_keep_to_is_seen() -> None:
         spoil(wrong)
         with pytest.raises(Refuted, match=sentence):
             certify(json.dumps(wrong))
+
+
+def test_a_step_whose_microbatches_differ_may_run_them_out_of_turn() -> None:
+    """Two of 5 + 1 and 1 + 5 ticks on two ranks: in turn they take 11, else 7."""
+    base = parts_spec(2, 2)
+    rows = [
+        replace(stage, activation=0, kept=0, parts=(PartFigures(ticks, 0, 0, 0, 0),))
+        for stage, ticks in zip(base.pipelines[0].stages, (5, 1), strict=True)
+    ]
+    line = replace(base.pipelines[0], stages=tuple(rows), forward_only=True)
+    costs = tuple(
+        CostOverride(Operation("F", 0, s, 1, part=0), ticks) for s, ticks in enumerate((1, 5))
+    )
+    own = (chain(1)[:1],) * 2
+    problem = expand(replace(base, pipelines=(line,), parts=(own,), exceptions=costs))
+    data = certificate_of(order_of(problem, [1, 3, 0, 2]))
+    found = certify(json.dumps(data))
+    assert found["makespan"] == 7 and found["bound"] <= 7

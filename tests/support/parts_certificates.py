@@ -4,6 +4,7 @@ truth of an instance by a solver."""
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -32,6 +33,7 @@ from stretto.compiler.problem.spec import (
 )
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate
+from tests.support.lane_orders import most_held
 from tests.support.parts import parts_spec
 from tests.support.parts_orders import order_of, random_sequence
 from tests.support.parts_targets import random_parts
@@ -177,3 +179,33 @@ def truth(problem: Problem, seconds: float = 5) -> int | None:
     if status == cp_model.INFEASIBLE:
         raise ValueError("no start times keep to the instance")
     return round(solver.objective_value) if status == cp_model.OPTIMAL else None
+
+
+def keeps(problem: Problem, data: dict[str, Any]) -> None:
+    """Asserts that the certificate's start times keep to the Problem of its instance, and that its
+    claims of them are so: by the compiler's edges and holdings, without the checker."""
+    index = {o: i for i, o in enumerate(problem.operations)}
+    rows = [(s, e, index[_operation(o)]) for row in data["schedule"] for s, e, o in row]
+    start = {i: s for s, _, i in rows}
+    end = {i: e for _, e, i in rows}
+    assert len(rows) == len(start) == len(index)
+    assert all(end[i] == start[i] + problem.duration[i] for i in start)
+    for a, b, lag in zip(problem.tail, problem.head, problem.lag, strict=True):
+        assert start[b] >= end[a] + lag
+    lanes: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for s, e, i in rows:
+        lanes.setdefault((problem.rank[i], problem.stream[i]), []).append((s, e))
+    for lane in lanes.values():
+        assert all(b[0] >= a[1] for a, b in pairwise(sorted(lane)))
+    claimed = data["claims"]
+    assert claimed["makespan"] == max(end.values(), default=0)
+    spans = [0]
+    for rank, peak in enumerate(claimed["peaks"]):
+        own = [i for i in start if problem.rank[i] == rank]
+        spans.append(
+            max((end[i] for i in own), default=0) - min((start[i] for i in own), default=0)
+        )
+        held = most_held(problem, [start[i] for i in range(len(start))], rank)
+        limit = data["instance"]["limits"][rank]
+        assert held <= peak and (limit is None or peak <= limit)
+    assert claimed["span"] == max(spans)

@@ -1,5 +1,5 @@
-"""B12, proven at the top of `compiler/bounds/parts/rank_as_chain.py`: a rank counts as if it had one
-stage. Where all its trained stages are cut alike, the m-th that starts of each kind and part (a
+"""B12, proven at the top of `compiler/bounds/parts/rank_as_chain.py`: a rank counts as if it had
+one stage. Where all its trained stages are cut alike, the m-th that starts of each kind and part (a
 *link*), of whichever stage, comes after the m-th of the link before, and the m-th first part of a
 forward after what makes room for it."""
 

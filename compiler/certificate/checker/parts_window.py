@@ -1,7 +1,7 @@
 """B11, proven at the top of `compiler/bounds/parts/windows.py`: before the first backward of its
-rank (t1) a stream runs forwards only, as many as memory takes; in the last t2, after the last forward, it runs only what
-memory then held; unless all of its work fits into these, t1 + t2 + the rest of its work. Memory of
-single parts is left out: with it there could only be less."""
+rank (t1) a stream runs forwards only, as many as memory takes; in the last t2, after the last
+forward, it runs only what memory then held; unless all of its work fits into these, t1 + t2 + the
+rest of its work. Memory of single parts is left out: with it there could only be less."""
 
 from stretto.compiler.certificate.checker.instance import demand
 from stretto.compiler.certificate.checker.parts_graph import PartsOrderGraph, PartTicks
