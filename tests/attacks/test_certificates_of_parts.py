@@ -268,3 +268,20 @@ def test_no_random_forgery_proves_what_is_false(
         assert found["bound"] <= best <= found[found["minimize"]], json.dumps(wrong)
     assert judged > many // 10
     tally(tried=many, accepted=accepted, judged_by_a_solver=judged, optimal=optimal, false=0)
+
+
+def test_nothing_may_run_a_tick_earlier_than_planned() -> None:
+    """Of a schedule that runs everything as early as it can: messages take a tick there."""
+    data = json.loads(everything())
+    of, tried = ChainInstance(data["instance"]), 0
+    PartsSchedule(of, data["schedule"])
+    for rank, row in enumerate(data["schedule"]):
+        for k, (start, end, operation) in enumerate(row):
+            rows = copy.deepcopy(data["schedule"])
+            rows[rank][k] = [start - 1, end - 1, operation]
+            rows[rank].sort(key=lambda one: (one[0], one[1]))
+            tried += start > 0
+            if start:
+                with pytest.raises(Refuted):
+                    PartsSchedule(of, rows)
+    assert tried > 10
