@@ -108,19 +108,15 @@ def parts_evidence(checker: PartsBoundCheck) -> dict[str, Any]:
     return best[1]
 
 
-ROUNDS = 12
-"""How often ranks as chains may raise heads and tails."""
-
-
 def _cases(checker: PartsBoundCheck) -> Iterator[dict[str, Any]]:
     of, ticks = checker.instance, checker.graph.ticks
     span = of.minimize == "span"
-    nothing = {"rounds": 0 if span else ROUNDS, "rank": 0, "stream": 0, "head": 0, "tail": 0}
+    nothing = {"rank": 0, "stream": 0, "head": 0, "tail": 0}
     ranks = sorted({of.lane(one)[0] for one in of.count})
     for rank in ranks if span else [0]:
         yield {"by": "chain", **nothing, "rank": rank}
     for rank in ranks:
-        heads, tails = checker.times(rank, nothing["rounds"])
+        heads, tails = checker.times(rank)
         for stream in range(of.streams):
             on = {**nothing, "rank": rank, "stream": stream}
             if own := checker.on(rank, stream):

@@ -10,8 +10,7 @@ after another; of a span the head is 0, and the span that of `rank`.
 `merged` (B12): the same of the m-th of each kind and part, of whichever stage of `rank`.
 `window` (B11): what `stream` of `rank` can do before the rank's first backward and after its last
 forward.
-The last two are of makespans alone, and so are `rounds`: so many times are heads and tails raised
-by B12.
+The last two are of makespans alone.
 """
 
 from typing import Any
@@ -30,32 +29,16 @@ class PartsBoundCheck:
         self.instance = instance
         self.graph = PartsOrderGraph(instance)
         self.chains = {} if instance.minimize == "span" else link_chains(self.graph)
-        self._known: dict[tuple[int, int], tuple[PartTicks, PartTicks]] = {}
+        self._known: dict[int | None, tuple[PartTicks, PartTicks]] = {}
 
-    def times(self, rank: int, rounds: int) -> tuple[PartTicks, PartTicks]:
-        """Heads and tails that a theorem about this rank may use; of a makespan those of every
-        rank, so many times raised by B12."""
-        span = self.instance.minimize == "span"
-        key = (rank, 0) if span else (0, rounds)
+    def times(self, rank: int) -> tuple[PartTicks, PartTicks]:
+        """Heads and tails that a theorem about this rank may use."""
+        key = rank if self.instance.minimize == "span" else None
         if key not in self._known:
-            if span:
-                tails = self.graph.tails(rank)
-                self._known = {key: (dict.fromkeys(tails, 0), tails)}
-            else:
-                self._known = {key: self._raised(rounds)}
+            tails = self.graph.tails(key)
+            heads = self.graph.heads() if key is None else dict.fromkeys(tails, 0)
+            self._known = {key: (heads, tails)}
         return self._known[key]
-
-    def _raised(self, rounds: int) -> tuple[PartTicks, PartTicks]:
-        graph = self.graph
-        heads, tails = graph.heads(), graph.tails()
-        for _ in range(rounds):
-            self.instance.spend(20 * len(graph.ticks))
-            alike, chains = graph.alike, self.chains.values()
-            raised = [chain.raised(alike, heads, tails) for chain in chains]
-            if not any(raised):
-                break
-            heads, tails = graph.heads(heads), graph.tails(least=tails)
-        return heads, tails
 
     def on(self, rank: int, stream: int | None = None) -> list[PartOp]:
         """The operations of a rank, or of one stream of it."""
@@ -72,10 +55,9 @@ class PartsBoundCheck:
         if not ticks:
             demand(evidence["by"] == "chain", "the evidence is of a stream that does nothing")
         span = self.instance.minimize == "span"
-        whole = f"the evidence of a span is by `{evidence['by']}` or names rounds, which are of"
-        by = evidence["by"] in ("chain", "busy") and not evidence["rounds"]
-        demand(not span or by, f"{whole} makespans")
-        heads, tails = self.times(rank, evidence["rounds"])
+        whole = f"the evidence of a span is by `{evidence['by']}`, which is of makespans"
+        demand(not span or evidence["by"] in ("chain", "busy"), whole)
+        heads, tails = self.times(rank)
         if evidence["by"] == "chain":
             unused = [stream, head, tail] if span else [rank, stream, head, tail]
             demand(not any(unused), "the evidence is by `chain`, and names more than that needs")

@@ -90,20 +90,6 @@ class LinkChain:
                     rows[j][m] = max(rows[j][m], row[m] + self.ticks[k])
         return rows
 
-    def raised(self, alike: set[int], heads: PartTicks, tails: PartTicks) -> bool:
-        """Raise, in place, heads and tails of the rank's operations; whether any was. Of pipelines
-        that run in turn the n-th of a link is at least the n-th on the rank."""
-        changed = False
-        early, late = self.heads(heads), self.tails(tails)
-        for k, rows in enumerate(self.own):
-            for row in rows:
-                for m, o in enumerate(row if row and row[0][1] in alike else []):
-                    tail = late[k][self.many - len(row) + m]
-                    if early[k][m] > heads[o] or tail > tails[o]:
-                        heads[o], tails[o] = max(heads[o], early[k][m]), max(tails[o], tail)
-                        changed = True
-        return changed
-
 
 def link_chains(graph: PartsOrderGraph) -> dict[int, LinkChain]:
     """The ranks that can be counted so: with two trained stages or more, all cut alike."""

@@ -52,22 +52,22 @@ class PartsOrderGraph:
             self.sequence = self._sequence()
         demand(len(self.sequence) == len(self.ticks), "operations wait for each other in a circle")
 
-    def heads(self, least: PartTicks | None = None) -> PartTicks:
-        """Ticks before each operation can start, from what is known `least`."""
-        found = dict(least or dict.fromkeys(self.ticks, 0))
+    def heads(self) -> PartTicks:
+        """Ticks before each operation can start."""
+        found = dict.fromkeys(self.ticks, 0)
         for o in self.sequence:
             for later, lag in self.after[o]:
                 found[later] = max(found[later], found[o] + self.ticks[o] + lag)
         return found
 
-    def tails(self, rank: int | None = None, least: PartTicks | None = None) -> PartTicks:
-        """Ticks from the end of each operation to the end of the step, from what is known `least`;
-        with a `rank` to the end of what that rank does."""
+    def tails(self, rank: int | None = None) -> PartTicks:
+        """Ticks from the end of each operation to the end of the step; with a `rank` to the end of
+        what that rank does."""
         found: PartTicks = {}
         for o in reversed(self.sequence):
             here = rank is None or self.instance.lane(type_of(o))[0] == rank
             ways = [lag + self.ticks[b] + found[b] for b, lag in self.after[o]]
-            found[o] = max([least[o] if least else 0 if here else AWAY, *ways])
+            found[o] = max([0 if here else AWAY, *ways])
         return found
 
     def _alike(self) -> set[int]:

@@ -29,7 +29,6 @@ from stretto.compiler.certificate.checker.shape import (
 
 PARTS_FORMAT = "stretto-certificate-of-parts"
 MOST_STREAMS = 64
-MOST_ROUNDS = 50
 
 _figure = whole(0, FIGURE)
 _index = whole(0, MOST_MEMBERS)
@@ -63,7 +62,6 @@ _instance = keys(
 _evidence = keys(
     {
         "by": one_of("chain", "busy", "merged", "window"),
-        "rounds": whole(0, MOST_ROUNDS),
         "rank": _index,
         "stream": _stream,
         "head": _figure,
