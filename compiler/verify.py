@@ -142,6 +142,7 @@ WORDS = {
     "parts": "parts of its stages",
     "joined": "pairs in its orders",
     "rounded": "roundings",
+    "sizes_in": "unit of its sizes",
 }
 """What a difference of a field of the Spec is for who reads it."""
 

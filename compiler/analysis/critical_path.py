@@ -3,14 +3,13 @@ each link held up by the one before it. Between two links lies no time but a mes
 so that the path is as long as what it explains.
 """
 
-from fractions import Fraction
-
 from msgspec import Struct
 
 from stretto.compiler.analysis.dependencies import name
 from stretto.compiler.analysis.idle import beside, last_awaited, last_message
 from stretto.compiler.analysis.timed_program import TimedProgram
 from stretto.compiler.analysis.units import UnitIndex, unit_line, unit_name
+from stretto.compiler.problem.figures import time_figure
 
 
 class Link(Struct, frozen=True):
@@ -94,4 +93,4 @@ def _message(timed: TimedProgram, lane: int, at: int) -> tuple[UnitIndex | None,
 
 def _travel(timed: TimedProgram, lag: int) -> str:
     """How long a message was on its way, in the units of the file; "" where it took no time."""
-    return f", {Fraction(lag, timed.spec.time_unit)} on the way" if lag else ""
+    return f", {time_figure(timed.spec, lag)} on the way" if lag else ""

@@ -20,7 +20,8 @@ from stretto.compiler.analysis.dependencies import name
 from stretto.compiler.analysis.message_timings import MessageTiming
 from stretto.compiler.analysis.timed_program import TimedProgram
 from stretto.compiler.analysis.units import TimedUnit, unit_line, unit_name
-from stretto.compiler.problem.spec import NONE, Operation, Spec, number
+from stretto.compiler.problem.figures import time_figure
+from stretto.compiler.problem.spec import NONE, Operation, Spec
 from stretto.compiler.program.program import Await
 
 Cause = Literal["data", "memory", "order", "channel", "done"]
@@ -53,7 +54,7 @@ class Idle(Struct, frozen=True):
 
 def told(spec: Spec, idle: Idle) -> str:
     """Where a stretch is and why, in one line; times in the units of the file."""
-    start, end = (number(tick, spec.time_unit) for tick in (idle.start, idle.end))
+    start, end = (time_figure(spec, tick) for tick in (idle.start, idle.end))
     stream = f" {spec.streams[idle.stream]}" if spec.streams else ""
     return f"rank {idle.rank}{stream}, {start} – {end}: {idle.why}"
 

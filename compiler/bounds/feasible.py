@@ -17,8 +17,9 @@ from stretto.compiler.bounds.microbatch_order import ancestors
 from stretto.compiler.bounds.parts.feasible import feasible_parts
 from stretto.compiler.bounds.relaxation import OpKey, Relaxation, complete, relax
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
+from stretto.compiler.problem.figures import size_figure
 from stretto.compiler.problem.problem import Problem
-from stretto.compiler.problem.spec import NONE, Operation, Pipeline, number, show
+from stretto.compiler.problem.spec import NONE, Operation, Pipeline, show
 
 
 class MemoryNeed(NamedTuple):
@@ -118,7 +119,7 @@ def _diagnostic(relaxed: Relaxation, ranks: list[tuple[int, MemoryNeed]]) -> Dia
     rank, need = max(ranks, key=lambda one: one[1].grains)
     limit = spec.limits[rank]
     assert limit is not None
-    least, given = (number(grains, spec.size_unit) for grains in (need.grains, limit.grains))
+    least, given = (size_figure(spec, grains) for grains in (need.grains, limit.grains))
     names = [_name(relaxed, place) for place in need.held]
     if need.written:
         why = f"its written order holds {_list(names)} at once"

@@ -13,6 +13,7 @@ from stretto.compiler.certificate.write import of_program, unproven
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import from_plan
 from stretto.compiler.diagnostics.printable import one_line
+from stretto.compiler.problem.figures import figure
 from stretto.compiler.show.summary import step_of
 
 EXAMPLES = """\
@@ -50,10 +51,10 @@ def run(chosen: Namespace) -> int:
     bound = Fraction(claims["bound"], time)
     rows = {
         "schedule": certificate["schedule_name"],
-        "makespan": Fraction(claims["makespan"], time),
-        "span": Fraction(claims["span"], time),
-        "lower bound": f"{bound} of the {claims['minimize']}{_kept(certificate)}",
-        "activations": f"{max(Fraction(n, size) for n in claims['peaks'])} at most on a rank",
+        "makespan": figure(Fraction(claims["makespan"], time)),
+        "span": figure(Fraction(claims["span"], time)),
+        "lower bound": f"{figure(bound)} of the {claims['minimize']}{_kept(certificate)}",
+        "activations": f"{figure(Fraction(max(claims['peaks']), size))} at most on a rank",
         "optimal": "proven" if claims["optimal"] else "not proven",
         "plan": _plan(certificate, chosen),
     }

@@ -18,6 +18,7 @@ from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.wording import columns
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.figures import figure
 from stretto.compiler.problem.spec import NONE, Spec
 from stretto.compiler.show.summary import Summary, of_plan, percent, step_of
 
@@ -229,11 +230,6 @@ def cells(row: LibraryRow) -> tuple[str, ...]:
         str(s.weight_copies),
         row.about,
     )
-
-
-def figure(value: Fraction) -> str:
-    """A number in at most six figures."""
-    return str(value) if value.denominator == 1 else f"{float(value):.6g}"
 
 
 def listed(row: LibraryRow) -> dict[str, object]:

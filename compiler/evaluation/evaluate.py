@@ -10,6 +10,7 @@ from stretto.compiler.evaluation.chains import chains
 from stretto.compiler.evaluation.costs.collectives import StageTimes, collective
 from stretto.compiler.evaluation.costs.exact import ExactCosts
 from stretto.compiler.evaluation.costs.memory import check_kept, limit, transfer
+from stretto.compiler.evaluation.costs.sizes_in import sizes_in
 from stretto.compiler.evaluation.costs.statements import cost_table
 from stretto.compiler.evaluation.costs.ticks import TickCosts, stage_in_ticks, to_ticks
 from stretto.compiler.evaluation.declarations import declare
@@ -42,8 +43,10 @@ def evaluate(schedule: s.Schedule, settings: Settings | None = None) -> Spec:
     settings = settings or Settings()
     reports = Reports(schedule.source.name)
     declared = declare(schedule, settings, reports)
+    costs = settings.costs.statements if settings.costs else ()
+    unit = sizes_in((*schedule.statements, *costs))
     try:
-        spec = _spec(declared, settings, reports)
+        spec = _spec(declared, settings, unit, reports)
     except EvalError as error:
         reports.add_repeated(error.diagnostic, error.bindings or "")
         spec = None
@@ -52,7 +55,7 @@ def evaluate(schedule: s.Schedule, settings: Settings | None = None) -> Spec:
     return spec
 
 
-def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec | None:
+def _spec(declared: Declarations, settings: Settings, unit: str, reports: Reports) -> Spec | None:
     spans, budget = Spans(), LoopBudget(settings.max_ops)
     sensible = not declared.failed_requirements and _few_enough(declared, settings, reports)
     cut = chains(declared, settings.max_ops, reports)
@@ -114,6 +117,7 @@ def _spec(declared: Declarations, settings: Settings, reports: Reports) -> Spec 
         or ("",) * (declared.ranks or 0),
         written=tuple(order.units for order in written),
         joined=joined(written, pair_costs.unit, ticks, len(cut.streams)) if cut else (),
+        sizes_in=unit,
         rounded={what: spans.intern(at) for what, at in ticks.rounded.items()},
         reduce_gradients=_stage_ticks(table.reduces, ticks),
         unshard_weights=_stage_ticks(table.unshards, ticks),

@@ -182,7 +182,7 @@ def _number(children: Children, span: Span) -> s.Number:
     value = int(digits) if digits.isdecimal() else Fraction(digits)
     if unit:
         value *= UNITS[unit[0]]
-    return s.Number(int(value) if value == int(value) else value, span)
+    return s.Number(int(value) if value == int(value) else value, span, "".join(unit))
 
 
 def _name(children: Children, span: Span) -> s.Name:

@@ -25,10 +25,11 @@ class Word(Struct, frozen=True):
 
 
 class Number(Struct, frozen=True):
-    """Exact; `20 GiB` is already multiplied out."""
+    """Exact; `20 GiB` is already multiplied out, and its `unit` is kept for people."""
 
     value: int | Fraction
     span: Span
+    unit: str = ""
 
 
 class Name(Struct, frozen=True):

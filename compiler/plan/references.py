@@ -8,6 +8,7 @@ All yield what is wrong as (path, words), for instance `$.spec.pipelines[0].stag
 import re
 from collections.abc import Iterable, Iterator
 
+from stretto.compiler.problem.figures import BYTES
 from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE, JoinedPair, Operation, Spec, Stage, Tie
 from stretto.compiler.program.program import (
@@ -47,6 +48,8 @@ def check_spec(spec: Spec) -> Iterator[Wrong]:
         unit = getattr(spec, key)
         if unit > MAX_NUMBER and unit & (unit - 1):
             yield f"$.spec.{key}", f"{unit} is above 2^53, and no power of two"
+    if spec.sizes_in not in ("", *BYTES):
+        yield "$.spec.sizes_in", f"{spec.sizes_in!r} is no unit"
     for what, at in spec.rounded.items():
         if what not in ("times", "sizes"):
             yield "$.spec.rounded", "only `times` and `sizes` are rounded"

@@ -236,6 +236,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     `rounded` has `times`, `sizes` or both where no common denominator of them fits: they were then
     rounded to whole ticks or grains, before anything was derived from them. Its values are indices
     in `spans`: where the finest of them stands.
+    `sizes_in` is the unit (`GiB`) in which the file writes sizes, if it has one: for people.
     """
 
     name: str
@@ -265,7 +266,8 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     streams: tuple[str, ...] = ()
     parts: tuple[tuple[tuple[Part, ...], ...], ...] = ()
     joined: tuple[JoinedPair, ...] = ()
-    rounded: dict[str, int] = {}  # see above
+    rounded: dict[str, int] = {}
+    sizes_in: str = ""
 
 
 def show(spec: Spec, operation: Operation) -> str:

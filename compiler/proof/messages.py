@@ -5,12 +5,12 @@ ask for them. Instructions are counted from 0 on each rank.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from typing import NamedTuple
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.wording import listed
-from stretto.compiler.problem.spec import NONE, Limit, Operation, Spec, number, show
+from stretto.compiler.problem.figures import size_figure
+from stretto.compiler.problem.spec import NONE, Limit, Operation, Spec, show
 from stretto.compiler.program.program import (
     Await,
     BeginReduction,
@@ -29,7 +29,6 @@ from stretto.compiler.program.program import (
 from stretto.compiler.proof.kinds import KINDS
 
 Location = tuple[int, int]  # rank, index of the instruction
-BYTES = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20))
 
 
 class Excess(NamedTuple):
@@ -229,9 +228,5 @@ def _remedy(spec: Spec, group: Sequence[Excess], forward: Operation) -> str:
 
 
 def size(spec: Spec, grains: int) -> str:
-    """In the units of the schedule; whole mebibytes and more, as such."""
-    value = Fraction(grains, spec.size_unit)
-    for unit, many in BYTES:
-        if value and value % many == 0:
-            return f"{value // many} {unit}"
-    return str(number(grains, spec.size_unit))
+    """In the units of the schedule."""
+    return size_figure(spec, grains)

@@ -10,6 +10,7 @@ from stretto.compiler.analysis.critical_path import Link
 from stretto.compiler.analysis.explanation import Explanation
 from stretto.compiler.analysis.idle import CAUSES, WAITS, Cause, Idle, told
 from stretto.compiler.diagnostics.wording import columns
+from stretto.compiler.problem.figures import figure, time_figure
 from stretto.compiler.problem.spec import Spec, number
 
 LONGEST = 40  # links of the chain that are shown
@@ -19,7 +20,7 @@ def text(spec: Spec, explained: Explanation) -> str:
     """What `stretto explain PLAN` prints."""
 
     def t(ticks: int) -> str:
-        return str(number(ticks, spec.time_unit))
+        return time_figure(spec, ticks)
 
     line = _lines(explained)
     parts = [
@@ -33,7 +34,9 @@ def text(spec: Spec, explained: Explanation) -> str:
         parts.append([f"  {_stretch(spec, one, line)}" for one in explained.stretches])
     if explained.gains or explained.notes:
         parts.append(["", "what would help"])
-        parts.append([f"  {r.what}: {r.before} → {r.after}" for r in explained.gains])
+        parts.append(
+            [f"  {r.what}: {figure(r.before)} → {figure(r.after)}" for r in explained.gains]
+        )
         parts.append([f"  ({note})" for note in explained.notes])
     return "\n".join(line for part in parts for line in part)
 

@@ -16,6 +16,7 @@ from stretto.compiler.analysis.explanation import explained_stretch
 from stretto.compiler.analysis.idle import CAUSES, WAITS
 from stretto.compiler.analysis.slack import slack
 from stretto.compiler.analysis.units import UnitIndex, unit_name
+from stretto.compiler.problem.figures import BYTES
 from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE, Operation
 from stretto.compiler.program.timeline import Timed
@@ -43,7 +44,8 @@ def plan_data(view: View) -> dict[str, Any]:
         "schedule": spec.name,
         "figures": figures(view.summary),
         "time": spec.time_unit,
-        "size": spec.size_unit,
+        "size": spec.size_unit * BYTES.get(spec.sizes_in, 1),
+        "sizes": spec.sizes_in,
         "makespan": view.claims.makespan,
         "ranks": spec.ranks,
         "streams": spec.streams or ("compute",),

@@ -11,6 +11,7 @@ from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.figures import figure, size_in
 from stretto.compiler.problem.spec import NONE, Spec, number
 from stretto.compiler.program.program import Claims, Compute, Program, ProgramName
 from stretto.compiler.program.timeline import time
@@ -42,7 +43,9 @@ class Summary(Struct, frozen=True):
     gap: float
     optimal: bool
     bubble: float
+    span_bubble: float
     peak_activations: tuple[int | str, ...]
+    sizes_in: str
     weight_copies: int
     engine: str
     hash: str
@@ -74,14 +77,21 @@ def summarize(
         stated_bound=number(stated.ticks, spec.time_unit) if stated else None,
         gap=reached / bound.ticks - 1 if bound.ticks else 0.0,
         optimal=reached == bound.ticks,
-        bubble=1 - claims.busy / (spec.ranks * claims.makespan) if claims.makespan else 0.0,
+        bubble=_bubble(spec, claims, claims.makespan),
+        span_bubble=_bubble(spec, claims, claims.span),
         peak_activations=tuple(number(peak, spec.size_unit) for peak in claims.activations),
+        sizes_in=spec.sizes_in,
         weight_copies=weight_copies(spec),
         engine=engine,
         hash=plan_hash,
         streams=spec.streams,
         hidden=hidden_of(program) if spec.streams else (None,) * spec.ranks,
     )
+
+
+def _bubble(spec: Spec, claims: Claims, time: int) -> float:
+    """The part of this time that a rank is idle, on average over the ranks."""
+    return 1 - claims.busy / (spec.ranks * time) if time else 0.0
 
 
 def hidden_of(program: Program) -> tuple[HiddenSummary | None, ...]:
@@ -137,28 +147,29 @@ def weight_copies(spec: Spec) -> int:
 def times(s: Summary) -> str:
     """What was to be short, and how short it could be; with the makespan in any case."""
     if s.minimize == "span":
-        return f"span {s.span} ({distance(s)}), makespan {s.makespan}"
-    return f"makespan {s.makespan} ({distance(s)})"
+        return f"span {figure(s.span)} ({distance(s)}), makespan {figure(s.makespan)}"
+    return f"makespan {figure(s.makespan)} ({distance(s)})"
 
 
 def distance(s: Summary) -> str:
     """How far from the best possible: `optimal`, or the bound and the gap to it."""
     if s.optimal:
         return "optimal"
-    found = f"lower bound {s.lower_bound}, at most {percent(s.gap)} from optimal"
+    found = f"lower bound {figure(s.lower_bound)}, at most {percent(s.gap)} from optimal"
     if s.stated_bound is not None:
-        found += f"; stated, not checked: {s.stated_bound} by an exhaustive search"
+        found += f"; stated, not checked: {figure(s.stated_bound)} by an exhaustive search"
     return found
 
 
 def figures(s: Summary) -> str:
     """The line under a picture's name."""
+    noun = "activation" if largest(s) == "1" else "activations"
     share = hidden_share(s)
     hidden = "" if share is None else f"{percent(share)} hidden · "
     return (
         f"{count(s.ranks, 'rank')}, {count(s.microbatches, 'micro-batch', 'micro-batches')} · "
-        f"{times(s)} · bubble {percent(s.bubble)} · {hidden}"
-        f"peak {largest(s)} {'activation' if largest(s) == 1 else 'activations'}"
+        f"{times(s)} · bubble {bubble(s)} · {hidden}"
+        f"peak {largest(s)}{'' if s.sizes_in else f' {noun}'}"
     )
 
 
@@ -171,9 +182,9 @@ def table(s: Summary) -> str:
         "micro-batches": str(s.microbatches),
         "operations": f"{_operations(s)}, in the order {order}",
         "time": times(s),
-        "bubble": percent(s.bubble),
+        "bubble": bubble(s),
         **({"hidden": _hidden(s)} if any(s.hidden) else {}),
-        "activations": f"{largest(s)} at most; per rank {runs(s.peak_activations)}",
+        "activations": f"{largest(s)} at most; per rank {runs(sizes(s))}",
         "weight copies": str(s.weight_copies),
         "hash": s.hash,
     }
@@ -208,14 +219,27 @@ def hidden_share(s: Summary) -> float | None:
     return float(hidden / time) if time else None
 
 
-def largest(s: Summary) -> int | str:
+def bubble(s: Summary) -> str:
+    """The part of the time that ranks are idle. Where the span was to be short also that of the
+    span, which papers on such orders quote."""
+    if s.minimize == "span":
+        return f"{percent(s.span_bubble)} of the span, {percent(s.bubble)} of the makespan"
+    return percent(s.bubble)
+
+
+def largest(s: Summary) -> str:
     """The most activations that a rank holds, in the units of the file."""
-    return max(s.peak_activations, key=Fraction)
+    return size_in(s.sizes_in, max(s.peak_activations, key=Fraction))
 
 
-def runs(values: tuple[int | str, ...]) -> str:
+def sizes(s: Summary) -> tuple[str, ...]:
+    """The most that each rank holds, in the units of the file."""
+    return tuple(size_in(s.sizes_in, peak) for peak in s.peak_activations)
+
+
+def runs(values: tuple[str, ...]) -> str:
     """`9 9 9 8` as `9 ×3, 8`."""
-    groups: list[tuple[int | str, int]] = []
+    groups: list[tuple[str, int]] = []
     for value in values:
         if groups and groups[-1][0] == value:
             groups[-1] = (value, groups[-1][1] + 1)

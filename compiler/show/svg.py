@@ -182,7 +182,7 @@ def axis(view: View, bottom: int) -> Iterator[str]:
     for mark in marks(view.claims.makespan, view.spec.time_unit, 14):
         at = x(view, mark)
         yield f'<path class="grid" d="M{at} {TOP - 4}V{bottom}"/>'
-        yield f'<text class="mid" x="{at}" y="{bottom + 13}">{view.time(mark)}</text>'
+        yield f'<text class="mid" x="{at}" y="{bottom + 13}">{view.time_words(mark)}</text>'
 
 
 def lane(view: View, rank: int, stream: int, top: int, below: int) -> Iterator[str]:
@@ -204,7 +204,7 @@ def lane(view: View, rank: int, stream: int, top: int, below: int) -> Iterator[s
     if view.timeline.collectives:
         yield from beside(view, rank, top)
     yield from curve(view, rank, below)
-    peak = view.size(view.claims.activations[rank])
+    peak = view.size_words(view.claims.activations[rank])
     yield f'<text class="end" x="{WIDTH - PAD}" y="{top + LANE // 2 + 4}">{peak}</text>'
 
 
@@ -213,7 +213,7 @@ def beside(view: View, rank: int, top: int) -> Iterator[str]:
     for one in view.timeline.collectives[rank]:
         left, right = across(view, one.start), across(view, one.end)
         name = f"{one.what} {view.spec.pipelines[one.pipeline].name}[{one.stage}]"
-        words = f"{name}   {view.time(one.start)} to {view.time(one.end)}"
+        words = f"{name}   {view.time_words(one.start)} to {view.time_words(one.end)}"
         yield (
             f'<rect class="beside" x="{hundredths(left)}" y="{top + LANE - THIN}" '
             f'width="{hundredths(right - left)}" height="{THIN}"><title>{escape(words)}</title>'
@@ -262,7 +262,8 @@ def drawn(view: View, bar: Timed, top: int, high: int) -> Iterator[str]:
 
 def tip(view: View, bar: Timed) -> str:
     """What is told of a bar to whoever hovers it: name, times and line."""
-    words = f"{show(view.spec, bar.operation)}   {view.time(bar.start)} to {view.time(bar.end)}"
+    start, end = view.time_words(bar.start), view.time_words(bar.end)
+    words = f"{show(view.spec, bar.operation)}   {start} to {end}"
     span = view.span(bar)
     return f"{words}\n{span.file}:{span.line}" if span else words
 

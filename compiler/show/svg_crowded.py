@@ -80,7 +80,7 @@ def shares(view: View, row: CrowdedRow, cuts: list[int], top: int, height: int) 
             if path:
                 yield f'<path class="{swatch(*shade)}" d="{path}"/>'
     yield "</g>"
-    peak = view.size(max(view.claims.activations[row.first : row.last + 1]))
+    peak = view.size_words(max(view.claims.activations[row.first : row.last + 1]))
     yield f'<text class="end" x="{WIDTH - PAD}" y="{middle}">{peak}</text>'
 
 

@@ -72,7 +72,7 @@ def draw(view: View, look: Look) -> str:
     lanes = [(view.spec.ranks - 1, 0), *view.streams]
     names = [lane_name(view, rank, stream) for rank, stream in lanes]
     margin = max(map(len, names)) + 2
-    peaks = [str(view.size(peak)) for peak in view.claims.activations]
+    peaks = [view.size_words(peak) for peak in view.claims.activations]
     frame = margin + 2 + max(map(len, [*peaks, "peak"]))
     scale = fitted(view, look.width - frame)
     headline = printable(f"{view.spec.name}: {figures(view.summary)}")
@@ -202,7 +202,7 @@ def axis(view: View, scale: TimeScale) -> str:
     """Times below the chart, at round distances of at least eight columns."""
     line = ""
     for mark in marks(view.claims.makespan, view.spec.time_unit, max(2, scale.columns // 8)):
-        words = str(view.time(mark))
+        words = view.time_words(mark)
         at = scale.column(mark)
         if at >= len(line) + bool(line):
             line = line.ljust(at) + words
@@ -267,7 +267,7 @@ def beside(view: View, look: Look) -> list[Text]:
     for rank, row in enumerate(view.timeline.collectives[:BESIDE]):
         told = ", ".join(
             f"{one.what} {view.spec.pipelines[one.pipeline].name}[{one.stage}] "
-            f"{view.time(one.start)} – {view.time(one.end)}"
+            f"{view.time_words(one.start)} – {view.time_words(one.end)}"
             for one in row[:BESIDE]
         )
         more = ", …" if len(row) > BESIDE else ""

@@ -19,6 +19,7 @@ from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.bounds.eval_bound import forwards_bound
 from stretto.compiler.diagnostics.source import Source, Span
 from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.figures import size_figure, time_figure
 from stretto.compiler.problem.spec import NONE, Spec, number
 from stretto.compiler.program.program import (
     Claims,
@@ -79,9 +80,13 @@ class View:
         """Ticks as the schedule file counts time: a number when whole, else a fraction's text."""
         return number(ticks, self.spec.time_unit)
 
-    def size(self, grains: int) -> int | str:
-        """Grains as the schedule file counts activations."""
-        return number(grains, self.spec.size_unit)
+    def time_words(self, ticks: int) -> str:
+        """Ticks for people: a decimal of at most six figures."""
+        return time_figure(self.spec, ticks)
+
+    def size_words(self, grains: int) -> str:
+        """Grains for people, in the unit of the file."""
+        return size_figure(self.spec, grains)
 
     def span(self, bar: Timed) -> Span | None:
         """Where the text asks for this operation."""

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from stretto.compiler.bounds.parts.graph import parts_graph, upto_of
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
+from stretto.compiler.problem.figures import size_figure
 from stretto.compiler.problem.problem import Problem
-from stretto.compiler.problem.spec import number, show
+from stretto.compiler.problem.spec import show
 
 
 class PartsNeed(NamedTuple):
@@ -57,7 +58,7 @@ def _diagnostic(problem: Problem, ranks: list[tuple[int, PartsNeed]]) -> Diagnos
     rank, need = max(ranks, key=lambda one: one[1].grains)
     limit = spec.limits[rank]
     assert limit is not None
-    least, given = (number(grains, spec.size_unit) for grains in (need.grains, limit.grains))
+    least, given = (size_figure(spec, grains) for grains in (need.grains, limit.grains))
     during = show(spec, problem.operations[need.during])
     notes = [f"of one micro-batch alone it holds that much while `{during}` runs"]
     others = [f"rank {r}" for r, other in ranks if r != rank and other.grains == need.grains]

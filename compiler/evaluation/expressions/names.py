@@ -39,16 +39,23 @@ def local_names(schedule: s.Schedule) -> dict[str, tuple[Span, str]]:
 
 def names_in(e: s.Expression) -> list[str]:
     """The names in an expression, in the order of the text."""
-    found: list[str] = []
+    return [
+        leaf.of.text if isinstance(leaf, s.Member) else leaf.text
+        for leaf in leaves(e)
+        if not isinstance(leaf, s.Number)
+    ]
+
+
+def leaves(e: s.Expression) -> list[s.Name | s.Member | s.Number]:
+    """The names, numbers and members of pipelines in an expression, in the order of the text."""
+    found: list[s.Name | s.Member | s.Number] = []
     rest: list[Any] = [e]
     while rest:
         node = rest.pop()
         match node:
-            case s.Name(text):
-                found.append(text)
-            case s.Member(of):
-                found.append(of.text)
-            case s.Number() | str():
+            case s.Name() | s.Member() | s.Number():
+                found.append(node)
+            case str():
                 pass
             case tuple():
                 rest += reversed(node)

@@ -4,15 +4,13 @@ import { NONE, whatOf } from "./model.js";
 
 export function time(plan, ticks) { return fraction(ticks, plan.time); }
 
-export function size(plan, grains) { return fraction(grains, plan.size); }
+export function size(plan, grains) {
+  return fraction(grains, plan.size) + (plan.sizes && `\u00a0${plan.sizes}`);
+}
 
-// `n / unit` as one reads it: whole, as an exact fraction if that is short, else as a decimal.
+// `n / unit` as one reads it: whole, else as a decimal of at most six figures.
 function fraction(n, unit) {
-  let a = Math.abs(n), b = unit;
-  while (b) [a, b] = [b, a % b];
-  const below = unit / a;
-  if (below === 1) return grouped(n / a);
-  if (below <= 64) return `${n / a}/${below}`;
+  if (n % unit === 0) return grouped(n / unit);
   return String(Number((n / unit).toPrecision(6)));
 }
 
