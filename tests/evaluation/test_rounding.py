@@ -18,6 +18,7 @@ from stretto.compiler.evaluation import Settings, evaluate
 from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan, assemble, read_plan, write_plan
+from stretto.compiler.problem.figures import figure, size_figure
 from stretto.compiler.problem.spec import Spec
 from stretto.compiler.verify import verify
 
@@ -183,3 +184,31 @@ def test_a_plan_says_so_and_verify_comes_to_the_same() -> None:
         false = assemble(own, made.claims, made.bound, made.engine, made.sources)
         with pytest.raises(Rejected, match="it has other roundings"):
             verify(false)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "told"),
+    [
+        ("activation = 10 GiB\n", "GiB", "10 GiB"),
+        (
+            "param room = 10 GiB\nactivation = room\nlimit activations <= 4 * room\n",
+            "GiB",
+            "10 GiB",
+        ),
+        ("activation = 10 GiB / 3\nlet other = 2 TiB\n", "GiB", "3.33333 GiB"),
+        ("activation = 1 GiB / 512\nlimit activations <= 1 GiB\n", "GiB", "2 MiB"),
+        ("activation = 3 / 8\ntransfer 1 GiB / (1024 * 1024)\n", "", "0.375"),
+    ],
+)
+def test_sizes_come_back_in_the_unit_of_the_file(text: str, unit: str, told: str) -> None:
+    made = spec(text)
+    assert made.sizes_in == unit
+    assert size_figure(made, made.pipelines[0].stages[0].activation) == told
+
+
+def test_figures_have_six_digits_and_whole_numbers_all() -> None:
+    for value, told in (
+        ("106967332905761/525001575", "203752"), ("3/2", "1.5"), ("1/3", "0.333333"),
+        (12345678, "12345678"), ("123456789/10", "12345679"), ("1/100000", "1e-05"),
+    ):  # fmt: skip
+        assert figure(value) == told

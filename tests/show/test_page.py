@@ -95,7 +95,7 @@ def test_a_bar_tells_its_times_slack_memory_wait_and_line(browser: Browser, tmp_
         for number in range(0, len(bars), len(bars) // 9):
             bar, said = bars[number], page.hover(number)
             assert said.startswith(show(spec, bar.operation)), said
-            assert f"{shown.time(bar.start)} to {shown.time(bar.end)}," in said
+            assert f"{shown.time_words(bar.start)} to {shown.time_words(bar.end)}," in said
             assert f"made.pipe:{spec.spans[bar.at].line}" in said
             for idle in (one for row in shown.idle for one in row):
                 if idle.end == bar.start and show(spec, bar.operation) in (idle.before or ""):
