@@ -111,6 +111,7 @@ VALUES_ONLY = {
     "compiler.proof": {
         "compiler.diagnostics",
         "compiler.problem.spec",
+        "compiler.problem.figures",
         "compiler.program.program",
     },
     "compiler.certificate.checker": set(),
