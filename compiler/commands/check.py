@@ -51,7 +51,11 @@ def run(chosen: Namespace) -> int:
     rests: dict[str, None] = {}  # what the proofs rest on, each once
     for name in chosen.files:
         try:
-            plan = load.load(name, chosen, budget) if chosen.system is None else table(name, chosen)
+            if chosen.system is None:
+                plan = load.load(name, chosen, budget)
+            else:
+                plan, source = table(name, chosen, found)
+                sources.append(source)
         except load.Refused as error:
             found += error.diagnostics
             sources += error.sources
@@ -72,13 +76,14 @@ def run(chosen: Namespace) -> int:
     return max(codes)
 
 
-def table(name: str, chosen: Namespace) -> Plan:
-    """The proved Plan of another system's table."""
+def table(name: str, chosen: Namespace, doubts: list[Diagnostic]) -> tuple[Plan, Source]:
+    """The proved Plan of another system's table, and its text; what is doubtful about it is added
+    to `doubts`."""
     from stretto.compiler.commands.tables import table_plan
 
     if chosen.settings:
         raise files.Unusable(f"`{name}` is a table: it has no parameters that --set could change")
-    return table_plan(name, chosen)
+    return table_plan(name, chosen, doubts)
 
 
 def shorter(plan: Plan, chosen: Namespace) -> str:

@@ -9,11 +9,12 @@ from msgspec.structs import replace
 
 from stretto.compiler.commands import files
 from stretto.compiler.commands.load import Refused, from_schedule
-from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.driver import compile_spec, plan_of
 from stretto.compiler.imports.communicating import communicating
+from stretto.compiler.imports.directions import crossing
 from stretto.compiler.imports.readable import readable
 from stretto.compiler.imports.readers import READERS
 from stretto.compiler.imports.recognise import recognised
@@ -27,19 +28,22 @@ from stretto.compiler.problem.spec import Limit, Spec
 LARGEST = 128 << 20  # bytes of a table
 
 
-def table_plan(name: str, chosen: Namespace) -> Plan:
+def table_plan(name: str, chosen: Namespace, doubts: list[Diagnostic]) -> tuple[Plan, Source]:
     """The proved Plan of a table: with its messages as they stand, where it has them, else with
-    ours. Raises `Refused` and `Unusable`."""
+    ours; and its text. Adds what is doubtful about it to `doubts`. Raises `Refused` and
+    `Unusable`."""
     source = _source(name)
     try:
         table, spec = _read(source, chosen)
         expand(spec)  # a circle is told in the table's words, before anything else is
+        if table.communicates:
+            doubts += crossing(table, spec)
         if chosen.costs:
             text = Source(table_file(name), readable(spec))
-            return from_schedule(text, chosen, Budget(effort=0))
+            return from_schedule(text, chosen, Budget(effort=0)), source
         if table.communicates:
-            return plan_of(communicating(table, spec))
-        return compile_spec(spec, Budget(effort=0))
+            return plan_of(communicating(table, spec)), source
+        return compile_spec(spec, Budget(effort=0)), source
     except Rejected as error:
         raise Refused(error.diagnostics, [source]) from None
 

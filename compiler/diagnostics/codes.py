@@ -448,6 +448,11 @@ CODES: dict[str, ErrorCode] = {
         "a message is sent and not received, or received and not sent",
         "The n-th message sent on a channel meets the n-th receive posted on it.",
     ),
+    "messages-cross": ErrorCode(
+        "two ranks have the messages between them in different sequences",
+        "NCCL has one communicator for the messages of two ranks, to and fro, and takes them in "
+        "sequence: each rank may wait for the other. Over gloo they arrive. A warning.",
+    ),
     "wrong-message": ErrorCode(
         "a receive meets another message than it expects",
         "Messages on one channel arrive in the order in which they were sent.",

@@ -120,6 +120,21 @@ def test_sarif_has_what_the_standard_wants(stretto: Run, folder: Path, name: str
             assert "message" not in place or place["message"]["text"]
 
 
+def test_messages_that_cross_are_a_warning(stretto: Run, folder: Path) -> None:
+    good = (
+        "0F0,0SEND_F0,0F1,0SEND_F1,0RECV_B0,0B0,0RECV_B1,0B1,0REDUCE_GRAD\n"
+        "1RECV_F0,1F0,1B0,1RECV_F1,1SEND_B0,1F1,1B1,1SEND_B1,1REDUCE_GRAD\n"
+    )
+    (folder / "t.csv").write_text(good)
+    assert stretto("check", "--from", "torch-csv", "t.csv")[::2] == (0, "")
+    (folder / "t.csv").write_text(good.replace("1RECV_F1,1SEND_B0", "1SEND_B0,1RECV_F1"))
+    code, out, err = stretto("check", "--from", "torch-csv", "t.csv")
+    assert (code, "proved" in out) == (0, True)
+    assert "warning[messages-cross]: ranks 0 and 1" in err and "t.csv:1:18" in err
+    _, out, _ = stretto("check", "--from", "torch-csv", "t.csv", "--format", "sarif")
+    assert [one["level"] for one in json.loads(out)["runs"][0]["results"]] == ["warning"]
+
+
 def test_what_cannot_be_read_is_said(stretto: Run, folder: Path) -> None:
     (folder / "t.csv").write_bytes(b"0F0\xff")
     assert stretto("check", "--from", "torch-csv", "t.csv")[0] == 2
