@@ -20,6 +20,7 @@ from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan, assemble, read_plan, write_plan
 from stretto.compiler.problem.figures import figure, size_figure
 from stretto.compiler.problem.spec import Spec
+from stretto.compiler.program.program import Program, ProgramName
 from stretto.compiler.verify import verify
 
 HEAD = "schedule example\nranks 4\nmicrobatches 8\npipeline main { }\n"
@@ -177,7 +178,7 @@ def test_a_plan_says_so_and_verify_comes_to_the_same() -> None:
     made = plan(text)
     assert verify(made).programs["train"].spec.rounded == made.programs["train"].spec.rounded
     for wrong in ({}, {"times": 0}, {**made.programs["train"].spec.rounded, "sizes": 0}):
-        own = {
+        own: dict[ProgramName, Program] = {
             name: replace(program, spec=replace(program.spec, rounded=wrong))
             for name, program in made.programs.items()
         }
