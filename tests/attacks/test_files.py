@@ -72,7 +72,7 @@ def test_every_flag_that_writes_is_compared(tally: Tally) -> None:
     """A new command, or a new flag, that writes a file declares it, and stands in `WRITERS`; what
     is read stands where `outputs` looks. (`new` writes a file that was never there before; folders
     replace no file.)"""
-    known = {(words[0], words[-1]) for _, words in WRITERS}
+    known = {(words[0], words[-1]) for _, words in WRITERS} | {("import", "-o")}
     declared = set()
     for command in COMMANDS:
         parser = ArgumentParser()
@@ -90,6 +90,17 @@ def test_every_flag_that_writes_is_compared(tally: Tally) -> None:
                 assert action.dest in outputs.READ, f"{command} {flag} is read and not compared"
     assert declared == known
     tally(commands=len(COMMANDS), outputs=len(declared))
+
+
+def test_a_table_is_not_replaced_by_its_schedule(stretto: Run, folder: Path) -> None:
+    """`import` reads what no other command reads; its output is written as theirs are."""
+    table = "0F0,0B0\n"
+    (folder / "table.csv").write_text(table)
+    words = ("import", "table.csv", "--from", "torch-csv", "-o")
+    assert stretto(*words, "mine.pipe")[0] == 0
+    for name in ("table.csv", "./table.csv"):
+        code, _, err = stretto(*words, name)
+        assert (code, (folder / "table.csv").read_text()) == (2, table), err
 
 
 @writers

@@ -142,7 +142,7 @@ def test_it_costs_as_much_as_it_has(
 
 def test_formats_are_all_known() -> None:
     """A new one is tried above, or for a reason is not: Graphviz takes no graph of that size."""
-    assert set(FORMATS) == {*STEPS} - {"prove", "explain"} | {"dot"}
+    assert set(FORMATS) == {*STEPS} - {"prove", "explain"} | {"dot", "primus", "zero-bubble"}
 
 
 @pytest.mark.full

@@ -46,7 +46,7 @@ def test_the_words() -> None:
         feasible(expand(spec))
     (only,) = refused.value.diagnostics
     assert only.code == "limit-too-small"
-    assert only.message == "rank 0 must hold 2 of activations at once and may hold 3/2"
+    assert only.message == "rank 0 must hold 2 of activations at once and may hold 1.5"
     assert only.notes == (
         "of one micro-batch alone it holds what `F main[0, 0]` and `F main[3, 0]` leave, all at "
         "once",
