@@ -91,7 +91,8 @@ class PartChain:
         self.sums = SharedSums()
 
     def begin(self, given: ForwardInput) -> None:
-        """The stage is given a micro-batch: its first part may run."""
+        """The stage is given a micro-batch: its first part may run. Raises `PipelineError` where
+        it is to learn and torch records nothing."""
         if given.learn and torch.is_inference_mode_enabled():
             raise PipelineError("nothing can be learned under torch.inference_mode()")
         leaves = tuple(tensor for tensor in given.given if tensor.requires_grad)

@@ -393,10 +393,10 @@ def test_a_limit_is_kept() -> None:
     assert found.code == "over-limit"
     told = "rank 1 would hold 2 activations at `F main[1, 1]`"
     assert found.message in (
-        f"{told}; the limit is 3/2",
-        f"{told}, instruction 6; the limit is 3/2",
+        f"{told}; the limit is 1.5",
+        f"{told}, instruction 6; the limit is 1.5",
     )
-    assert found.labels[-1].text == "the limit is 3/2"
+    assert found.labels[-1].text == "the limit is 1.5"
     assert found.help == "allow 2, or run a `B` earlier"
 
 
