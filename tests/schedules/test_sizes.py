@@ -34,6 +34,9 @@ LEGAL: dict[str, Callable[..., bool]] = {
     "two_models": lambda p, m: p % 2 == 0,
     "dualpipe": lambda p, m: two_ways(p, m) and m >= 2 * p,
     "dualpipe_v": lambda p, m: m >= 2 * p,
+    "deepseek_v3": lambda p, m: two_ways(p, m) and m >= 2 * p,
+    "deepseek_v3_v": lambda p, m: m >= 2 * p,
+    "moe_1f1b": lambda p, m, chunks: chunks == 1 or m % p == 0,
     # Megatron's law: groups of at least one micro-batch per rank, a rest likewise or none.
     "interleaved_1f1b": lambda p, m, chunks, group: (
         min(p, m) <= group and chunks > 0 and (m % group == 0 or m % group >= p)
@@ -47,6 +50,7 @@ GROUPS = [{"chunks": 2, "group": group} for group in range(8)] + [{"chunks": 0, 
 MORE = {
     "looped_bfs": CHUNKS,
     "inference": CHUNKS,
+    "moe_1f1b": [{"chunks": chunks} for chunks in (1, 2)],
     "hanayo": [{"waves": waves} for waves in (0, 1, 2, 3)],
     "interleaved_1f1b": GROUPS,
     "interleaved_zero_bubble": GROUPS,
