@@ -77,7 +77,7 @@ def solved(row: dict[str, Any], budget: Budget) -> PartsRow:
         row.get("best", ""),
         "optimal" if found == least else least,
     )
-    best = row.get("best", streams)
+    best: int = row.get("best") or streams or found
     return PartsRow(cells, found <= best, found < best, found == least, seconds)
 
 

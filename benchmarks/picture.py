@@ -103,7 +103,8 @@ def measured(page: Path) -> dict[str, Any]:
             browser.settle()
         browser.mouse("mouseReleased", *at(0.2, 0.5), button="left", clickCount=1)
         follow("pan", 40)
-    return rounded(found)
+    figures: dict[str, Any] = rounded(found)
+    return figures
 
 
 def rounded(found: Any) -> Any:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.generators import commit, module, packages, stand_in
+from generators import commit, module, packages, stand_in
+
 from stretto.compiler.driver import compile_file
 from stretto.compiler.show import draw
 from tests.support.ranks import run
