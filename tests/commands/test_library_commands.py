@@ -57,7 +57,10 @@ def test_the_readme_shows_the_file_that_its_command_writes(stretto: Run, folder:
     assert "```pipe\n" + "\n".join(bare) + "\n```" in shown
 
 
-def test_list_compares_whole_stages_at_one_size(stretto: Run) -> None:
+def test_list_compares_whole_stages_at_one_size(
+    stretto: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     rows = {row["schedule"]: row for row in json.loads(stretto("list", "--json")[1])}
     assert {(row["ranks"], row["microbatches"]) for row in rows.values()} == {(8, 16)}
     out = stretto("list")[1]
