@@ -246,7 +246,10 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--layers", type=int, default=1, help="of each stage")
     parser.add_argument("--check", action="store_true", help="one step, against one process")
+    chosen = parser.parse_args()
+    if not dist.is_torchelastic_launched():
+        parser.error("start it by `torchrun --standalone --nproc-per-node 4 examples/moe.py`")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     dist.init_process_group("gloo")
-    train(parser.parse_args(), dist.get_rank())
+    train(chosen, dist.get_rank())
     dist.destroy_process_group()
