@@ -3,12 +3,12 @@ is minimized, and what every rank waits for while it is idle. Times are ticks.
 """
 
 from collections import Counter
-from fractions import Fraction
 
 from msgspec import Struct
 
 from stretto.compiler.analysis.beside import ending_rank, path_to_the_end
 from stretto.compiler.analysis.critical_path import Link
+from stretto.compiler.analysis.gains import Gain, Move
 from stretto.compiler.analysis.idle import CAUSES, Cause, Idle, longest
 from stretto.compiler.analysis.stream_idle import rank_stretches
 from stretto.compiler.analysis.timed_program import timed_program
@@ -16,20 +16,12 @@ from stretto.compiler.program.program import Program
 from stretto.compiler.program.timeline import Timeline, last_end, time
 
 
-class Gain(Struct, frozen=True):
-    """What would be gained if a demand were eased, found by solving again: the value of what is
-    minimized, before and after, in the units of the file."""
-
-    what: str
-    before: Fraction
-    after: Fraction
-
-
 class Explanation(Struct, frozen=True):
     """`first`, `last`: the stretch of time that the chain explains; all of the makespan, or the
     longest span and the `rank` that has it. `idle[rank][cause]`: ticks; where ranks have several
     streams, of those that `lanes` names, (rank, stream). `stretches`: the longest ones first.
-    `gains`: the largest gain first. `notes`: what else is to be said of these."""
+    `gains`: the largest gain first. `notes`: what else is to be said of these.
+    `moves`: of work between stages, the best first."""
 
     makespan: int
     first: int
@@ -40,6 +32,7 @@ class Explanation(Struct, frozen=True):
     stretches: tuple[Idle, ...]
     gains: tuple[Gain, ...] = ()
     notes: tuple[str, ...] = ()
+    moves: tuple[Move, ...] = ()
     lanes: tuple[tuple[int, int], ...] = ()
 
 

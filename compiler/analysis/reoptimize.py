@@ -2,6 +2,8 @@
 only make it better. For demands that are eased.
 """
 
+from msgspec.structs import replace
+
 from stretto.compiler.bounds.bound import bound
 from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget
@@ -9,10 +11,19 @@ from stretto.compiler.order.check import check
 from stretto.compiler.order.search import improve
 from stretto.compiler.order.written import order_like
 from stretto.compiler.problem.problem import Problem
-from stretto.compiler.problem.spec import Operation
+from stretto.compiler.problem.spec import Operation, Spec
 from stretto.compiler.program.program import Program
 
 Units = list[list[tuple[Operation, ...]]]
+
+
+def step_spec(program: Program) -> Spec:
+    """The Spec of what the Program runs: of forwards alone, without all that learns."""
+    spec = program.spec
+    if program.name == "train":
+        return spec
+    lines = tuple(replace(line, forward_only=True) for line in spec.pipelines)
+    return replace(spec, pipelines=lines, rules=(), written=())
 
 
 def units_of(program: Program) -> Units:

@@ -17,8 +17,17 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from stretto.compiler.analysis.explanation import Explanation, Gain
-from stretto.compiler.analysis.reoptimize import Units, better, least, timed, units_of
+from stretto.compiler.analysis.balance import moved_spec
+from stretto.compiler.analysis.explanation import Explanation
+from stretto.compiler.analysis.gains import Gain
+from stretto.compiler.analysis.reoptimize import (
+    Units,
+    better,
+    least,
+    step_spec,
+    timed,
+    units_of,
+)
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.problem.computations import has_collectives
 from stretto.compiler.problem.expand import expand
@@ -59,7 +68,7 @@ def what_would_help(
     completed, which plan files do not keep. `tell` hears what is being tried."""
     beside = has_collectives(program.spec)
     program = without_collectives(program)
-    spec, units = _of_step(program), units_of(program)
+    spec, units = step_spec(program), units_of(program)
     written = bool(spec.order) and all(spec.order)
     if written:
         spec = replace(spec, written=())
@@ -93,15 +102,6 @@ def _notes(spec: Spec, trials: "EasingTrials", without: list[str]) -> Iterator[s
         yield f"not tried, for want of time (see --time-limit): {'; '.join(trials.missed)}"
     if spec.jitter[0]:
         yield "these are times without jitter"
-
-
-def _of_step(program: Program) -> Spec:
-    """The Spec of what the Program runs: of forwards alone, without all that learns."""
-    spec = program.spec
-    if program.name == "train":
-        return spec
-    lines = tuple(replace(line, forward_only=True) for line in spec.pipelines)
-    return replace(spec, pipelines=lines, rules=(), written=())
 
 
 def _baseline(
@@ -174,6 +174,7 @@ def _easings(
         yield from _memory(explained, spec)
     yield from _transfers(explained, spec, not written)
     if not written:
+        yield from _moves(explained, spec)
         yield from _rules(spec)
         if any(spec.written):
             yield Easing("the whole order left to the compiler", _free(program, spec), True)
@@ -268,6 +269,14 @@ def _quicker(spec: Spec, ways: set[tuple[int, int]]) -> Spec:
         pairs=tuple(p._replace(ticks=2 * p.ticks) for p in spec.pairs),
         exceptional_pairs=tuple(p._replace(ticks=2 * p.ticks) for p in spec.exceptional_pairs),
     )
+
+
+def _moves(explained: Explanation, spec: Spec) -> Iterator[Easing]:
+    """The best of the moves of work, with another order."""
+    for move in explained.moves[:1]:
+        eased = moved_spec(spec, move)
+        if eased is not None:
+            yield Easing(f"{move.what(spec)}, ordered anew", eased, True)
 
 
 def _rules(spec: Spec) -> Iterator[Easing]:

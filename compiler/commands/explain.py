@@ -71,6 +71,7 @@ SECONDS = 3.0
 
 def of_plan(chosen: Namespace) -> int:
     """The critical chain, idle time by its cause, and what easing a demand would gain."""
+    from stretto.compiler.analysis.balance import moving_work
     from stretto.compiler.analysis.explanation import explain
     from stretto.compiler.analysis.what_if import what_would_help
 
@@ -81,13 +82,17 @@ def of_plan(chosen: Namespace) -> int:
     if program.spec.parts:
         found = msgspec.structs.replace(found, notes=(NOT_EASED,))
         return told(chosen, program.spec, found)
+    balance = moving_work(program)
+    found = msgspec.structs.replace(found, moves=balance.moves)
     teller = Trying()
     budget = Budget(seconds, effort=chosen.effort, seed=chosen.seed, progress=teller.compiling)
     try:
         gains, notes = what_would_help(program, found, budget, teller)
     finally:
         teller.clear()
-    found = msgspec.structs.replace(found, gains=gains, notes=notes)
+    found = msgspec.structs.replace(
+        found, gains=(*balance.even, *gains), notes=(*balance.notes, *notes)
+    )
     return told(chosen, program.spec, found)
 
 

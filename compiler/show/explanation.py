@@ -32,8 +32,11 @@ def text(spec: Spec, explained: Explanation) -> str:
     if explained.stretches:
         parts.append(["", "the longest idle stretches"])
         parts.append([f"  {_stretch(spec, one, line)}" for one in explained.stretches])
-    if explained.gains or explained.notes:
+    if explained.gains or explained.moves or explained.notes:
         parts.append(["", "what would help"])
+        parts.append(
+            [f"  {m.what(spec)}: {figure(m.before)} → {figure(m.after)}" for m in explained.moves]
+        )
         parts.append(
             [f"  {r.what}: {figure(r.before)} → {figure(r.after)}" for r in explained.gains]
         )
@@ -125,6 +128,17 @@ def data(spec: Spec, explained: Explanation) -> dict[str, Any]:
         "relaxed": [
             {"what": r.what, "before": exact(r.before), "after": exact(r.after)}
             for r in explained.gains
+        ],
+        "moves": [
+            {
+                "pipeline": move.pipeline,
+                "source": move.source,
+                "target": move.target,
+                "percent": move.percent,
+                "before": exact(move.before),
+                "after": exact(move.after),
+            }
+            for move in explained.moves
         ],
         "notes": list(explained.notes),
     }
