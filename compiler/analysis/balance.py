@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from stretto.compiler.analysis.gains import Gain, Move
+from stretto.compiler.analysis.gains import Gain, WorkMove
 from stretto.compiler.analysis.reoptimize import Units, step_spec, units_of
 from stretto.compiler.analysis.retimed import RetimedOrder, retimed_order
 from stretto.compiler.order.written import order_like
@@ -50,7 +50,7 @@ class Balance(NamedTuple):
     """The `moves` between neighbours that gain most, the best first; what there would be to gain if
     the work were spread evenly over all stages of a model; and what is to be said of both."""
 
-    moves: tuple[Move, ...] = ()
+    moves: tuple[WorkMove, ...] = ()
     even: tuple[Gain, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -118,7 +118,7 @@ def _work(spec: Spec, p: int) -> list[int]:
 
 def _tried(
     spec: Spec, trials: "ShareTrials", ways: list[Neighbours], timings: int
-) -> tuple[list[Move], int]:
+) -> tuple[list[WorkMove], int]:
     """The moves that gain anything, the best first, and how many neighbours there was no work left
     for."""
     before, left, missed = trials.value(ways[0], 0), timings - 1, 0
@@ -137,7 +137,7 @@ def _tried(
         percent, after = search(partial(trials.value, way))
         if after < before:
             name = spec.pipelines[way.model].name
-            moves.append(Move(name, way.source, way.target, percent, before, after))
+            moves.append(WorkMove(name, way.source, way.target, percent, before, after))
     moves.sort(key=lambda move: (move.after, move.percent))
     return moves, missed
 
@@ -237,7 +237,7 @@ def moved_ticks(spec: Spec, costs: Costs, way: Neighbours, operation: Operation)
     return 0
 
 
-def moved_spec(spec: Spec, move: Move) -> Spec | None:
+def moved_spec(spec: Spec, move: WorkMove) -> Spec | None:
     """The Spec after the move, in ticks a hundredth as long; None where pairs have costs of their
     own, and where its numbers would be too large to search with."""
     if spec.pairs or spec.exceptional_pairs:

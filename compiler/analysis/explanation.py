@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from stretto.compiler.analysis.beside import ending_rank, path_to_the_end
 from stretto.compiler.analysis.critical_path import Link
-from stretto.compiler.analysis.gains import Gain, Move
+from stretto.compiler.analysis.gains import Gain, WorkMove
 from stretto.compiler.analysis.idle import CAUSES, Cause, Idle, longest
 from stretto.compiler.analysis.stream_idle import rank_stretches
 from stretto.compiler.analysis.timed_program import timed_program
@@ -32,7 +32,7 @@ class Explanation(Struct, frozen=True):
     stretches: tuple[Idle, ...]
     gains: tuple[Gain, ...] = ()
     notes: tuple[str, ...] = ()
-    moves: tuple[Move, ...] = ()
+    moves: tuple[WorkMove, ...] = ()
     lanes: tuple[tuple[int, int], ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""What would be gained: `Gain`, of a demand that is eased, and `Move`, of work between stages."""
+"""What would be gained: `Gain`, of a demand that is eased, and `WorkMove`, of work between stages."""
 
 from fractions import Fraction
 
@@ -16,7 +16,7 @@ class Gain(Struct, frozen=True):
     after: Fraction
 
 
-class Move(Struct, frozen=True):
+class WorkMove(Struct, frozen=True):
     """`percent` of the work of stage `source` of a pipeline (and of its copies) given to stage
     `target`, a neighbour: what is minimized before and after, in the units of the file, the order
     as it is. A smaller share gains less, a larger one no more."""

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from stretto.compiler.analysis.balance import TOO_LARGE, moved_spec, moving_work
-from stretto.compiler.analysis.gains import Move
+from stretto.compiler.analysis.gains import WorkMove
 from stretto.compiler.cli import main
 from stretto.compiler.order.written import order_like, written
 from stretto.compiler.problem.expand import expand
@@ -161,7 +161,7 @@ def test_costs_of_single_microbatches_move_too() -> None:
     dear = [Operation(kind, 0, 2, 3) for kind in "FBIW"]
     spec = msgspec.structs.replace(made.spec, exceptions=tuple((o, 40) for o in dear))
     spec = msgspec.convert(msgspec.to_builtins(spec), Spec)
-    eased = moved_spec(spec, Move("main", 2, 1, 25, Fraction(0), Fraction(0)))
+    eased = moved_spec(spec, WorkMove("main", 2, 1, 25, Fraction(0), Fraction(0)))
     assert eased is not None and eased.time_unit == 4
     costs = Costs(eased)
     assert costs.of(dear[0]) == 40 * 3 and costs.of(dear[0]._replace(stage=1)) == 5 * 4 + 40
