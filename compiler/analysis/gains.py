@@ -1,4 +1,4 @@
-"""What would be gained: `Gain`, of a demand that is eased, and `WorkMove`, of work between stages."""
+"""What would be gained: `Gain`, of a demand that is eased; `WorkMove`, of work between stages."""
 
 from fractions import Fraction
 
