@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
+from stretto.compiler.commands import COMMANDS
+from stretto.compiler.commands.mistaken import no_command
 from stretto.compiler.commands.parsers import commands_of, parser, unknown
 
 DONE, WRONG, USAGE, BUG, INTERRUPTED, PIPE = 0, 1, 2, 70, 130, 141
@@ -73,6 +75,9 @@ def _parsed(arguments: Sequence[str] | None) -> Namespace:
     if not words:
         top.print_help(sys.stderr)
         top.exit(USAGE)
+    first = next((word for word in words if not word.startswith("-")), None)
+    if first is not None and first not in COMMANDS:
+        top.error(no_command(first, words))
     chosen, left = top.parse_known_args(words)
     own = commands_of(top)[chosen.command]
     named = getattr(chosen, "files", [getattr(chosen, "file", "")])
@@ -82,7 +87,7 @@ def _parsed(arguments: Sequence[str] | None) -> Namespace:
 
             own.error(f"{ONE_EACH}: --set {word}")
     if left:
-        own.error(unknown(own, left))
+        own.error(unknown(own, left, words))
     return chosen
 
 

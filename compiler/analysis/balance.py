@@ -38,7 +38,7 @@ FRACTIONS = 100
 LARGEST = 1 << 52  # ticks that a search counts with
 
 
-class Neighbours(NamedTuple):
+class StageNeighbours(NamedTuple):
     """Work may go from stage `source` of pipeline `model` to stage `target`."""
 
     model: int
@@ -85,11 +85,11 @@ def moving_work(program: Program, work: int = WORK) -> Balance:
     return Balance(tuple(moves[:SHOWN]), even, tuple(notes))
 
 
-def _ways(spec: Spec) -> Iterator[Neighbours]:
+def _ways(spec: Spec) -> Iterator[StageNeighbours]:
     """What may be tried: from the stage that costs most of what its neighbour costs first."""
     work = [_work(spec, p) for p in range(len(spec.pipelines))]
     ways = [
-        Neighbours(p, s, t)
+        StageNeighbours(p, s, t)
         for p, line in enumerate(spec.pipelines)
         if line.replicates == NONE and len(set(work[p])) > 1
         for s in range(len(line.stages))
@@ -117,7 +117,7 @@ def _work(spec: Spec, p: int) -> list[int]:
 
 
 def _tried(
-    spec: Spec, trials: "ShareTrials", ways: list[Neighbours], timings: int
+    spec: Spec, trials: "ShareTrials", ways: list[StageNeighbours], timings: int
 ) -> tuple[list[WorkMove], int]:
     """The moves that gain anything, the best first, and how many neighbours there was no work left
     for."""
@@ -181,10 +181,10 @@ class ShareTrials:
         self.sums = [sum(map(self.costs.of, unit)) for unit in self.rows]
         pairs = {b for a, b in zip(self.ticks, self.sums, strict=True) if a != b and b}
         self.scale = FRACTIONS * lcm(*pairs)
-        self.way: Neighbours | None = None
+        self.way: StageNeighbours | None = None
         self.moved: list[int] = []
 
-    def value(self, way: Neighbours, percent: int) -> Fraction:
+    def value(self, way: StageNeighbours, percent: int) -> Fraction:
         """What is minimized, in the units of the file."""
         if way != self.way:
             one = self.scale // FRACTIONS
@@ -225,7 +225,7 @@ class ShareTrials:
         return Fraction(least, scale * self.spec.time_unit)
 
 
-def moved_ticks(spec: Spec, costs: Costs, way: Neighbours, operation: Operation) -> int:
+def moved_ticks(spec: Spec, costs: Costs, way: StageNeighbours, operation: Operation) -> int:
     """How many ticks this operation gets if all work of `way.source` goes to `way.target`."""
     p = operation.pipeline
     if way.model not in (p, spec.pipelines[p].replicates):
@@ -245,7 +245,7 @@ def moved_spec(spec: Spec, move: WorkMove) -> Spec | None:
     whole = FRACTIONS // gcd(FRACTIONS, move.percent)
     percent = move.percent * whole // FRACTIONS
     model = next(p for p, line in enumerate(spec.pipelines) if line.name == move.pipeline)
-    way, costs = Neighbours(model, move.source, move.target), Costs(spec)
+    way, costs = StageNeighbours(model, move.source, move.target), Costs(spec)
 
     def ticks(operation: Operation) -> int:
         moved = moved_ticks(spec, costs, way, operation)

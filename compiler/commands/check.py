@@ -43,6 +43,8 @@ def add(parser: ArgumentParser) -> None:
 def run(chosen: Namespace) -> int:
     """Check every file: 1 if any is wrong, 2 if any cannot be read. Whether a file is right does
     not depend on how good an order is found, so that without a word the first will do."""
+    if chosen.system is None:
+        tables_alone(chosen)
     searches = any(getattr(chosen, flag) is not None for flag in SEARCHES)
     budget = None if searches else Budget(effort=0)
     found: list[Diagnostic] = []
@@ -74,6 +76,15 @@ def run(chosen: Namespace) -> int:
     if chosen.assumptions and chosen.format in ("full", "concise"):
         print("What the proofs rest on:", *(rests or ASSUMPTIONS), sep="\n  - ")
     return max(codes)
+
+
+def tables_alone(chosen: Namespace) -> None:
+    """Refuse what says how a table is to be read where no table is. Raises `Unusable`."""
+    for flag in ("ranks", "microbatches", "placement"):
+        value = getattr(chosen, flag)
+        if value is not None:
+            instead = "" if flag == "placement" else f"; a schedule's are `--set {flag}={value}`"
+            raise files.Unusable(f"--{flag} is for tables, with `--from SYSTEM`{instead}")
 
 
 def table(name: str, chosen: Namespace, doubts: list[Diagnostic]) -> tuple[Plan, Source]:

@@ -143,7 +143,7 @@ def setting(text: str) -> tuple[str, Fraction]:
     """`NAME=VALUE`, the value a number, a decimal or a fraction. Raises `ArgumentTypeError`."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip().isidentifier():
-        raise ArgumentTypeError(f"`{text}` is not NAME=VALUE")
+        raise ArgumentTypeError(f"`{text}` is not NAME=VALUE, such as `ranks=8` without a blank")
     if "=" in value:
         pairs = re.split(r"[,;\s]+(?=\w+=)", text)
         raise ArgumentTypeError(f"{ONE_EACH}: {' '.join(f'--set {pair}' for pair in pairs)}")

@@ -3,11 +3,11 @@ below it, and the word that was probably meant."""
 
 import re
 from argparse import SUPPRESS, Action, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
-from stretto.compiler.commands import COMMANDS
+from stretto.compiler.commands import COMMANDS, mistaken
 from stretto.compiler.diagnostics.suggest import nearest
 
 USAGE = 2  # the exit code
@@ -80,8 +80,6 @@ class VisibleParser(ArgumentParser):
         if action.choices is None or value in action.choices:
             return
         known = [str(choice) for choice in action.choices]
-        if action.dest == "command":
-            raise ArgumentError(None, f"there is no command `{value}`{meant(str(value), known)}")
         one_of = f"one of {', '.join(known)}"
         raise ArgumentError(action, f"`{value}` is not {one_of}{meant(str(value), known)}")
 
@@ -132,17 +130,11 @@ def one_usage(parser: ArgumentParser) -> str:
     return " ".join([*words, *needed, *(["[FLAGS]"] if optional else []), *files])
 
 
-def unknown(parser: ArgumentParser, words: Iterable[str]) -> str:
-    """What is wrong with words that no flag and no file stands for."""
+def unknown(parser: ArgumentParser, left: Sequence[str], typed: Sequence[str]) -> str:
+    """What is wrong with the words that are `left` of those that were `typed`."""
     flags = parser.flags() if isinstance(parser, VisibleParser) else []
-    said = []
-    for word in words:
-        name = re.split("=", word)[0]
-        if name.startswith("-"):
-            said.append(f"there is no flag `{name}`{meant(name, flags)}")
-        else:
-            said.append(f"`{word}` is one word too many")
-    return "; ".join(said)
+    formats = [c for a in parser._actions if a.dest == "format" for c in a.choices or ()]
+    return mistaken.unknown(flags, left, typed, formats)
 
 
 def meant(word: str, known: Iterable[str]) -> str:

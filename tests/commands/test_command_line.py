@@ -28,6 +28,28 @@ from tests.support.command_line import Run
         ("compile v_half --engine lits", "did you mean `list`?"),
         ("explain left-out more", "`more` is one word too many"),
         ("check good.pipe --set ranks", "--set: `ranks` is not NAME=VALUE"),
+        (
+            "compile dualpipe --ranks 64",
+            "no flag `--ranks`; sizes are set by name, `--set ranks=64`",
+        ),
+        ("show --pp=4 dualpipe", "`--pp`; sizes are set by name, `--set ranks=4`"),
+        ("check --num-microbatches 8 dualpipe", "by name, `--set microbatches=8`"),
+        ("compile dualpipe --vpp 2", "`--set chunks=2`, where the file has that `param`"),
+        ("compile dualpipe --num-stages 4", "the file says how many stages there are"),
+        ("compile dualpipe --beta 3/2", "is set with `--set beta=3/2`"),
+        ("run dualpipe --nproc 4 --model x", "`--set ranks=4`; each rank is a process"),
+        ("doctor --ranks 3", "there is no flag `--ranks`"),
+        ("compile dualpipe --timeout 4", "did you mean `--time-limit`?"),
+        ("check dualpipe -o out.plan", "this one prints; `stretto compile FILE -o PLAN`"),
+        ("compile dualpipe out.plan", "one word too many; did you mean `-o out.plan`?"),
+        ("compile dualpipe 8", "sizes are set by name, such as `--set ranks=8`"),
+        ("compile dualpipe --set ranks 8", "`ranks` is not NAME=VALUE, such as `ranks=8`"),
+        ("show dualpipe --html", "no flag `--html`; did you mean `--format html`?"),
+        ("show svg dualpipe", "did you mean `--format svg`?"),
+        ("list --format json", "did you mean `--json`?"),
+        ("compile dualpipe --verbose", "`-v` stands before the command"),
+        ("dualpipe compile", "then the file: `stretto compile dualpipe`"),
+        ("dualpipe", "then the file: `stretto show dualpipe`"),
         ("completion csh", "SHELL: `csh` is not one of bash, zsh, fish, tcsh"),
     ],
 )
@@ -42,6 +64,12 @@ def test_an_error_comes_first_and_the_usage_in_one_line_after_it(
     command = words.split()[0]
     assert second.startswith(f"usage: stretto {command if command in COMMANDS else '[FLAGS]'} ")
     assert "--help` says more" in second
+
+
+def test_what_is_for_tables_is_refused_of_schedules(stretto: Run) -> None:
+    code, _, err = stretto("check", "--ranks", "4", "dualpipe")
+    assert code == 2
+    assert "--ranks is for tables" in err and "`--set ranks=4`" in err
 
 
 def test_alone_it_shows_the_help(stretto: Run) -> None:
