@@ -329,8 +329,8 @@ def _run(executor: Executor, run: Interpreter) -> None:
 def _give_streams(executor: Executor, run: Interpreter) -> None:
     """On a GPU its streams, the same for all steps; on the CPU threads. Where one of those fails
     while the step's thread waits inside a backend, the process ends."""
-    names, device = executor.plan.spec.streams, executor.context.transport.device
-    if device.type == "cuda":
+    names, device = executor.plan.spec.streams, executor.context.transport.accelerator
+    if device is not None:
         if executor.device_streams is None:
             executor.device_streams = DeviceStreams(device, len(names))
         run.device = executor.device_streams

@@ -2,8 +2,11 @@
 a plan and what each rank does; they do what they would do as processes."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
+
+import torch
 
 from stretto.compiler.plan.plan import Plan
 from stretto.runtime.coordination.failure import post_failure
@@ -14,21 +17,29 @@ from stretto.runtime.transport.local import Hub, Local
 T = TypeVar("T")
 
 
-def run_local(plan: Plan, rank: Callable[[Local], T], device: str = "cpu") -> list[T]:
+def run_local(
+    plan: Plan, rank: Callable[[Local], T], device: str | torch.device = "cpu"
+) -> list[T]:
     """Calls `rank(transport)` on a thread for every rank of the plan; there it makes its
     `Executor(…, transport=transport)` and takes its steps. Returns what the calls gave, by rank.
+
+    On a GPU every rank issues to a stream of its own, which is the current one in `rank`. It begins
+    behind what the caller's stream was given before, and what that is given afterwards comes behind
+    all ranks; nothing waits for the device.
 
     Re-raises the root cause of a failure: the first exception that was not caused by another
     rank's. Interrupted, it stops the ranks at their next wait and does not wait for them.
     """
     world = next(iter(plan.programs.values())).spec.ranks
     hub = Hub(world, device)
+    streams = OwnStreams(hub)
     results: dict[int, T] = {}
     errors: dict[int, BaseException] = {}
 
     def work(number: int) -> None:
         try:
-            results[number] = rank(Local(hub, number))
+            with streams.of_rank(number):
+                results[number] = rank(Local(hub, number))
         except BaseException as error:
             errors[number] = error
             _stop_others(hub, number, f"rank {number} fails: {error}")
@@ -47,10 +58,42 @@ def run_local(plan: Plan, rank: Callable[[Local], T], device: str = "cpu") -> li
         _stop_others(hub, -1, "interrupted")
         hub.fail("interrupted")
         raise
+    streams.join(failed=bool(errors))
     if errors:
         order = sorted(errors, key=lambda r: (_quotes_another(errors[r]), r))
         raise errors[order[0]]
     return [results[r] for r in range(world)]
+
+
+class OwnStreams:
+    """A stream of the device for every rank of the hub; without a device nothing."""
+
+    def __init__(self, hub: Hub):
+        self.device = device = hub.accelerator
+        if device is not None:
+            self.caller = device.current()
+            self.own = [device.stream() for _ in range(hub.world)]
+
+    @contextmanager
+    def of_rank(self, number: int) -> Iterator[None]:
+        """Around what the rank issues, on its thread."""
+        if self.device is None:
+            yield
+            return
+        with self.device.on(self.own[number]):
+            self.own[number].wait_stream(self.caller)
+            yield
+
+    def join(self, failed: bool) -> None:
+        """What the caller issues from now on comes behind all ranks. Where one has `failed`, what
+        it left may still be under way on streams that nobody joined: then waits for the device."""
+        if self.device is None:
+            return
+        for stream in self.own:
+            self.caller.wait_stream(stream)
+        if failed:
+            with suppress(RuntimeError):  # the device's own, which the rank has raised already
+                self.device.synchronize()
 
 
 def _stop_others(hub: Hub, rank: int, message: str) -> None:

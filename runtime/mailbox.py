@@ -30,7 +30,7 @@ from stretto.runtime.header import HeaderCheck
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.stage.stage_module import Result
 from stretto.runtime.topology import StageId, shown
-from stretto.runtime.transport import Pending
+from stretto.runtime.transport import NOTHING, Pending, absent
 
 
 class Arrival:
@@ -158,6 +158,8 @@ class Mailbox:
         if KINDS[result.kind].leaves == "activation":
             return there
         specs, device = self.edges.of_result(result), self.transport.device
+        if self.transport.tells:
+            return [NOTHING if gradient is None else presence.dense(gradient) for gradient in made]
         if self.transport.looks:
             return [presence.sealed(g, spec, device) for g, spec in zip(made, specs, strict=True)]
         for gradient, spec in zip(made, specs, strict=True):
@@ -174,6 +176,9 @@ class Mailbox:
         activation = KINDS[arrival.result.kind].leaves == "activation"
         if activation or not self.transport.looks:
             return arrival.buffers
+        if self.transport.tells:
+            missing = absent(arrival.pending or ())
+            return tuple(None if at in missing else b for at, b in enumerate(arrival.buffers))
         return tuple(None if b is None else presence.opened(b) for b in arrival.buffers)
 
     def _let_go(self, arrival: Arrival) -> None:

@@ -22,12 +22,16 @@ def sealed(gradient: Tensor | None, like: TensorSpec, device: torch.device) -> T
         if nothing.numel():
             to_bytes(nothing).fill_(255)
         return nothing
-    dense = gradient.to_dense() if gradient.is_sparse else gradient
-    there = plain(dense.detach())
+    there = plain(dense(gradient))
     if _says_nothing(there):
         there = there.clone()
         to_bytes(there)[0] = 254
     return there
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """The gradient as numbers beside each other: an embedding's may be sparse."""
+    return (gradient.to_dense() if gradient.is_sparse else gradient).detach()
 
 
 def opened(received: Tensor) -> Tensor | None:

@@ -22,7 +22,7 @@ from stretto.runtime.stage.gradients import (
     key_of,
 )
 from stretto.runtime.topology import StageId
-from stretto.runtime.transport import P2PLane, Pending
+from stretto.runtime.transport import NOTHING, P2PLane, Pending, absent
 
 DRIFT = (
     "the holders of `{0}`, which is one parameter, have different values: something has moved them "
@@ -121,22 +121,26 @@ class Replicas:
             if summand.rank == self.rank
         }
         every: dict[int, _HolderGradients] = dict(own)
+        arriving: dict[int, Sequence[Pending]] = {}
         begun: list[Pending] = []
         for k, summand in enumerate(summands):
             if k not in own:
                 buffers = [torch.empty_like(tensor) for tensor in next(iter(own.values())).flat]
                 lane = self.lanes[P2PLane(summand.rank, self.rank)]
-                begun += self.context.transport.receive(lane, buffers)
-                every[k] = _HolderGradients(buffers[0], buffers[1:])
+                arriving[k] = self.context.transport.receive(lane, buffers)
+                every[k] = _HolderGradients(buffers[0], buffers[1:], [])
         others = dict.fromkeys(one.rank for one in summands if one.rank != self.rank)
         for gradients in own.values():
             for rank in others:
                 lane = self.lanes[P2PLane(self.rank, rank)]
-                begun += self.context.transport.send(lane, gradients.flat)
-        for pending in begun:
+                leaving = gradients.known if self.context.transport.tells else gradients.flat
+                begun += self.context.transport.send(lane, leaving)
+        for pending in [*begun, *(one for of in arriving.values() for one in of)]:
             pending.wait()
+        for k, received in arriving.items():
+            every[k] = every[k].arrived(received if self.context.transport.tells else None)
         in_order = [every[k] for k in range(len(summands))]
-        if tie and any(not torch.equal(g.there[1:], in_order[0].there[1:]) for g in in_order):
+        if tie and any(not torch.equal(g.beside, in_order[0].beside) for g in in_order):
             raise PipelineError(DRIFT.format(tie))
         for k in own:
             for at, holder in enumerate(summands[k].gradients):
@@ -168,25 +172,53 @@ class Replicas:
 
 
 class _HolderGradients(NamedTuple):
-    """One holder's gradients by parameter, zeros where there are none, and which of them there are
-    (a vector of 0 and 1; behind it, of a tie, the bytes of some of its weight's entries)."""
+    """One holder's gradients by parameter, zeros where there are none, and which of them there are.
+    `head` travels before them: the same as a vector of 0 and 1 and, of a tie, the bytes of some of
+    its weight's entries."""
 
-    there: Tensor
+    head: Tensor
     tensors: list[Tensor]
+    there: list[bool]
 
     @property
     def flat(self) -> list[Tensor]:
-        return [self.there, *self.tensors]
+        """As a message."""
+        return [self.head, *self.tensors]
+
+    @property
+    def known(self) -> list[Tensor]:
+        """As a message over a transport that tells what is not there."""
+        pairs = zip(self.tensors, self.there, strict=True)
+        return [self.head, *(tensor if there else NOTHING for tensor, there in pairs)]
+
+    @property
+    def beside(self) -> Tensor:
+        """The entries of the weight."""
+        return self.head[len(self.tensors) :]
+
+    def arrived(self, told: Sequence[Pending] | None) -> "_HolderGradients":
+        """Once the message has come: what there is of it as `told` by the transport, else as the
+        head says it, for which the process must look at what is on the device."""
+        if told is None:
+            return self._replace(there=self.head[: len(self.tensors)].bool().tolist())
+        missing = absent(told)
+        return self._replace(there=[at not in missing for at in range(1, len(self.flat))])
 
 
 def _gradients(parameters: Sequence[Holder], tied: bool) -> _HolderGradients:
-    """Those of a sparse embedding as dense tensors: messages have a size that both ends know."""
+    """Those of a sparse embedding as dense tensors: messages have a size that both ends know.
+    Nothing here waits for a device, but what is looked at of a tie."""
     tensors = [_sendable(gradient_of(p)) for p in parameters]
-    there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
+    there = [p.grad is not None for p in parameters]
+    device = tensors[0].device if tensors else None
+    head = torch.ones(len(there), dtype=torch.uint8, device=device)
+    for at, one in enumerate(there):
+        if not one:
+            head[at] = 0
     if tied and type(parameters[0]) is nn.Parameter:
         some = some_values(parameters[0]).resolve_conj().contiguous()
-        there = torch.cat([there, some.view(torch.uint8)])
-    return _HolderGradients(there.to(tensors[0].device) if tensors else there, tensors)
+        head = torch.cat([head, some.view(torch.uint8).to(head.device)])
+    return _HolderGradients(head, tensors, there)
 
 
 def _sendable(tensor: Tensor) -> Tensor:

@@ -5,38 +5,37 @@ nothing. The event is recorded before anybody waits for it, since the `await` st
 computation in the list.
 
 A tensor that was made on one stream and is used on another is told to torch's allocator
-(`record_stream`), so that its memory is not used again before that use is over. That is right
-whatever the autograd graph keeps of it; it may hold blocks back for longer than necessary.
-
-Written after the documentation of CUDA streams and torch's allocator, and not run on a GPU yet.
+(`record_stream`), so that its memory is not used again before that use is over: the graph that a
+part leaves keeps such tensors, and lets go of them in its backward, on whatever stream that is.
+(What messages carry needs none of this: see `transport.local`.)
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from stretto.compiler.program.program import Operation
+from stretto.runtime.accelerator import Accelerator, Mark
 from stretto.runtime.containers import tensors
 
 
 class DeviceStreams:
     """The streams of one rank, the same for all steps: `count` of them, on `device`."""
 
-    def __init__(self, device: torch.device, count: int):
+    def __init__(self, device: Accelerator, count: int):
         self.device = device
-        self.others = [torch.cuda.Stream(device) for _ in range(count - 1)]
+        self.others = [device.stream() for _ in range(count - 1)]
         self.streams: list[Any] = []
         self.awaited: set[Operation] = set()
-        self.events: dict[Operation, Any] = {}
+        self.events: dict[Operation, Mark] = {}
 
     @contextmanager
     def step(self, awaited: Iterable[Operation]) -> Iterator[None]:
         """Around a step's list: the streams begin behind what the current one has been given
         before, and what that is given afterwards comes behind all of them."""
-        first = torch.cuda.current_stream(self.device)
+        first = self.device.current()
         self.streams, self.awaited = [first, *self.others], set(awaited)
         for stream in self.others:
             stream.wait_stream(first)
@@ -49,21 +48,21 @@ class DeviceStreams:
 
     def on(self, stream: int) -> AbstractContextManager[Any]:
         """Around an instruction of this stream."""
-        return torch.cuda.stream(self.streams[stream])
+        return self.device.on(self.streams[stream])
 
     def ended(self, operation: Operation) -> None:
         """The computation was issued on the current stream: its event, if somebody awaits it."""
         if operation in self.awaited:
-            event = self.events[operation] = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(self.device))
+            event = self.events[operation] = self.device.mark()
+            event.record(self.device.current())
 
     def await_(self, operation: Operation) -> None:
         """The current stream goes on when the computation has ended."""
-        torch.cuda.current_stream(self.device).wait_event(self.events[operation])
+        self.device.current().wait_event(self.events[operation])
 
     def lend(self, value: Any) -> None:
         """What is about to be used on the current stream, wherever it was made."""
-        here = torch.cuda.current_stream(self.device)
+        here = self.device.current()
         for tensor in tensors(value):
-            if isinstance(tensor, Tensor) and tensor.is_cuda:
-                tensor.record_stream(here)
+            if isinstance(tensor, Tensor):
+                self.device.uses(tensor, here)

@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from stretto.runtime.accelerator import Accelerator
+
 
 class P2PLane(NamedTuple):
     """A directed pair of ranks, numbered as in the plan."""
@@ -30,14 +32,18 @@ class Pending(Protocol):
 
 
 class Transport(Protocol):
-    """`rank` and `world` are the plan's; `device` is where received tensors are placed. `looks`: a
-    wait ends when the data are there, so that the process may look at them."""
+    """`rank` and `world` are the plan's; `device` is where received tensors are placed, and
+    `accelerator` issues to it where it works behind the host. `looks`: a wait ends when the data
+    are there, so that the process may look at them. `tells`: `NOTHING` may be sent in place
+    of a tensor, and `absent` has the places of such in what was received."""
 
     looks: bool
+    tells: bool
 
     rank: int
     world: int
     device: torch.device
+    accelerator: Accelerator | None
 
     def open(self, lanes: Sequence[P2PLane]) -> int:
         """Adds lanes, and returns the number of the first. All ranks call it with the same ones,
@@ -56,6 +62,15 @@ class Transport(Protocol):
         """Ends this rank's waits, although nothing will come: by an exception where that is
         possible, else by the end of the process. Called from another thread."""
         ...
+
+
+NOTHING = torch.empty(0)
+"""Stands in a message for a tensor that is not there, over transports that tell."""
+
+
+def absent(received: Sequence[Pending]) -> frozenset[int]:
+    """The places of what was not there in a message that was waited for."""
+    return frozenset(at for one in received for at in getattr(one, "absent", ()))
 
 
 def plain(tensor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stretto.runtime.accelerator import Accelerator
 from stretto.runtime.leave import leave
 from stretto.runtime.transport import P2PLane, Pending, plain, to_bytes
 
@@ -17,7 +18,8 @@ FIRST_TAG = 1 << 20  # out of the way of the user's own tags
 class Gloo:
     """The plan's ranks are those of `group`, by default all."""
 
-    looks = True
+    looks, tells = True, False
+    accelerator: Accelerator | None = None
 
     def __init__(self, group: dist.ProcessGroup | None = None):
         self.group = group

@@ -1,5 +1,11 @@
 """Messages between threads of one process: for notebooks, tests and machines with one device. It
-is as hard as a transport may be: a message is taken only when its receive was posted."""
+is as hard as a transport may be: a message is taken only when its receive was posted.
+
+On a device a message is a copy on a stream of its sender's own, behind two events: the tensors are
+made, and the buffers are there to be written. Whoever waits, waits on the host until both ends were
+issued, never for the device: its stream goes on behind the copy. So also the sender's, before it
+lets go of the tensors: their memory is then free in the order of the stream that they were made on,
+and nothing has to be kept for longer, or be asked whether it is over."""
 
 import threading
 from collections import deque
@@ -11,15 +17,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from stretto.runtime.accelerator import Accelerator, Mark, accelerator_of, numbered
 from stretto.runtime.errors import PipelineError
-from stretto.runtime.transport import P2PLane
+from stretto.runtime.transport import NOTHING, P2PLane
 
 
 class Hub:
     """What the `world` ranks of one run share."""
 
     def __init__(self, world: int, device: torch.device | str = "cpu"):
-        self.world, self.device = world, torch.device(device)
+        self.world, self.device = world, numbered(torch.device(device))
+        self.accelerator = accelerator_of(self.device)
         self.store = dist.HashStore()  # type: ignore[attr-defined]
         self.lock = threading.Lock()
         self.lanes: list[_Rendezvous] = []
@@ -52,11 +60,13 @@ class Hub:
 class Local:
     """One rank's end of the hub."""
 
-    looks = True
+    looks, tells = True, True
 
     def __init__(self, hub: Hub, rank: int):
         self.hub, self.rank, self.world, self.device = hub, rank, hub.world, hub.device
         self.opened = self.executors = 0
+        self.accelerator = hub.accelerator
+        self.copies = None if hub.accelerator is None else hub.accelerator.stream()
 
     def next_executor(self) -> int:
         """The number of the rank's next executor, from 1: all ranks make theirs in one order."""
@@ -75,11 +85,11 @@ class Local:
 
     def send(self, lane: int, tensors: Sequence[Tensor]) -> list["_LocalMessage"]:
         """As `Transport.send`."""
-        return [self.hub.lanes[lane].meet(_LocalMessage(self.hub, tensors), "sends")]
+        return [self.hub.lanes[lane].meet(_LocalMessage(self, tensors), "sends")]
 
     def receive(self, lane: int, buffers: Sequence[Tensor]) -> list["_LocalMessage"]:
         """As `Transport.receive`."""
-        return [self.hub.lanes[lane].meet(_LocalMessage(self.hub, buffers), "receives")]
+        return [self.hub.lanes[lane].meet(_LocalMessage(self, buffers), "receives")]
 
     def gather(self, value: Any) -> list[Any]:
         """What all ranks give, by rank; they wait for each other. Raises `PipelineError` where one
@@ -100,12 +110,21 @@ class Local:
 
 
 class _LocalMessage:
-    """One end of a message: its tensors, and whether the other end has come."""
+    """One end of a message: its tensors, and whether the other end has come; `absent`: the places
+    of what was not there. On a device `issued` is where this end was begun, in `stream`, `copied`
+    where its copy ends."""
 
-    __slots__ = ("hub", "over", "tensors")
+    __slots__ = ("absent", "copied", "hub", "issued", "over", "rank", "stream", "tensors")
 
-    def __init__(self, hub: Hub, tensors: Sequence[Tensor]):
-        self.hub, self.tensors, self.over = hub, tensors, threading.Event()
+    def __init__(self, rank: Local, tensors: Sequence[Tensor]):
+        self.rank, self.hub, self.tensors = rank, rank.hub, tensors
+        self.over, self.absent = threading.Event(), frozenset[int]()
+        self.issued: Mark | None = None
+        self.copied: Mark | None = None
+        self.stream: Any = None
+        if (device := self.hub.accelerator) is not None:
+            self.stream = device.current()
+            self.issued = _marked(device, self.stream)
 
     def is_completed(self) -> bool:
         return self.over.is_set()
@@ -114,6 +133,19 @@ class _LocalMessage:
         while not self.over.wait(0.05):
             if self.hub.report:
                 raise PipelineError(self.hub.report)
+        if self.copied is not None and self.hub.accelerator is not None:
+            # Its memory is this stream's; who waits may be another, at the end of a list.
+            self.stream.wait_event(self.copied)
+            here = self.hub.accelerator.current()
+            if here != self.stream:
+                here.wait_event(self.copied)
+            self.tensors = ()
+
+
+def _marked(device: Accelerator, stream: Any) -> Mark:
+    mark = device.mark()
+    mark.record(stream)
+    return mark
 
 
 class _Rendezvous:
@@ -131,9 +163,28 @@ class _Rendezvous:
                 return message
             peer = other.popleft()
             sent, received = (message, peer) if side == "sends" else (peer, message)
-            with torch.no_grad():
-                for buffer, tensor in zip(received.tensors, sent.tensors, strict=True):
-                    buffer.copy_(tensor)
+            _carry(sent, received)
         peer.over.set()
         message.over.set()
         return message
+
+
+def _carry(sent: _LocalMessage, received: _LocalMessage) -> None:
+    """Copies the tensors, on a device behind all that both ends were given before."""
+    device, stream = sent.hub.accelerator, sent.rank.copies
+    if device is None or stream is None:
+        _copy(sent, received)
+        return
+    with device.on(stream):
+        stream.wait_event(sent.issued)
+        stream.wait_event(received.issued)
+        _copy(sent, received)
+        sent.copied = received.copied = _marked(device, stream)
+
+
+def _copy(sent: _LocalMessage, received: _LocalMessage) -> None:
+    received.absent = frozenset(at for at, one in enumerate(sent.tensors) if one is NOTHING)
+    with torch.no_grad():
+        for buffer, tensor in zip(received.tensors, sent.tensors, strict=True):
+            if tensor is not NOTHING:
+                buffer.copy_(tensor)

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stretto.runtime.accelerator import accelerator_of
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.leave import leave
 from stretto.runtime.transport import P2PLane, Pending, plain, to_bytes
@@ -33,7 +34,7 @@ class Nccl:
     other pipelines are not named in `families`."""
 
     backend = "nccl"
-    looks = False
+    looks = tells = False
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Nccl:
     ):
         self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
         self.device = self.here()
+        self.accelerator = accelerator_of(self.device)
         self.own = dist.get_process_group_ranks(group or dist.group.WORLD)
         self.families = [list(f) for f in families] if families is not None else [self.own]
         self.lanes: list[tuple[P2PLane, dist.ProcessGroup | None]] = []
@@ -89,24 +91,16 @@ class Nccl:
         """As `Transport.send`."""
         group, peer = self._peer(lane)
         return [
-            begun(
-                dist.isend(
-                    to_bytes(plain(tensor)),
-                    dst=peer,
-                    group=group,
-                )
-            )
-            for tensor in tensors
-            if tensor.numel()
+            _UnderWay(memory, dist.isend(memory, dst=peer, group=group))
+            for memory in (to_bytes(plain(tensor)) for tensor in tensors if tensor.numel())
         ]
 
     def receive(self, lane: int, buffers: Sequence[Tensor]) -> list[Pending]:
         """As `Transport.receive`."""
         group, peer = self._peer(lane)
         return [
-            begun(dist.irecv(to_bytes(buffer), src=peer, group=group))
-            for buffer in buffers
-            if buffer.numel()
+            _UnderWay(memory, dist.irecv(memory, src=peer, group=group))
+            for memory in (to_bytes(buffer) for buffer in buffers if buffer.numel())
         ]
 
     def _peer(self, lane: int) -> tuple[dist.ProcessGroup | None, int]:
@@ -116,3 +110,23 @@ class Nccl:
     def abort(self, report: str) -> None:
         """Prints the report and ends the process."""
         leave(report)
+
+
+class _UnderWay:
+    """A message, and the memory that it reads or writes, which is kept until the stream that waits
+    goes on behind it: also where a torch does not keep it by itself."""
+
+    __slots__ = ("memory", "work")
+
+    def __init__(self, memory: Tensor, work: dist.Work | None):
+        self.memory: Tensor | None = memory
+        self.work = begun(work)
+
+    def is_completed(self) -> bool:
+        """As `torch.distributed.Work.is_completed`: asks the device, and does not wait for it."""
+        return bool(self.work.is_completed())
+
+    def wait(self) -> None:
+        """The current stream goes on when the message is over; the process does at once."""
+        self.work.wait()
+        self.memory = None

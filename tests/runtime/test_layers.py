@@ -4,7 +4,7 @@ layer where that is a folder."""
 from tests.repository.sources import modules, ours
 
 LAYERS = (
-    ("errors", "leave", "loss_scaler", "surroundings", "whereabouts"),
+    ("accelerator", "errors", "leave", "loss_scaler", "surroundings", "whereabouts"),
     ("collectives", "containers", "topology"),
     ("chunks",),
     ("batch",),

@@ -1,0 +1,112 @@
+"""What the runtime asks of a device that works behind the host: streams, events, and time for a
+tensor's last use. In comes the device of the stages; out comes what issues to it, or None for the
+CPU, whose work is done when a call returns.
+
+Nothing else of the runtime names `torch.cuda`'s streams, so that the order of all that is issued
+can be checked without a GPU: the tests put a device in this place that knows what happens before
+what.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Mark(Protocol):
+    """A place in a stream."""
+
+    def record(self, stream: Any) -> None:
+        """The place is behind all that the stream was given."""
+        ...
+
+    def query(self) -> bool:
+        """Whether the device has come to it. Does not wait."""
+        ...
+
+
+class Stream(Protocol):
+    """What the device does one after another. It goes on by itself; the host waits for nothing."""
+
+    def wait_event(self, event: Any) -> None:
+        """What the stream is given from now on begins behind the place, which was recorded."""
+        ...
+
+    def wait_stream(self, stream: Any) -> None:
+        """Likewise behind all that the other was given."""
+        ...
+
+
+class Accelerator(Protocol):
+    """A device and its streams."""
+
+    def current(self) -> Any:
+        """The stream to which this thread issues."""
+        ...
+
+    def stream(self) -> Any:
+        """A stream beside those that there are."""
+        ...
+
+    def on(self, stream: Any) -> AbstractContextManager[Any]:
+        """Around what this thread issues to the stream."""
+        ...
+
+    def mark(self) -> Mark:
+        """A place that is not recorded yet."""
+        ...
+
+    def uses(self, tensor: Tensor, stream: Any) -> None:
+        """The tensor, made on another stream, is used on this one: when it is let go of, its memory
+        is not given away before what that stream has been given by then is over."""
+        ...
+
+    def synchronize(self) -> None:
+        """Waits until the device has nothing left to do."""
+        ...
+
+
+class Cuda:
+    """A GPU, by `torch.cuda`."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def current(self) -> torch.cuda.Stream:
+        """As `Accelerator.current`."""
+        return torch.cuda.current_stream(self.device)
+
+    def stream(self) -> torch.cuda.Stream:
+        """As `Accelerator.stream`. torch has 32 for a device and gives them out in turn; two that
+        are one stream wait for each other more than they must, and never in a circle."""
+        return torch.cuda.Stream(self.device)
+
+    def on(self, stream: torch.cuda.Stream) -> AbstractContextManager[Any]:
+        """As `Accelerator.on`."""
+        return torch.cuda.stream(stream)
+
+    def mark(self) -> torch.cuda.Event:
+        """As `Accelerator.mark`."""
+        return torch.cuda.Event()
+
+    def uses(self, tensor: Tensor, stream: torch.cuda.Stream) -> None:
+        """As `Accelerator.uses`."""
+        if tensor.is_cuda:
+            tensor.record_stream(stream)
+
+    def synchronize(self) -> None:
+        """As `Accelerator.synchronize`."""
+        torch.cuda.synchronize(self.device)
+
+
+def accelerator_of(device: torch.device) -> Accelerator | None:
+    """What issues to the device; None for the CPU."""
+    return Cuda(device) if device.type == "cuda" else None
+
+
+def numbered(device: torch.device) -> torch.device:
+    """The device by its number: a thread that is started later may have another current one."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
