@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-class Mark(Protocol):
+class DeviceEvent(Protocol):
     """A place in a stream."""
 
     def record(self, stream: Any) -> None:
@@ -26,20 +26,10 @@ class Mark(Protocol):
         ...
 
 
-class Stream(Protocol):
-    """What the device does one after another. It goes on by itself; the host waits for nothing."""
-
-    def wait_event(self, event: Any) -> None:
-        """What the stream is given from now on begins behind the place, which was recorded."""
-        ...
-
-    def wait_stream(self, stream: Any) -> None:
-        """Likewise behind all that the other was given."""
-        ...
-
-
 class Accelerator(Protocol):
-    """A device and its streams."""
+    """A device and its streams: each does what it is given one after another, by itself. They are
+    as torch's: `stream.wait_event(event)` lets what it is given from then on begin behind an event
+    that was recorded, `stream.wait_stream(other)` behind all that the other was given."""
 
     def current(self) -> Any:
         """The stream to which this thread issues."""
@@ -53,7 +43,7 @@ class Accelerator(Protocol):
         """Around what this thread issues to the stream."""
         ...
 
-    def mark(self) -> Mark:
+    def mark(self) -> DeviceEvent:
         """A place that is not recorded yet."""
         ...
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from stretto.compiler.program.program import Operation
-from stretto.runtime.accelerator import Accelerator, Mark
+from stretto.runtime.accelerator import Accelerator, DeviceEvent
 from stretto.runtime.containers import tensors
 
 
@@ -29,7 +29,7 @@ class DeviceStreams:
         self.others = [device.stream() for _ in range(count - 1)]
         self.streams: list[Any] = []
         self.awaited: set[Operation] = set()
-        self.events: dict[Operation, Mark] = {}
+        self.events: dict[Operation, DeviceEvent] = {}
 
     @contextmanager
     def step(self, awaited: Iterable[Operation]) -> Iterator[None]:

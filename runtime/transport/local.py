@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from stretto.runtime.accelerator import Accelerator, Mark, accelerator_of, numbered
+from stretto.runtime.accelerator import Accelerator, DeviceEvent, accelerator_of, numbered
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.transport import NOTHING, P2PLane
 
@@ -119,8 +119,8 @@ class _LocalMessage:
     def __init__(self, rank: Local, tensors: Sequence[Tensor]):
         self.rank, self.hub, self.tensors = rank, rank.hub, tensors
         self.over, self.absent = threading.Event(), frozenset[int]()
-        self.issued: Mark | None = None
-        self.copied: Mark | None = None
+        self.issued: DeviceEvent | None = None
+        self.copied: DeviceEvent | None = None
         self.stream: Any = None
         if (device := self.hub.accelerator) is not None:
             self.stream = device.current()
@@ -142,7 +142,7 @@ class _LocalMessage:
             self.tensors = ()
 
 
-def _marked(device: Accelerator, stream: Any) -> Mark:
+def _marked(device: Accelerator, stream: Any) -> DeviceEvent:
     mark = device.mark()
     mark.record(stream)
     return mark
