@@ -121,10 +121,9 @@ def _pipeline(context: FileContext, statement: s.Pipeline) -> None:
 
 
 def _unique_parts(reports: Reports, statement: s.SplitForward) -> None:
-    """Reports a part whose name another one has."""
-    known: dict[str, Span] = {}
+    """Notes the names of parts. Reports a part whose name another one has."""
     for part in parts_of(statement):
-        first = known.setdefault(part.name.text, part.name.span)
+        first = reports.parts.setdefault(part.name.text, part.name.span)
         if first is not part.name.span:
             reports.add(
                 diagnosis(

@@ -117,6 +117,7 @@ class Reports:
         self._values: list[Diagnostic] = []
         self._repeated: dict[tuple[str, Span | None], Repeated] = {}
         self._told: set[str] = set()
+        self.parts: dict[str, Span] = {}  # the names of parts of stages, as far as read
 
     @property
     def suggests(self) -> bool:

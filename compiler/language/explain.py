@@ -67,20 +67,23 @@ def explain(source: Source, state: Any, token: Token, before: Token | None) -> D
     """What to say about a token that does not fit in this state of the parser, behind the token
     `before`."""
     from stretto.compiler.language.hints import hint
+    from stretto.compiler.language.split_hints import split_hint
 
     states, stack = state.parse_conf.states, state.state_stack
     fits = {t for t in states[stack[-1]] if t.isupper() and accepts(states, stack, t)}
     here = Label(span(source.name, token))
     opened = _open_block(source.name, state)
-    if token.type == "$END":
-        return _end(here, opened, fits)
     next_line = before is not None and (before.end_line or 0) < here.span.line
     ends = accepts(states, stack, "SEMICOLON")
     starts = between_statements(states, stack[-1]) or (ends and (next_line or token == "}"))
     keywords = _starts(states, state) if starts or ends else set()
     place = {"start"} if starts else {"end"} if ends else set()
     place |= {"step"} if "F" in keywords else set()
-    help_ = hint(place, *_line_around(source.text, token.start_pos or 0))
+    at = len(source.text.rstrip()) if token.type == "$END" else token.start_pos or 0
+    help_ = None if ends and next_line else split_hint(place, state, source.text, at)
+    if token.type == "$END":
+        return _end(here, opened, fits, help_)
+    help_ = help_ or hint(place, *_line_around(source.text, at))
     if token.type == "CHARACTER":
         return _character(token, here, fits, help_)
     if starts:
@@ -106,9 +109,10 @@ def _line_around(text: str, at: int) -> tuple[str, str]:
     return text[text.rfind("\n", 0, at) + 1 : at], text[at : end if end >= 0 else len(text)]
 
 
-def _end(here: Label, opened: Label | None, fits: set[str]) -> Diagnostic:
+def _end(here: Label, opened: Label | None, fits: set[str], help_: str | None) -> Diagnostic:
     if opened is None:
-        return _syntax(f"the file ends in the middle of a statement: {_expected(fits)}", here)
+        message = f"the file ends in the middle of a statement: {_expected(fits)}"
+        return _syntax(message, here, help_=help_)
     return _syntax("the file ends inside a block: `}` is missing", here, opened)
 
 
@@ -203,7 +207,7 @@ def _expected(fits: set[str]) -> str:
     rest = set(fits)
     names = []
     if "NUMBER" in rest:
-        names.append("a value")
+        names.append("a value" if "MINUS" in rest else "a part, or a group such as `2 * (a, b)`")
         rest -= VALUES
     if sum(_text(t) in STARTS for t in rest) > 3:
         names.append("the next statement")

@@ -4,7 +4,7 @@ not help.
 """
 
 import re
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from typing import NamedTuple
 
 
@@ -19,18 +19,6 @@ class Hint(NamedTuple):
 # The first row that fits counts. `tests/language/test_parse.py` has a line for each.
 HINTS = (
     Hint("", r"▸(?://|/\*)", "a comment begins with `#`"),
-    # ---- Parts
-    Hint(
-        "",
-        r"\bsplit F\b.* \bif\b.*▸else\b",
-        "each part says when it is there: `a if s == 0, b if s != 0`",
-    ),
-    Hint("", r"\bsplit F\b.*\* *▸(\w+)", "a group stands in parentheses: `2 * ({0}, …)`"),
-    Hint(
-        "",
-        r"\bsplit F\b[^(]* into (?:.*, *)?\([^()]*▸,",
-        "a group says how often it is there: `2 * (a, b)`",
-    ),
     # ---- Where a statement should begin or end
     Hint("start", r"▸([A-Za-z_]\w*) *=(?!=)", "to name a value: `let {0} = …`"),
     Hint("start step", r"▸[fbiw]\b", "operations are capital letters: `F`, `B`, `I` and `W`"),
@@ -41,6 +29,26 @@ HINTS = (
     ),
     Hint("end step", r"▸,", "separate operations with `;`"),
     Hint("end", r"▸,", "no comma stands between statements"),
+    # ---- Parts
+    Hint(
+        "", r"\bcost +▸([A-Za-z_]\w*)", "of an operation, `cost F = …`; of a part, `cost F.{0} = …`"
+    ),
+    Hint(
+        "",
+        r"[FBIW]\??\.\w+ on ▸\w+",
+        "on which stream a part runs, `split F into` says, and nothing else",
+    ),
+    Hint("", r"([FBIW]\??\.\w+)(?: *\[[^\]]*\])? *▸layer (\w+)", "`{0}[layer {1}]`"),
+    Hint("", r"\blayer *▸[=\]]", "a number says which: `F.mlp[layer 0]`"),
+    Hint("", r"([FBIW])\.(\w+)▸\?", "`{0}?.{1}`"),
+    Hint("", r"([FBIW]\??\.\w+) *▸\(", "`{0}[0, 3]`"),
+    Hint("", r"([FBIW])\.▸", "a part has a name, `{0}.mlp`; `{0}` stands for all of them"),
+    Hint("", r"([FBIW]\??\.\w+)▸\.", "one part stands behind an operation: `{0}`"),
+    Hint(
+        "",
+        r"\brule ([FBIW](?:\.\w+)?) after ▸",
+        "a rule names operations: `rule {0}[s, m] after …`",
+    ),
     # ---- Inside one
     Hint("", r"\b(?:let|param) +▸\d", "names begin with a letter"),
     Hint("", r"\b(?:let|param) +(\w+) *▸- *(\w+)", "names have no `-`: `{0}_{1}`"),
@@ -66,8 +74,12 @@ HINTS = (
 
 def hint(where: Set[str], before: str, rest: str) -> str | None:
     """What to type instead of the word that begins the `rest` of its line."""
-    line = f"{before[-200:]}▸{rest[:200]}"
-    for row in HINTS:
+    return first_fitting(HINTS, where, f"{before[-200:]}▸{rest[:200]}")
+
+
+def first_fitting(rows: Iterable[Hint], where: Set[str], line: str) -> str | None:
+    """The help of the first of the rows that fits."""
+    for row in rows:
         match = re.search(row.wrong, line) if where >= set(row.where.split()) else None
         if match:
             return row.help.format(*match.groups())

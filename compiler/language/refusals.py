@@ -66,7 +66,13 @@ def _span(token: Token, file: str) -> Span:
 
 def _split_backward(children: Children, span: Span) -> Iterator[Diagnostic]:
     _, whole, _, first, _, second = children
-    if [whole, first, second] != ["B", "I", "W"]:
+    if whole == "F":
+        yield _syntax(
+            _span(first, span.file),
+            f"`{first}` is an operation: parts have names of their own",
+            "split F into attention, mlp",
+        )
+    elif [whole, first, second] != ["B", "I", "W"]:
         yield _syntax(span, "a backward splits into `I`, then `W`", "split B into I, W")
 
 

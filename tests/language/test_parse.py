@@ -221,10 +221,16 @@ HINTED = [
     ("order rank r { repeat 4 times { F } }", "`repeat 4 { … }`"),
     ("order rank r { for i in range(4) { F } }", "a range is `a .. b`, without b"),
     ("order rank r { for i in ranks { F } }", "a range is `a .. b`, without b: `0 .. ranks`"),
-    ("split F into a if s == 0 else b", "each part says when it is there: `a if s == 0, b if s != "
-     "0`"),
-    ("split F into 4 * attention", "a group stands in parentheses: `2 * (attention, …)`"),
-    ("split F into a, (b, c)", "a group says how often it is there: `2 * (a, b)`"),
+    ("cost mlp = 2", "of an operation, `cost F = …`; of a part, `cost F.mlp = …`"),
+    ("cost F.a on comm = 2", "on which stream a part runs, `split F into` says, and nothing else"),
+    ("cost F.mlp layer 1 = 2", "`F.mlp[layer 1]`"),
+    ("order rank r { W?.mlp[0] layer 1 }", "`W?.mlp[layer 1]`"),
+    ("cost F.mlp[0, layer] = 2", "a number says which: `F.mlp[layer 0]`"),
+    ("order rank r { F.mlp? }", "`F?.mlp`"),
+    ("order rank r { F.mlp(2) }", "`F.mlp[0, 3]`"),
+    ("cost I.2 = 2", "a part has a name, `I.mlp`; `I` stands for all of them"),
+    ("cost F.mlp.send = 2", "one part stands behind an operation: `F.mlp`"),
+    ("rule F.mlp after B.mlp", "a rule names operations: `rule F.mlp[s, m] after …`"),
     ("order rank r { F(0) }", "operations are written `F main[0, 3]`; the functions are `min`, "
      "`max`, `abs`, `ceil`, `floor` and `len`"),
 ]  # fmt: skip
@@ -239,7 +245,7 @@ def test_what_to_type_instead(line: str, help_: str) -> None:
 
 def test_every_hint_has_its_line() -> None:
     said = {help_ for _, help_ in HINTED}
-    patterns = [re.escape(h.help.format("?", "?")).replace(r"\?", r"\w+") for h in HINTS]
+    patterns = [re.escape(h.help.format("?", "?")).replace(r"\?", r"[\w.?]+") for h in HINTS]
     assert all(any(re.fullmatch(p, help_) for help_ in said) for p in patterns)
 
 

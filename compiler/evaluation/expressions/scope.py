@@ -172,6 +172,14 @@ class Scope:
         if word.text in ("true", "false"):
             help_ = "write a comparison, such as `1 == 1`"
             return diagnosis("unknown-name", message, Label(word.span), help=help_)
+        if word.text in self.reports.parts:
+            return diagnosis(
+                "unknown-name",
+                f"`{word.text}` is a part, and stands behind its operation",
+                Label(word.span),
+                Label(self.reports.parts[word.text], "the part"),
+                help=f"F.{word.text}",
+            )
         seeks = word.text not in self.local_names and self.reports.suggests
         known = self.all_names() if seeks else {}
         near = nearest(word.text, known)
