@@ -66,7 +66,7 @@ LINES = [
 ]  # fmt: skip
 
 
-def told(line: str) -> list[Diagnostic]:
+def told(line: str) -> tuple[Diagnostic, ...]:
     with pytest.raises(Rejected) as caught:
         parse(Source("example.pipe", f"schedule example\n{line}\n"))
     return caught.value.diagnostics
