@@ -173,13 +173,7 @@ class Scope:
             help_ = "write a comparison, such as `1 == 1`"
             return diagnosis("unknown-name", message, Label(word.span), help=help_)
         if word.text in self.reports.parts:
-            return diagnosis(
-                "unknown-name",
-                f"`{word.text}` is a part, and stands behind its operation",
-                Label(word.span),
-                Label(self.reports.parts[word.text], "the part"),
-                help=f"F.{word.text}",
-            )
+            return _part_alone(word, self.reports.parts[word.text])
         seeks = word.text not in self.local_names and self.reports.suggests
         known = self.all_names() if seeks else {}
         near = nearest(word.text, known)
@@ -197,6 +191,17 @@ class Scope:
             Label(known[near].span, "a close name is defined here"),
             help=f"did you mean `{near}`?",
         )
+
+
+def _part_alone(word: Word, part: Span) -> Diagnostic:
+    """The name of a part, without its operation."""
+    return diagnosis(
+        "unknown-name",
+        f"`{word.text}` is a part, and stands behind its operation",
+        Label(word.span),
+        Label(part, "the part"),
+        help=f"F.{word.text}",
+    )
 
 
 def report_wrong_kind(
