@@ -14,7 +14,15 @@ from stretto.compiler.program.topology import KINDS
 from stretto.runtime.coordination.store import Store
 from stretto.runtime.signatures import StepSignatures
 from stretto.runtime.stage.stage_module import Outputs
-from stretto.runtime.tensor_spec import TensorSpecs, carrying, check, from_json, specs_of, to_json
+from stretto.runtime.tensor_spec import (
+    TensorSpecs,
+    are,
+    carrying,
+    check,
+    from_json,
+    specs_of,
+    to_json,
+)
 from stretto.runtime.topology import StageGraph, StageId, shown
 
 MOST = 1024  # signatures that are remembered
@@ -46,15 +54,22 @@ class EdgeMemory:
         self.store, self.graph = store, graph
         self.known: dict[EdgeKey, KnownSpecs] = {}
         self.seen: set[tuple[ProgramName, str]] = set()  # in steps that were completed
+        self.last: dict[ProgramName, StepEdges] = {}
         self.posted: list[str] = []
 
     def step(self, program: ProgramName, signatures: StepSignatures) -> "StepEdges":
-        """For a step that all ranks are about to take."""
+        """For a step that all ranks are about to take. Where its micro-batches are those of the
+        last step, so is what was looked up for that."""
+        last = self.last.get(program)
+        if last is not None and last.signatures == signatures and not last.new:
+            return last
         wanted = {(program, signature) for row in signatures.of for signature in row}
         if len(self.seen | wanted) > max(MOST, len(wanted)):
             self.known.clear()
             self.seen.clear()
-        return StepEdges(self, program, signatures, not wanted <= self.seen)
+            self.last.clear()
+        edges = self.last[program] = StepEdges(self, program, signatures, not wanted <= self.seen)
+        return edges
 
     def forget_posts(self) -> None:
         """Deletes what this rank has posted in earlier steps, which all ranks have completed."""
@@ -72,7 +87,8 @@ class StepEdges:
     ):
         self.memory, self.graph = memory, memory.graph
         self.program, self.signatures, self.new = program, signatures, new
-        self._gradients: dict[EdgeKey, TensorSpecs] = {}
+        self._results: dict[Operation, TensorSpecs] = {}
+        self._parts: dict[tuple[StageId, Operation], slice] = {}
 
     def outputs(self, stage: StageId, microbatch: int) -> TensorSpecs:
         """What the stage gives other stages for the micro-batch. Waits until its rank has posted
@@ -87,17 +103,20 @@ class StepEdges:
     def of_result(self, operation: Operation) -> TensorSpecs:
         """The tensors of the operation's result: of one that leaves activations the stage's
         outputs, else the gradients of all that the stage was given. Waits as `outputs`."""
+        found = self._results.get(operation)
+        if found is None:
+            found = self._results[operation] = self._of_result(operation)
+        return found
+
+    def _of_result(self, operation: Operation) -> TensorSpecs:
         stage, microbatch = StageId(*operation[1:3]), operation.microbatch
         if KINDS[operation.kind].leaves == "activation":
             return self.outputs(stage, microbatch)
-        key = self._key(stage, microbatch)
-        if key not in self._gradients:
-            self._gradients[key] = tuple(
-                spec
-                for source in self.graph.sources[stage]
-                for spec in carrying(self.outputs(source, microbatch))
-            )
-        return self._gradients[key]
+        return tuple(
+            spec
+            for source in self.graph.sources[stage]
+            for spec in carrying(self.outputs(source, microbatch))
+        )
 
     def knows(self, operation: Operation) -> bool:
         """Whether `of_result` need not wait."""
@@ -106,11 +125,18 @@ class StepEdges:
         needed = [stage] if activation else self.graph.sources[stage]
         return all(self._key(one, microbatch) in self.memory.known for one in needed)
 
-    def gradients_for(self, source: StageId, user: StageId, microbatch: int) -> slice:
-        """Which of the gradients that `user` sends back are those of the outputs of `source`."""
+    def gradients_for(self, source: StageId, backward: Operation) -> slice:
+        """Which of the gradients that `backward` sends back are those of the outputs of
+        `source`."""
+        found = self._parts.get((source, backward))
+        if found is None:
+            found = self._parts[source, backward] = self._gradients_for(source, backward)
+        return found
+
+    def _gradients_for(self, source: StageId, backward: Operation) -> slice:
         first = 0
-        for other in self.graph.sources[user]:
-            many = len(carrying(self.outputs(other, microbatch)))
+        for other in self.graph.sources[StageId(*backward[1:3])]:
+            many = len(carrying(self.outputs(other, backward.microbatch)))
             if other == source:
                 return slice(first, first + many)
             first += many
@@ -120,6 +146,9 @@ class StepEdges:
         """What the forward `operation` of this rank has given is posted for the other ranks where
         it is the first of its signature, before it is sent; `learn`: a backward will follow.
         Raises `PipelineError` where it is not what others of this signature were."""
+        settled = self._results.get(operation)
+        if settled is not None and are(result, settled, learn):
+            return
         label = f"`{shown(self.graph.spec, operation)}`"
         key = self._key(StageId(*operation[1:3]), operation.microbatch)
         known = self.memory.known.get(key)
@@ -130,6 +159,7 @@ class StepEdges:
             self.memory.posted.append(str(key))
         elif found != known.specs:
             check(found, known.specs, label, known.maker)
+        self._results[operation] = found
 
     def complete(self) -> None:
         """The step has come to its end on this rank."""

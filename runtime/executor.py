@@ -25,7 +25,8 @@ from stretto.runtime.declared_ties import TieTable
 from stretto.runtime.errors import NonFiniteError, PipelineError, StepRefused
 from stretto.runtime.exchange import Exchange
 from stretto.runtime.given import StepArguments, Weight, batch_options
-from stretto.runtime.interpreter import Interpreter
+from stretto.runtime.interpreter import BoundProgram, Interpreter, bound_program
+from stretto.runtime.issuing import run_list
 from stretto.runtime.last_words import last_words, neighbours_of, page_of
 from stretto.runtime.loss_scaler import LossScaler
 from stretto.runtime.microbatches import (
@@ -171,6 +172,7 @@ class Executor:
         self.peers = Peers(self.rank, self.world, store, options.get("timeout", 60.0), near)
         self.batching = batch_options(options)
         self.shares: dict[str, list[LossShare]] = {}  # of the last step's losses, by pipeline
+        self.bound: dict[ProgramName, BoundProgram] = {}
         self.broken = ""  # why no step can be taken any more
         self.gathered, self.gather_lanes = 0, NONE  # of `train.gather`
         self.activity = Activity(page)
@@ -296,8 +298,11 @@ def _prepare(
         return microbatches(executor.plan, executor.stages, name, given, executor.batching)
 
     step = executor.preparation.begin(name, cut, wanted.outputs)
-    program = executor.plan.programs[name]
-    return Interpreter(executor.context, executor.replicas, executor.data_parallel, program, step)
+    bound = executor.bound.get(name)
+    if bound is None:
+        context = executor.context
+        bound = executor.bound[name] = bound_program(context, context.plan.programs[name])
+    return Interpreter(executor.context, executor.replicas, executor.data_parallel, bound, step)
 
 
 def _give_up(executor: Executor, error: PipelineError) -> None:
@@ -320,7 +325,7 @@ def _run(executor: Executor, run: Interpreter) -> None:
         executor.activity.run = run
         if run.program.streams:
             _give_streams(executor, run)
-        run.run()
+        run_list(run)
     except Exception as error:
         end = _ended(executor, run, error)
         raise end.error from end.cause

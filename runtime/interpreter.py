@@ -4,7 +4,6 @@ of an instruction, `OPERATIONS` by the kind of a computation. Each does what `do
 says, no more; nothing is decided here. A new kind of either is a row in its table."""
 
 from collections.abc import Callable
-from copy import copy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,9 +22,8 @@ from stretto.compiler.program.program import (
     Send,
     Wait,
 )
-from stretto.compiler.program.topology import KINDS
-from stretto.runtime.batch import signature, tensors
-from stretto.runtime.collectives import as_stream_group
+from stretto.runtime.batch import mapped, signature, tensors
+from stretto.runtime.bound import BoundCompute, BoundMessage, bound_instructions
 from stretto.runtime.data_parallel.synchronization import DataParallel
 from stretto.runtime.edges import StepEdges
 from stretto.runtime.errors import PipelineError
@@ -38,12 +36,14 @@ from stretto.runtime.stage.judge import Judging
 from stretto.runtime.stage.overlapped import OverlappedPair
 from stretto.runtime.stage.part_chain import PartChain
 from stretto.runtime.stage.private import Versions
-from stretto.runtime.stage.stage_module import ForwardInput, ForwardOutput, Result, StageModule
+from stretto.runtime.stage.stage_module import ForwardInput, ForwardOutput, Result
 from stretto.runtime.streams.device import DeviceStreams
 from stretto.runtime.streams.host import HostStreams
 from stretto.runtime.tensor_spec import dtype_name
 from stretto.runtime.topology import StageId, shown
 from stretto.runtime.whereabouts import AT, MOST
+
+UNJUDGED = Judging()
 
 
 class StepInput(NamedTuple):
@@ -54,6 +54,24 @@ class StepInput(NamedTuple):
     edges: StepEdges
     mailbox: Mailbox
     keep_outputs: bool
+
+
+class BoundProgram(NamedTuple):
+    """A rank's program, the same for all steps: by the index of an instruction what it is `about`
+    (`bound_instructions`), and what runs it, given the state of the step."""
+
+    program: RankProgram
+    about: list[Any]
+    issue: list[Callable[["Interpreter"], None]]
+
+
+def bound_program(context: RankContext, program: RankProgram) -> BoundProgram:
+    """The program with what its instructions work on."""
+    about = bound_instructions(context, program)
+    pairs = zip(program.instructions, about, strict=True)
+    return BoundProgram(
+        program, about, [partial(INSTRUCTIONS[type(one)], what) for one, what in pairs]
+    )
 
 
 class HandedOn(NamedTuple):
@@ -73,8 +91,8 @@ class HandedOn(NamedTuple):
 
 
 class Interpreter:
-    """The state of one step on one rank: what the slots hold, which operations made it, and the
-    results of overlapped backwards that ran ahead, by instruction. `handed_on`, by slot, and
+    """The state of one step on one rank: what the slots hold, and the results of overlapped
+    backwards that ran ahead, by instruction. `handed_on`, by slot, and
     `returned` are stages' outputs, on which nobody may write any more. `outputs`, `losses` and
     `metrics` are by pipeline and micro-batch. `at` is the index of the running instruction; the
     watchdog reads it. `handed`: where a computation has failed, in words, what it was given.
@@ -87,14 +105,15 @@ class Interpreter:
         context: RankContext,
         replicas: Replicas,
         data_parallel: DataParallel,
-        program: RankProgram,
+        bound: BoundProgram,
         step: StepInput,
     ):
         self.data_parallel = data_parallel
-        self.context, self.replicas, self.program, self.step = context, replicas, program, step
+        self.context, self.replicas, self.step = context, replicas, step
+        self.program = program = bound.program
         self.train = program.name == "train"
+        self.bound = bound
         self.slots: dict[int, Result] = {}
-        self.made: dict[int, Operation] = {}
         self.ran_ahead: dict[int, Result] = {}
         self.handed_on: dict[int, HandedOn] = {}
         self.outputs: dict[int, dict[int, Any]] = {}
@@ -106,37 +125,17 @@ class Interpreter:
         self.stream, self.views = 0, [self]
         self.host: HostStreams | None = None
         self.device: DeviceStreams | None = None
+        self.many_streams = bool(program.streams)
 
     @property
     def many(self) -> int:
         """How many streams there are."""
         return max(1, len(self.program.streams))
 
-    def run(self) -> None:
-        """Runs the list: without streams from top to bottom, else each stream its part of it.
-        Raises what the modules, the loss and the transport raise."""
-        self.data_parallel.prepare(self.train)
-        if self.host is not None:
-            side_by_side(self, self.host)
-        elif self.device is not None:
-            issued(self, self.device)
-        else:
-            one_by_one(self)
-        page = self.context.page.numbers
-        for kept in self.step.mailbox.unsent:
-            self.at = page[AT] = kept.at
-            kept.finish()
-        for made in self.returned:
-            made.check(self)
-        self.at = len(self.program.instructions)
-        self.step.edges.complete()
-        self.data_parallel.finish(self.train)
-
     def do(self, at: int) -> None:
         """Runs instruction `at`."""
         self.at = self.context.page.numbers[AT + min(self.stream, MOST - 1)] = at
-        instruction = self.program.instructions[at]
-        INSTRUCTIONS[type(instruction)](self, instruction)
+        self.bound.issue[at](self)
 
     def ended(self, operation: Operation) -> None:
         """Tells streams that await the operation."""
@@ -154,25 +153,15 @@ class Interpreter:
         """The parts of the stage that the operation is of."""
         return self.context.chains[StageId(*operation[1:3])]
 
-    def stage(self, operation: Operation) -> StageModule:
-        """The stage of this rank that the operation is of."""
-        return self.context.stages[StageId(*operation[1:3])]
-
-    def held(self, at: int) -> dict[tuple[int, ...], Result]:
-        """What is in the slots that computation `at` reads, by the stage that made it."""
-        return {made[1:3]: self.slots[slot] for slot, made in self.program.reads[at]}
-
-    def gradients(self, operation: Operation, at: int) -> Result:
-        """The gradients of the stage's outputs, for the backward at instruction `at`: of several
-        stages that use them, the sum; None where none of them has one."""
-        stage, held = self.stage(operation), self.held(at)
-        edges, microbatch = self.step.edges, operation.microbatch
-        parts = [
-            held[user][edges.gradients_for(stage.stage, user, microbatch)]
-            for user in stage.gradient_senders
-        ]
-        if len(parts) <= 1:
-            return parts[0] if parts else ()
+    def gradients(self, own: BoundCompute) -> Result:
+        """The gradients of the stage's outputs, for this backward: of several stages that use them,
+        the sum; None where none of them has one."""
+        if own.single:
+            return self.slots[own.gradients[0].slot]
+        edges, stage = self.step.edges, own.stage.stage
+        parts = [self.slots[slot][edges.gradients_for(stage, made)] for slot, made in own.gradients]
+        if not parts:
+            return ()
         total = parts[0]
         for part in parts[1:]:
             total = tuple(_added(a, b) for a, b in zip(total, part, strict=True))
@@ -185,130 +174,74 @@ def _added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a + b
 
 
-# Ways to run a list -----------------------------------------------------------------------------
-
-
-def one_by_one(run: Interpreter) -> None:
-    """Without streams: from top to bottom."""
-    before, behind = run.data_parallel.actions(run.program)
-    with as_stream_group(run.context.group_of(0)):
-        for at in range(len(run.program.instructions)):
-            for act in before.get(at, ()):
-                act()
-            run.do(at)
-            for act in behind.get(at, ()):
-                act()
-
-
-def side_by_side(run: Interpreter, host: HostStreams) -> None:
-    """Every stream on a thread of its own."""
-    end, views = len(run.program.instructions), []
-    for stream, own in enumerate(run.program.streams):
-        view = copy(run)
-        view.stream, view.at = stream, own[0] if own else end
-        views.append(view)
-
-    def body(view: Interpreter) -> None:
-        with as_stream_group(run.context.group_of(view.stream)):
-            for at in run.program.streams[view.stream]:
-                host.look()
-                view.do(at)
-        view.at = end
-
-    run.views = views
-    host.run([partial(body, view) for view in views])
-    run.views = [run]
-    _at_the_end(run)
-
-
-def issued(run: Interpreter, device: DeviceStreams) -> None:
-    """Every stream on a device stream of its own, from this thread."""
-    stream_of = {at: k for k, own in enumerate(run.program.streams) for at in own}
-    with device.step(run.program.awaited):
-        for at in range(len(run.program.instructions)):
-            stream = stream_of[at]
-            with device.on(stream), as_stream_group(run.context.group_of(stream)):
-                run.do(at)
-    _at_the_end(run)
-
-
-def _at_the_end(run: Interpreter) -> None:
-    """What is to be done behind instructions that compute gradients: behind all, since other
-    streams may add to them."""
-    for acts in run.data_parallel.actions(run.program).behind.values():
-        for act in acts:
-            act()
-
-
 # Instructions -----------------------------------------------------------------------------------
 
 
-def compute(run: Interpreter, instruction: Compute) -> None:
+def compute(own: BoundCompute, run: Interpreter) -> None:
     """Runs the operation; its result is left in slot `writes`."""
-    operation, writes = instruction.operation, instruction.writes
     try:
-        result = OPERATIONS[operation.kind](run, operation)
+        result = OPERATIONS[own.operation.kind](run, own.operation)
     except Exception:
-        run.handed = _handed(run, instruction)
+        run.handed = _handed(run, own.operation)
         raise
-    if writes != NONE:
-        run.slots[writes], run.made[writes] = result, operation
-        if KINDS[operation.kind].leaves == "activation":
+    if own.writes != NONE:
+        run.slots[own.writes] = result
+        if own.hands_on:
             there = [tensor for tensor in result if tensor is not None]
-            run.handed_on[writes] = HandedOn(operation, Versions(there))
-    run.ended(operation)
+            run.handed_on[own.writes] = HandedOn(own.operation, Versions(there))
+    if run.many_streams:
+        run.ended(own.operation)
 
 
-def receive(run: Interpreter, instruction: Receive) -> None:
+def receive(message: BoundMessage, run: Interpreter) -> None:
     """Posts a receive into new buffers, which are the slot's once they have arrived."""
-    run.step.mailbox.receive(instruction.slot, instruction.channel, instruction.result)
-    run.made[instruction.slot] = instruction.result
+    run.step.mailbox.receive(message)
 
 
-def send(run: Interpreter, instruction: Send) -> None:
+def send(message: BoundMessage, run: Interpreter) -> None:
     """Begins to send what is in the slot."""
-    slot = instruction.slot
-    run.step.mailbox.send(slot, instruction.channel, run.made[slot], run.slots[slot])
+    run.step.mailbox.send(message, run.slots[message.slot])
 
 
-def wait(run: Interpreter, instruction: Wait) -> None:
+def wait(slot: int, run: Interpreter) -> None:
     """Waits for every message begun on the slot."""
-    arrived = run.step.mailbox.wait(instruction.slot, run.at)
+    arrived = run.step.mailbox.wait(slot, run.at)
     if arrived is not None:
-        run.slots[instruction.slot] = arrived
+        run.slots[slot] = arrived
 
 
-def free(run: Interpreter, instruction: Free) -> None:
+def free(slot: int, run: Interpreter) -> None:
     """Lets go of what is in the slot."""
-    if made := run.handed_on.pop(instruction.slot, None):
+    if made := run.handed_on.pop(slot, None):
         made.check(run)
-        run.step.mailbox.keep_unchanged(instruction.slot, lambda: made.check(run))
-    del run.slots[instruction.slot]
+        if run.step.mailbox.kept:
+            run.step.mailbox.keep_unchanged(slot, lambda: made.check(run))
+    del run.slots[slot]
 
 
-def reduce(run: Interpreter, instruction: Reduce) -> None:
+def reduce(instruction: Reduce, run: Interpreter) -> None:
     """Sums the gradients of the copies of a stage."""
     run.replicas.sum(instruction.reduction)
 
 
-def reduce_gradients(run: Interpreter, instruction: BeginReduction) -> None:
+def reduce_gradients(instruction: BeginReduction, run: Interpreter) -> None:
     """Begins to average a stage's gradients over its replicas."""
     run.data_parallel.begin(StageId(instruction.pipeline, instruction.stage))
 
 
-def unshard_weights(run: Interpreter, instruction: BeginUnshard) -> None:
+def unshard_weights(instruction: BeginUnshard, run: Interpreter) -> None:
     """Begins to gather a stage's weights."""
     run.data_parallel.gather(StageId(instruction.pipeline, instruction.stage))
 
 
-def await_(run: Interpreter, instruction: Await) -> None:
+def await_(instruction: Await, run: Interpreter) -> None:
     """Waits until the computation of another stream has ended."""
     streams = run.host or run.device
     assert streams is not None
     streams.await_(instruction.operation)
 
 
-INSTRUCTIONS: dict[type, Callable[[Interpreter, Any], None]] = {
+INSTRUCTIONS: dict[type, Callable[[Any, Interpreter], None]] = {
     Compute: compute,
     Receive: receive,
     Send: send,
@@ -319,7 +252,8 @@ INSTRUCTIONS: dict[type, Callable[[Interpreter, Any], None]] = {
     BeginUnshard: unshard_weights,
     Await: await_,
 }
-"""By the type of an instruction what runs it."""
+"""By the type of an instruction what runs it; it is given what the instruction is about
+(`bound_instructions`)."""
 
 
 # Operations -------------------------------------------------------------------------------------
@@ -330,28 +264,27 @@ def forward(run: Interpreter, operation: Operation) -> Result:
     backward too, where the modules' class offers one call for both."""
     if operation.part != NONE:
         return part_forward(run, operation)
-    stage, given = run.stage(operation), _forward_input(run, operation)
-    partner = run.program.partner.get(run.at)
-    if partner is not None and run.train:
-        other = run.program.instructions[partner]
-        assert isinstance(other, Compute)
-        behind, microbatch = run.stage(other.operation), other.operation.microbatch
-        pair = OverlappedPair(stage, given, behind, microbatch)
-        gradients = run.gradients(other.operation, partner) if other.operation.kind == "B" else ()
+    own = run.bound.about[run.at]
+    given = _forward_input(run, own)
+    if own.partner != NONE:
+        other = run.bound.about[own.partner]
+        pair = OverlappedPair(own.stage, given, other.stage, other.operation.microbatch)
+        gradients = run.gradients(other) if other.operation.kind == "B" else ()
         if other.operation.kind == "B" and pair.is_one_call(gradients):
-            made, run.ran_ahead[partner] = pair.run(gradients)
-            return _kept(run, operation, made)
-    return _kept(run, operation, stage.forward(given))
+            made, run.ran_ahead[own.partner] = pair.run(gradients)
+            return _kept(run, own, made)
+    return _kept(run, own, own.stage.forward(given))
 
 
 def part_forward(run: Interpreter, operation: Operation) -> Result:
     """F of a part: the first one takes what the stage is given, the last one has its outputs."""
     chain, microbatch, part = run.chain(operation), operation.microbatch, operation.part
+    own = run.bound.about[run.at]
     if part == 0:
-        chain.begin(_forward_input(run, operation))
+        chain.begin(_forward_input(run, own))
     run.lend(chain.handed[microbatch].args, chain.handed[microbatch].kwargs)
     made = chain.forward(microbatch, part)
-    return () if made is None else _kept(run, operation, made)
+    return () if made is None else _kept(run, own, made)
 
 
 def part_backward(run: Interpreter, operation: Operation, split: bool) -> Result:
@@ -359,7 +292,7 @@ def part_backward(run: Interpreter, operation: Operation, split: bool) -> Result
     those of what the stage was given. `split`: it leaves the weights to a W."""
     chain, microbatch, part = run.chain(operation), operation.microbatch, operation.part
     last = part == len(chain.parts) - 1
-    gradients = run.gradients(operation, run.at) if last else chain.above[microbatch]
+    gradients = run.gradients(run.bound.about[run.at]) if last else chain.above[microbatch]
     run.lend(gradients)
     backward = chain.input_gradient if split else chain.backward
     return backward(microbatch, part, gradients) or ()
@@ -369,11 +302,11 @@ def backward(run: Interpreter, operation: Operation) -> Result:
     """B: the gradients of what the stage was given, and those of its weights."""
     if operation.part != NONE:
         return part_backward(run, operation, False)
-    done = run.ran_ahead.pop(run.at, None)
-    if done is not None:
+    own = run.bound.about[run.at]
+    if run.ran_ahead and (done := run.ran_ahead.pop(run.at, None)) is not None:
         return done
-    gradients = run.gradients(operation, run.at)
-    return run.stage(operation).backward(operation.microbatch, gradients)
+    found: Result = own.stage.backward(operation.microbatch, run.gradients(own))
+    return found
 
 
 def input_gradient(run: Interpreter, operation: Operation) -> Result:
@@ -381,8 +314,9 @@ def input_gradient(run: Interpreter, operation: Operation) -> Result:
     if operation.part != NONE:
         _, p, s, _, _, part = operation
         return part_backward(run, operation, run.context.plan.spec.parts[p][s][part].stream == 0)
-    gradients = run.gradients(operation, run.at)
-    return run.stage(operation).input_gradient(operation.microbatch, gradients)
+    own = run.bound.about[run.at]
+    found: Result = own.stage.input_gradient(operation.microbatch, run.gradients(own))
+    return found
 
 
 def weight_gradient(run: Interpreter, operation: Operation) -> Result:
@@ -390,7 +324,7 @@ def weight_gradient(run: Interpreter, operation: Operation) -> Result:
     if operation.part != NONE:
         run.chain(operation).weight_gradient(operation.microbatch, operation.part)
         return ()
-    run.stage(operation).weight_gradient(operation.microbatch)
+    run.bound.about[run.at].stage.weight_gradient(operation.microbatch)
     return ()
 
 
@@ -403,50 +337,54 @@ OPERATIONS: dict[str, Callable[[Interpreter, Operation], Result]] = {
 """By the kind of an operation what computes it; the result is empty where nobody needs it."""
 
 
-def _forward_input(run: Interpreter, operation: Operation) -> ForwardInput:
-    _, p, s, m, *_ = operation
-    stage, own = run.stage(operation), run.step.microbatches.get(p, NOTHING)
-    learn = run.train and stage.learns
-    held = run.held(run.at)
-    mailbox = run.step.mailbox
-    leaving = {made[1:3] for slot, made in run.program.reads[run.at] if mailbox.is_sending(slot)}
+def _forward_input(run: Interpreter, own: BoundCompute) -> ForwardInput:
+    _, p, s, m, *_ = own.operation
+    edges, mailbox, learn = run.step.edges, run.step.mailbox, own.learns
+    batch = run.step.microbatches.get(p, NOTHING)
     given: list[Tensor] = []
-    for source in stage.sources:
-        for tensor, spec in zip(held[source], run.step.edges.outputs(source, m), strict=True):
+    for slot, made in own.inputs:
+        # What is still being sent keeps its memory to itself, whatever the module does.
+        leaving = mailbox.is_sending(slot)
+        for tensor, spec in zip(run.slots[slot], edges.of_result(made), strict=True):
             assert tensor is not None
-            # What is still being sent keeps its memory to itself, whatever the module does.
-            leaf = tensor.detach().clone() if source in leaving else tensor.detach()
-            given.append(leaf.requires_grad_() if spec.gradient and learn else leaf)
-    x = own.of_stage(s, m, len(given))
-    judged = stage.loss is not None and (stage.learns or not run.train)
-    target = own.target[m] if own.target and judged else None
-    judging = own.judging[m] if own.judging else Judging()
-    return ForwardInput(m, x, tuple(given), target, learn, judging)
+            leaf = tensor.detach().clone() if leaving else tensor.detach()
+            given.append(leaf.requires_grad_() if learn and spec.gradient else leaf)
+    return ForwardInput(
+        m,
+        batch.of_stage(s, m, len(given)),
+        tuple(given),
+        batch.target[m] if own.judged and batch.target else None,
+        learn,
+        batch.judging[m] if batch.judging else UNJUDGED,
+    )
 
 
-def _kept(run: Interpreter, operation: Operation, made: ForwardOutput) -> Result:
+def _kept(run: Interpreter, own: BoundCompute, made: ForwardOutput) -> Result:
     """Keeps loss and output for the user; returns what goes to other stages, without its graph."""
+    operation, stage = own.operation, own.stage
     _, p, _, m, *_ = operation
-    stage = run.stage(operation)
-    if run.note is not None:
-        run.note(operation, made.output)
     if made.loss is not None:
         run.losses.setdefault(p, {})[m] = made.loss
         run.metrics.setdefault(p, {})[m] = made.metrics
-    if stage.returns and run.step.keep_outputs:
-        run.outputs.setdefault(p, {})[m] = made.output
-        run.returned.append(HandedOn(operation, Versions(tensors(made.output))))
+    returned = stage.returns and run.step.keep_outputs
+    if returned or run.note is not None:
+        output = mapped(Tensor.detach, made.output)
+        if run.note is not None:
+            run.note(operation, output)
+        if returned:
+            run.outputs.setdefault(p, {})[m] = output
+            run.returned.append(HandedOn(operation, Versions(tensors(output))))
     if not stage.sends:
         return ()
-    run.step.edges.settle(operation, made.result, run.train and stage.learns)
-    return tuple(tensor.detach() for tensor in made.result)
+    run.step.edges.settle(operation, made.result, own.learns)
+    return tuple([tensor.detach() for tensor in made.result])
 
 
-def _handed(run: Interpreter, instruction: Compute) -> str:
+def _handed(run: Interpreter, operation: Operation) -> str:
     """`, on (2, 17) float32 that ``F main[0, 3]`` of rank 0 has made,`: what the computation that
     has failed was given, by the user or by other stages; empty where nothing was."""
     plan, told = run.context.plan, []
-    kind, p, s, m, *_ = instruction.operation
+    kind, p, s, m, *_ = operation
     own = run.step.microbatches.get(p, NOTHING)
     if kind == "F" and s == 0 and own.x:
         told.append(f"x of {signature(own.x[m])}")

@@ -21,9 +21,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from stretto.compiler.program.program import Operation
-from stretto.compiler.program.topology import KINDS
 from stretto.runtime import presence
+from stretto.runtime.bound import BoundMessage
 from stretto.runtime.edges import StepEdges
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.header import HeaderCheck
@@ -36,20 +35,19 @@ from stretto.runtime.transport import NOTHING, Pending, absent
 class Arrival:
     """A message that was announced by the list; posted, it has buffers, and what to wait for."""
 
-    __slots__ = ("buffers", "channel", "header", "pending", "result")
+    __slots__ = ("buffers", "header", "message", "pending")
 
-    def __init__(self, channel: int, result: Operation):
-        self.channel, self.result = channel, result
-        self.buffers: Result = ()
+    def __init__(self, message: BoundMessage):
+        self.message = message
+        self.buffers: tuple[Tensor, ...] = ()
         self.pending: Sequence[Pending] | None = None
         self.header: Sequence[Pending] = ()
 
 
 class Departure(NamedTuple):
-    """A message that is being sent: what it carries and to whom, and what to wait for."""
+    """A message that is being sent, and what to wait for."""
 
-    result: Operation
-    target: int
+    message: BoundMessage
     pending: Sequence[Pending]
 
 
@@ -82,25 +80,30 @@ class Mailbox:
         self.lock = threading.Lock()  # of `unsent`, to which every stream of the rank adds
         self.kept: set[int] = set()  # their slots, until these are freed
 
-    def receive(self, slot: int, channel: int, result: Operation) -> None:
+    def receive(self, message: BoundMessage) -> None:
         """Posts the receive of the result, or leaves that to the wait."""
-        arrival = self.arriving[slot] = Arrival(channel, result)
-        late = self.late.get(channel)
-        if late or (self.edges.new and not self.edges.knows(result)):
-            self.late.setdefault(channel, deque()).append(arrival)
-        else:
-            self._post(arrival)
+        arrival = self.arriving[message.slot] = Arrival(message)
+        if self.edges.new:
+            late = self.late.get(message.channel)
+            if late or not self.edges.knows(message.result):
+                self.late.setdefault(message.channel, deque()).append(arrival)
+                return
+        self._post(arrival)
 
-    def send(self, slot: int, channel: int, result: Operation, made: Result) -> None:
-        """Begins to send what `result` has made. Raises `PipelineError` where it cannot be sent."""
-        to_send = self._sealed(result, made)
-        begun: list[Pending] = []
-        if self.header is not None:
-            specs = self.edges.of_result(result)
-            begun += self.transport.send(channel, [self.header.outgoing(channel, result, specs)])
-        begun += self.transport.send(channel, to_send)
-        target = self.context.plan.channels[channel].target
-        self.leaving.setdefault(slot, []).append(Departure(result, target, begun))
+    def send(self, message: BoundMessage, made: Result) -> None:
+        """Begins to send what the operation has `made`. Raises `PipelineError` where it cannot be
+        sent."""
+        to_send = self._sealed(message, made)
+        if self.header is None:
+            begun = self.transport.send(message.channel, to_send)
+        else:
+            specs = self.edges.of_result(message.result)
+            header = self.header.outgoing(message.channel, message.result, specs)
+            begun = [
+                *self.transport.send(message.channel, [header]),
+                *self.transport.send(message.channel, to_send),
+            ]
+        self.leaving.setdefault(message.slot, []).append(Departure(message, begun))
 
     def wait(self, slot: int, at: int) -> Result | None:
         """Waits for what was begun on the slot, at instruction `at`; returns what has arrived in
@@ -119,7 +122,7 @@ class Mailbox:
             self._post_late(arrival)
         if self.header is not None:
             finish(arrival.header)
-            self.header.compare(arrival.channel, arrival.result)
+            self.header.compare(arrival.message.channel, arrival.message.result)
         finish(arrival.pending or ())
         if self.unsent:
             self._let_go(arrival)
@@ -140,23 +143,24 @@ class Mailbox:
     def _post_late(self, arrival: Arrival) -> None:
         """Posts what the list has up to this one on the channel, and of what is behind it all whose
         buffers are known by now."""
-        late = self.late[arrival.channel]
-        while arrival.pending is None or (late and self.edges.knows(late[0].result)):
+        late = self.late[arrival.message.channel]
+        while arrival.pending is None or (late and self.edges.knows(late[0].message.result)):
             self._post(late.popleft())
 
     def _post(self, arrival: Arrival) -> None:
-        specs = self.edges.of_result(arrival.result)
+        message, device = arrival.message, self.transport.device
+        specs = self.edges.of_result(message.result)
         if self.header is not None:
-            expected = self.header.incoming(arrival.channel, arrival.result, specs)
-            arrival.header = self.transport.receive(arrival.channel, [expected])
-        buffers = [spec.empty(self.transport.device) for spec in specs]
-        arrival.buffers = tuple(buffers)
-        arrival.pending = self.transport.receive(arrival.channel, buffers)
+            expected = self.header.incoming(message.channel, message.result, specs)
+            arrival.header = self.transport.receive(message.channel, [expected])
+        arrival.buffers = buffers = tuple([spec.empty(device) for spec in specs])
+        arrival.pending = self.transport.receive(message.channel, buffers)
 
-    def _sealed(self, result: Operation, made: Result) -> list[Tensor]:
+    def _sealed(self, message: BoundMessage, made: Result) -> Sequence[Tensor]:
         there = [tensor for tensor in made if tensor is not None]
-        if KINDS[result.kind].leaves == "activation":
+        if message.activation:
             return there
+        result = message.result
         specs, device = self.edges.of_result(result), self.transport.device
         if self.transport.tells:
             return [NOTHING if gradient is None else presence.dense(gradient) for gradient in made]
@@ -173,29 +177,27 @@ class Mailbox:
         return there
 
     def _opened(self, arrival: Arrival) -> Result:
-        activation = KINDS[arrival.result.kind].leaves == "activation"
-        if activation or not self.transport.looks:
+        if arrival.message.activation or not self.transport.looks:
             return arrival.buffers
         if self.transport.tells:
             missing = absent(arrival.pending or ())
             return tuple(None if at in missing else b for at, b in enumerate(arrival.buffers))
-        return tuple(None if b is None else presence.opened(b) for b in arrival.buffers)
+        return tuple([presence.opened(buffer) for buffer in arrival.buffers])
 
     def _let_go(self, arrival: Arrival) -> None:
         """Of what is kept, lets go of that which was taken: a gradient has arrived of what was sent
         there, or the transport says so."""
-        sources = self.context.plan.graph.sources[StageId(*arrival.result[1:3])]
-        rank = self.context.plan.channels[arrival.channel].source
-        gradient = KINDS[arrival.result.kind].leaves == "gradient"
+        arrived = arrival.message
+        sources = self.context.plan.graph.sources[StageId(*arrived.result[1:3])]
 
         def is_taken(kept: Unsent) -> bool:
-            result, target, pending = kept.departure
+            sent, pending = kept.departure
             used = (
-                gradient
-                and target == rank
-                and result.microbatch == arrival.result.microbatch
-                and KINDS[result.kind].leaves == "activation"
-                and StageId(*result[1:3]) in sources
+                not arrived.activation
+                and sent.activation
+                and sent.peer == arrived.peer
+                and sent.result.microbatch == arrived.result.microbatch
+                and StageId(*sent.result[1:3]) in sources
             )
             return used or all(map(_is_over, pending))
 

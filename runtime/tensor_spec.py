@@ -46,6 +46,21 @@ def specs_of(tensors: Sequence[Tensor], learn: bool, label: str) -> TensorSpecs:
     return tuple(found)
 
 
+def are(tensors: Sequence[Tensor], specs: TensorSpecs, learn: bool) -> bool:
+    """Whether `specs_of` would find these: the same question, asked of every forward."""
+    if len(tensors) != len(specs):
+        return False
+    for tensor, (size, dtype, gradient) in zip(tensors, specs, strict=True):
+        if (
+            tensor.shape != size
+            or tensor.dtype is not dtype
+            or tensor.layout is not torch.strided
+            or (learn and tensor.requires_grad) is not gradient
+        ):
+            return False
+    return True
+
+
 def carrying(specs: TensorSpecs) -> TensorSpecs:
     """Those whose gradients come back."""
     return tuple(spec for spec in specs if spec.gradient)
@@ -70,6 +85,8 @@ def flat(output: Any, label: str) -> tuple[Tensor, ...]:
     """The tensors of a stage's output. Raises `PipelineError`, naming the stage by `label`, where
     it is neither a tensor nor a tuple or list of tensors, or has a DTensor, whose pieces mean
     nothing to another rank."""
+    if type(output) is Tensor:
+        return (output,)
     found = tuple(output) if isinstance(output, tuple | list) else (output,)
     if any(hasattr(item, "device_mesh") and hasattr(item, "to_local") for item in found):
         raise PipelineError(

@@ -21,6 +21,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from stretto.runtime.batch import mapped
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.stage import split_backward
+from stretto.runtime.stage.engine import Root
 from stretto.runtime.stage.part_rules import (
     OWNER,
     PartRules,
@@ -35,7 +36,6 @@ from stretto.runtime.stage.split_backward import (
     DeferredWeightGrad,
     EdgeGradient,
     Gradients,
-    Root,
 )
 from stretto.runtime.stage.stage_module import (
     ForwardInput,

@@ -29,9 +29,9 @@ def outside_autocast(backward: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(backward)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        enabled = [device for device in DEVICES if torch.is_autocast_enabled(device)]
-        if not enabled:
+        if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
             return backward(*args, **kwargs)
+        enabled = [device for device in DEVICES if torch.is_autocast_enabled(device)]
         with ExitStack() as around:
             for device in enabled:
                 around.enter_context(torch.autocast(device, enabled=False))

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+_lazy_clone = torch._lazy_clone  # pyright: ignore[reportPrivateImportUsage]
+
 
 def writable(tensor: Tensor) -> Tensor:
     """The tensor's contents for one module. They are copied at the first write, if there is one;
     at once where the memory is not torch's own (numpy's, shared)."""
     try:
-        return torch._lazy_clone(tensor)  # pyright: ignore[reportPrivateImportUsage]
+        return _lazy_clone(tensor)
     except RuntimeError:
         return tensor.clone()
 
@@ -21,15 +23,14 @@ def writable(tensor: Tensor) -> Tensor:
 class Versions:
     """How often the tensors had been written on when this was made."""
 
-    __slots__ = ("counts", "tensors")
+    __slots__ = ("seen",)
 
     def __init__(self, tensors: Iterable[Tensor]):
-        self.tensors = [tensor for tensor in tensors if not tensor.is_inference()]
-        self.counts = [tensor._version for tensor in self.tensors]
+        self.seen = [(one, one._version) for one in tensors if not one.is_inference()]
 
     def changed(self) -> bool:
         """Whether one of them has been written on since, also by way of a view."""
-        return any(
-            tensor._version != count
-            for tensor, count in zip(self.tensors, self.counts, strict=True)
-        )
+        for tensor, count in self.seen:  # noqa: SIM110  asked of every result: a loop is quicker
+            if tensor._version != count:
+                return True
+        return False

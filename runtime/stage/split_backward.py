@@ -25,13 +25,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node
 
+from stretto.runtime.stage.engine import Root, accumulate, edge_of
 from stretto.runtime.stage.graph_cut import GraphCut, cut_graph
 from stretto.runtime.stage.indivisible import adds_by_itself, is_indivisible
 from stretto.runtime.stage.saved_tensors import drop_saved
 
-Root = Tensor | GradientEdge
 Gradients = tuple[Tensor | None, ...]
 
 
@@ -67,13 +67,13 @@ NOTHING_LEFT = DeferredWeightGrad([], [])
 def whole(roots: Sequence[Root], gradients: Gradients, inputs: Sequence[Tensor]) -> Gradients:
     """B: adds to the parameters' `.grad`, and returns the gradient of each input."""
     if roots:
-        torch.autograd.backward(tuple(roots), gradients)  # type: ignore[arg-type]
+        accumulate(roots, gradients)
     return collect(inputs)
 
 
 def collect(inputs: Sequence[Tensor]) -> Gradients:
     """Takes the gradients away from leaf inputs on which a backward has left them."""
-    found = tuple(leaf.grad for leaf in inputs)
+    found = tuple([leaf.grad for leaf in inputs])
     for leaf in inputs:
         leaf.grad = None
     return found
@@ -135,9 +135,7 @@ def weight_gradient(deferred: DeferredWeightGrad) -> None:
 
 def edges_of(places: Sequence[Root]) -> list[GradientEdge]:
     """Where they stand in the graph."""
-    return [
-        place if isinstance(place, GradientEdge) else get_gradient_edge(place) for place in places
-    ]
+    return [place if isinstance(place, GradientEdge) else edge_of(place) for place in places]
 
 
 def _in_one_run(

@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 from torch.nn.parallel import DistributedDataParallel
 
 from stretto.runtime.batch import arguments, mapped
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.stage import split_backward
 from stretto.runtime.stage.carried import KEYWORD, CarriedEdges, SliceMemory
+from stretto.runtime.stage.engine import Root, edge_of
 from stretto.runtime.stage.judge import Criterion, Judging, LossFunction, scaled
 from stretto.runtime.stage.own_weight_gradients import OwnWeightGradients, run_left
 from stretto.runtime.stage.parts import uncut
 from stretto.runtime.stage.precision import outside_autocast
 from stretto.runtime.stage.private import writable
-from stretto.runtime.stage.split_backward import DeferredWeightGrad, Gradients, Root
+from stretto.runtime.stage.split_backward import DeferredWeightGrad, Gradients
 from stretto.runtime.tensor_spec import flat
 from stretto.runtime.topology import StageId
 
@@ -48,15 +48,18 @@ class ForwardInput(NamedTuple):
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the module is called with. It may write on it: neither the user's batch nor what
         other stages read changes then."""
-        args, kwargs = arguments(self.x) if self.x is not None else ((), {})
-        own = mapped(Tensor.clone, (args, kwargs))
-        return (*own[0], *map(writable, self.given)), own[1]
+        if self.x is None:
+            return tuple(map(writable, self.given)), {}
+        args, kwargs = arguments(self.x)
+        own = [mapped(Tensor.clone, one) for one in args]
+        named = {name: mapped(Tensor.clone, one) for name, one in kwargs.items()}
+        return (*own, *map(writable, self.given)), named
 
 
 class ForwardOutput(NamedTuple):
-    """What a forward gives: the module's output without its graph; the tensors in it that go to
-    other stages, as they are; and the loss of the micro-batch, undivided, where there is one, with
-    the metrics beside it."""
+    """What a forward gives: the module's output, and the tensors in it that go to other stages, as
+    they are; and the loss of the micro-batch, undivided, where there is one, with the metrics
+    beside it."""
 
     output: Any
     result: Outputs
@@ -84,8 +87,7 @@ class StageModule:
     `scale` before the backward. `overlapped` is its class's way to run a forward and another's
     backward in one call, `own` its ways to defer weights' gradients itself, `memory` what slices
     leave for later ones, where micro-batches are cut into slices; each then counts as a micro-batch
-    here. `ddp` is what was
-    around the module."""
+    here. `ddp` is what was around the module, `whole` what runs it in one piece."""
 
     stage: StageId
     name: str
@@ -103,26 +105,30 @@ class StageModule:
     ddp: DistributedDataParallel | None = None
     saved: dict[int, SavedForward] = field(default_factory=dict)  # by micro-batch, as `deferred`
     deferred: dict[int, DeferredWeightGrad] = field(default_factory=dict)
+    whole: Callable[..., Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.whole = uncut(self.module)
 
     def forward(self, given: ForwardInput) -> ForwardOutput:
         """F: runs the module, and the loss where there is a target. Raises `PipelineError` where
         they give what cannot be sent or learned from, and whatever they raise."""
         if given.learn and torch.is_inference_mode_enabled():
             raise PipelineError("nothing can be learned under torch.inference_mode()")
+        if torch.is_grad_enabled() is given.learn:
+            return self._forward(given)
         with torch.set_grad_enabled(given.learn):  # also around a step under no_grad()
-            args, kwargs = given.arguments()
-            output = self._called(given, args, kwargs)
-            loss, criterion = None, self.criterion(given)
-            if criterion is not None:
-                loss = criterion(output, given.target)
-            return self.save(given, output, loss, criterion and criterion.metrics)
+            return self._forward(given)
 
-    def _called(self, given: ForwardInput, args: Any, kwargs: dict[str, Any]) -> Any:
-        if self.memory is None:
-            return uncut(self.module)(*args, **kwargs)
-        kwargs[KEYWORD] = self.memory.carried(given.microbatch, given.learn)
-        made = self.module(*args, **kwargs)
-        return self.memory.parted(given.microbatch, made, given.learn)
+    def _forward(self, given: ForwardInput) -> ForwardOutput:
+        args, kwargs = given.arguments()
+        cut = self.memory is not None
+        output = _sliced(self, given, args, kwargs) if cut else self.whole(*args, **kwargs)
+        if given.target is None:
+            return self.save(given, output, None)
+        criterion = self.criterion(given)
+        assert criterion is not None
+        return self.save(given, output, criterion(output, given.target), criterion.metrics)
 
     def criterion(self, given: ForwardInput) -> Criterion | None:
         """The loss function for the micro-batch; None where it is not judged."""
@@ -134,53 +140,56 @@ class StageModule:
     def save(
         self, given: ForwardInput, output: Any, loss: Tensor | None, metrics: Any = None
     ) -> ForwardOutput:
-        """Saves what the backward needs, and nothing else; the output is returned without its
-        graph. Raises `PipelineError`, as `forward`."""
+        """Saves what the backward needs, and nothing else. Raises `PipelineError`, as `forward`."""
         result = flat(output, f"`{self.name}`") if self.sends else ()
         if given.target is not None and (not isinstance(loss, Tensor) or loss.numel() != 1):
             raise PipelineError("the loss function must give a tensor with one number")
         if given.learn:
-            leaves = tuple(tensor for tensor in given.given if tensor.requires_grad)
-            if loss is not None and not loss.requires_grad and self._wants_gradients(leaves):
+            leaves = tuple([tensor for tensor in given.given if tensor.requires_grad])
+            if (
+                loss is not None
+                and not loss.requires_grad
+                and _wants_gradients(self.module, leaves)
+            ):
                 raise PipelineError(
                     "the loss has no gradient: it depends neither on the stage's weights nor on "
                     "its input; was it, or the output, detached?"
                 )
             root = None if loss is None else scaled(loss, output, given.judging.share)
-            self.saved[given.microbatch] = self._saved(leaves, result, root)
+            self.saved[given.microbatch] = _saved(self, leaves, result, root)
         return ForwardOutput(
-            mapped(Tensor.detach, output),
+            output,
             result,
             None if loss is None else loss.detach().clone(),  # a loss may be a buffer
             metrics,
         )
-
-    def _wants_gradients(self, leaves: Outputs) -> bool:
-        return bool(leaves) or any(p.requires_grad for p in self.module.parameters())
-
-    def _saved(self, inputs: Outputs, result: Outputs, loss: Tensor | None) -> SavedForward:
-        if loss is not None:
-            loss = loss * self.scale if self.scale != 1 else loss
-            return SavedForward(inputs, (loss,) if loss.requires_grad else (), loss=loss)
-        carrying = tuple(tensor for tensor in result if tensor.requires_grad)
-        if self.overlapped is not None:
-            return SavedForward(inputs, carrying, carrying)
-        return SavedForward(inputs, tuple(get_gradient_edge(tensor) for tensor in carrying))
 
     @outside_autocast
     def backward(self, microbatch: int, gradients: Result) -> Result:
         """B: from the gradients of what it sent (none where it ends in the loss) to those of what
         it was given; adds to the parameters' `.grad`."""
         saved = self.saved.pop(microbatch)
+        if self.is_plain:
+            return split_backward.whole(*of_roots(saved, gradients), saved.inputs)
         with self.own.at_once():
             found = _through(self, split_backward.whole, saved, microbatch, gradients)
         self.run_builder()
         return found
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its backward is autograd's alone: nothing comes from slices, and nothing is
+        deferred by the module itself."""
+        return self.memory is None and not self.own.stores and self.own.builder is None
+
     @outside_autocast
     def input_gradient(self, microbatch: int, gradients: Result) -> Result:
         """I: as `backward`, but leaves the parameters to `weight_gradient`."""
         saved = self.saved.pop(microbatch)
+        if self.is_plain:
+            start = of_roots(saved, gradients)
+            found, self.deferred[microbatch] = split_backward.input_gradient(*start, saved.inputs)
+            return found
         cut = split_backward.input_gradient
         if self.own.builder is not None:  # what it builds is of a backward that is over
             cut = split_backward.all_at_once
@@ -202,6 +211,9 @@ class StageModule:
     def weight_gradient(self, microbatch: int) -> None:
         """W: adds to the parameters' `.grad` what the micro-batch's I has left."""
         deferred = self.deferred.pop(microbatch)
+        if self.is_plain:
+            split_backward.weight_gradient(deferred)
+            return
         run_left(deferred.functions)
         with self.own.at_once():
             split_backward.weight_gradient(deferred)
@@ -217,6 +229,30 @@ class StageModule:
         self.deferred.clear()
         if self.memory is not None:
             self.memory.forget()
+
+
+def _sliced(stage: StageModule, given: ForwardInput, args: Any, kwargs: dict[str, Any]) -> Any:
+    memory = stage.memory
+    assert memory is not None
+    kwargs[KEYWORD] = memory.carried(given.microbatch, given.learn)
+    made = stage.module(*args, **kwargs)
+    return memory.parted(given.microbatch, made, given.learn)
+
+
+def _wants_gradients(module: nn.Module, leaves: Outputs) -> bool:
+    return bool(leaves) or any(p.requires_grad for p in module.parameters())
+
+
+def _saved(
+    stage: StageModule, inputs: Outputs, result: Outputs, loss: Tensor | None
+) -> SavedForward:
+    if loss is not None:
+        loss = loss * stage.scale if stage.scale != 1 else loss
+        return SavedForward(inputs, (loss,) if loss.requires_grad else (), loss=loss)
+    carrying = [tensor for tensor in result if tensor.requires_grad]
+    if stage.overlapped is not None:
+        return SavedForward(inputs, tuple(carrying), tuple(carrying))
+    return SavedForward(inputs, tuple([edge_of(tensor) for tensor in carrying]))
 
 
 def _through(
@@ -240,5 +276,7 @@ def of_roots(saved: SavedForward, gradients: Result) -> tuple[tuple[Root, ...], 
     one. Nothing depends on the others, so nothing is added for them anywhere."""
     if saved.loss is not None:
         return saved.roots, (torch.ones_like(saved.loss),) if saved.roots else ()
+    if len(gradients) == len(saved.roots) and all(one is not None for one in gradients):
+        return saved.roots, gradients
     there = [(r, g) for r, g in zip(saved.roots, gradients, strict=True) if g is not None]
     return tuple(r for r, _ in there), tuple(g for _, g in there)

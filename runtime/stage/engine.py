@@ -1,0 +1,40 @@
+"""The way into torch's engine for a backward that is known to be well formed: it starts at edges of
+the graph, or at a loss, with one dense gradient for each. `torch.autograd.backward` finds that out
+anew at every call, in Python, which takes as long as the backward of a small layer; what remains to
+be checked, shapes and types of the gradients, the engine checks by itself."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, _engine_run_backward, get_gradient_edge
+
+Root = Tensor | GradientEdge
+"""Where a backward starts."""
+
+
+def edge_of(tensor: Tensor) -> GradientEdge:
+    """Where a tensor that has a gradient stands in the graph: as torch's `get_gradient_edge`."""
+    node = tensor.grad_fn
+    if node is None or isinstance(node, torch._C._FunctionBase):  # torch has to keep these alive
+        return get_gradient_edge(tensor)
+    return GradientEdge(node, tensor.output_nr)
+
+
+def accumulate(roots: Sequence[Root], gradients: Sequence[Tensor | None]) -> None:
+    """As `torch.autograd.backward`: adds to the `.grad` of every leaf. Raises what the backward
+    raises."""
+    if all(type(root) is GradientEdge or type(root) is Tensor for root in roots) and all(
+        type(gradient) is Tensor for gradient in gradients
+    ):
+        _engine_run_backward(
+            tuple(roots),
+            tuple(gradients),
+            False,
+            False,
+            (),
+            allow_unreachable=True,
+            accumulate_grad=True,
+        )
+    else:  # a subclass of Tensor may have a backward of its own
+        torch.autograd.backward(tuple(roots), tuple(gradients))  # type: ignore[arg-type]
