@@ -28,7 +28,7 @@ from stretto.compiler.plan.plan import Plan, assemble
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Spec
 from stretto.compiler.program.claims import claims
-from stretto.compiler.program.communicate import communicate, forwards
+from stretto.compiler.program.communicate import communicated
 from stretto.compiler.program.program import Claims, Program, ProgramName
 from stretto.compiler.program.whole import whole_order
 from stretto.compiler.proof.prove import prove_all
@@ -89,13 +89,10 @@ def _plan(spec: Spec, budget: Budget, wanted: _Choices, sources: tuple[Source, .
     if spec.parts and wanted.whole:
         order = whole_order(order)
         problem, spec = order.problem, order.problem.spec
-    programs: dict[ProgramName, Program] = {
-        "train": communicate(order, wanted.slots),
-        "eval": forwards(order, wanted.slots),
-    }
-    if wanted.forward_only:
-        del programs["train"]
-    claimed: dict[ProgramName, Claims] = {n: claims(program) for n, program in programs.items()}
+    names: tuple[ProgramName, ...] = ("eval",) if wanted.forward_only else ("train", "eval")
+    made = communicated(order, names, wanted.slots)
+    programs: dict[ProgramName, Program] = {name: one.program for name, one in made.items()}
+    claimed: dict[ProgramName, Claims] = {name: claims(*one) for name, one in made.items()}
     prove_all(programs, claimed)
     least = (
         forwards_bound(spec)

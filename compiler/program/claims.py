@@ -1,28 +1,44 @@
 """Program → Claims: what a plan says of itself. The proof recomputes all of it by itself."""
 
+from stretto.compiler.order.earliest_start import Earliest
 from stretto.compiler.problem.kinds import MemoryEffect, memory_effect
 from stretto.compiler.problem.spec import Operation
 from stretto.compiler.problem.stage_memory import StageHolding, of_microbatch, stage_holdings
 from stretto.compiler.program.amounts import Amount, peak
-from stretto.compiler.program.program import Claims, Program
+from stretto.compiler.program.program import NONE, Claims, Compute, Program
 from stretto.compiler.program.slots import MostLive, filled, most_live
 from stretto.compiler.program.timeline import Timed, Timeline, time
 
 
-def claims(program: Program) -> Claims:
-    """Times by the clock; peaks by the instruction lists, from top to bottom, with streams by the
-    clock. Raises `Rejected`: `deadlock`."""
-    timeline = time(program)
-    ranks = range(len(program.ranks))
-    slots = [_slots(program, rank) for rank in ranks]
+def claims(program: Program, planned: Earliest | None = None) -> Claims:
+    """Times as they were `planned` where they were (`Communicated.planned`), else by the clock;
+    peaks by the instruction lists, from top to bottom, with streams by the clock. Raises
+    `Rejected`: `deadlock`."""
+    if planned is None:
+        timeline = time(program)
+        makespan, span = timeline.makespan, timeline.span
+        busy = sum(timeline.busy(rank) for rank in range(len(program.ranks)))
+        peaks = activations(program, timeline)
+    else:
+        makespan, span, busy = _figures(planned)
+        peaks = _in_sequence(program)
+    slots = [_slots(program, rank) for rank in range(len(program.ranks))]
     return Claims(
-        makespan=timeline.makespan,
-        span=timeline.span,
-        busy=sum(timeline.busy(rank) for rank in ranks),
-        activations=activations(program, timeline),
+        makespan=makespan,
+        span=span,
+        busy=busy,
+        activations=peaks,
         receives=tuple([most.received for most in slots]),
         outputs=tuple([most.made for most in slots]),
     )
+
+
+def _figures(planned: Earliest) -> tuple[int, int, int]:
+    """Makespan, span, and how long all ranks compute, where each has one lane."""
+    rows = [row for row in zip(planned.start, planned.end, strict=True) if row[0]]
+    makespan = max([end[-1] for _, end in rows], default=0)
+    span = max([end[-1] - start[0] for start, end in rows], default=0)
+    return makespan, span, sum([sum(end) - sum(start) for start, end in rows])
 
 
 def _slots(program: Program, rank: int) -> MostLive:
@@ -34,9 +50,15 @@ def _slots(program: Program, rank: int) -> MostLive:
 def activations(program: Program, timeline: Timeline) -> tuple[int, ...]:
     """The most grains that each rank holds at once at the planned times."""
     if not program.spec.streams:
-        return tuple([_activations(program, rank) for rank in range(len(program.ranks))])
+        return _in_sequence(program)
     stages: dict[tuple[int, int], list[StageHolding]] = {}
     return tuple([_at_planned_times(program, row, stages) for row in timeline.ranks])
+
+
+def _in_sequence(program: Program) -> tuple[int, ...]:
+    """Without streams: the most grains that each rank holds at once along its list."""
+    effects: dict[tuple[str, int, int], MemoryEffect] = {}
+    return tuple([_activations(program, rank, effects) for rank in range(len(program.ranks))])
 
 
 def _at_planned_times(
@@ -61,19 +83,25 @@ def _at_planned_times(
     return peak(amounts)
 
 
-def _activations(program: Program, rank: int) -> int:
-    """The most grains that the rank holds at once. A unit takes what it takes before anything that
-    ends with it is given back."""
-    held = peak = 0
-    effects: dict[tuple[str, int, int], MemoryEffect] = {}
-    for unit in program.units(rank):
-        freed = 0
-        for one in unit:
-            what = one.operation[:3]
-            if what not in effects:
-                effects[what] = memory_effect(program.spec, one.operation, program.name)
-            held += effects[what].alloc
-            freed += effects[what].free
+def _activations(
+    program: Program, rank: int, effects: dict[tuple[str, int, int], MemoryEffect]
+) -> int:
+    """The most grains that the rank holds at once; `effects` has what is known of what kinds do on
+    stages. A unit takes what it takes before anything that ends with it is given back."""
+    held = peak = freed = 0
+    unit = NONE
+    for one in program.ranks[rank]:
+        if type(one) is not Compute:
+            continue
+        if one.unit == NONE or one.unit != unit:  # a new one
+            held -= freed
+            freed = 0
+        unit = one.unit
+        what = one.operation[:3]
+        if what not in effects:
+            effects[what] = memory_effect(program.spec, one.operation, program.name)
+        effect = effects[what]
+        held += effect.alloc
+        freed += effect.free
         peak = max(peak, held)
-        held -= freed
     return peak

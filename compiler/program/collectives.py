@@ -31,6 +31,8 @@ def with_collectives(
 ) -> tuple[Instruction, ...]:
     """The list of a `train` Program, its sums included. What it had of these before is placed
     anew."""
+    if not has_collectives(spec):
+        return tuple(own)
     found: list[Instruction] = [one for one in own if not isinstance(one, BeginReduction)]
     if spec.reduce_gradients:
         found = _reduced(spec, reductions, rank, found)
@@ -39,10 +41,12 @@ def with_collectives(
 
 def with_gathers(spec: Spec, own: Sequence[Instruction]) -> tuple[Instruction, ...]:
     """The list of any Program with the weights that its forwards need."""
+    if not spec.unshard_weights:
+        return tuple(own)
     found = [one for one in own if not isinstance(one, BeginUnshard)]
     wanted = {(p, s) for p, s, _ in spec.unshard_weights}
     first: dict[tuple[int, int], None] = {}
-    for one in found if wanted else ():
+    for one in found:
         if isinstance(one, Compute) and KINDS[one.operation.kind].leaves == "activation":
             first.setdefault(one.operation[1:3])
     return (*(BeginUnshard(*stage) for stage in first if stage in wanted), *found)

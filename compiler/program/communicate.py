@@ -9,7 +9,7 @@ after what it needs. Before a unit stand only posts, waits for messages made by 
 the sequence, and waits for sends whose receive is posted right after one that is earlier.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,20 +17,23 @@ from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order import Order, RankOrder
 from stretto.compiler.order.earliest_start import Earliest, earliest
 from stretto.compiler.order.unenforced_rules import unenforced
+from stretto.compiler.problem.computations import has_collectives
 from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.problem import EdgeKind
 from stretto.compiler.problem.spec import NONE, Spec
 from stretto.compiler.problem.topology import Topology
 from stretto.compiler.program.collectives import with_collectives, with_gathers
+from stretto.compiler.program.data_flow import DataFlow, flow
 from stretto.compiler.program.evaluation import evaluated
 from stretto.compiler.program.inserted import inserted
 from stretto.compiler.program.issue import Issue, issue
 from stretto.compiler.program.limited import frees_before
-from stretto.compiler.program.lists import ListInputs, RankList, lists, reads
-from stretto.compiler.program.messages import channels, flow, outputs
+from stretto.compiler.program.lists import ListInputs, RankList, lists
+from stretto.compiler.program.messages import outputs
 from stretto.compiler.program.program import (
     Channel,
     Copy,
+    Instruction,
     Program,
     ProgramName,
     Reduce,
@@ -40,25 +43,55 @@ from stretto.compiler.program.stream_sums import with_sums, with_weights
 from stretto.compiler.program.timeline import time
 
 
+class Communicated(NamedTuple):
+    """A Program, and when its units start and end, where that was planned: without streams,
+    `slots` and what runs beside the computations, where it is as the Order alone would have it.
+    Else None: the clock (`timeline.time`) says."""
+
+    program: Program
+    planned: Earliest | None
+
+
 def communicate(order: Order, slots: int | None = None) -> Program:
     """The `train` Program of the order. With `slots` (1 or more) a rank, or each of its streams,
     has no more than so many receive slots live at a time, or than its order needs if that is more;
     that can make it slower. Raises `Rejected`: `rule-between-ranks`."""
-    order = inserted(order)
-    if wrong := unenforced(order, earliest(order)):
-        raise Rejected(wrong)
-    return _laid_out(order, "train", slots).program
+    return communicated(order, ("train",), slots)["train"].program
 
 
 def forwards(order: Order, slots: int | None = None) -> Program:
     """The `eval` Program: what an evaluation runs of the order, its forwards, each by itself, over
     the same channels."""
+    return communicated(order, ("eval",), slots)["eval"].program
+
+
+def communicated(
+    order: Order, names: Sequence[ProgramName], slots: int | None = None
+) -> dict[ProgramName, Communicated]:
+    """The Programs of these names, as `communicate` and `forwards` make them."""
     order = inserted(order)
-    alone = _forwards(order)
-    if order.lists and any(order.problem.spec.limits):
-        step = _laid_out(order, "train", slots)
-        alone = evaluated(alone, order.problem, step.issue)
-    return _laid_out(alone, "eval", slots).program
+    data = flow(order.problem)
+    limited = bool(order.lists) and any(order.problem.spec.limits)
+    step = None
+    if "train" in names or limited:
+        times = earliest(order)
+        if "train" in names and (wrong := unenforced(order, times)):
+            raise Rejected(wrong)
+        step = _laid_out(order, times, data, "train", slots)
+    found: dict[ProgramName, _LaidOut] = {}
+    for name in names:
+        if name == "eval" or step is None:
+            alone = _forwards(order)
+            if limited and step is not None:
+                alone = evaluated(alone, order.problem, step.issue)
+            found[name] = _laid_out(alone, earliest(alone), data, "eval", slots)
+        else:
+            found[name] = step
+    planned = slots is None and not order.lists and not has_collectives(order.problem.spec)
+    return {
+        name: Communicated(one.program, one.issue.times if planned else None)
+        for name, one in found.items()
+    }
 
 
 def _forwards(order: Order) -> Order:
@@ -79,20 +112,19 @@ class _LaidOut(NamedTuple):
     issue: Issue
 
 
-def _laid_out(order: Order, name: ProgramName, slots: int | None) -> _LaidOut:
+def _laid_out(
+    order: Order, times: Earliest, data: DataFlow, name: ProgramName, slots: int | None
+) -> _LaidOut:
     """The Program of this name. Where its operations will start later than the order alone would
     let them (receives are held back, weights are gathered), the places in the lists of a rank with
     several streams are those of the clock."""
-    spec, times = order.problem.spec, earliest(order)
-    edges = flow(order.problem)
-    table = channels(order.problem, edges)
-    made = outputs(order, times, edges, {channel: k for k, channel in enumerate(table)}, slots)
-    uses = reads(order.problem, edges)
+    spec = order.problem.spec
+    made = outputs(order, times, data, slots)
     sums = _reductions(spec) if name == "train" else ()
 
     def program(issued: Issue) -> Program:
-        inputs = ListInputs(order, issued, uses, _after(order, issued))
-        return _program(spec, name, table, sums, lists(inputs, made))
+        inputs = ListInputs(order, issued, data.reads, _after(order, issued))
+        return _program(spec, name, data.channels, sums, lists(inputs, made))
 
     issued = issue(order, times)
     found = program(issued)
@@ -136,28 +168,26 @@ def _program(
     name: ProgramName,
     table: tuple[Channel, ...],
     sums: tuple[Reduction, ...],
-    rows: Sequence[RankList],
+    rows: Iterable[RankList],
 ) -> Program:
     """The lists, with what is done once for each stage."""
-    if spec.streams:
-        rows = [
-            with_sums(spec, sums, rank, row, _own(sums, rank))
-            if name == "train"
-            else with_weights(spec, row)
-            for rank, row in enumerate(rows)
-        ]
-        streams = tuple([tuple(row.streams) for row in rows])
-        return Program(
-            spec, name, table, sums, tuple([tuple(row.instructions) for row in rows]), streams
-        )
-    if name == "eval":
-        ranks = tuple([with_gathers(spec, row.instructions) for row in rows])
-        return Program(spec, name, table, sums, ranks)
-    found = []
+    ranks: list[tuple[Instruction, ...]] = []
+    streams: list[tuple[int, ...]] = []
     for rank, row in enumerate(rows):
-        own = [*row.instructions, *_own(sums, rank)]
-        found.append(with_collectives(spec, sums, rank, own))
-    return Program(spec, name, table, sums, tuple(found))
+        if spec.streams:
+            added = (
+                with_sums(spec, sums, rank, row, _own(sums, rank))
+                if name == "train"
+                else with_weights(spec, row)
+            )
+            ranks.append(tuple(added.instructions))
+            streams.append(tuple(added.streams))
+        elif name == "eval":
+            ranks.append(with_gathers(spec, row.instructions))
+        else:
+            own = [*row.instructions, *_own(sums, rank)]
+            ranks.append(with_collectives(spec, sums, rank, own))
+    return Program(spec, name, table, sums, tuple(ranks), tuple(streams))
 
 
 def _own(sums: Sequence[Reduction], rank: int) -> list[Reduce]:

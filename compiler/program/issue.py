@@ -3,9 +3,9 @@ all streams of a rank, by start; what starts at once in the sequence of the orde
 along the lists of all ranks together nothing stands before what it needs, so that one thread for
 each rank could run them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 from stretto.compiler.order import Order
 from stretto.compiler.order.earliest_start import Earliest
@@ -17,17 +17,23 @@ from stretto.compiler.problem.topological import topological
 @dataclass(frozen=True, slots=True)
 class Issue:
     """`times` with places in one sequence of all units of the step, which the lists of all ranks
-    follow; for every rank its units in this sequence, each as (lane, place on the lane)."""
+    follow; for every rank its units in this sequence, each as (lane, place on the lane). A rank
+    that has one lane has that lane's sequence, and `ranks` is empty."""
 
     times: Earliest
     ranks: list[list[tuple[int, int]]]
+
+    def units(self, rank: int) -> Iterable[tuple[int, int]]:
+        """The rank's units, as in `ranks`."""
+        if self.ranks:
+            return self.ranks[rank]
+        return zip(repeat(rank), range(len(self.times.start[rank])))
 
 
 def issue(order: Order, times: Earliest) -> Issue:
     """Where the order has no lists, a rank has one lane and one sequence."""
     if not order.lists:
-        units = [[(lane, k) for k in range(len(row.units))] for lane, row in enumerate(order.lanes)]
-        return Issue(times, units)
+        return Issue(times, [])
     sequence = _sequence(order, times)
     place = [[0] * len(row) for row in times.start]
     ranks: list[list[tuple[int, int]]] = [[] for _ in order.lists]

@@ -2,17 +2,16 @@
 without the sums at their end: what stands before each unit, the unit, and what stands behind it.
 `docs/instructions.md` says where each instruction stands and why."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from stretto.compiler.order import Order, RankOrder
-from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import NONE
 from stretto.compiler.program.issue import Issue
 from stretto.compiler.program.known import StreamKnowledge, StreamPlace
-from stretto.compiler.program.messages import DataEdge, Message, Output
+from stretto.compiler.program.messages import Message, Output
 from stretto.compiler.program.output_slots import OutputSlots, releases
 from stretto.compiler.program.program import (
     Await,
@@ -45,9 +44,10 @@ class ListInputs(NamedTuple):
 
 
 class _Lane:
-    """What is to stand where on one stream of a rank."""
+    """What is to stand where on one stream of a rank: `arriving` are the messages to it, `own` the
+    results that it makes."""
 
-    def __init__(self, lane: RankOrder):
+    def __init__(self, lane: RankOrder, arriving: list[Message], own: Sequence[Output]):
         many = len(lane.units) + 1  # the last is for what stands behind all of them
         self.units = lane.units
         self.stream = lane.stream
@@ -58,33 +58,37 @@ class _Lane:
         self.received: dict[int, Message] = {}  # these three by the operation that made it
         self.made: dict[int, Output] = {}
         self.slot: dict[int, int] = {}
-
-
-def lists(inputs: ListInputs, made: Sequence[Sequence[Output]]) -> list[RankList]:
-    """The instructions of every rank; `made` has the results of every lane."""
-    order = inputs.order
-    lanes = [_Lane(lane) for lane in order.lanes]
-    for number, (own, row) in enumerate(zip(lanes, made, strict=True)):
-        for output in row:
-            own.made[output.result] = output
+        arriving.sort(key=lambda message: (message.made, message.channel))  # keeps each channel's
+        for message in arriving:
+            self.posts[message.posted].append(message)
+            self.received[message.result] = message
+        for output in own:
+            self.made[output.result] = output
             if output.messages:
-                own.send_waits[output.send_wait].append(output)
-            where = releases(inputs.issue.times, number, output)
-            if where is not None:
-                lane, unit, late = where
-                (lanes[lane].freed_late if late else lanes[lane].freed)[unit].append(output)
+                self.send_waits[output.send_wait].append(output)
+
+
+def lists(inputs: ListInputs, made: Sequence[Sequence[Output]]) -> Iterator[RankList]:
+    """The instructions of every rank; `made` has the results of every lane."""
+    order, times = inputs.order, inputs.issue.times
+    arriving: list[list[Message]] = [[] for _ in order.lanes]
+    for row in made:
+        for output in row:
             for message in output.messages:
-                lanes[message.target].posts[message.posted].append(message)
-                lanes[message.target].received[message.result] = message
-    for own in lanes:
-        for posts in own.posts:
-            posts.sort(key=lambda message: (message.made, message.channel))  # keeps each channel's
-    many = len(lanes) // len(inputs.issue.ranks)
-    rows = []
-    for rank in range(len(inputs.issue.ranks)):
-        streams = lanes[many * rank : many * (rank + 1)]
-        rows.append(_ListBuilder(inputs, rank, streams).row())
-    return rows
+                arriving[message.target].append(message)
+    ranks = order.problem.spec.ranks
+    many = len(order.lanes) // ranks
+    for rank in range(ranks):
+        numbers = range(many * rank, many * (rank + 1))
+        lanes = [_Lane(order.lanes[n], arriving[n], made[n]) for n in numbers]
+        for number in numbers:
+            for output in made[number]:
+                where = releases(times, number, output)
+                if where is not None:
+                    lane, unit, late = where
+                    of = lanes[lane - numbers.start]
+                    (of.freed_late if late else of.freed)[unit].append(output)
+        yield _ListBuilder(inputs, rank, lanes).row()
 
 
 class _ListBuilder:
@@ -93,48 +97,54 @@ class _ListBuilder:
     def __init__(self, inputs: ListInputs, rank: int, lanes: list[_Lane]):
         self.inputs, self.rank, self.lanes = inputs, rank, lanes
         self.first = rank * len(lanes)  # lane
-        self.operations = inputs.order.problem.operations
+        self.operations, self.at = inputs.order.problem.operations, inputs.order.problem.at
         self.found = RankList()
+        self.out = self.found.instructions
         self.streams = bool(inputs.order.lists)
         self.known = StreamKnowledge(len(lanes))
         many = _number_received(lanes)
         self.slots = OutputSlots(inputs.issue.times, self.first, self.known, many)
         if not self.streams:
             _number_made(lanes[0], many)
+        self.wait, self.free = _BySlot(Wait), _BySlot(Free)
+        self.alone = _BySlot[tuple[int, ...]](lambda slot: (slot,))
 
     def row(self) -> RankList:
         """All of it."""
         for lane in self.lanes:
             self.post(lane, 0)
-        for number, k in self.inputs.issue.ranks[self.rank]:
+            self.on(lane)
+        for number, k in self.inputs.issue.units(self.rank):
             lane = self.lanes[number - self.first]
             self.head(lane, k)
             self.unit(lane, k)
             self.post(lane, k + 1)
+            self.on(lane)
         for lane in self.lanes:
             self.head(lane, len(lane.units))
+            self.on(lane)
         return self.found
 
-    def add(self, lane: _Lane, *instructions: Instruction) -> None:
-        """The next instructions of the stream."""
-        self.found.instructions.extend(instructions)
+    def on(self, lane: _Lane) -> None:
+        """What was added last stands on this stream."""
         if self.streams:
-            self.found.streams.extend([lane.stream] * len(instructions))
+            more = len(self.out) - len(self.found.streams)
+            self.found.streams.extend([lane.stream] * more)
 
     def post(self, lane: _Lane, k: int) -> None:
         """The receives that stand before the unit, directly behind the one before it."""
         for message in lane.posts[k]:
             i = message.result
-            self.add(lane, Receive(lane.slot[i], message.channel, self.operations[i]))
+            self.out.append(Receive(lane.slot[i], message.channel, self.operations[i]))
 
     def head(self, lane: _Lane, k: int) -> None:
         """What else stands before the unit that does not belong to it."""
         for output in lane.send_waits[k]:
-            slot = self.slot(lane, output.result)
-            self.add(lane, Wait(slot))
+            self.out.append(self.wait[self.slot(lane, output.result)])
             if output.last < k and not output.elsewhere:
                 self.free_made(lane, output)
         for output in lane.freed_late[k]:
+            assert output.elsewhere
             readers = [*output.elsewhere.items()]
             if output.last != NONE:
                 readers.append((self.inputs.issue.times.lane[output.result], output.last))
@@ -143,24 +153,43 @@ class _ListBuilder:
 
     def unit(self, lane: _Lane, k: int) -> None:
         """The unit, what it waits for, and what follows it."""
-        unit, reads = lane.units[k], self.inputs.reads
-        arriving = [j for i in unit for j in reads[i] if j in lane.received]
+        unit, out, slot = lane.units[k], self.out, lane.slot
+        arriving: list[Message] = []
+        for i in unit:
+            for j in self.inputs.reads[i]:
+                message = lane.received.get(j)
+                if message is not None:
+                    arriving.append(message)
         if self.streams:
             self.before(lane, unit[0])
-        self.add(lane, *[Wait(lane.slot[j]) for j in arriving if lane.received[j].first == k])
+        for message in arriving:
+            if message.first == k:
+                out.append(self.wait[slot[message.result]])
+        pair = k if len(unit) > 1 else NONE
         for i in unit:
-            writes = self.slot(lane, i) if i in lane.made else NONE
-            uses = tuple([self.slot(lane, j) for j in reads[i]]) if reads[i] else ()
-            pair = k if len(unit) > 1 else NONE
-            at = self.inputs.order.problem.at[i]
-            self.add(lane, Compute(self.operations[i], uses, writes, pair, lane.stream, at))
-            if i in lane.made:
-                self.add(lane, *[Send(writes, one.channel) for one in lane.made[i].messages])
+            self.computation(lane, i, pair)
         if self.streams:
             self.known.compute(lane.stream)
-        self.add(lane, *[Free(lane.slot[j]) for j in arriving if lane.received[j].last == k])
+        for message in arriving:
+            if message.last == k:
+                out.append(self.free[slot[message.result]])
         for output in lane.freed[k]:
             self.free_made(lane, output)
+
+    def computation(self, lane: _Lane, i: int, pair: int) -> None:
+        """One operation, alone or in the overlapped unit `pair`, and the sends of its result."""
+        reads, output, writes = self.inputs.reads[i], lane.made.get(i), NONE
+        if output is not None:
+            writes = self.slot(lane, i)
+        if len(reads) == 1:
+            uses = self.alone[self.slot(lane, reads[0])]
+        else:
+            uses = tuple([self.slot(lane, j) for j in reads])
+        one = Compute(self.operations[i], uses, writes, pair, lane.stream, self.at[i])
+        self.out.append(one)
+        if output is not None:
+            for message in output.messages:
+                self.out.append(Send(writes, message.channel))
 
     def before(self, lane: _Lane, i: int) -> None:
         """The `await`s that the operation needs: for what it comes after, and for a slot."""
@@ -179,22 +208,38 @@ class _ListBuilder:
         """The `await`s that the stream needs to know that these computations have ended."""
         missing = self.known.missing(lane.stream, places)
         for stream, k in missing:
-            self.add(lane, Await(self.operations[self.lanes[stream].units[k][0]]))
+            self.out.append(Await(self.operations[self.lanes[stream].units[k][0]]))
         for place in missing:
             self.known.tell(lane.stream, place)
 
     def free_made(self, lane: _Lane, output: Output) -> None:
         """A result of the rank's own is given up."""
         slot = self.slot(lane, output.result)
-        self.add(lane, Free(slot))
+        self.out.append(self.free[slot])
         if self.streams:
             self.slots.give(lane.stream, slot)
 
     def slot(self, lane: _Lane, i: int) -> int:
         """Where the stream finds the result of operation i."""
-        if i in lane.slot:
-            return lane.slot[i]
-        return next(other.slot[i] for other in self.lanes if i in other.made)
+        slot = lane.slot.get(i)
+        if slot is None:
+            slot = next(other.slot[i] for other in self.lanes if i in other.made)
+        return slot
+
+
+_Value = TypeVar("_Value")
+
+
+class _BySlot(dict[int, _Value]):
+    """What is the same wherever a list names the same slot: made once, of a slot's number."""
+
+    def __init__(self, make: Callable[[int], _Value]):
+        super().__init__()
+        self.make = make
+
+    def __missing__(self, slot: int) -> _Value:
+        found = self[slot] = self.make(slot)
+        return found
 
 
 def _number_received(lanes: Sequence[_Lane]) -> int:
@@ -219,16 +264,3 @@ def _number_made(own: _Lane, many: int) -> None:
         lifetimes.append((born, max(5 * output.send_wait + 1, 5 * output.last + 4)))
     numbers = assign(lifetimes)
     own.slot.update((i, many + n) for i, n in zip(results, numbers, strict=True))
-
-
-def reads(problem: Problem, edges: Sequence[DataEdge]) -> list[tuple[int, ...]]:
-    """For every operation those whose results it uses: its own pipeline's first, then the others
-    by their place in the file."""
-    found: list[list[int]] = [[] for _ in problem.operations]
-    for a, b, _, _ in edges:
-        found[b].append(a)
-    own = [operation.pipeline for operation in problem.operations]
-    for b, uses in enumerate(found):
-        if len(uses) > 1:
-            uses.sort(key=lambda a: (own[a] != own[b], own[a], problem.operations[a].stage))
-    return [tuple(uses) for uses in found]

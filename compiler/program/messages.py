@@ -2,18 +2,16 @@
 receive, wait and free that it asks for. `docs/instructions.md` says where they stand and why."""
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from stretto.compiler.order import Order
 from stretto.compiler.order.earliest_start import Earliest
-from stretto.compiler.problem.problem import EdgeKind, Problem
+from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import NONE
-from stretto.compiler.program.program import Channel, Traffic
+from stretto.compiler.program.data_flow import DataFlow
 
 EARLY = 1  # how many units before the one that runs when its message is made a receive is posted
 LATE = 1  # how many units after the first one that starts when it has arrived a send is waited for
-
-DataEdge = tuple[int, int, int, EdgeKind]  # who makes it, who uses it, ticks between, reason
 
 
 @dataclass(slots=True)
@@ -36,69 +34,37 @@ class Output:
     """A result in a slot of the rank that makes it, in the unit `made` of its lane. It is sent as
     `messages`, which are waited for before the unit `send_wait` (-1: there are none), and used on
     its own lane, up to the unit `last` (-1: it is not). `elsewhere` has for other lanes of the
-    rank that use it the last unit that does."""
+    rank that use it the last unit that does; None where there are none."""
 
     result: int
     made: int
-    messages: list[Message] = field(default_factory=list)
+    messages: tuple[Message, ...] = ()
     send_wait: int = NONE
     last: int = NONE
-    elsewhere: dict[int, int] = field(default_factory=dict)
-
-
-def flow(problem: Problem) -> list[DataEdge]:
-    """The edges along which a result is used."""
-    activation, gradient = EdgeKind.ACTIVATION, EdgeKind.GRADIENT  # an enum's attributes are slow
-    edges = zip(problem.tail, problem.head, problem.lag, problem.why, strict=True)
-    return [edge for edge in edges if edge[3] is activation or edge[3] is gradient]
-
-
-def traffic(why: EdgeKind) -> Traffic:
-    """What travels along an edge of `flow`."""
-    return "activation" if why is EdgeKind.ACTIVATION else "gradient"
-
-
-def channels(problem: Problem, edges: list[DataEdge]) -> tuple[Channel, ...]:
-    """Every directed pair of streams of two ranks between which results travel, by kind of
-    traffic."""
-    rank, stream = problem.rank, problem.stream
-    found = {
-        (rank[a], rank[b], why, stream[a], stream[b])
-        for a, b, _, why in edges
-        if rank[a] != rank[b]
-    }
-    return tuple(sorted(Channel(a, b, traffic(why), *streams) for a, b, why, *streams in found))
+    elsewhere: dict[int, int] | None = None
 
 
 def outputs(
-    order: Order,
-    times: Earliest,
-    edges: list[DataEdge],
-    number: dict[Channel, int],
-    slots: int | None = None,
+    order: Order, times: Earliest, data: DataFlow, slots: int | None = None
 ) -> list[list[Output]]:
-    """For every lane its results that somebody uses, in the order in which it makes them; `number`
-    has the channels, `slots` is the advice to every lane on its receives."""
-    users: list[list[tuple[int, int, EdgeKind]]] = [[] for _ in order.problem.operations]
-    for a, b, lag, why in edges:
-        if times.index[a] != NONE and times.index[b] != NONE:
-            users[a].append((b, lag, why))
-    on_channel: list[list[Message]] = [[] for _ in number]
+    """For every lane its results that somebody uses, in the order in which it makes them; `slots`
+    is the advice to every lane on its receives."""
+    uses, found = data.uses, _Sent(order.problem, times, data)
     made: list[list[Output]] = []
     for lane in order.lanes:
-        made.append([])
+        row: list[Output] = []
         for k, unit in enumerate(lane.units):
             for i in unit:
-                if users[i]:
+                if uses[i]:
                     output = Output(i, k)
-                    for message in _uses(order.problem, times, number, output, users[i]):
-                        on_channel[message.channel].append(message)
-                    made[-1].append(output)
-    for messages in on_channel:
+                    if found.used(output):
+                        row.append(output)
+        made.append(row)
+    for messages in found.on_channel:
         _post(messages, times)
     if slots is not None:
         for target, starts in enumerate(times.start):
-            arriving = [row for row in on_channel if row and row[0].target == target]
+            arriving = [row for row in found.on_channel if row and row[0].target == target]
             _hold_back(arriving, len(starts), slots)
     for own, row in enumerate(made):
         for output in row:
@@ -109,37 +75,47 @@ def outputs(
     return made
 
 
-def _uses(
-    problem: Problem,
-    times: Earliest,
-    number: dict[Channel, int],
-    output: Output,
-    users: list[tuple[int, int, EdgeKind]],
-) -> list[Message]:
-    """Note in `output` who uses it: one message to each lane of another rank. Returns the
-    messages."""
-    i = output.result
-    rank, source = problem.rank[i], times.lane[i]
-    made = times.end[source][output.made]
-    for j, lag, why in users:
-        target, unit = times.lane[j], times.index[j]
-        if target == source:
-            output.last = max(output.last, unit)
-            continue
-        if problem.rank[j] == rank:
-            output.elsewhere[target] = max(output.elsewhere.get(target, NONE), unit)
-            continue
-        for message in output.messages:
-            if message.target == target:
-                message.first = min(message.first, unit)
-                message.last = max(message.last, unit)
-                break
-        else:
-            streams = problem.stream[i], problem.stream[j]
-            channel = number[Channel(rank, problem.rank[j], traffic(why), *streams)]
-            message = Message(i, channel, target, made, made + lag, unit, unit)
-            output.messages.append(message)
-    return output.messages
+class _Sent:
+    """The messages of the step, channel by channel in the order of sending, while its results are
+    walked."""
+
+    def __init__(self, problem: Problem, times: Earliest, data: DataFlow):
+        self.problem, self.times, self.data = problem, times, data
+        self.on_channel: list[list[Message]] = [[] for _ in data.channels]
+
+    def used(self, output: Output) -> bool:
+        """Note in `output` who uses it: one message to each lane of another rank. False where
+        nobody of the order does."""
+        problem, times, i = self.problem, self.times, output.result
+        rank, source = problem.rank[i], times.lane[i]
+        made = times.end[source][output.made]
+        used = False
+        for edge in self.data.uses[i]:
+            j = problem.head[edge]
+            unit, target = times.index[j], times.lane[j]
+            if unit == NONE:
+                continue
+            used = True
+            if target == source:
+                output.last = max(output.last, unit)
+            elif problem.rank[j] == rank:
+                elsewhere = output.elsewhere = output.elsewhere or {}
+                elsewhere[target] = max(elsewhere.get(target, NONE), unit)
+            else:
+                for message in output.messages:
+                    if message.target == target:
+                        message.first = min(message.first, unit)
+                        message.last = max(message.last, unit)
+                        break
+                else:
+                    why, lag = problem.why[edge], problem.lag[edge]
+                    ends = problem.stream[i], problem.stream[j]
+                    channel = self.data.number[rank, problem.rank[j], why, *ends]
+                    arrives = made + lag if lag else made
+                    message = Message(i, channel, target, made, arrives, unit, unit)
+                    self.on_channel[channel].append(message)
+                    output.messages += (message,)
+        return used
 
 
 def _post(messages: list[Message], times: Earliest) -> None:
