@@ -23,7 +23,6 @@ from stretto.compiler.problem.problem import EdgeKind
 from stretto.compiler.problem.spec import NONE, Spec
 from stretto.compiler.problem.topology import Topology
 from stretto.compiler.program.collectives import with_collectives, with_gathers
-from stretto.compiler.program.data_flow import DataFlow, flow
 from stretto.compiler.program.evaluation import evaluated
 from stretto.compiler.program.inserted import inserted
 from stretto.compiler.program.issue import Issue, issue
@@ -39,6 +38,7 @@ from stretto.compiler.program.program import (
     Reduce,
     Reduction,
 )
+from stretto.compiler.program.result_flow import ResultFlow, flow
 from stretto.compiler.program.stream_sums import with_sums, with_weights
 from stretto.compiler.program.timeline import time
 
@@ -113,7 +113,7 @@ class _LaidOut(NamedTuple):
 
 
 def _laid_out(
-    order: Order, times: Earliest, data: DataFlow, name: ProgramName, slots: int | None
+    order: Order, times: Earliest, data: ResultFlow, name: ProgramName, slots: int | None
 ) -> _LaidOut:
     """The Program of this name. Where its operations will start later than the order alone would
     let them (receives are held back, weights are gathered), the places in the lists of a rank with

@@ -8,7 +8,7 @@ from stretto.compiler.order import Order
 from stretto.compiler.order.earliest_start import Earliest
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import NONE
-from stretto.compiler.program.data_flow import DataFlow
+from stretto.compiler.program.result_flow import ResultFlow
 
 EARLY = 1  # how many units before the one that runs when its message is made a receive is posted
 LATE = 1  # how many units after the first one that starts when it has arrived a send is waited for
@@ -45,7 +45,7 @@ class Output:
 
 
 def outputs(
-    order: Order, times: Earliest, data: DataFlow, slots: int | None = None
+    order: Order, times: Earliest, data: ResultFlow, slots: int | None = None
 ) -> list[list[Output]]:
     """For every lane its results that somebody uses, in the order in which it makes them; `slots`
     is the advice to every lane on its receives."""
@@ -79,7 +79,7 @@ class _Sent:
     """The messages of the step, channel by channel in the order of sending, while its results are
     walked."""
 
-    def __init__(self, problem: Problem, times: Earliest, data: DataFlow):
+    def __init__(self, problem: Problem, times: Earliest, data: ResultFlow):
         self.problem, self.times, self.data = problem, times, data
         self.on_channel: list[list[Message]] = [[] for _ in data.channels]
 

@@ -1,4 +1,4 @@
-"""Problem → `DataFlow`: who uses whose results, and the channels between ranks on which these
+"""Problem → `ResultFlow`: who uses whose results, and the channels between ranks on which these
 travel. All Programs of a plan share it."""
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ ChannelKey = tuple[int, int, EdgeKind, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class DataFlow:
+class ResultFlow:
     """For every operation: `uses`, the edges (of the Problem, by number) along which its result is
     used; `reads`, the operations whose results it uses, its own pipeline's first, then the others
     by their place in the file. `channels`: every directed pair of streams of two ranks between
@@ -23,7 +23,7 @@ class DataFlow:
     number: dict[ChannelKey, int]
 
 
-def flow(problem: Problem) -> DataFlow:
+def flow(problem: Problem) -> ResultFlow:
     """The edges of the Problem along which results are used."""
     rank, stream = problem.rank, problem.stream
     activation, gradient = EdgeKind.ACTIVATION, EdgeKind.GRADIENT  # an enum's attributes are slow
@@ -44,7 +44,7 @@ def flow(problem: Problem) -> DataFlow:
         reads[b] = _in_order(problem, b, reads[b])
     by_channel = {Channel(a, b, traffic(why), s, t): (a, b, why, s, t) for a, b, why, s, t in found}
     channels = tuple(sorted(by_channel))
-    return DataFlow(uses, reads, channels, {by_channel[c]: k for k, c in enumerate(channels)})
+    return ResultFlow(uses, reads, channels, {by_channel[c]: k for k, c in enumerate(channels)})
 
 
 def traffic(why: EdgeKind) -> Traffic:
