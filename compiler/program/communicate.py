@@ -68,7 +68,8 @@ def forwards(order: Order, slots: int | None = None) -> Program:
 def communicated(
     order: Order, names: Sequence[ProgramName], slots: int | None = None
 ) -> dict[ProgramName, Communicated]:
-    """The Programs of these names, as `communicate` and `forwards` make them."""
+    """The Programs of these names, as `communicate` and `forwards` make them. Raises `Rejected`, as
+    they do."""
     order = inserted(order)
     data = flow(order.problem)
     limited = bool(order.lists) and any(order.problem.spec.limits)
