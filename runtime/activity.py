@@ -8,16 +8,20 @@ from stretto.compiler.program.program import Compute
 from stretto.runtime.coordination.watchdog import Position
 from stretto.runtime.describe import awaited_ranks, describe_streams, ranks
 from stretto.runtime.interpreter import Interpreter
+from stretto.runtime.rank_program import RankPlan
+from stretto.runtime.streams.marks import DeviceMarks, DevicePlace
 from stretto.runtime.whereabouts import Whereabouts
 
 
 class Activity:
     """`doing` follows `rank 2 ` in a sentence, `busy` is false between steps, `steps` counts those
     begun, `run` is the one whose instructions are running; between steps `awaited` are the ranks
-    whose numbers this one waits for, and `moves` counts the times it did."""
+    whose numbers this one waits for, and `moves` counts the times it did. `marks`: on a device,
+    which is behind the process, where it stands; a step is over when it has come to the end."""
 
-    def __init__(self, page: Whereabouts | None = None) -> None:
-        self.page = page or Whereabouts()
+    def __init__(self, page: Whereabouts | None = None, marks: DeviceMarks | None = None) -> None:
+        self.page, self.marks = page or Whereabouts(), marks
+        self.plan: RankPlan | None = None  # of the list that was issued last
         self._run: Interpreter | None = None
         self.doing, self.busy = "makes its executor", True
         self.steps = self.moves = 0
@@ -42,6 +46,7 @@ class Activity:
     def run(self, run: Interpreter | None) -> None:
         if run is not self._run:
             self._run = run
+            self.plan = self.plan if run is None else run.context.plan
             self.page.runs(run.program.name if run else "", run.many if run else 1)
 
     def finish(self) -> None:
@@ -76,11 +81,28 @@ class Activity:
             self.doing, self.busy, self.awaited = before
 
     def position(self) -> Position:
-        """Where the rank is."""
+        """Where the rank is, and its device."""
         run = self.run
         if run is None:
-            return Position((self.steps, -1 - self.moves), self.doing, self.awaited, self.busy)
-        return self.position_of(run.views)
+            key = (self.steps, -1 - self.moves)
+            here = Position(key, self.doing, self.awaited, self.busy)
+        else:
+            here = self.position_of(run.views)
+        device = None if self.marks is None else self.marks.standing()
+        return here if device is None else self._with_device(here, device)
+
+    def _with_device(self, here: Position, device: DevicePlace) -> Position:
+        """A rank whose device has still to do what it was given. It waits for whom the device waits
+        for; a process that waits for the device may look as if it computed."""
+        plan = self.plan
+        assert plan is not None
+        awaited = dict.fromkeys(here.waiting_for)
+        for _, at in device.at:
+            awaited |= dict.fromkeys(awaited_ranks(plan, device.name, at))
+        where = describe_streams(plan, device.name, device.at)
+        return Position(
+            (*here.key, device.over), f"{here.where}; its device {where}", tuple(awaited), True
+        )
 
     def position_of(self, views: Sequence[Interpreter]) -> Position:
         """Where these streams of the running list are."""

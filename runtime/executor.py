@@ -49,6 +49,7 @@ from stretto.runtime.stage.from_user import Loss, device_of, stage_modules
 from stretto.runtime.stage.judge import LossShare
 from stretto.runtime.streams.device import DeviceStreams
 from stretto.runtime.streams.host import FirstFailure, HostStreams
+from stretto.runtime.streams.marks import DeviceMarks
 from stretto.runtime.ties import agree_on_ties, tied
 from stretto.runtime.transport import Transport
 from stretto.runtime.transport.choose import transport_of
@@ -175,7 +176,9 @@ class Executor:
         self.bound: dict[ProgramName, BoundProgram] = {}
         self.broken = ""  # why no step can be taken any more
         self.gathered, self.gather_lanes = 0, NONE  # of `train.gather`
-        self.activity = Activity(page)
+        device = transport.accelerator
+        marks = self.marks = None if device is None else DeviceMarks(device)
+        self.activity = Activity(page, marks)
         self.exchange = Exchange(self.peers, transport, self.activity)
         self.scaler: LossScaler | None = None
         self.device_streams: DeviceStreams | None = None
@@ -323,6 +326,7 @@ def _run(executor: Executor, run: Interpreter) -> None:
                 executor.watch.begin()
                 run.note = executor.watch.note
         executor.activity.run = run
+        run.marks = executor.marks
         if run.program.streams:
             _give_streams(executor, run)
         run_list(run)

@@ -39,6 +39,7 @@ from stretto.runtime.stage.private import Versions
 from stretto.runtime.stage.stage_module import ForwardInput, ForwardOutput, Result
 from stretto.runtime.streams.device import DeviceStreams
 from stretto.runtime.streams.host import HostStreams
+from stretto.runtime.streams.marks import DeviceMarks
 from stretto.runtime.tensor_spec import dtype_name
 from stretto.runtime.topology import StageId, shown
 from stretto.runtime.whereabouts import AT, MOST
@@ -125,6 +126,7 @@ class Interpreter:
         self.stream, self.views = 0, [self]
         self.host: HostStreams | None = None
         self.device: DeviceStreams | None = None
+        self.marks: DeviceMarks | None = None
         self.many_streams = bool(program.streams)
 
     @property

@@ -16,6 +16,8 @@ def run_list(run: Interpreter) -> None:
     """Runs the list: without streams from top to bottom, else each stream its part of it. Raises
     what the modules, the loss and the transport raise."""
     run.data_parallel.prepare(run.train)
+    if run.marks is not None:
+        run.marks.begin(run.program)
     if run.host is not None:
         side_by_side(run, run.host)
     elif run.device is not None:
@@ -36,7 +38,7 @@ def run_list(run: Interpreter) -> None:
 def one_by_one(run: Interpreter) -> None:
     """Without streams: from top to bottom."""
     before, behind = run.data_parallel.actions(run.program)
-    page = run.context.page.numbers
+    page, marks = run.context.page.numbers, run.marks
     with as_stream_group(run.context.group_of(0)):
         for at, act in enumerate(run.bound.issue):
             run.at = page[AT] = at
@@ -47,6 +49,8 @@ def one_by_one(run: Interpreter) -> None:
             if at in behind:
                 for other in behind[at]:
                     other()
+            if marks is not None:
+                marks.issued(at)
 
 
 def side_by_side(run: Interpreter, host: HostStreams) -> None:
@@ -78,6 +82,8 @@ def issued(run: Interpreter, device: DeviceStreams) -> None:
             stream = stream_of[at]
             with device.on(stream), as_stream_group(run.context.group_of(stream)):
                 run.do(at)
+                if run.marks is not None:
+                    run.marks.issued(at, stream)
     _at_the_end(run)
 
 

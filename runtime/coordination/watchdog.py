@@ -26,7 +26,7 @@ class Position(NamedTuple):
     """Where a rank is. `key` changes whenever it moves on; the others are those of `Answer`.
     `several`: it may compute on one stream while it waits on another."""
 
-    key: tuple[int, int]
+    key: tuple[int, ...]
     where: str
     waiting_for: tuple[int, ...]
     busy: bool
@@ -45,7 +45,7 @@ class Watchdog:
     ):
         self.peers, self.position, self.abort = peers, position, abort
         self.tick = min(1.0, max(peers.timeout / 4, 0.05))
-        self.seen: tuple[int, int] | None = None
+        self.seen: tuple[int, ...] | None = None
         self.since = self.moved = time.monotonic()
         self.worked = 0.0  # when it was last seen at work
         self.signs: SignsOfWork | None = None
