@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
-from stretto.compiler.commands import COMMANDS
+from stretto.compiler.commands import COMMANDS, screen
 from stretto.compiler.commands.mistaken import no_command
 from stretto.compiler.commands.parsers import commands_of, parser, unknown
 
@@ -24,9 +24,7 @@ ASSIGNED = re.compile(r"[A-Za-z_]\w*=")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `arguments`: those of the process by default."""
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    screen.prepare(sys.stdout, sys.stderr)
     try:
         code = _run(_parsed(arguments))
         sys.stdout.flush()

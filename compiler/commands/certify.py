@@ -2,6 +2,7 @@
 that it is of that plan."""
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
 from fractions import Fraction
 from typing import Any
@@ -10,8 +11,9 @@ from stretto.compiler.certificate.checker.check import certify
 from stretto.compiler.certificate.checker.instance import Refuted
 from stretto.compiler.certificate.checker.shape import LONGEST, Unreadable
 from stretto.compiler.certificate.write import of_program, unproven
-from stretto.compiler.commands import files
+from stretto.compiler.commands import files, screen
 from stretto.compiler.commands.load import from_plan
+from stretto.compiler.diagnostics.layout import labelled
 from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.problem.figures import figure
 from stretto.compiler.show.summary import step_of
@@ -58,10 +60,10 @@ def run(chosen: Namespace) -> int:
         "optimal": "proven" if claims["optimal"] else "not proven",
         "plan": _plan(certificate, chosen),
     }
-    for name, value in rows.items():
-        print(one_line(f"{name:<13}{value}"))
     if weaker := unproven(certificate):
-        print(one_line(f"{'not shown':<13}{weaker}"))
+        rows["not shown"] = weaker
+    safe = {name: one_line(value) for name, value in rows.items()}
+    print(*labelled(safe, screen.width(sys.stdout)), sep="\n")
     return 0
 
 

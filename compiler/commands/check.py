@@ -1,12 +1,14 @@
 """`stretto check FILE…`: parse to prove, and say what was proved."""
 
+import sys
 from argparse import ArgumentParser, Namespace
 from fractions import Fraction
 
-from stretto.compiler.commands import files, load
+from stretto.compiler.commands import files, load, screen
 from stretto.compiler.commands.flags import FILE, add_inputs, add_messages, add_search, add_tables
 from stretto.compiler.commands.report import report
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
+from stretto.compiler.diagnostics.layout import hung
 from stretto.compiler.diagnostics.printable import one_line, printable
 from stretto.compiler.diagnostics.render import FORMATS
 from stretto.compiler.diagnostics.source import Source
@@ -69,12 +71,16 @@ def run(chosen: Namespace) -> int:
             streams = plan.programs[step_of(plan)].spec.streams
             rests.update(dict.fromkeys(STREAM_ASSUMPTIONS if streams else ASSUMPTIONS))
             if chosen.format in ("full", "concise"):
-                print(printable(proved(name, plan)))
+                told = proved(name, plan)
                 if searches and chosen.system is not None:
-                    print(printable(shorter(plan, chosen)))
+                    told.append(shorter(plan, chosen))
+                for line in map(printable, told):
+                    print(*hung(line, screen.width(sys.stdout)), sep="\n")
     report(found, sources, chosen.format)
     if chosen.assumptions and chosen.format in ("full", "concise"):
-        print("What the proofs rest on:", *(rests or ASSUMPTIONS), sep="\n  - ")
+        print("What the proofs rest on:")
+        for rest in rests or ASSUMPTIONS:
+            print(*hung(f"  - {rest}", screen.width(sys.stdout)), sep="\n")
     return max(codes)
 
 
@@ -113,18 +119,16 @@ def shorter(plan: Plan, chosen: Namespace) -> str:
     )
 
 
-def proved(name: str, plan: Plan) -> str:
+def proved(name: str, plan: Plan) -> list[str]:
     """What a proof says, in three lines."""
     s: Summary = of_plan(plan)
     program = plan.programs[step_of(plan)]
     messages = sum(isinstance(one, Send) for rank in program.ranks for one in rank)
     limits = " within the limits" if program.spec.limits else ""
-    return "\n".join(
-        [
-            f"{one_line(name)}: proved, {figures(s)}",
-            f"  {count(s.operations, 'operation')} exactly once, in the order of the data; "
-            f"{count(messages, 'message')} paired with their receives;",
-            f"  no deadlock, even where a send waits for its receive; activations{limits} and "
-            "slots given back",
-        ]
-    )
+    return [
+        f"{one_line(name)}: proved, {figures(s)}",
+        f"  {count(s.operations, 'operation')} exactly once, in the order of the data; "
+        f"{count(messages, 'message')} paired with their receives;",
+        f"  no deadlock, even where a send waits for its receive; activations{limits} and "
+        "slots given back",
+    ]

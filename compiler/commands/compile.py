@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 import msgspec
 
-from stretto.compiler.commands import files, outputs
+from stretto.compiler.commands import files, outputs, screen
 from stretto.compiler.commands.flags import add_inputs, add_messages, add_search
 from stretto.compiler.commands.load import load
 from stretto.compiler.diagnostics.printable import printable
@@ -83,8 +83,11 @@ def run(chosen: Namespace) -> int:
     if weaker:
         files.say(f"{chosen.certificate}: {weaker}")
     summary = of_plan(plan)
-    words = msgspec.json.encode(summary).decode() if chosen.json else printable(table(summary))
-    print(words, file=sys.stderr if to_stdout else sys.stdout)
+    if chosen.json:
+        screen.write_data(msgspec.json.encode(summary).decode() + "\n")
+    else:
+        stream = sys.stderr if to_stdout else sys.stdout
+        print(printable(table(summary, screen.width(stream))), file=stream)
     for name in written:
         if not outputs.is_stdout(name):
             files.say(f"wrote {name}")

@@ -3,9 +3,12 @@ finding, and below it what to do; exit code 1 where a run cannot work."""
 
 import json
 import os
+import sys
 from argparse import ArgumentParser, Namespace
 
+from stretto.compiler.commands import screen
 from stretto.compiler.commands.examination import examine
+from stretto.compiler.diagnostics.layout import beside
 from stretto.compiler.diagnostics.printable import printable
 
 SIGNS = {"ok": " ", "warning": "!", "problem": "x"}
@@ -28,11 +31,14 @@ def run(chosen: Namespace) -> int:
     if chosen.json:
         print(json.dumps([finding._asdict() for finding in findings], indent=2))
         return 1 if problems else 0
-    width = max(len(finding.check) for finding in findings)
+    margin = max(len(finding.check) for finding in findings) + 2
+    room = screen.width(sys.stdout)
     for finding in findings:
-        print(printable(f"{SIGNS[finding.state]} {finding.check:{width}}  {finding.found}"))
+        head = f"{SIGNS[finding.state]} {finding.check:{margin}}"
+        print(*beside(head, printable(finding.found), room), sep="\n")
         if finding.advice:
-            print(printable(f"  {'':{width}}  -> {finding.advice}"))
+            head = f"  {'':{margin}}-> "
+            print(*beside(head, printable(finding.advice), room), sep="\n")
     warnings = sum(finding.state == "warning" for finding in findings)
     print(f"{problems} problems, {warnings} warnings")
     return 1 if problems else 0

@@ -2,6 +2,7 @@
 too. `stretto explain PLAN`: what its time goes into, and what would help."""
 
 import re
+import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stretto.compiler import library
-from stretto.compiler.commands import files
+from stretto.compiler.commands import files, screen
 from stretto.compiler.commands.flags import add_inputs, add_search
 from stretto.compiler.commands.load import Teller, load, searching
 from stretto.compiler.diagnostics.codes import CODES, complete
@@ -101,9 +102,9 @@ def told(chosen: Namespace, spec: "Spec", found: "Explanation") -> int:
     from stretto.compiler.show.explanation import data, text
 
     if chosen.json:
-        print(msgspec.json.encode(data(spec, found)).decode())
+        screen.write_data(msgspec.json.encode(data(spec, found)).decode() + "\n")
     else:
-        print(printable(text(spec, found)))
+        print(printable(text(spec, found, screen.width(sys.stdout))))
     return 0
 
 
@@ -115,20 +116,20 @@ class Trying(Teller):
         if monotonic() < self.next:
             return
         if self.terminal:
-            self.line(f"trying: {what} …")
+            self.line(f"trying: {what} ...")
         else:
             files.say(f"trying: {what}")
 
     def compiling(self, now: SearchProgress) -> None:
         """Only the word that loops are compiled: what is tried has been told."""
         if not now.best:
-            self.line(f"{now.engine} …")
+            self.line(f"{now.engine} ...")
 
 
 def page(code: str) -> str:
     """The code's page: its meaning, a wrong example and the same one mended."""
     row = CODES[code]
-    parts = [f"{code}: {row.title}", fill(row.explanation, 80)]
+    parts = [f"{code}: {row.title}", fill(row.explanation, min(80, screen.width(sys.stdout) or 80))]
     if row.wrong:
         parts += ["Wrong:", indent(complete(row.wrong).strip("\n"), "    ")]
     if row.mended:

@@ -126,10 +126,10 @@ def without_effect(chosen: Namespace) -> list[str]:
         "--costs": chosen.costs,
         "--max-ops": chosen.max_ops is not None,
         "--time-limit": chosen.time_limit is not None and not searches,
-        "--effort": chosen.effort is not None,
+        "--effort": chosen.effort is not None and not searches,
         "--gap": chosen.gap is not None,
         "--engine": chosen.engine,
-        "--seed": chosen.seed,
+        "--seed": chosen.seed and not searches,
         "--no-cache": chosen.no_cache,
         "--receive-slots": getattr(chosen, "receive_slots", None) is not None,
     }

@@ -1,9 +1,8 @@
 """`stretto import FILE --from SYSTEM -o x.pipe`: another system's table as a schedule file."""
 
-import sys
 from argparse import ArgumentParser, Namespace
 
-from stretto.compiler.commands import files, outputs
+from stretto.compiler.commands import files, outputs, screen
 from stretto.compiler.commands.flags import add_tables, natural
 
 EXAMPLES = """\
@@ -41,7 +40,7 @@ def run(chosen: Namespace) -> int:
 
     source, known = schedule_text(chosen.file, chosen, chosen.reorder)
     if chosen.output is None or outputs.is_stdout(chosen.output):
-        sys.stdout.write(source.text)
+        screen.write_data(source.text)
     else:
         outputs.write(chosen.output, source.text)
         files.say(f"wrote {chosen.output}")

@@ -1,21 +1,21 @@
 """`stretto list`: the library side by side, at one size and with one set of costs. The table in
 which a user picks a schedule, best first; below, why the others refuse that size."""
 
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from fractions import Fraction
-from shutil import get_terminal_size
 from textwrap import wrap
 from typing import NamedTuple
 
 import msgspec
 
 from stretto.compiler import library
-from stretto.compiler.commands import files
+from stretto.compiler.commands import files, screen
 from stretto.compiler.commands.flags import add_inputs
 from stretto.compiler.commands.load import Refused, from_schedule
+from stretto.compiler.diagnostics.layout import Table, hung
 from stretto.compiler.diagnostics.printable import one_line
-from stretto.compiler.diagnostics.wording import columns
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.figures import figure
@@ -38,8 +38,9 @@ HEAD = (
     "about",
 )
 NUMBERS = range(1, 9)
-SPARED = ("about", "copies", "stages", "bound", "gap")
+SPARED = ("about", "copies", "stages", "bound", "gap", "memory", "bubble", "size")
 """The columns that a narrow terminal does without, the first one first."""
+FILE_WIDTH = 200  # columns where the output is no terminal
 
 FOOT = """\
 stages: that each rank holds. makespan, bound and memory are those of whole stages, of which a rank
@@ -94,12 +95,13 @@ def run(chosen: Namespace) -> int:
     if not any(row.summary for row in rows):
         return none_fits(rows)
     if chosen.json:
-        print(msgspec.json.encode([listed(row) for row in rows]).decode())
+        screen.write_data(msgspec.json.encode([listed(row) for row in rows]).decode() + "\n")
         return 0
-    print("\n".join(tables(rows)))
+    print("\n".join(tables(rows, screen.width(sys.stdout) or FILE_WIDTH)))
     for row in rows:
         if not row.summary:
-            print(f"\n{one_line(f'{row.name}: {row.reason}')}")
+            words = one_line(f"{row.name}: {row.reason}")
+            print("", *hung(words, screen.width(sys.stdout)), sep="\n")
     return 0
 
 
@@ -112,9 +114,8 @@ def _size(given: dict[str, Fraction]) -> Iterator[tuple[str, Fraction]]:
         yield "microbatches", given.get("ranks", Fraction(ranks)) * each
 
 
-def tables(rows: list[LibraryRow]) -> Iterator[str]:
-    """The lines of the tables and of what stands around them, as wide as the terminal."""
-    width = get_terminal_size((200, 24)).columns
+def tables(rows: list[LibraryRow], width: int) -> Iterator[str]:
+    """The lines of the tables and of what stands around them."""
     yield from table([row for row in rows if row.summary and not row.summary.streams], width)
     cut = [row for row in rows if row.summary and row.summary.streams]
     if cut:
@@ -127,24 +128,19 @@ def tables(rows: list[LibraryRow]) -> Iterator[str]:
 def table(rows: list[LibraryRow], width: int) -> Iterator[str]:
     """The lines of one table. One size for all stands above it."""
     sizes = {size(row) for row in rows}
-    left = [name for name in HEAD if name != "size" or len(sizes) > 1]
     if not rows:
         return
     if len(sizes) == 1:
         yield f"{sizes.pop()}\n"
-    spared = []
-    while (lines := _lines(rows, left)) and max(map(len, lines)) > width:
-        more = next((name for name in SPARED if name in left), None)
-        if more is None or (more == "about" and len(_lines(rows, left[:-1])[0]) < width - 30):
-            lines = [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
-            break
-        left.remove(more)
-        spared.append(more)
-    yield from lines
+    shown = [k for k, name in enumerate(HEAD) if name != "size" or sizes]
+    cut = [[one_line(cell) for cell in cells(row)] for row in rows]
+    yield from Table(
+        [HEAD[k] for k in shown],
+        [[row[k] for k in shown] for row in cut],
+        right=[HEAD[k] for k in NUMBERS],
+        spared=SPARED,
+    ).lines(width)
     yield ""
-    if spared:
-        yield from wrap(f"No room in {width} columns for: {', '.join(spared)}.", width)
-        yield ""
 
 
 def size(row: LibraryRow) -> str:
@@ -152,14 +148,6 @@ def size(row: LibraryRow) -> str:
     s = row.summary
     assert s is not None
     return f"{s.ranks} ranks, {s.microbatches} micro-batches"
-
-
-def _lines(rows: list[LibraryRow], names: list[str]) -> list[str]:
-    """The table with these columns."""
-    at = [HEAD.index(name) for name in names]
-    right = [k for k, column in enumerate(at) if column in NUMBERS]
-    cut = [HEAD, *map(cells, rows)]
-    return [one_line(x) for x in columns([[row[k] for k in at] for row in cut], right=right)]
 
 
 def none_fits(rows: list[LibraryRow]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import monotonic
 
-from stretto.compiler.commands import files
+from stretto.compiler.commands import files, screen
 from stretto.compiler.commands.flags import without_effect
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.printable import one_line
@@ -162,7 +162,7 @@ class Teller:
     def __call__(self, now: SearchProgress) -> None:
         """Show the progress of the search, where it is due."""
         if not now.best:
-            self.line(f"{now.engine} …")
+            self.line(f"{now.engine} ...")
             return
         if monotonic() < self.next:
             return
@@ -178,6 +178,7 @@ class Teller:
         """One line that is written over; only a terminal can show it."""
         if self.terminal:
             self.written = True
+            words = words[: (screen.width(sys.stderr) or len(words) + 1) - 1]
             print(f"\r\x1b[K{words}", end="", file=sys.stderr, flush=True)
 
     def interrupted(self) -> None:

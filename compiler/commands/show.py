@@ -3,9 +3,8 @@
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from shutil import get_terminal_size
 
-from stretto.compiler.commands import files, outputs
+from stretto.compiler.commands import files, outputs, screen
 from stretto.compiler.commands.flags import (
     FILE,
     NARROWEST,
@@ -80,8 +79,10 @@ def run(chosen: Namespace) -> int:
     if chosen.output:
         outputs.write(chosen.output, picture)
         files.say(f"wrote {chosen.output}")
-    else:
+    elif format == "text":
         sys.stdout.write(picture)
+    else:
+        screen.write_data(picture)
     return 0
 
 
@@ -99,4 +100,4 @@ def named(output: str) -> str:
 def look(chosen: Namespace) -> Look:
     """How a text is looked at: as wide as the terminal, in colour if it has any."""
     colour = files.colourful(sys.stdout) and not chosen.output
-    return Look(chosen.width or get_terminal_size((UNKNOWN_WIDTH, 24)).columns, colour)
+    return Look(chosen.width or screen.width(sys.stdout) or UNKNOWN_WIDTH, colour)

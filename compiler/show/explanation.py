@@ -1,6 +1,5 @@
 """Explanation → text for a terminal, or the object of `explain --json`."""
 
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -9,39 +8,39 @@ import msgspec
 from stretto.compiler.analysis.critical_path import Link
 from stretto.compiler.analysis.explanation import Explanation
 from stretto.compiler.analysis.idle import CAUSES, WAITS, Cause, Idle, told
-from stretto.compiler.diagnostics.wording import columns
+from stretto.compiler.diagnostics.layout import CUT, Table, hung
 from stretto.compiler.problem.figures import figure, time_figure
 from stretto.compiler.problem.spec import Spec, number
 
 LONGEST = 40  # links of the chain that are shown
 
 
-def text(spec: Spec, explained: Explanation) -> str:
-    """What `stretto explain PLAN` prints."""
+def text(spec: Spec, explained: Explanation, width: int | None = None) -> str:
+    """What `stretto explain PLAN` prints, in lines of this width."""
 
     def t(ticks: int) -> str:
         return time_figure(spec, ticks)
 
     line = _lines(explained)
-    parts = [
-        [_headline(spec, explained, t)],
-        [f"  {line}" for line in _links(explained.chain, t, line)],
-        ["", f"why every {_whose(explained)} is idle, and for how long"],
-        [f"  {line}" for line in _table(spec, explained, t)],
+    lines = [
+        *hung(_headline(spec, explained, t), width),
+        *_links(explained.chain, t, line).lines(width),
+        "",
+        *hung(f"why every {_whose(explained)} is idle, and for how long", width),
+        *_table(spec, explained, t).lines(width),
     ]
     if explained.stretches:
-        parts.append(["", "the longest idle stretches"])
-        parts.append([f"  {_stretch(spec, one, line)}" for one in explained.stretches])
+        lines += ["", "the longest idle stretches"]
+        for one in explained.stretches:
+            lines += hung(f"  {_stretch(spec, one, line)}", width)
     if explained.gains or explained.moves or explained.notes:
-        parts.append(["", "what would help"])
-        parts.append(
-            [f"  {m.what(spec)}: {figure(m.before)} → {figure(m.after)}" for m in explained.moves]
-        )
-        parts.append(
-            [f"  {r.what}: {figure(r.before)} → {figure(r.after)}" for r in explained.gains]
-        )
-        parts.append([f"  ({note})" for note in explained.notes])
-    return "\n".join(line for part in parts for line in part)
+        lines += ["", "what would help"]
+        words = [f"{m.what(spec)}: {figure(m.before)} → {figure(m.after)}" for m in explained.moves]
+        words += [f"{r.what}: {figure(r.before)} → {figure(r.after)}" for r in explained.gains]
+        words += [f"({note})" for note in explained.notes]
+        for word in words:
+            lines += hung(f"  {word}", width)
+    return "\n".join(lines)
 
 
 def _whose(explained: Explanation) -> str:
@@ -64,29 +63,31 @@ def _lines(explained: Explanation) -> bool:
     return len({link.line for link in explained.chain}) > 1
 
 
-def _links(chain: tuple[Link, ...], t: Any, lines: bool) -> Iterator[str]:
+def _links(chain: tuple[Link, ...], t: Any, lines: bool) -> Table:
     shown = chain if len(chain) <= LONGEST else chain[: LONGEST // 2]
     rows = [_link(link, t, lines) for link in shown]
     if shown is not chain:
-        rows.append((f"… {len(chain) - LONGEST} more", "", "", ""))
+        rows.append((f"{CUT} {len(chain) - LONGEST} more", "", "", ""))
         rows += [_link(link, t, lines) for link in chain[-(LONGEST // 2) :]]
-    yield from columns(rows)
+    names = ("time", "operation", "line", "why")
+    return Table(names, rows, spared=("line",), text="why", bare=True, indent=2)
 
 
 def _link(link: Link, t: Any, lines: bool) -> tuple[str, ...]:
     line = f"line {link.line}" if lines and link.line is not None else ""
-    return f"{t(link.start)} – {t(link.end)}", link.operation, link.why, line
+    return f"{t(link.start)} – {t(link.end)}", link.operation, line, link.why
 
 
-def _table(spec: Spec, explained: Explanation, t: Any) -> Iterator[str]:
+def _table(spec: Spec, explained: Explanation, t: Any) -> Table:
     used: list[Cause] = [cause for cause in CAUSES if any(idle[cause] for idle in explained.idle)]
-    rows = [("rank", "idle", *(WAITS[cause] for cause in used))]
+    rows = []
     names = [str(rank) for rank in range(len(explained.idle))]
     if explained.lanes:
         names = [f"{rank} {spec.streams[stream]}" for rank, stream in explained.lanes]
     for name, idle in zip(names, explained.idle, strict=True):
         rows.append((name, t(sum(idle.values())), *(t(idle[cause]) for cause in used)))
-    yield from columns(rows)
+    heads = [WAITS[cause] for cause in used]
+    return Table(("rank", "idle", *heads), rows, spared=heads[::-1], indent=2)
 
 
 def _stretch(spec: Spec, one: Idle, lines: bool) -> str:

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from stretto.compiler.analysis.hidden import hidden
 from stretto.compiler.bounds.bound import Bound
+from stretto.compiler.diagnostics.layout import labelled
 from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.plan.plan import Plan
@@ -173,8 +174,8 @@ def figures(s: Summary) -> str:
     )
 
 
-def table(s: Summary) -> str:
-    """What `compile` prints: a figure per line, its name in front."""
+def table(s: Summary, width: int | None = None) -> str:
+    """What `compile` prints: a figure per line, its name in front; in lines of this width."""
     order = "as written" if s.engine == WRITTEN else f"found by {s.engine}"
     rows = {
         "schedule": s.schedule,
@@ -188,8 +189,7 @@ def table(s: Summary) -> str:
         "weight copies": str(s.weight_copies),
         "hash": s.hash,
     }
-    width = max(map(len, rows)) + 2
-    return "\n".join(f"{name:<{width}}{value}" for name, value in rows.items())
+    return "\n".join(labelled(rows, width))
 
 
 def _operations(s: Summary) -> str:

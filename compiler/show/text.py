@@ -92,10 +92,8 @@ def draw(view: View, look: Look) -> str:
     lines += [Text(" " * margin + axis(view, scale), Style(dim=True)), Text()]
     lines += legend(view, look)
     lines += [Text(words) for words in wrap(hidden(view, look, scale, frame), look.width)]
-    told = [*hidden_lines(view)]
-    lines += [Text()] if told else []
-    for words in map(printable, told):
-        lines += [Text(line) for line in wrap(words, look.width, subsequent_indent="  ")]
+    told = [Text(line) for line in hidden_lines(view, look.width)]
+    lines += [Text(), *told] if told else []
     lines += causes(view, look)
     lines += beside(view, look)
     return printed(lines, look)
@@ -270,7 +268,7 @@ def beside(view: View, look: Look) -> list[Text]:
             f"{view.time_words(one.start)} – {view.time_words(one.end)}"
             for one in row[:BESIDE]
         )
-        more = ", …" if len(row) > BESIDE else ""
+        more = ", ..." if len(row) > BESIDE else ""
         words = printable(f"beside rank {rank}: {told}{more}")
         lines += [Text(line) for line in wrap(words, look.width, subsequent_indent="  ")]
     if len(view.timeline.collectives) > BESIDE:
@@ -293,7 +291,7 @@ def printed(lines: Iterable[Text], look: Look) -> str:
     """The lines as one text, with colour codes if the look has colour. (Written by `rich`, a line
     takes as long as compiling a rank.)"""
     if not look.colour:
-        return "".join(f"{line.plain}\n" for line in lines)
+        return "".join(f"{line.plain.rstrip()}\n" for line in lines)
     console = Console(file=StringIO(), width=look.width, highlight=False)
     return "".join(coded(console, line) + "\n" for line in lines)
 

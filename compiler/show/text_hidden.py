@@ -4,20 +4,23 @@ rank how much of it lies under computation, and what `compute` waits for during 
 from collections.abc import Iterator
 
 from stretto.compiler.analysis.hidden import exposed, hidden
-from stretto.compiler.diagnostics.wording import columns
+from stretto.compiler.diagnostics.layout import Table
+from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.show.summary import percent
 from stretto.compiler.show.view import View
 
 
-def hidden_lines(view: View) -> Iterator[str]:
-    """A row for each rank that spends time on other streams; none where no rank does."""
+def hidden_lines(view: View, width: int | None = None) -> Iterator[str]:
+    """A row for each rank that spends time on other streams; none where no rank does. In lines of
+    this width."""
     spec = view.spec
     if not spec.streams or not any(known := hidden(view.timeline)):
         return
     compute, others = spec.streams[0], " and ".join(spec.streams[1:])
     waits = {"own": f"for {others}", "away": "for other ranks", "order": "for the order"}
     waits |= {"memory": "for memory", "channel": "for a channel", "done": "no more: it is done"}
-    rows = [(f"{others} hidden", "step", "steady", "ramps", f"not hidden while {compute} waits")]
+    heads = (f"{others} hidden", "step", "steady", "ramps", f"not hidden while {compute} waits")
+    rows = []
     for rank, one in enumerate(known):
         if one is None:
             continue
@@ -26,7 +29,8 @@ def hidden_lines(view: View) -> Iterator[str]:
         whole = sum(rest.values())
         words = [f"{waits[why]} {percent(ticks / whole)}" for why, ticks in rest.most_common()]
         rows.append((f"rank {rank}", shares[0], shares[1], shares[2], ", ".join(words)))
-    yield from columns(rows)
+    names = [printable(head) for head in heads]
+    yield from Table(names, rows, spared=("ramps", "steady"), text=names[-1]).lines(width)
 
 
 def _share(share: float | None) -> str:

@@ -75,21 +75,6 @@ def test_list_compares_whole_stages_at_one_size(
     assert "(span)" in " ".join(lines["zb_h2"])  # 55 is not the least makespan
 
 
-def test_a_narrow_list_drops_columns_and_says_which(
-    stretto: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for width in (40, 60, 80, 120, 300):
-        monkeypatch.setenv("COLUMNS", str(width))
-        out = stretto("list")[1]
-        assert max(map(len, out.splitlines())) <= width
-        assert ("No room in" in out) == (width < 300)
-        head = out.splitlines()[2].split()
-        first = out.split("Stages cut")[0]
-        dropped = first.split("No room in", 1)[1] if width < 300 else ""
-        for name in ("about", "copies", "gap"):
-            assert (name in head) != (name in dropped)
-
-
 def test_every_code_is_explained(stretto: Run) -> None:
     from stretto.compiler.diagnostics.codes import CODES
 

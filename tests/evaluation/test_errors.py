@@ -128,8 +128,8 @@ def test_full() -> None:
         "error[syntax]: far right\n"
         " --> a,b.pipe:3:502\n"
         "  |\n"
-        "3 | …" + "x" * 148 + " y\n"
-        "  | " + " " * 150 + "^\n"
+        "3 | ..." + "x" * 142 + " y\n"
+        "  | " + " " * 146 + "^\n"
     )
 
 

@@ -29,13 +29,16 @@ def render(
     sources: Iterable[Source] = (),
     format: str = "full",
     colour: bool = False,
+    width: int | None = None,
+    encoding: str = "utf-8",
 ) -> str:
     """All diagnostics in one of the FORMATS, with a line break at the end of every line; "" for
     none, but for `json` and `sarif`, which say so. Words and texts that are too long are cut, their
-    middle left out (`printable.shortened`). Only `full` shows source lines, and may be coloured."""
+    middle left out (`printable.shortened`). Only `full` shows source lines,
+    may be coloured, and looks at how wide the screen is and which characters it has."""
     diagnostics = [_short(one) for one in diagnostics]
     if format == "full":
-        return full(diagnostics, sources, colour)
+        return full(diagnostics, sources, colour, width, encoding)
     return FORMATS[format](diagnostics, sources)
 
 
