@@ -133,7 +133,7 @@ def open_seals(lines: list[Any]) -> list[Any]:
 def printed(path: Path) -> str:
     """All that commands print of a plan, but for its hash and its name."""
     plan = from_plan(str(path))
-    texts = [proved("plan", plan), repr(replace(of_plan(plan), engine=""))]
+    texts = [*proved("plan", plan), repr(replace(of_plan(plan), engine=""))]
     for name in plan.programs:
         texts += [draw(plan, "json", name), draw(plan, "text", name)]
     return "\n".join(texts).replace(plan.hash, "HASH")
