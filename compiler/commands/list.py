@@ -14,7 +14,7 @@ from stretto.compiler import library
 from stretto.compiler.commands import files, screen
 from stretto.compiler.commands.flags import add_inputs
 from stretto.compiler.commands.load import Refused, from_schedule
-from stretto.compiler.diagnostics.layout import Table, hung
+from stretto.compiler.diagnostics.layout import TextTable, hung
 from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
@@ -134,7 +134,7 @@ def table(rows: list[LibraryRow], width: int) -> Iterator[str]:
         yield f"{sizes.pop()}\n"
     shown = [k for k, name in enumerate(HEAD) if name != "size" or sizes]
     cut = [[one_line(cell) for cell in cells(row)] for row in rows]
-    yield from Table(
+    yield from TextTable(
         [HEAD[k] for k in shown],
         [[row[k] for k in shown] for row in cut],
         right=[HEAD[k] for k in NUMBERS],

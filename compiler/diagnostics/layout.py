@@ -47,7 +47,7 @@ def beside(head: str, text: str, width: int | None) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TextTable:
     """Rows under their `names`, those of the columns `right` flush right, and `indent` columns from
     the margin; without a head where they are `bare`. Where the width is too small the columns
     `spared` are left out, the first one first, and a line below tells which; the column `text`, the

@@ -8,7 +8,7 @@ import msgspec
 from stretto.compiler.analysis.critical_path import Link
 from stretto.compiler.analysis.explanation import Explanation
 from stretto.compiler.analysis.idle import CAUSES, WAITS, Cause, Idle, told
-from stretto.compiler.diagnostics.layout import CUT, Table, hung
+from stretto.compiler.diagnostics.layout import CUT, TextTable, hung
 from stretto.compiler.problem.figures import figure, time_figure
 from stretto.compiler.problem.spec import Spec, number
 
@@ -63,14 +63,14 @@ def _lines(explained: Explanation) -> bool:
     return len({link.line for link in explained.chain}) > 1
 
 
-def _links(chain: tuple[Link, ...], t: Any, lines: bool) -> Table:
+def _links(chain: tuple[Link, ...], t: Any, lines: bool) -> TextTable:
     shown = chain if len(chain) <= LONGEST else chain[: LONGEST // 2]
     rows = [_link(link, t, lines) for link in shown]
     if shown is not chain:
         rows.append((f"{CUT} {len(chain) - LONGEST} more", "", "", ""))
         rows += [_link(link, t, lines) for link in chain[-(LONGEST // 2) :]]
     names = ("time", "operation", "line", "why")
-    return Table(names, rows, spared=("line",), text="why", bare=True, indent=2)
+    return TextTable(names, rows, spared=("line",), text="why", bare=True, indent=2)
 
 
 def _link(link: Link, t: Any, lines: bool) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def _link(link: Link, t: Any, lines: bool) -> tuple[str, ...]:
     return f"{t(link.start)} – {t(link.end)}", link.operation, line, link.why
 
 
-def _table(spec: Spec, explained: Explanation, t: Any) -> Table:
+def _table(spec: Spec, explained: Explanation, t: Any) -> TextTable:
     used: list[Cause] = [cause for cause in CAUSES if any(idle[cause] for idle in explained.idle)]
     rows = []
     names = [str(rank) for rank in range(len(explained.idle))]
@@ -87,7 +87,7 @@ def _table(spec: Spec, explained: Explanation, t: Any) -> Table:
     for name, idle in zip(names, explained.idle, strict=True):
         rows.append((name, t(sum(idle.values())), *(t(idle[cause]) for cause in used)))
     heads = [WAITS[cause] for cause in used]
-    return Table(("rank", "idle", *heads), rows, spared=heads[::-1], indent=2)
+    return TextTable(("rank", "idle", *heads), rows, spared=heads[::-1], indent=2)
 
 
 def _stretch(spec: Spec, one: Idle, lines: bool) -> str:

@@ -4,7 +4,7 @@ rank how much of it lies under computation, and what `compute` waits for during 
 from collections.abc import Iterator
 
 from stretto.compiler.analysis.hidden import exposed, hidden
-from stretto.compiler.diagnostics.layout import Table
+from stretto.compiler.diagnostics.layout import TextTable
 from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.show.summary import percent
 from stretto.compiler.show.view import View
@@ -30,7 +30,7 @@ def hidden_lines(view: View, width: int | None = None) -> Iterator[str]:
         words = [f"{waits[why]} {percent(ticks / whole)}" for why, ticks in rest.most_common()]
         rows.append((f"rank {rank}", shares[0], shares[1], shares[2], ", ".join(words)))
     names = [printable(head) for head in heads]
-    yield from Table(names, rows, spared=("ramps", "steady"), text=names[-1]).lines(width)
+    yield from TextTable(names, rows, spared=("ramps", "steady"), text=names[-1]).lines(width)
 
 
 def _share(share: float | None) -> str:
