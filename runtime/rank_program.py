@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from stretto.compiler.plan.plan import IssuedList, Plan, RankLists, read_rank
+from stretto.compiler.plan.plan import Plan, read_rank
+from stretto.compiler.plan.rank_line import IssuedList, RankLists
 from stretto.compiler.program.program import (
     NONE,
     Await,

@@ -13,12 +13,14 @@ plan is right, `prove` says.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from hashlib import sha256
 from importlib import import_module
 from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from weakref import ref
 
 import msgspec
 from msgspec import Struct
@@ -26,43 +28,38 @@ from msgspec import Struct
 from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.plan.line_references import check_line
 from stretto.compiler.plan.lines import Lines, as_written, write_lines
+from stretto.compiler.plan.rank_line import (
+    IssuedList,
+    RankLine,
+    RankLists,
+    encode,
+    fold,
+    unfold,
+)
 from stretto.compiler.plan.references import (
     check_header,
-    check_list,
     check_spec,
-    check_streams,
     operations_of,
 )
 from stretto.compiler.problem.spec import Pipeline, Spec, Stage
 from stretto.compiler.program.program import (
     Channel,
     Claims,
-    Instruction,
     Program,
     ProgramName,
     Reduction,
 )
 
-FORMAT, VERSION = "stretto-plan", 2
+FORMAT, VERSION = "stretto-plan", 3
 MAX_HEADER = 64 << 20  # bytes of the header line
-MAX_LINE = 256 << 20  # bytes of a rank's line
-MAX_FILE = 2 << 30  # bytes of all lines together
+MAX_LINE = 48 << 20  # bytes of a rank's line
+MAX_FILE = 384 << 20  # bytes of all lines together
 PER_OPERATION = 2048  # bytes that a line may have for each operation of its rank, and once more
 MAX_WORDS = 2000  # characters of the bound's reason, and of the engine's name
 MAX_TEXTS = 4 << 20  # bytes of the texts of another version in which a name is looked for
 FEW = 10  # findings told of one line
-
-
-class IssuedList(NamedTuple):
-    """One rank's instructions of a Program, and the stream of each; without streams none."""
-
-    instructions: tuple[Instruction, ...]
-    streams: tuple[int, ...] = ()
-
-
-RankLists = dict[ProgramName, IssuedList]
-"""One rank's lists, by the name of the Program."""
 
 
 class Plan(Struct, frozen=True):
@@ -108,7 +105,7 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     later version may add to this one without changing it."""
 
     format: Literal["stretto-plan"] = "stretto-plan"
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     spec: Spec
     channels: tuple[Channel, ...] = ()
     reductions: tuple[Reduction, ...] = ()
@@ -122,23 +119,6 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def hash(self) -> str:
         """The plan's hash."""
         return sha256(_encode(self)).hexdigest()
-
-
-class RankPrograms(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One rank's instructions, by the name of the Program; None where the plan has no such one.
-    Where the Spec has streams, the stream of each instruction."""
-
-    train: tuple[Instruction, ...] | None = None
-    eval: tuple[Instruction, ...] | None = None
-    train_streams: tuple[int, ...] | None = None
-    eval_streams: tuple[int, ...] | None = None
-
-
-class RankLine(Struct, frozen=True, forbid_unknown_fields=True):
-    """The line of one rank."""
-
-    rank: int
-    programs: RankPrograms
 
 
 def assemble(
@@ -203,12 +183,7 @@ def read_rank(path: str | PathLike[str], rank: int) -> tuple[Header, RankLists]:
 def _lines(plan: Plan) -> Iterator[tuple[bytes, str]]:
     """The lines of the file, each with its SHA-256."""
     first = next(iter(plan.programs.values()))
-    parts = []
-    for rank in range(first.spec.ranks):
-        lists: dict[str, Any] = {name: one.ranks[rank] for name, one in plan.programs.items()}
-        if first.spec.streams:
-            lists |= {f"{n}_streams": one.streams[rank] for n, one in plan.programs.items()}
-        parts.append(_canonical(RankLine(rank, RankPrograms(**lists))))
+    parts = _rank_lines(plan.programs)
     digests = [sha256(part).hexdigest() for part in parts]
     header = Header(
         spec=first.spec,
@@ -220,8 +195,39 @@ def _lines(plan: Plan) -> Iterator[tuple[bytes, str]]:
         sources=plan.sources,
         ranks=tuple(Line(len(p), digest) for p, digest in zip(parts, digests, strict=True)),
     )
-    yield _encode(header), header.hash
+    first_line = _encode(header)
+    yield first_line, sha256(first_line).hexdigest()
     yield from zip(parts, digests, strict=True)
+
+
+class _Made(NamedTuple):
+    """Lines of ranks, and the Programs that they were made of, by name."""
+
+    programs: dict[ProgramName, "ref[Program]"]
+    lines: list[bytes]
+
+
+_LAST: list[_Made] = []
+"""What was made last: a plan is assembled, with the digests of its lines, and written after that.
+Programs do not change."""
+
+
+def _rank_lines(programs: Mapping[ProgramName, Program]) -> list[bytes]:
+    """The line of every rank."""
+    for made in _LAST:
+        known = {name: of() for name, of in made.programs.items()}
+        if known.keys() == programs.keys() and all(known[n] is programs[n] for n in programs):
+            return made.lines
+    lines = []
+    for rank in range(next(iter(programs.values())).spec.ranks):
+        lists = {name: _issued(program, rank) for name, program in programs.items()}
+        lines.append(encode(fold(rank, lists)))
+    _LAST[:] = [_Made({name: ref(program) for name, program in programs.items()}, lines)]
+    return lines
+
+
+def _issued(program: Program, rank: int) -> IssuedList:
+    return IssuedList(program.ranks[rank], program.streams[rank] if program.spec.streams else ())
 
 
 def _canonical(value: Any) -> bytes:
@@ -248,9 +254,15 @@ def _encode(header: Header) -> bytes:
 def _leave_out(value: dict[str, Any], of: type[Struct]) -> None:
     """Take the empty lists, objects and texts out of this value of a type `of`, where a reader
     supposes them."""
-    for field in msgspec.structs.fields(of):
-        if not field.required and value.get(field.name) in ([], (), {}, ""):
-            del value[field.name]
+    for name in _optional(of):
+        if value.get(name) in ([], (), {}, ""):
+            del value[name]
+
+
+@cache
+def _optional(of: type[Struct]) -> tuple[str, ...]:
+    """The fields that a value of this type may leave out."""
+    return tuple(field.name for field in msgspec.structs.fields(of) if not field.required)
 
 
 # ---------------------------------------------------------------------------- reading
@@ -293,26 +305,13 @@ def _rank_line(lines: Lines, header: Header, rank: int) -> RankLists:
     if sha256(raw).hexdigest() != expected.sha256:
         lines.refuse("damaged-plan", "its SHA-256 is not the one in the header")
     part: RankLine = _decode(lines, raw, _RANK_LINE)
-    _same(lines, raw, _canonical(part))
-    names: tuple[ProgramName, ...] = ("train", "eval")
-    lists: RankLists = {}
-    for name in names:
-        own, streams = getattr(part.programs, name), getattr(part.programs, f"{name}_streams")
-        if (streams is not None) != (own is not None and bool(header.spec.streams)):
-            text = "goes with the list of that name, where the plan has streams, and only there"
-            lines.refuse("plan-reference", f"$.programs.{name}_streams: this {text}")
-        if own is not None:
-            lists[name] = IssuedList(own, streams or ())
-    if part.rank != rank or lists.keys() != header.claims.keys():
+    _same(lines, raw, encode(part))
+    if part.rank != rank or part.programs.keys() != header.claims.keys():
         there = " and ".join(f"`{name}`" for name in header.claims)
         lines.refuse("plan-reference", f"$: this should be {there} of rank {rank}")
     sizes = len(header.channels), len(header.reductions)
-    for name, issued in lists.items():
-        path = f"$.programs.{name}"
-        _check(lines, check_list(header.spec, *sizes, issued.instructions, path))
-        if header.spec.streams:
-            _check(lines, check_streams(header.spec, *issued, f"{path}_streams"))
-    return lists
+    _check(lines, check_line(header.spec, *sizes, part))
+    return unfold(part)
 
 
 def _decode(lines: Lines, raw: bytes, decoder: "msgspec.json.Decoder[Any]") -> Any:

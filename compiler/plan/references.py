@@ -1,50 +1,44 @@
-"""Whether everything that a plan refers to is there, and no number in it is absurd. Types were
-checked when it was decoded; what the plan means is for the proof.
+"""Whether everything that a plan's header refers to is there, and no number in it is absurd. Types
+were checked when it was decoded; what the plan means is for the proof.
 
 All yield what is wrong as (path, words), for instance `$.spec.pipelines[0].stages[3].rank` and
 `there are only ranks 0 to 7, not 9`.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
+from stretto.compiler.plan.findings import (
+    MAX_NUMBER,
+    Wrong,
+    index,
+    number,
+    stage_of,
+    unknown,
+    within,
+)
 from stretto.compiler.problem.figures import BYTES
 from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE, JoinedPair, Operation, Spec, Stage, Tie
-from stretto.compiler.program.program import (
-    Await,
-    BeginReduction,
-    BeginUnshard,
-    Channel,
-    Compute,
-    Free,
-    Instruction,
-    Receive,
-    Reduce,
-    Reduction,
-    Send,
-    Wait,
-)
-
-Wrong = tuple[str, str]
+from stretto.compiler.program.program import Channel, Reduction
 
 COMPUTE = "compute"  # the name of the first stream
 MAX_RANKS = 1 << 16
 MAX_DIGITS = 4096  # of a parameter
 EXACT = re.compile(r"-?[0-9]+(/0*[1-9][0-9]*)?")
 MAX_OPERATIONS = 1 << 26
-MAX_NUMBER = 1 << 53  # ticks and grains: what every reader of JSON holds exactly
 MAX_UNIT = 1 << 62  # above 2^53 a power of two, where costs were rounded
 
 
 def check_spec(spec: Spec) -> Iterator[Wrong]:
     """The Spec's indices and numbers."""
-    yield from _within("$.spec.ranks", spec.ranks, 1, MAX_RANKS, "ranks")
-    yield from _within("$.spec.slices", spec.slices, 0, MAX_OPERATIONS, "slices")
-    yield from _streams(spec)
-    yield from _number("$.spec.microbatches", spec.microbatches)
+    yield from within("$.spec.ranks", spec.ranks, 1, MAX_RANKS, "ranks")
+    yield from within("$.spec.slices", spec.slices, 0, MAX_OPERATIONS, "slices")
+    unfit = [*_streams(spec)]
+    yield from unfit
+    yield from number("$.spec.microbatches", spec.microbatches)
     for key in ("time_unit", "size_unit"):
-        yield from _within(f"$.spec.{key}", getattr(spec, key), 1, MAX_UNIT, "one unit")
+        yield from within(f"$.spec.{key}", getattr(spec, key), 1, MAX_UNIT, "one unit")
         unit = getattr(spec, key)
         if unit > MAX_NUMBER and unit & (unit - 1):
             yield f"$.spec.{key}", f"{unit} is above 2^53, and no power of two"
@@ -53,7 +47,7 @@ def check_spec(spec: Spec) -> Iterator[Wrong]:
     for what, at in spec.rounded.items():
         if what not in ("times", "sizes"):
             yield "$.spec.rounded", "only `times` and `sizes` are rounded"
-        yield from _index(f"$.spec.rounded.{what}", at, len(spec.spans), "spans")
+        yield from index(f"$.spec.rounded.{what}", at, len(spec.spans), "spans")
     if not spec.name.isprintable():
         yield "$.spec.name", "this cannot be printed"
     for name, value in spec.parameters.items():
@@ -72,8 +66,8 @@ def check_spec(spec: Spec) -> Iterator[Wrong]:
     many = operations(spec)
     if many > MAX_OPERATIONS:
         yield "$.spec", f"{many} operations are more than the {MAX_OPERATIONS} this version reads"
-        return
-    yield from _tables(spec)
+    elif not unfit:  # the tables name parts of stages
+        yield from _tables(spec)
 
 
 def operations(spec: Spec) -> int:
@@ -92,49 +86,30 @@ def operations_of(spec: Spec) -> list[int]:
     return many
 
 
-def _within(path: str, value: int, least: int, most: int, what: str) -> Iterator[Wrong]:
-    if not least <= value <= most:
-        yield path, f"{value} is not between {least} and {most} ({what})"
-
-
-def _unknown(kind: str) -> str:
-    return f"this version does not know {kind!r}"
-
-
-def _number(path: str, value: int) -> Iterator[Wrong]:
-    yield from _within(path, value, 0, MAX_NUMBER, "no number here is negative or past 2^53")
-
-
-def _index(path: str, value: int, many: int, what: str) -> Iterator[Wrong]:
-    if not 0 <= value < many:
-        there = f"there are only {what} 0 to {many - 1}" if many else f"there are no {what}"
-        yield path, f"{there}, not {value}"
-
-
 def _pipeline(spec: Spec, p: int) -> Iterator[Wrong]:
     path, pipeline = f"$.spec.pipelines[{p}]", spec.pipelines[p]
-    yield from _number(f"{path}.microbatches", pipeline.microbatches)
-    yield from _number(f"{path}.first", pipeline.first)
-    yield from _index(f"{path}.at", pipeline.at, len(spec.spans), "spans")
+    yield from number(f"{path}.microbatches", pipeline.microbatches)
+    yield from number(f"{path}.first", pipeline.first)
+    yield from index(f"{path}.at", pipeline.at, len(spec.spans), "spans")
     if not pipeline.stages:
         yield f"{path}.stages", "a pipeline has at least one stage"
     for s, stage in enumerate(pipeline.stages):
-        yield from _index(f"{path}.stages[{s}].rank", stage.rank, spec.ranks, "ranks")
+        yield from index(f"{path}.stages[{s}].rank", stage.rank, spec.ranks, "ranks")
         for key in ("F", "B", "I", "W", "activation"):
-            yield from _number(f"{path}.stages[{s}].{key}", getattr(stage, key))
+            yield from number(f"{path}.stages[{s}].{key}", getattr(stage, key))
         for letter, ticks in stage.further.items():
             if letter not in KINDS:
-                yield f"{path}.stages[{s}].further", _unknown(letter)
-            yield from _number(f"{path}.stages[{s}].further.{letter}", ticks)
+                yield f"{path}.stages[{s}].further", unknown(letter)
+            yield from number(f"{path}.stages[{s}].further.{letter}", ticks)
         yield from _figures(f"{path}.stages[{s}].parts", stage)
         size = stage.activation
-        yield from _within(f"{path}.stages[{s}].kept", stage.kept, 0, size, "the activation")
+        yield from within(f"{path}.stages[{s}].kept", stage.kept, 0, size, "the activation")
     if pipeline.replicates != NONE:
         yield from _copy(spec, path, p)
     for k, (q, s) in enumerate(pipeline.feeds):
         here = f"{path}.feeds[{k}]"
-        wrong = [*_index(f"{here}[0]", q, len(spec.pipelines), "pipelines")]
-        wrong = wrong or [*_index(f"{here}[1]", s, len(spec.pipelines[q].stages), "stages")]
+        wrong = [*index(f"{here}[0]", q, len(spec.pipelines), "pipelines")]
+        wrong = wrong or [*index(f"{here}[1]", s, len(spec.pipelines[q].stages), "stages")]
         yield from wrong
         if not wrong and (q == p or spec.pipelines[q].microbatches != pipeline.microbatches):
             yield here, f"pipeline {q} is not another one with as many micro-batches"
@@ -167,15 +142,15 @@ def _streams(spec: Spec) -> Iterator[Wrong]:
             for k, part in enumerate(chain):
                 if not part.name.isidentifier():
                     yield f"{path}[{k}][0]", f"{part.name!r} is no name"
-                yield from _within(f"{path}[{k}][1]", part.layer, NONE, MAX_OPERATIONS, "layers")
-                yield from _index(f"{path}[{k}][2]", part.stream, len(spec.streams), "streams")
+                yield from within(f"{path}[{k}][1]", part.layer, NONE, MAX_OPERATIONS, "layers")
+                yield from index(f"{path}[{k}][2]", part.stream, len(spec.streams), "streams")
 
 
 def _figures(path: str, stage: Stage) -> Iterator[Wrong]:
     """What the parts of a stage cost; their sums are what the stage does."""
     for k, part in enumerate(stage.parts):
         for n, value in enumerate(part):
-            yield from _number(f"{path}[{k}][{n}]", value)
+            yield from number(f"{path}[{k}][{n}]", value)
     for kind in ("F", "I", "W") if stage.parts else ():
         if sum(getattr(one, kind) for one in stage.parts) != getattr(stage, kind):
             yield path, f"their {kind} is not that of the stage in sum"
@@ -183,7 +158,7 @@ def _figures(path: str, stage: Stage) -> Iterator[Wrong]:
 
 def _copy(spec: Spec, path: str, p: int) -> Iterator[Wrong]:
     of = spec.pipelines[p].replicates
-    wrong = [*_index(f"{path}.replicates", of, len(spec.pipelines), "pipelines")]
+    wrong = [*index(f"{path}.replicates", of, len(spec.pipelines), "pipelines")]
     yield from wrong
     if not wrong:
         original = spec.pipelines[of]
@@ -200,37 +175,37 @@ def _tables(spec: Spec) -> Iterator[Wrong]:
             yield f"$.spec.overlap[{k}]", f"{kind} cannot overlap F"
     for k, (operation, ticks) in enumerate(spec.exceptions):
         yield from _operation(f"$.spec.exceptions[{k}][0]", operation, spec)
-        yield from _number(f"$.spec.exceptions[{k}][1]", ticks)
+        yield from number(f"$.spec.exceptions[{k}][1]", ticks)
     for k, pair in enumerate(spec.pairs):
-        yield from _index(f"$.spec.pairs[{k}][0]", pair.rank, spec.ranks, "ranks")
+        yield from index(f"$.spec.pairs[{k}][0]", pair.rank, spec.ranks, "ranks")
         if pair.kind not in ("B", "I"):
             yield f"$.spec.pairs[{k}][2]", f"{pair.kind} cannot overlap F"
         if pair.forward not in stages or pair.backward not in stages:
             yield f"$.spec.pairs[{k}]", "it names a stage that does not exist"
-        yield from _number(f"$.spec.pairs[{k}][4]", pair.ticks)
+        yield from number(f"$.spec.pairs[{k}][4]", pair.ticks)
     for k, (forward, backward, ticks) in enumerate(spec.exceptional_pairs):
         yield from _operation(f"$.spec.exceptional_pairs[{k}][0]", forward, spec)
         yield from _operation(f"$.spec.exceptional_pairs[{k}][1]", backward, spec)
-        yield from _number(f"$.spec.exceptional_pairs[{k}][2]", ticks)
+        yield from number(f"$.spec.exceptional_pairs[{k}][2]", ticks)
     for k, (source, target, ticks) in enumerate(spec.transfers):
-        yield from _index(f"$.spec.transfers[{k}][0]", source, spec.ranks, "ranks")
-        yield from _index(f"$.spec.transfers[{k}][1]", target, spec.ranks, "ranks")
-        yield from _number(f"$.spec.transfers[{k}][2]", ticks)
+        yield from index(f"$.spec.transfers[{k}][0]", source, spec.ranks, "ranks")
+        yield from index(f"$.spec.transfers[{k}][1]", target, spec.ranks, "ranks")
+        yield from number(f"$.spec.transfers[{k}][2]", ticks)
     for key, rows in (("limits", spec.limits), ("order", spec.order)):
         if rows and len(rows) != spec.ranks:
             yield f"$.spec.{key}", f"there are {spec.ranks} ranks, and {len(rows)} entries"
     for k, limit in enumerate(spec.limits):
         if limit is not None:
-            yield from _number(f"$.spec.limits[{k}][0]", limit.grains)
-            yield from _index(f"$.spec.limits[{k}][1]", limit.at, len(spec.spans), "spans")
+            yield from number(f"$.spec.limits[{k}][0]", limit.grains)
+            yield from index(f"$.spec.limits[{k}][1]", limit.at, len(spec.spans), "spans")
     for k, rule in enumerate(spec.rules):
         yield from _operation(f"$.spec.rules[{k}][0]", rule.later, spec)
         yield from _operation(f"$.spec.rules[{k}][1]", rule.earlier, spec)
-        yield from _index(f"$.spec.rules[{k}][2]", rule.at, len(spec.spans), "spans")
+        yield from index(f"$.spec.rules[{k}][2]", rule.at, len(spec.spans), "spans")
     for key in ("reduce_gradients", "unshard_weights"):
         for k, (p, s, ticks) in enumerate(getattr(spec, key)):
-            yield from _stage(f"$.spec.{key}[{k}]", p, s, spec)
-            yield from _number(f"$.spec.{key}[{k}][2]", ticks)
+            yield from stage_of(f"$.spec.{key}[{k}]", p, s, spec)
+            yield from number(f"$.spec.{key}[{k}][2]", ticks)
     for k, tie in enumerate(spec.ties):
         yield from _tie(f"$.spec.ties[{k}]", tie, spec)
     for k, joined in enumerate(spec.joined):
@@ -241,30 +216,30 @@ def _tables(spec: Spec) -> Iterator[Wrong]:
 
 def _joined(path: str, pair: JoinedPair, spec: Spec) -> Iterator[Wrong]:
     """A pair that was written: its two stages, its figures, and the parts of its sequence."""
-    yield from _index(f"{path}[0]", pair.rank, spec.ranks, "ranks")
+    yield from index(f"{path}[0]", pair.rank, spec.ranks, "ranks")
     if not spec.parts:
         yield path, "no stage is cut into parts, and so there is none"
         return
     wrong = []
     for n, (kind, p, s) in enumerate((pair.first, pair.second), 1):
         if kind not in KINDS:
-            wrong.append((f"{path}[{n}][0]", _unknown(kind)))
-        wrong += _stage(f"{path}[{n}]", p, s, spec, at=1)
+            wrong.append((f"{path}[{n}][0]", unknown(kind)))
+        wrong += stage_of(f"{path}[{n}]", p, s, spec, at=1)
     yield from wrong
     for n, value in ((3, pair.span), (4, pair.turns)):
-        yield from _number(f"{path}[{n}]", value)
+        yield from number(f"{path}[{n}]", value)
     if len(pair.load) != len(spec.streams):
         yield f"{path}[5]", f"there are {len(spec.streams)} streams"
     for n, value in enumerate(pair.load):
-        yield from _number(f"{path}[5][{n}]", value)
+        yield from number(f"{path}[5][{n}]", value)
     chains = [spec.parts[p][s] for _, p, s in (pair.first, pair.second)] if not wrong else []
     for n, (half, kind, part) in enumerate(pair.sequence if chains else ()):
         where = f"{path}[6][{n}]"
-        yield from _index(f"{where}[0]", half, 2, "operations")
+        yield from index(f"{where}[0]", half, 2, "operations")
         if kind not in KINDS:
-            yield f"{where}[1]", _unknown(kind)
+            yield f"{where}[1]", unknown(kind)
         if half in (0, 1):
-            yield from _index(f"{where}[2]", part, len(chains[half]), "parts")
+            yield from index(f"{where}[2]", part, len(chains[half]), "parts")
 
 
 def _tie(path: str, tie: Tie, spec: Spec) -> Iterator[Wrong]:
@@ -274,35 +249,27 @@ def _tie(path: str, tie: Tie, spec: Spec) -> Iterator[Wrong]:
     for h, holder in enumerate(tie.holders):
         for k, (p, s, _) in enumerate(holder):
             where = f"{path}.holders[{h}][{k}]"
-            wrong = [*_index(f"{where}[0]", p, len(spec.pipelines), "pipelines")]
-            wrong = wrong or [*_index(f"{where}[1]", s, len(spec.pipelines[p].stages), "stages")]
+            wrong = [*index(f"{where}[0]", p, len(spec.pipelines), "pipelines")]
+            wrong = wrong or [*index(f"{where}[1]", s, len(spec.pipelines[p].stages), "stages")]
             yield from wrong
 
 
 def _operation(path: str, operation: Operation, spec: Spec) -> Iterator[Wrong]:
     kind, p, s, microbatch, slice_, part = operation
     if kind not in KINDS:
-        yield f"{path}[0]", _unknown(kind)
-    wrong = [*_index(f"{path}[1]", p, len(spec.pipelines), "pipelines")]
+        yield f"{path}[0]", unknown(kind)
+    wrong = [*index(f"{path}[1]", p, len(spec.pipelines), "pipelines")]
     if not wrong:
         pipeline = spec.pipelines[p]
-        wrong += _index(f"{path}[2]", s, len(pipeline.stages), "stages")
-        wrong += _index(f"{path}[3]", microbatch, pipeline.microbatches, "micro-batches")
+        wrong += index(f"{path}[2]", s, len(pipeline.stages), "stages")
+        wrong += index(f"{path}[3]", microbatch, pipeline.microbatches, "micro-batches")
     if slice_ != NONE or spec.slices:
-        wrong += _index(f"{path}[4]", slice_, spec.slices, "slices")
+        wrong += index(f"{path}[4]", slice_, spec.slices, "slices")
     if not wrong and not spec.parts and part != NONE:
         wrong.append((f"{path}[5]", f"no stage is cut into parts, so there is none, not {part}"))
     elif not wrong and spec.parts:
-        wrong += _index(f"{path}[5]", part, len(spec.parts[p][s]), "parts")
+        wrong += index(f"{path}[5]", part, len(spec.parts[p][s]), "parts")
     yield from wrong
-
-
-def _stage(path: str, p: int, s: int, spec: Spec, at: int = 0) -> Iterator[Wrong]:
-    """A pipeline and a stage of it, from place `at` of the list on."""
-    wrong = [*_index(f"{path}[{at}]", p, len(spec.pipelines), "pipelines")]
-    yield from wrong
-    if not wrong:
-        yield from _index(f"{path}[{at + 1}]", s, len(spec.pipelines[p].stages), "stages")
 
 
 def check_header(
@@ -310,96 +277,15 @@ def check_header(
 ) -> Iterator[Wrong]:
     """The tables that instructions refer to. The Spec was checked before."""
     for k, channel in enumerate(channels):
-        yield from _index(f"$.channels[{k}][0]", channel.source, spec.ranks, "ranks")
-        yield from _index(f"$.channels[{k}][1]", channel.target, spec.ranks, "ranks")
+        yield from index(f"$.channels[{k}][0]", channel.source, spec.ranks, "ranks")
+        yield from index(f"$.channels[{k}][1]", channel.target, spec.ranks, "ranks")
         many = max(1, len(spec.streams))
-        yield from _index(f"$.channels[{k}][3]", channel.source_stream, many, "streams")
-        yield from _index(f"$.channels[{k}][4]", channel.target_stream, many, "streams")
+        yield from index(f"$.channels[{k}][3]", channel.source_stream, many, "streams")
+        yield from index(f"$.channels[{k}][4]", channel.target_stream, many, "streams")
     for k, reduction in enumerate(reductions):
         for c, (p, s, rank) in enumerate(reduction.copies):
             path = f"$.reductions[{k}].copies[{c}]"
-            wrong = [*_index(f"{path}[0]", p, len(spec.pipelines), "pipelines")]
-            wrong = wrong or [*_index(f"{path}[1]", s, len(spec.pipelines[p].stages), "stages")]
+            wrong = [*index(f"{path}[0]", p, len(spec.pipelines), "pipelines")]
+            wrong = wrong or [*index(f"{path}[1]", s, len(spec.pipelines[p].stages), "stages")]
             yield from wrong
-            yield from _index(f"{path}[2]", rank, spec.ranks, "ranks")
-
-
-def check_list(
-    spec: Spec, channels: int, reductions: int, instructions: tuple[Instruction, ...], path: str
-) -> Iterator[Wrong]:
-    """One rank's list. A list has more slots than it ever needs if it has one per instruction."""
-    slots, spans, streams = len(instructions), len(spec.spans), max(1, len(spec.streams))
-    fields: dict[type, tuple[tuple[str, int], ...]] = {
-        Receive: (("slot", slots), ("channel", channels)),
-        Send: (("slot", slots), ("channel", channels)),
-        Wait: (("slot", slots),),
-        Free: (("slot", slots),),
-        Reduce: (("reduction", reductions),),
-    }
-    sizes = [(len(line.stages), line.microbatches) for line in spec.pipelines]
-    for i, instruction in enumerate(instructions):
-        if isinstance(instruction, BeginReduction | BeginUnshard):
-            place = instruction.pipeline, instruction.stage
-            yield from _stage(f"{path}[{i}]", *place, spec, at=1)
-            continue
-        if isinstance(instruction, Compute):
-            yield from _compute(f"{path}[{i}]", instruction, slots, spans, streams)
-            operation = instruction.operation
-        elif isinstance(instruction, Await):
-            operation = instruction.operation
-        else:
-            for name, many in fields[type(instruction)]:
-                if not 0 <= (value := getattr(instruction, name)) < many:
-                    where = f"{path}[{i}][{1 + instruction.__struct_fields__.index(name)}]"
-                    yield from _index(where, value, many, f"{name}s")
-            if not isinstance(instruction, Receive):
-                continue
-            operation = instruction.result
-        kind, p, s, microbatch, slice_, part = operation
-        known = (
-            kind in KINDS
-            and 0 <= p < len(sizes)
-            and 0 <= s < sizes[p][0]
-            and 0 <= microbatch < sizes[p][1]
-        )
-        if not known or (slice_, part) != (NONE, NONE) or spec.parts:
-            at = 3 if isinstance(instruction, Receive) else 1
-            yield from _operation(f"{path}[{i}][{at}]", operation, spec)
-
-
-def check_streams(
-    spec: Spec, instructions: tuple[Instruction, ...], streams: tuple[int, ...], path: str
-) -> Iterator[Wrong]:
-    """The streams of one rank's list. The list was checked before."""
-    if len(streams) != len(instructions):
-        yield path, f"there are {len(instructions)} instructions, and {len(streams)} streams"
-        return
-    for i, (one, stream) in enumerate(zip(instructions, streams, strict=True)):
-        yield from _index(f"{path}[{i}]", stream, len(spec.streams), "streams")
-        if isinstance(one, Compute):
-            where = f"{path}[{i}]"
-            if one.stream != stream:
-                yield where, f"the computation says {one.stream}, and this {stream}"
-
-
-def _compute(path: str, compute: Compute, slots: int, spans: int, streams: int) -> Iterable[Wrong]:
-    """A computation's slots, unit, stream and span; most often all are fine, at a glance."""
-    fine = -1 <= compute.at < spans and -1 <= compute.writes < slots
-    fine = fine and 0 <= compute.stream < streams
-    if fine and compute.unit == NONE and all(0 <= slot < slots for slot in compute.reads):
-        return ()
-    return _compute_fields(path, compute, slots, spans, streams)
-
-
-def _compute_fields(
-    path: str, compute: Compute, slots: int, spans: int, streams: int
-) -> Iterator[Wrong]:
-    for k, slot in enumerate(compute.reads):
-        yield from _index(f"{path}[2][{k}]", slot, slots, "slots")
-    if compute.writes != NONE:
-        yield from _index(f"{path}[3]", compute.writes, slots, "slots")
-    if compute.unit != NONE:
-        yield from _index(f"{path}[4]", compute.unit, slots, "overlapped units")
-    yield from _index(f"{path}[5]", compute.stream, streams, "streams")
-    if compute.at != NONE:
-        yield from _index(f"{path}[6]", compute.at, spans, "spans")
+            yield from index(f"{path}[2]", rank, spec.ranks, "ranks")

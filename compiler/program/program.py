@@ -133,7 +133,7 @@ ProgramName = Literal["train", "eval"]
 """`train`: every operation of the step. `eval`: its forwards alone, in the same order."""
 
 
-class Program(Struct, frozen=True):
+class Program(Struct, frozen=True, weakref=True):
     """The Spec, what is to be run of it (`name`), the tables that instructions refer to, and the
     list of every rank. `streams[rank][k]` is the stream of the rank's k-th instruction (an index
     into `Spec.streams`; of a `Compute` the same as its `stream`): each stream runs its own

@@ -62,7 +62,8 @@ def summed(header: Json, ranks: list[Json], many: int) -> None:
 
 
 def again(header: Json, ranks: list[Json], many: int) -> None:
-    ranks[0]["programs"]["train"] *= many
+    for column in ranks[0]["programs"]["train"].values():
+        column *= many
 
 
 def staged(header: Json, ranks: list[Json], many: int) -> None:
@@ -77,13 +78,30 @@ def counted(header: Json, ranks: list[Json], many: int) -> None:
 def named(header: Json, ranks: list[Json], many: int) -> None:
     header["sources"] = []
     header["spec"]["pipelines"][0]["name"] = "x" * many
-    ranks[0]["programs"]["train"] += ranks[0]["programs"]["train"][:1] * 9
+    for column in ranks[0]["programs"]["train"].values():
+        column += column[:1] * 9
+
+
+def numbered(header: Json, ranks: list[Json], many: int) -> None:
+    header["sources"] = []
+    header["spec"]["pipelines"][0]["microbatches"] = many
+    ranks[0]["programs"]["train"]["list"] += [0] * many
+
+
+def computed(header: Json, ranks: list[Json], many: int) -> None:
+    numbered(header, ranks, many)
+    header["spec"]["microbatches"] = many
+    for key in ("microbatches", "at"):
+        ranks[0]["programs"]["train"][key] += [0] * many
 
 
 PLANS: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "channels": ("and 399997 more like it", plan(200_000, doubled)),
     "sums": ("199900 more findings", plan(200_000, summed)),
     "instructions": ("is not between", plan(10_000, again)),
+    "numbers": ("there is use for 5000004, and there are 4", lambda good: b"".join(
+        map(packed, plan(5 * 10**6, numbered)(good).splitlines(keepends=True)))),
+    "computations": ("never runs F main[0, 2]", plan(200_000, computed)),
     "stages": ("more findings of this kind", plan(50_000, staged)),
     "a count": ("operations are more than", plan(10**9, counted)),
     "a name": ("xx…xx", plan(10**7, named)),

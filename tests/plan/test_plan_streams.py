@@ -17,6 +17,7 @@ from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
 from stretto.compiler.program.program import Program, ProgramName
 from tests.support.parts_orders import random_order
+from tests.support.plan_files import canonical
 
 
 def plan_of(seed: int) -> Plan:
@@ -53,6 +54,13 @@ def joined(place: int, value: object) -> Edit:
     return lambda h, r: h["spec"].update(joined=[[*JOINED[:place], value, *JOINED[place + 1 :]]])
 
 
+def without_a_chain(header: dict[str, Any], line: dict[str, Any]) -> None:
+    """The last stage has no chain, and a cost is that of a part of it."""
+    chains = header["spec"]["parts"][0]
+    chains.pop()
+    header["spec"]["exceptions"] = [[["F", 0, len(chains), 0, -1, 0], 1]]
+
+
 EDITS: list[tuple[Edit, str]] = [
     (joined(0, 99), "$.spec.joined[0][0]: there are only ranks 0 to"),
     (joined(1, ["Q", 0, 0]), "$.spec.joined[0][1][0]: this version does not know 'Q'"),
@@ -72,6 +80,7 @@ EDITS: list[tuple[Edit, str]] = [
     (lambda h, r: h["spec"].pop("streams"), "$.spec.parts: there are no streams"),
     (lambda h, r: h["spec"].pop("parts"), "$.spec.parts: the stages of the pipelines have one"),
     (lambda h, r: h["spec"]["parts"][0].pop(), "$.spec.parts: the stages of the pipelines have"),
+    (without_a_chain, "$.spec.parts: the stages of the pipelines have"),
     (lambda h, r: h["spec"]["parts"][0][0].pop(), "$.spec.pipelines[0].stages[0].parts: its chain"),
     (lambda h, r: h["spec"]["parts"][0][0].clear(), "$.spec.parts[0][0]: a stage has at least one"),
     (lambda h, r: h["spec"]["parts"][0][0].__setitem__(0, ["", -1, 0]), "[0][0][0][0]: '' is no"),
@@ -91,32 +100,31 @@ EDITS: list[tuple[Edit, str]] = [
     ),
     (lambda h, r: h["channels"].__setitem__(0, [0, 1, "activation", 0, 5]), "$.channels[0][4]"),
     (lambda h, r: h["channels"].__setitem__(0, [0, 1, "activation", -1, 0]), "$.channels[0][3]"),
-    (lambda h, r: r.pop("train_streams"), "$.programs.train_streams: this goes with the list"),
-    (lambda h, r: r.pop("eval_streams"), "$.programs.eval_streams: this goes with the list"),
-    (lambda h, r: r["train_streams"].pop(), "$.programs.train_streams: there are"),
-    (lambda h, r: r["eval_streams"].append(0), "$.programs.eval_streams: there are"),
+    (lambda h, r: r.pop("streams"), "$.streams: there are"),
+    (lambda h, r: r["streams"].pop(), "$.streams: there are"),
+    (lambda h, r: r["streams"].append(0), "$.streams: there are"),
     (
-        lambda h, r: r["train_streams"].__setitem__(0, 9),
-        "$.programs.train_streams[0]: there are only streams 0 to 1, not 9",
+        lambda h, r: r["streams"].__setitem__(0, 9),
+        "$.streams[0]: there are only streams 0 to 1, not 9",
     ),
-    (lambda h, r: r["train_streams"].__setitem__(0, "0"), "$.programs.train_streams[0]: expected"),
-    (lambda h, r: _first(r, "compute").__setitem__(5, 1), "the computation says 1, and this 0"),
-    (lambda h, r: _first(r, "compute")[1].__setitem__(5, 99), "[1][5]: there are only parts 0 to"),
-    (lambda h, r: _first(r, "compute")[1].__setitem__(5, -1), "[1][5]: there are only parts 0 to"),
-    (lambda h, r: _first(r, "await")[1].__setitem__(5, 99), "[1][5]: there are only parts 0 to"),
-    (lambda h, r: _first(r, "await")[1].__setitem__(3, 99), "[1][3]: there are only micro-batches"),
+    (lambda h, r: r["streams"].__setitem__(0, "0"), "$.streams[0]: expected"),
+    (lambda h, r: r["streams"].__setitem__(0, -1), "$.streams[0]: there are only streams"),
+    (lambda h, r: _first(r, "compute")[1].__setitem__(3, 99), "[1][3]: there are only parts 0 to"),
+    (lambda h, r: _first(r, "compute")[1].pop(), "[1][3]: there are only parts 0 to"),
+    (lambda h, r: _first(r, "await")[1].__setitem__(3, 99), "[1][3]: there are only parts 0 to"),
+    (lambda h, r: _first(r, "await")[1].__setitem__(1, 99), "[1][1]: there are only pipelines"),
     (lambda h, r: _first(r, "await").append(1), "it is not written in the one way"),
+    (
+        lambda h, r: r["programs"]["train"]["microbatches"].__setitem__(0, 99),
+        "$.programs.train.microbatches[0]: there are only micro-batches",
+    ),
 ]
 """An edit of the header and of what stands in rank 0's line, and what is said of it."""
 
 
-def _first(programs: dict[str, Any], kind: str) -> Any:
-    """The first instruction of this kind, of a computation on stream 0."""
-    return next(
-        one
-        for one, stream in zip(programs["train"], programs["train_streams"], strict=True)
-        if one[0] == kind and (kind != "compute" or stream == 0)
-    )
+def _first(line: dict[str, Any], kind: str) -> Any:
+    """The first instruction of this kind in the table."""
+    return next(one for one in line["instructions"] if one[0] == kind)
 
 
 @pytest.mark.parametrize("number", range(len(EDITS)))
@@ -126,17 +134,13 @@ def test_what_does_not_fit_is_refused(number: int, tmp_path: Path) -> None:
     write_plan(plan_of(STREAMED), path)
     header, line, *others = path.read_bytes().splitlines(keepends=True)
     top, own = json.loads(header), json.loads(line)
-    edit(top, own["programs"])
-    line = _canonical(own)
+    edit(top, own)
+    line = canonical(own)
     top["ranks"][0] = {"bytes": len(line), "sha256": hashlib.sha256(line).hexdigest()}
-    path.write_bytes(b"".join([_canonical(top), line, *others]))
+    path.write_bytes(b"".join([canonical(top), line, *others]))
     with pytest.raises(Rejected) as rejected:
         read_plan(path)
     assert any(words in one.message for one in rejected.value.diagnostics), rejected.value
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def _streamed() -> int:
