@@ -222,7 +222,7 @@ def unfold(line: RankLine) -> RankLists:
     streams = line.streams or (0,) * len(line.instructions)
     found: RankLists = {}
     for name, own in line.programs.items():
-        columns = _Columns(
+        columns = _ColumnReaders(
             iter(own.microbatches),
             iter(own.slices) if own.slices else repeat(NONE),
             iter(own.units) if own.units else repeat(NONE),
@@ -240,7 +240,7 @@ def unfold(line: RankLine) -> RankLists:
     return found
 
 
-class _Columns(NamedTuple):
+class _ColumnReaders(NamedTuple):
     """What is left to be taken from each column of a list."""
 
     microbatches: Iterator[int]
@@ -249,7 +249,7 @@ class _Columns(NamedTuple):
     at: Iterator[int]
 
 
-def _maker(entry: Changing, stream: int, columns: _Columns) -> Callable[[], Instruction]:
+def _maker(entry: Changing, stream: int, columns: _ColumnReaders) -> Callable[[], Instruction]:
     """What makes the next instruction of this entry. Called for most of a plan."""
     microbatches, slices, units, at = columns
     new = partial(tuple.__new__, Operation)  # a third of the time of `Operation(...)`
