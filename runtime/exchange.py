@@ -7,6 +7,7 @@ offer. A first block of fixed length says what is told, and how much of it; few 
 that block."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -78,7 +79,9 @@ class Exchange:
             for pending in begun:
                 pending.wait()
             known[arriving] = buffer
-        return [known[r].tolist() for r in range(world)]
+        every = torch.cat([known[r] for r in range(world)]).tolist()  # one wait for the device
+        ends = list(accumulate(sizes))
+        return [every[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
     def _lane(self, source: int) -> int:
         """The lane from the rank to the next."""

@@ -6,6 +6,7 @@ number, which stay on the device; and at its end all ranks tell each other wheth
 Only then, where one was, are those numbers read, and the weights, inputs and targets of the step
 looked at: nothing else is kept for it, and no module runs once more."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
@@ -170,12 +171,12 @@ def _bad_losses(run: Interpreter) -> list[BadLoss]:
     ]
     if not found:
         return []
-    values = torch.stack([loss.reshape(()).double() for _, _, loss in found])
-    good = values.isfinite().tolist()
+    # Read at once: this is where the process waits for the device, if it does anywhere in a step.
+    values = torch.stack([loss.reshape(()).double() for _, _, loss in found]).tolist()
     return [
         BadLoss(p, m, str(value))
-        for (p, m, _), value, fine in zip(found, values.tolist(), good, strict=True)
-        if not fine
+        for (p, m, _), value in zip(found, values, strict=True)
+        if not math.isfinite(value)
     ]
 
 

@@ -17,6 +17,7 @@ from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import RankPlan
 from stretto.runtime.stage.gradients import (
     Holder,
+    as_flags,
     give,
     gradient_of,
     key_of,
@@ -210,11 +211,7 @@ def _gradients(parameters: Sequence[Holder], tied: bool) -> _HolderGradients:
     Nothing here waits for a device, but what is looked at of a tie."""
     tensors = [_sendable(gradient_of(p)) for p in parameters]
     there = [p.grad is not None for p in parameters]
-    device = tensors[0].device if tensors else None
-    head = torch.ones(len(there), dtype=torch.uint8, device=device)
-    for at, one in enumerate(there):
-        if not one:
-            head[at] = 0
+    head = as_flags(there, next(iter(tensors), None), torch.uint8)
     if tied and type(parameters[0]) is nn.Parameter:
         some = some_values(parameters[0]).resolve_conj().contiguous()
         head = torch.cat([head, some.view(torch.uint8).to(head.device)])

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stretto.runtime.stage.gradients import plain
+from stretto.runtime.stage.gradients import as_flags, plain
 
 
 class Bucket(NamedTuple):
@@ -71,8 +71,8 @@ def _flat(parameters: Sequence[nn.Parameter]) -> Tensor:
         _row(torch.zeros_like(gradient) if p.grad is None else gradient.to(p.dtype))
         for p, gradient in zip(parameters, gradients, strict=True)
     ]
-    there = torch.tensor([p.grad is not None for p in parameters])
-    return torch.cat([*rows, there.to(rows[0])])
+    there = as_flags([p.grad is not None for p in parameters], rows[0], rows[0].dtype)
+    return torch.cat([*rows, there])
 
 
 def _give(parameters: Sequence[nn.Parameter], flat: Tensor, world: int) -> None:

@@ -3,7 +3,7 @@ holders of its gradients, in the order of its parameters: things with a `.grad` 
 replaced. Mostly these are the parameters. What FSDP2's `fully_shard` has sharded has its gradients
 whole within a step, beside the parameter, in the type in which they will be reduced."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -94,6 +94,16 @@ def plain(tensor: Tensor) -> Tensor:
     if local is not None:
         tensor = local
     return tensor.to_dense() if tensor.is_sparse else tensor.detach()
+
+
+def as_flags(there: Sequence[bool], like: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """A vector of 0 and 1 where `like` is. Nearly always they are 1: so no numbers have to be
+    brought to a device, for which the process would wait."""
+    flags = torch.ones(len(there), dtype=dtype, device=None if like is None else like.device)
+    for at, one in enumerate(there):
+        if not one:
+            flags[at] = 0
+    return flags
 
 
 def sharded_parameters(parts: list[Any]) -> Iterator[Any]:

@@ -35,10 +35,10 @@ NONE_LOST: Drop = lambda site, stream, event: False  # noqa: E731
 
 
 def steps(
-    plan: Plan, make: Any = Layer, drop: Drop = NONE_LOST, many: int = 2
+    plan: Plan, make: Any = Layer, drop: Drop = NONE_LOST, **options: Any
 ) -> tuple[CheckedDevice, list[Modules]]:
-    """The device, and by stage the modules that have trained on it; gradients are those of the
-    last step."""
+    """The device, and by rank the modules that have taken two steps on it; the gradients are those
+    of the last one, of known shapes."""
     device = CheckedDevice(drop)
     patch = pytest.MonkeyPatch()
     patch.setattr(local, "accelerator_of", lambda _: device)
@@ -47,7 +47,7 @@ def steps(
     def rank(transport: Local) -> None:
         with device.watching():
             modules = every[transport.rank]
-            executor = Executor(plan, modules, loss, transport=transport, timeout=20.0)
+            executor = Executor(plan, modules, loss, transport=transport, timeout=20.0, **options)
             for _ in range(2):
                 device.looks.clear()
                 for parameter in executor.parameters():
@@ -158,3 +158,11 @@ def test_a_look_of_the_host_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_the_list(site: str) -> bool:
     """Whether an instruction of the list led there."""
     return bool(LOOPS & set(site.split(" < ")))
+
+
+def test_losses_that_are_none_are_looked_for_at_the_end_of_a_step() -> None:
+    plan = compiled("one_f_one_b", ranks=2, microbatches=4)
+    device, _ = steps(plan, on_nonfinite="stop")
+    assert not [site for _, site in device.looks if in_the_list(site)]
+    for rank in ("rank 0", "rank 1"):  # its losses, and what all ranks say: not once for each
+        assert sum(thread == rank for thread, _ in device.looks) <= 2, device.looks
