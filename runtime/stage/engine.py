@@ -12,6 +12,9 @@ from torch.autograd.graph import GradientEdge, _engine_run_backward, get_gradien
 Root = Tensor | GradientEdge
 """Where a backward starts."""
 
+Gradients = tuple[Tensor | None, ...]
+"""Those of several tensors or edges, None where nothing arrives."""
+
 
 def edge_of(tensor: Tensor) -> GradientEdge:
     """Where a tensor that has a gradient stands in the graph: as torch's `get_gradient_edge`."""
@@ -27,14 +30,45 @@ def accumulate(roots: Sequence[Root], gradients: Sequence[Tensor | None]) -> Non
     if all(type(root) is GradientEdge or type(root) is Tensor for root in roots) and all(
         type(gradient) is Tensor for gradient in gradients
     ):
-        _engine_run_backward(
-            tuple(roots),
-            tuple(gradients),
-            False,
-            False,
-            (),
-            allow_unreachable=True,
-            accumulate_grad=True,
-        )
+        add_up(roots, gradients)
     else:  # a subclass of Tensor may have a backward of its own
         torch.autograd.backward(tuple(roots), tuple(gradients))  # type: ignore[arg-type]
+
+
+def add_up(roots: Sequence[Root], gradients: Sequence[Tensor | None]) -> None:
+    """As `accumulate`, from gradients as the nodes above have made them: the engine sums over
+    broadcast dimensions and changes types, as it does behind every node."""
+    _engine_run_backward(
+        tuple(roots),
+        tuple(gradients),
+        False,
+        False,
+        (),
+        allow_unreachable=True,
+        accumulate_grad=True,
+    )
+
+
+def gradients_at(
+    starts: Sequence[GradientEdge],
+    gradients: Sequence[Tensor | None],
+    ends: Sequence[GradientEdge],
+    keep: bool,
+) -> Gradients:
+    """The gradients at `ends`, None where nothing arrives; nothing is computed that leads
+    elsewhere. `keep`: the graph may be run again. Raises what torch raises."""
+    if not starts or not ends:
+        return (None,) * len(ends)
+    if all(type(gradient) is Tensor for gradient in gradients):
+        return _engine_run_backward(
+            tuple(starts),
+            tuple(gradients),
+            keep,
+            False,
+            tuple(ends),
+            allow_unreachable=True,
+            accumulate_grad=False,
+        )
+    return torch.autograd.grad(
+        tuple(starts), tuple(ends), tuple(gradients), retain_graph=keep, allow_unused=True
+    )

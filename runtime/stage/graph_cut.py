@@ -7,80 +7,102 @@ needs a gradient (a first stage, whose input is tokens) the trunk ends at the fi
 data instead, an embedding or the first linear layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from torch.autograd.graph import GradientEdge, Node
+import torch
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from stretto.runtime.stage.saved_tensors import uses_data
 
 NextFunctions = tuple[tuple[Node | None, int], ...]
 """A node's edges, as torch gives them: the node they lead to, and which of its outputs is meant."""
 
+SideEdges = list[tuple[int, GradientEdge]]
+"""Edges of one node that lead to parameters only, each with its place among the node's edges."""
+
 
 class GraphCut(NamedTuple):
-    """`trunk`: its nodes. `cut_nodes`: by node, its edges to parameters only, each with its place
-    among the node's edges. `fronts`: the edges at which the trunk ends where there are no inputs.
-    `beside`: nodes at which the backward starts, but which lead to parameters only. `incoming`: how
-    many edges lead to a node. `leaves`: where the parameters' gradients accumulate."""
+    """`nodes`: all but the leaves, each behind all that it leads to, with its number. `cut_nodes`:
+    with the edges of each to parameters only. `others`: the other nodes of the trunk. `fronts`: the
+    edges at which the trunk ends where there are no inputs. `beside`: nodes at which the backward
+    starts, but which lead to parameters only. `in_order`: every node has a higher number than those
+    that it leads to, so that the engine runs them by their numbers, the highest first."""
 
-    trunk: dict[Node, None]
-    cut_nodes: dict[Node, list[tuple[int, GradientEdge]]]
+    nodes: dict[Node, int]
+    cut_nodes: dict[Node, SideEdges]
+    others: list[Node]
     fronts: list[GradientEdge]
     beside: set[Node]
-    incoming: dict[Node, int]
-    leaves: list[Node]
+    in_order: bool
 
 
 def cut_graph(starts: Sequence[GradientEdge], ends: Sequence[GradientEdge]) -> GraphCut:
     """Cuts what can be reached from `starts`; `ends` are the edges of leaf inputs."""
-    order, edges = _walk([start.node for start in starts])
-    seek_data = not ends
     stops = {end.node for end in ends}
-    trunk: dict[Node, None] = {}
-    incoming: dict[Node, int] = dict.fromkeys(order, 0)
-    for node in order:  # whatever a node leads to stands before it
-        children = [child for child, _ in edges[node] if child is not None]
-        for child in children:
-            incoming[child] += 1
-        if node in stops:
-            continue
-        if any(child in trunk or child in stops for child in children):
-            trunk[node] = None
+    reached = set(stops)  # the trunk, and what stands behind its end
+    cut_nodes: dict[Node, SideEdges] = {}
+    others: list[Node] = []
+    numbers: dict[Node, int] = {}
+    seek_data, in_order = not ends, True
+    fronts: dict[tuple[Node, int], None] = {}
+    for node, edges in walk([start.node for start in starts]):
+        number = numbers[node] = node._sequence_nr()
+        sides: SideEdges = []
+        leads = False
+        for place, (child, output) in enumerate(edges):
+            if child in reached:
+                leads = True
+            elif child is not None:
+                sides.append((place, GradientEdge(child, output)))
+            if child in numbers and numbers[child] >= number:
+                in_order = False
+        if leads:
+            reached.add(node)
+            if sides:
+                cut_nodes[node] = sides
+            else:
+                others.append(node)
+            if seek_data:
+                fronts.update(((n, output), None) for n, output in edges if n and n in stops)
         elif seek_data and uses_data(node):
             stops.add(node)
-
-    cut_nodes: dict[Node, list[tuple[int, GradientEdge]]] = {}
-    fronts = {(s.node, s.output_nr): None for s in starts if seek_data and s.node in stops}
-    for node in trunk:
-        for place, (below, number) in enumerate(edges[node]):
-            if below is None or below in trunk:
-                continue
-            if below not in stops:
-                cut_nodes.setdefault(node, []).append((place, GradientEdge(below, number)))
-            elif seek_data:
-                fronts[below, number] = None
-    return GraphCut(
-        trunk=trunk,
-        cut_nodes=cut_nodes,
-        fronts=[GradientEdge(*front) for front in fronts],
-        beside={s.node for s in starts if s.node not in trunk and s.node not in stops},
-        incoming=incoming,
-        leaves=[node for node in order if not edges[node] and node not in stops],
-    )
+            reached.add(node)
+    if seek_data:
+        fronts.update(((s.node, s.output_nr), None) for s in starts if s.node in stops)
+    edges_of_fronts = [GradientEdge(*front) for front in fronts]
+    beside = {start.node for start in starts if start.node not in reached}
+    return GraphCut(numbers, cut_nodes, others, edges_of_fronts, beside, in_order)
 
 
-def _walk(roots: Sequence[Node]) -> tuple[list[Node], dict[Node, NextFunctions]]:
-    """Every node that can be reached, each behind all that it leads to, and each one's edges."""
-    order: list[Node] = []
-    edges: dict[Node, NextFunctions] = {}
-    todo: list[tuple[Node, bool]] = [(root, False) for root in roots]
+def walk(roots: Sequence[Node]) -> Iterator[tuple[Node, NextFunctions]]:
+    """Every node that can be reached and is no leaf, behind all that it leads to, with its
+    edges."""
+    begun: dict[Node, NextFunctions | None] = {}
+    todo = [root for root in roots if type(root) is not LEAF]
     while todo:
-        node, done = todo.pop()
-        if done:
-            order.append(node)
-        elif node not in edges:
-            edges[node] = below = node.next_functions
-            todo.append((node, True))
-            todo += [(child, False) for child, _ in below if child is not None]
-    return order, edges
+        node = todo[-1]
+        if node not in begun:
+            begun[node] = edges = node.next_functions
+            count = len(todo)
+            for child, _ in edges:
+                if child is not None and type(child) is not LEAF and child not in begun:
+                    todo.append(child)
+            if len(todo) > count:
+                continue
+        todo.pop()
+        if (ready := begun[node]) is not None:
+            begun[node] = None
+            yield node, ready
+
+
+def leaves_below(starts: Sequence[GradientEdge]) -> list[Node]:
+    """Where gradients accumulate that start there."""
+    roots = [start.node for start in starts]
+    below = [child for _, edges in walk(roots) for child, _ in edges]
+    found = dict.fromkeys(node for node in (*roots, *below) if type(node) is LEAF)
+    return [node for node in found if node is not None]
+
+
+with torch.inference_mode(False), torch.enable_grad():
+    LEAF = type(get_gradient_edge(torch.zeros((), device="cpu", requires_grad=True)).node)

@@ -21,7 +21,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from stretto.runtime.batch import mapped
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.stage import split_backward
-from stretto.runtime.stage.engine import Root
+from stretto.runtime.stage.arrivals import hooks_made
+from stretto.runtime.stage.cut_nodes import EdgeGradient
+from stretto.runtime.stage.engine import Gradients, Root
 from stretto.runtime.stage.part_rules import (
     OWNER,
     PartRules,
@@ -32,11 +34,7 @@ from stretto.runtime.stage.part_sums import SharedSums
 from stretto.runtime.stage.parts import StagePart
 from stretto.runtime.stage.precision import outside_autocast
 from stretto.runtime.stage.private import Versions, writable
-from stretto.runtime.stage.split_backward import (
-    DeferredWeightGrad,
-    EdgeGradient,
-    Gradients,
-)
+from stretto.runtime.stage.split_backward import DeferredWeightGrad
 from stretto.runtime.stage.stage_module import (
     ForwardInput,
     ForwardOutput,
@@ -107,6 +105,7 @@ class PartChain:
         handed, own = self.handed.pop(microbatch), self.parts[part]
         given, last = handed.given, part == len(self.parts) - 1
         use = PartUse(f"`{self.show('F', microbatch, part)}`", own.stream)
+        hooks = hooks_made()
         with torch.set_grad_enabled(given.learn), self.rules.watching(use):
             made = own.call(*handed.args, **handed.kwargs)
             if handed.alias.changed():
@@ -116,7 +115,7 @@ class PartChain:
                     "write on a copy, or hand on one of the two"
                 )
             if last:
-                return self._ended(handed, made, use)
+                return self._ended(handed, made, use, hooks)
         with torch.set_grad_enabled(given.learn):
             cut = cut_between(made, given.learn)
         following = self.parts[part + 1].arguments(cut.value)
@@ -124,17 +123,21 @@ class PartChain:
         if given.learn:
             self._look(cut.roots, microbatch, part, use)
             _own(cut.leaves, microbatch, part + 1)
-            self.saved[microbatch, part] = SavedForward(handed.leaves, cut.roots)
+            self.saved[microbatch, part] = SavedForward(
+                handed.leaves, cut.roots, hooks_before=hooks
+            )
         return None
 
-    def _ended(self, handed: HandedTo, output: Any, use: PartUse) -> ForwardOutput:
+    def _ended(
+        self, handed: HandedTo, output: Any, use: PartUse, hooks_before: int | None
+    ) -> ForwardOutput:
         """The last part has run: the loss where there is one, and what goes to other stages."""
         stage, part = self.stage, len(self.parts) - 1
         given = handed.given._replace(given=handed.leaves)
         loss, criterion = None, stage.criterion(given)
         if criterion is not None:
             loss = criterion(output, given.target)
-        made = stage.save(given, output, loss, criterion and criterion.metrics)
+        made = stage.save(given, output, loss, criterion and criterion.metrics, hooks_before)
         if given.learn:
             saved = self.saved[given.microbatch, part] = stage.saved.pop(given.microbatch)
             self._look(split_backward.edges_of(saved.roots), given.microbatch, part, use)
@@ -162,7 +165,9 @@ class PartChain:
         saved = self.saved.pop((microbatch, part))
         start = of_roots(saved, self._above(microbatch, part, gradients))
         with self.sums.aside(microbatch, part, last=False) as seeds:
-            found, deferred = split_backward.input_gradient(*start, saved.inputs)
+            found, deferred = split_backward.input_gradient(
+                *start, saved.inputs, saved.hooks_before
+            )
             whole(*seeds, ())
         self.deferred[microbatch, part] = deferred
         return self._below(microbatch, part, found)

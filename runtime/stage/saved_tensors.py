@@ -29,8 +29,14 @@ def uses_data(node: Node) -> bool:
 
 
 def is_packed(node: Node) -> bool:
-    """Whether hooks give back what the node has saved: activation checkpoints, offloading."""
-    return any(saved is not None and saved.unpack_hook is not None for saved in _saved(node))
+    """Whether hooks give back what the node has saved: activation checkpoints, offloading. They
+    stand around whole operations, so that the first saved tensor answers for all of the node."""
+    for saved in _saved(node):
+        if saved is not None and saved.unpack_hook is not None:
+            return True
+        if saved is not None and saved.data is not None:
+            return False
+    return False
 
 
 def drop_saved(node: Node) -> None:
@@ -39,7 +45,8 @@ def drop_saved(node: Node) -> None:
     for saved in _saved(node):
         if saved is None or saved.unpack_hook is not None:
             continue
-        if saved.data is not None and saved.data.dim():  # numbers are not worth it
+        data = saved.data
+        if data is not None and data.dim():  # numbers are not worth it
             saved.register_hooks(_nothing, _nothing)
 
 
@@ -50,7 +57,11 @@ def _names(kind: type) -> tuple[str, ...]:
 
 def _saved(node: Node) -> Iterator[Any]:
     for name in _names(type(node)):
-        yield from _as_tuple(getattr(node, name))
+        value = getattr(node, name)
+        if type(value) is tuple:
+            yield from value
+        else:
+            yield value
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

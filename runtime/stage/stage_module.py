@@ -4,6 +4,7 @@ the weight gradient is a `DeferredWeightGrad`. Both are gone when they were used
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,14 +14,15 @@ from torch.nn.parallel import DistributedDataParallel
 from stretto.runtime.batch import arguments, mapped
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.stage import split_backward
+from stretto.runtime.stage.arrivals import hooks_made
 from stretto.runtime.stage.carried import KEYWORD, CarriedEdges, SliceMemory
-from stretto.runtime.stage.engine import Root, edge_of
+from stretto.runtime.stage.engine import Gradients, Root, edge_of
 from stretto.runtime.stage.judge import Criterion, Judging, LossFunction, scaled
 from stretto.runtime.stage.own_weight_gradients import OwnWeightGradients, run_left
 from stretto.runtime.stage.parts import uncut
 from stretto.runtime.stage.precision import outside_autocast
 from stretto.runtime.stage.private import writable
-from stretto.runtime.stage.split_backward import DeferredWeightGrad, Gradients
+from stretto.runtime.stage.split_backward import DeferredWeightGrad
 from stretto.runtime.tensor_spec import flat
 from stretto.runtime.topology import StageId
 
@@ -69,13 +71,14 @@ class ForwardOutput(NamedTuple):
 
 class SavedForward(NamedTuple):
     """What a backward needs of its forward: the leaf inputs whose gradients are wanted; the roots
-    where it starts; and for overlapped units that run as one call the tensors that stand there, or
-    the divided loss."""
+    where it starts; for overlapped units that run as one call the tensors that stand there, or
+    the divided loss; and how many hooks there were before it (`hooks_made`), if that was asked."""
 
     inputs: Outputs
     roots: tuple[Root, ...]
     outputs: Outputs = ()
     loss: Tensor | None = None
+    hooks_before: int | None = None
 
 
 @dataclass(slots=True)
@@ -121,14 +124,17 @@ class StageModule:
             return self._forward(given)
 
     def _forward(self, given: ForwardInput) -> ForwardOutput:
+        hooks = hooks_made()
         args, kwargs = given.arguments()
         cut = self.memory is not None
         output = _sliced(self, given, args, kwargs) if cut else self.whole(*args, **kwargs)
         if given.target is None:
-            return self.save(given, output, None)
+            return self.save(given, output, None, hooks_before=hooks)
         criterion = self.criterion(given)
         assert criterion is not None
-        return self.save(given, output, criterion(output, given.target), criterion.metrics)
+        return self.save(
+            given, output, criterion(output, given.target), criterion.metrics, hooks_before=hooks
+        )
 
     def criterion(self, given: ForwardInput) -> Criterion | None:
         """The loss function for the micro-batch; None where it is not judged."""
@@ -138,7 +144,12 @@ class StageModule:
         return Criterion(self.loss, given.judging)
 
     def save(
-        self, given: ForwardInput, output: Any, loss: Tensor | None, metrics: Any = None
+        self,
+        given: ForwardInput,
+        output: Any,
+        loss: Tensor | None,
+        metrics: Any = None,
+        hooks_before: int | None = None,
     ) -> ForwardOutput:
         """Saves what the backward needs, and nothing else. Raises `PipelineError`, as `forward`."""
         result = flat(output, f"`{self.name}`") if self.sends else ()
@@ -156,7 +167,8 @@ class StageModule:
                     "its input; was it, or the output, detached?"
                 )
             root = None if loss is None else scaled(loss, output, given.judging.share)
-            self.saved[given.microbatch] = _saved(self, leaves, result, root)
+            saved = _saved(self, leaves, result, root, hooks_before)
+            self.saved[given.microbatch] = saved
         return ForwardOutput(
             output,
             result,
@@ -187,10 +199,13 @@ class StageModule:
         """I: as `backward`, but leaves the parameters to `weight_gradient`."""
         saved = self.saved.pop(microbatch)
         if self.is_plain:
-            start = of_roots(saved, gradients)
-            found, self.deferred[microbatch] = split_backward.input_gradient(*start, saved.inputs)
+            found, self.deferred[microbatch] = split_backward.input_gradient(
+                *of_roots(saved, gradients), saved.inputs, saved.hooks_before
+            )
             return found
-        cut = split_backward.input_gradient
+        cut: Callable[..., tuple[Gradients, DeferredWeightGrad]] = partial(
+            split_backward.input_gradient, hooks_before=saved.hooks_before
+        )
         if self.own.builder is not None:  # what it builds is of a backward that is over
             cut = split_backward.all_at_once
         deferred = split_backward.NOTHING_LEFT
@@ -244,15 +259,21 @@ def _wants_gradients(module: nn.Module, leaves: Outputs) -> bool:
 
 
 def _saved(
-    stage: StageModule, inputs: Outputs, result: Outputs, loss: Tensor | None
+    stage: StageModule,
+    inputs: Outputs,
+    result: Outputs,
+    loss: Tensor | None,
+    hooks_before: int | None,
 ) -> SavedForward:
     if loss is not None:
         loss = loss * stage.scale if stage.scale != 1 else loss
-        return SavedForward(inputs, (loss,) if loss.requires_grad else (), loss=loss)
+        roots = (loss,) if loss.requires_grad else ()
+        return SavedForward(inputs, roots, (), loss, hooks_before)
     carrying = [tensor for tensor in result if tensor.requires_grad]
     if stage.overlapped is not None:
-        return SavedForward(inputs, tuple(carrying), tuple(carrying))
-    return SavedForward(inputs, tuple([edge_of(tensor) for tensor in carrying]))
+        return SavedForward(inputs, tuple(carrying), tuple(carrying), None, hooks_before)
+    edges = [edge_of(tensor) for tensor in carrying]
+    return SavedForward(inputs, tuple(edges), (), None, hooks_before)
 
 
 def _through(

@@ -1,0 +1,114 @@
+"""I: the run of the trunk, and the gradients that arrive at the places where it is cut. In come a
+graph that was cut and the gradients at which the run starts; out come the gradients at its ends,
+and in the order in which the run comes by what W goes on with.
+
+Hooks behind the cut nodes see what arrives (`_by_hooks`). They come after those of the user's, so
+that what these change is noted; and whoever puts hooks behind a node can be shown those that are
+there. Where nobody can have put hooks into the graph, the engine is asked for the gradients at the
+cut nodes too (`_asked_for`), which takes half the time. It gives what arrives before hooks run.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import GradientEdge, Node
+from torch.utils.hooks import RemovableHandle
+
+from stretto.runtime.stage.cut_nodes import Cut, CutNode, EdgeGradient, current_stream
+from stretto.runtime.stage.engine import Gradients, gradients_at
+from stretto.runtime.stage.graph_cut import GraphCut, SideEdges
+
+HAS_STREAMS = torch.accelerator.is_available()
+
+HookPlace = tuple[dict[int, Any], int]
+"""The hooks of a node, and the key of one of them."""
+
+
+def hooks_made() -> int | None:
+    """How many hooks this process has made, of any kind, for modules, tensors and nodes; None
+    where this torch does not count them. As long as it stays what it was before a forward, there is
+    no hook in the graph of that forward."""
+    return getattr(RemovableHandle, "next_id", None)
+
+
+def run_trunk(
+    graph: GraphCut,
+    starts: Sequence[GradientEdge],
+    gradients: Sequence[Tensor | None],
+    ends: Sequence[GradientEdge],
+    hooks_before: int | None,
+) -> tuple[Gradients, list[Cut]]:
+    """The gradients at `ends`, None where nothing arrives, and the cuts. `hooks_before` is what
+    `hooks_made` gave before the forward. Raises what the engine raises."""
+    unseen = hooks_before is not None and hooks_before == hooks_made() and not HAS_STREAMS
+    if unseen and graph.in_order and not any(map(_is_custom, graph.cut_nodes)):
+        return _asked_for(graph, starts, gradients, ends)
+    cuts: list[Cut] = []
+    with _by_hooks(graph, cuts):
+        return gradients_at(starts, gradients, ends, keep=True), cuts
+
+
+def _asked_for(
+    graph: GraphCut,
+    starts: Sequence[GradientEdge],
+    gradients: Sequence[Tensor | None],
+    ends: Sequence[GradientEdge],
+) -> tuple[Gradients, list[Cut]]:
+    """In the engine's order, which is that of the nodes' numbers: the highest comes first."""
+    nodes = sorted(graph.cut_nodes, key=graph.nodes.__getitem__, reverse=True)
+    counts = [len(node._input_metadata) for node in nodes]
+    wanted = list(ends)
+    for node, count in zip(nodes, counts, strict=True):
+        wanted += [GradientEdge(node, place) for place in range(count)]
+    found = gradients_at(starts, gradients, wanted, keep=True)
+    cuts: list[Cut] = []
+    at = len(ends)
+    for node, count in zip(nodes, counts, strict=True):
+        cuts.append(CutNode(node, found[at : at + count], graph.cut_nodes[node]))
+        at += count
+    return found[: len(ends)], cuts
+
+
+def _is_custom(node: Node) -> bool:
+    return isinstance(node, BackwardCFunction)
+
+
+@contextmanager
+def _by_hooks(graph: GraphCut, cuts: list[Cut]) -> Iterator[None]:
+    """Around a run: what W needs of each cut node is added to `cuts` when the run comes by."""
+    notes = []
+    for node, sides in graph.cut_nodes.items():
+        note = _results if _is_custom(node) else _arrivals
+        notes.append(note(node, sides, cuts))
+    try:
+        yield
+    finally:
+        for hooks, key in notes:
+            del hooks[key]
+
+
+def _arrivals(node: Node, sides: SideEdges, cuts: list[Cut]) -> HookPlace:
+    """Notes what arrives at a cut node, and whether it has other hooks."""
+
+    def note(_: Gradients, arrived: Gradients) -> None:
+        cuts.append(CutNode(node, arrived, sides, hooked, current_stream(arrived)))
+
+    handle: Any = node.register_hook(note)
+    hooks: dict[int, Any] = handle.hooks_dict_ref()
+    hooked = len(hooks) > 1
+    return hooks, handle.id
+
+
+def _results(node: Node, sides: SideEdges, cuts: list[Cut]) -> HookPlace:
+    """Notes what a custom function gives: it computes the gradients of its parameters whenever it
+    runs, asked for or not."""
+
+    def note(found: Gradients, _: Gradients) -> None:
+        cuts.extend(EdgeGradient(edge, g) for at, edge in sides if (g := found[at]) is not None)
+
+    handle: Any = node.register_hook(note)
+    return handle.hooks_dict_ref(), handle.id
