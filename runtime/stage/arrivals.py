@@ -59,17 +59,15 @@ def _asked_for(
     ends: Sequence[GradientEdge],
 ) -> tuple[Gradients, list[Cut]]:
     """In the engine's order, which is that of the nodes' numbers: the highest comes first."""
-    nodes = sorted(graph.cut_nodes, key=graph.nodes.__getitem__, reverse=True)
-    counts = [len(node._input_metadata) for node in nodes]
+    sides = graph.cut_nodes
+    spans = []
     wanted = list(ends)
-    for node, count in zip(nodes, counts, strict=True):
+    for node in sorted(sides, key=graph.nodes.__getitem__, reverse=True):
+        begin, count = len(wanted), len(node._input_metadata)
         wanted += [GradientEdge(node, place) for place in range(count)]
+        spans.append((node, begin, begin + count))
     found = gradients_at(starts, gradients, wanted, keep=True)
-    cuts: list[Cut] = []
-    at = len(ends)
-    for node, count in zip(nodes, counts, strict=True):
-        cuts.append(CutNode(node, found[at : at + count], graph.cut_nodes[node]))
-        at += count
+    cuts: list[Cut] = [CutNode(node, found[a:b], sides[node], False, None) for node, a, b in spans]
     return found[: len(ends)], cuts
 
 

@@ -12,7 +12,7 @@ relies on. The engine then walks everything below the node.
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -141,6 +141,7 @@ def _forked(cut: Cut, known: KnownGradients) -> None:
     if not given:
         return None
     edges = [edge for _, edge in sides]
+    found: Sequence[Tensor | None]
     if _shared(cut):
         found = _outside_engine(cut)
     else:
@@ -163,13 +164,23 @@ def _shared(cut: CutNode) -> bool:
     return sum(child in sides for child in below) > len(cut.edges)
 
 
-def _outside_engine(cut: CutNode) -> tuple[Tensor | None, ...]:
-    """Calls the cut node for all its edges, outside the engine, which would run the trunk below it
-    once more and count twice what that adds to the shared parameter."""
-    with torch.no_grad():
-        found: Any = cut.node(*cut.arrived)  # type: ignore[operator]
-    found = found if isinstance(found, tuple) else (found,)
-    return tuple(found[place] for place, _ in cut.edges)
+def _outside_engine(cut: CutNode) -> list[Tensor | None]:
+    """Calls the cut node, since the engine would run the trunk below it once more and count twice
+    what that adds to the shared parameter; for all its edges where it cannot be called for
+    some."""
+    found: list[Tensor | None] = []
+
+    def call() -> None:
+        made: Any = cut.node(*cut.arrived)  # type: ignore[operator]
+        made = made if isinstance(made, tuple) else (made,)
+        found.extend(made[place] for place, _ in cut.edges)
+
+    if node_calls.NODES_CAN_BE_CALLED:
+        computing_only([edge for _, edge in cut.edges], call)
+    else:
+        with torch.no_grad():
+            call()
+    return found
 
 
 @contextmanager

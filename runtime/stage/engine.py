@@ -3,10 +3,11 @@ the graph, or at a loss, with one dense gradient for each. `torch.autograd.backw
 anew at every call, in Python, which takes as long as the backward of a small layer; what remains to
 be checked, shapes and types of the gradients, the engine checks by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 from torch.autograd.graph import GradientEdge, _engine_run_backward, get_gradient_edge
 
 Root = Tensor | GradientEdge
@@ -14,6 +15,15 @@ Root = Tensor | GradientEdge
 
 Gradients = tuple[Tensor | None, ...]
 """Those of several tensors or edges, None where nothing arrives."""
+
+RUN: Callable[..., Gradients] = (
+    _engine_run_backward
+    if torch.accelerator.is_available()
+    else Variable._execution_engine.run_backward
+)
+"""The engine, called with seven arguments: edges, their gradients, keep the graph, make a graph,
+ends, need not reach them, add to `.grad`. What torch's own function does around it is for the
+threads of a device, which compile in it."""
 
 
 def edge_of(tensor: Tensor) -> GradientEdge:
@@ -38,15 +48,7 @@ def accumulate(roots: Sequence[Root], gradients: Sequence[Tensor | None]) -> Non
 def add_up(roots: Sequence[Root], gradients: Sequence[Tensor | None]) -> None:
     """As `accumulate`, from gradients as the nodes above have made them: the engine sums over
     broadcast dimensions and changes types, as it does behind every node."""
-    _engine_run_backward(
-        tuple(roots),
-        tuple(gradients),
-        False,
-        False,
-        (),
-        allow_unreachable=True,
-        accumulate_grad=True,
-    )
+    RUN(tuple(roots), tuple(gradients), False, False, (), True, True)
 
 
 def gradients_at(
@@ -60,15 +62,7 @@ def gradients_at(
     if not starts or not ends:
         return (None,) * len(ends)
     if all(type(gradient) is Tensor for gradient in gradients):
-        return _engine_run_backward(
-            tuple(starts),
-            tuple(gradients),
-            keep,
-            False,
-            tuple(ends),
-            allow_unreachable=True,
-            accumulate_grad=False,
-        )
+        return RUN(tuple(starts), tuple(gradients), keep, False, tuple(ends), True, False)
     return torch.autograd.grad(
         tuple(starts), tuple(ends), tuple(gradients), retain_graph=keep, allow_unused=True
     )

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, _engine_run_backward, get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from stretto.runtime.stage.engine import RUN
 
 
 def computing_only(edges: Sequence[GradientEdge], work: Callable[[], None]) -> None:
@@ -23,15 +25,7 @@ def computing_only(edges: Sequence[GradientEdge], work: Callable[[], None]) -> N
     what `work` raises."""
     WORK.here = work
     try:
-        _engine_run_backward(
-            (BESIDE,),
-            (ONE,),
-            True,
-            False,
-            (BESIDE, *edges),
-            allow_unreachable=True,
-            accumulate_grad=False,
-        )
+        RUN((BESIDE,), (ONE,), True, False, (BESIDE, *edges), True, False)
     finally:
         del WORK.here
 

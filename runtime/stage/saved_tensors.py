@@ -1,13 +1,14 @@
 """What nodes of the autograd graph have saved for their backward. In comes a node; its saved
 tensors can be looked at, and dropped before the graph is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import Node
+from torch.autograd.graph import GradientEdge, Node
 from torch.nn import Parameter
 
 
@@ -31,37 +32,68 @@ def uses_data(node: Node) -> bool:
 def is_packed(node: Node) -> bool:
     """Whether hooks give back what the node has saved: activation checkpoints, offloading. They
     stand around whole operations, so that the first saved tensor answers for all of the node."""
-    for saved in _saved(node):
-        if saved is not None and saved.unpack_hook is not None:
-            return True
-        if saved is not None and saved.data is not None:
-            return False
+    for name in _names(type(node)):
+        for saved in _as_tuple(getattr(node, name)):
+            if saved is not None and saved.unpack_hook is not None:
+                return True
+            if saved is not None and saved.data is not None:
+                return False
     return False
 
 
 def drop_saved(node: Node) -> None:
     """Lets go of the node's saved tensors, before the graph as a whole is released. The node must
     not run again."""
-    for saved in _saved(node):
+    for name in _names(type(node)):
+        for saved in _as_tuple(getattr(node, name)):
+            if saved is None or saved.unpack_hook is not None:
+                continue
+            data = saved.data
+            if data is not None and data.dim():  # numbers are not worth it
+                saved.register_hooks(_nothing, _nothing)
+
+
+FACTORS = {
+    "MmBackward0": ((0, "_raw_saved_mat2"), (1, "_raw_saved_self")),
+    "BmmBackward0": ((0, "_raw_saved_mat2"), (1, "_raw_saved_self")),
+    "AddmmBackward0": ((1, "_raw_saved_mat2"), (2, "_raw_saved_mat1")),
+    "BaddbmmBackward0": ((1, "_raw_saved_batch2"), (2, "_raw_saved_batch1")),
+}
+"""Products: the place of an edge, and what has been saved for its gradient alone."""
+
+
+def drop_factors(node: Node, sides: Sequence[tuple[int, GradientEdge]]) -> None:
+    """Lets go of what a product has saved for none of the edges at these places, for which alone it
+    will run: under autocast a copy of the weight in lower precision. Weights stay, and views of
+    them, with which nothing is gained. A run for other edges raises then."""
+    factors = FACTORS.get(type(node).__name__)
+    if factors is None:
+        return
+    places = [place for place, _ in sides]
+    if any(places[-1] == place for place, _ in factors) and _is_weight(sides[-1][1].node):
+        return
+    for place, name in factors:
+        saved: Any = None if place in places else getattr(node, name, None)
         if saved is None or saved.unpack_hook is not None:
             continue
         data = saved.data
-        if data is not None and data.dim():  # numbers are not worth it
-            saved.register_hooks(_nothing, _nothing)
+        if data is not None and not isinstance(data._base if data._is_view() else data, Parameter):
+            saved.register_hooks(_nothing, _nowhere)
+
+
+def _is_weight(node: Node) -> bool:
+    """Whether it stands for a parameter as it is, or transposed."""
+    while type(node).__name__ == "TBackward0":
+        below = node.next_functions[0][0]
+        if below is None:
+            return False
+        node = below
+    return type(node).__name__ == "AccumulateGrad"
 
 
 @cache
 def _names(kind: type) -> tuple[str, ...]:
     return tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
-
-
-def _saved(node: Node) -> Iterator[Any]:
-    for name in _names(type(node)):
-        value = getattr(node, name)
-        if type(value) is tuple:
-            yield from value
-        else:
-            yield value
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
@@ -70,3 +102,11 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 def _nothing(_: Any) -> None:
     return None
+
+
+def _nowhere(_: Any) -> Tensor:
+    """A tensor that no formula can compute with."""
+    return NOWHERE
+
+
+NOWHERE = torch.empty(0, device="meta")

@@ -25,12 +25,13 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
+from stretto.runtime.stage import node_calls
 from stretto.runtime.stage.arrivals import run_trunk
 from stretto.runtime.stage.cut_nodes import Cut, EdgeGradient, hooks_put_off, towards_parameters
 from stretto.runtime.stage.engine import Gradients, Root, accumulate, add_up, edge_of, gradients_at
 from stretto.runtime.stage.graph_cut import cut_graph, leaves_below, walk
 from stretto.runtime.stage.indivisible import adds_by_itself, is_indivisible
-from stretto.runtime.stage.saved_tensors import drop_saved
+from stretto.runtime.stage.saved_tensors import drop_factors, drop_saved
 
 
 class DeferredWeightGrad(NamedTuple):
@@ -78,9 +79,11 @@ def input_gradient(
     found, cuts = run_trunk(graph, starts, gradients, [*ends, *graph.fronts], hooks_before)
     for node in graph.others:
         drop_saved(node)
-    for node in graph.cut_nodes:
+    for node, sides in graph.cut_nodes.items():
         if isinstance(node, BackwardCFunction):
             drop_saved(node)
+        elif node_calls.NODES_CAN_BE_CALLED:
+            drop_factors(node, sides)
     if graph.beside:
         cuts[:0] = [
             EdgeGradient(start, gradient)
