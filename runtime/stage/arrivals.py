@@ -18,7 +18,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
 from torch.utils.hooks import RemovableHandle
 
-from stretto.runtime.stage.cut_nodes import Cut, CutNode, EdgeGradient, current_stream
+from stretto.runtime.stage.cut_nodes import CutNode, CutPlace, EdgeGradient, current_stream
 from stretto.runtime.stage.engine import Gradients, gradients_at
 from stretto.runtime.stage.graph_cut import GraphCut, SideEdges
 
@@ -41,13 +41,13 @@ def run_trunk(
     gradients: Sequence[Tensor | None],
     ends: Sequence[GradientEdge],
     hooks_before: int | None,
-) -> tuple[Gradients, list[Cut]]:
+) -> tuple[Gradients, list[CutPlace]]:
     """The gradients at `ends`, None where nothing arrives, and the cuts. `hooks_before` is what
     `hooks_made` gave before the forward. Raises what the engine raises."""
     unseen = hooks_before is not None and hooks_before == hooks_made() and not HAS_STREAMS
     if unseen and graph.in_order and not any(map(_is_custom, graph.cut_nodes)):
         return _asked_for(graph, starts, gradients, ends)
-    cuts: list[Cut] = []
+    cuts: list[CutPlace] = []
     with _by_hooks(graph, cuts):
         return gradients_at(starts, gradients, ends, keep=True), cuts
 
@@ -57,7 +57,7 @@ def _asked_for(
     starts: Sequence[GradientEdge],
     gradients: Sequence[Tensor | None],
     ends: Sequence[GradientEdge],
-) -> tuple[Gradients, list[Cut]]:
+) -> tuple[Gradients, list[CutPlace]]:
     """In the engine's order, which is that of the nodes' numbers: the highest comes first."""
     sides = graph.cut_nodes
     spans = []
@@ -67,7 +67,9 @@ def _asked_for(
         wanted += [GradientEdge(node, place) for place in range(count)]
         spans.append((node, begin, begin + count))
     found = gradients_at(starts, gradients, wanted, keep=True)
-    cuts: list[Cut] = [CutNode(node, found[a:b], sides[node], False, None) for node, a, b in spans]
+    cuts: list[CutPlace] = [
+        CutNode(node, found[a:b], sides[node], False, None) for node, a, b in spans
+    ]
     return found[: len(ends)], cuts
 
 
@@ -76,7 +78,7 @@ def _is_custom(node: Node) -> bool:
 
 
 @contextmanager
-def _by_hooks(graph: GraphCut, cuts: list[Cut]) -> Iterator[None]:
+def _by_hooks(graph: GraphCut, cuts: list[CutPlace]) -> Iterator[None]:
     """Around a run: what W needs of each cut node is added to `cuts` when the run comes by."""
     notes = []
     for node, sides in graph.cut_nodes.items():
@@ -89,7 +91,7 @@ def _by_hooks(graph: GraphCut, cuts: list[Cut]) -> Iterator[None]:
             del hooks[key]
 
 
-def _arrivals(node: Node, sides: SideEdges, cuts: list[Cut]) -> HookPlace:
+def _arrivals(node: Node, sides: SideEdges, cuts: list[CutPlace]) -> HookPlace:
     """Notes what arrives at a cut node, and whether it has other hooks."""
 
     def note(_: Gradients, arrived: Gradients) -> None:
@@ -101,7 +103,7 @@ def _arrivals(node: Node, sides: SideEdges, cuts: list[Cut]) -> HookPlace:
     return hooks, handle.id
 
 
-def _results(node: Node, sides: SideEdges, cuts: list[Cut]) -> HookPlace:
+def _results(node: Node, sides: SideEdges, cuts: list[CutPlace]) -> HookPlace:
     """Notes what a custom function gives: it computes the gradients of its parameters whenever it
     runs, asked for or not."""
 

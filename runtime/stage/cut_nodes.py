@@ -46,7 +46,7 @@ class EdgeGradient(NamedTuple):
     gradient: Tensor
 
 
-Cut = CutNode | EdgeGradient
+CutPlace = CutNode | EdgeGradient
 
 
 class KnownGradients(NamedTuple):
@@ -62,7 +62,7 @@ class KnownGradients(NamedTuple):
             self.gradients.append(gradient)
 
 
-def towards_parameters(cuts: list[Cut]) -> KnownGradients:
+def towards_parameters(cuts: list[CutPlace]) -> KnownGradients:
     """The gradients at all edges to the parameters' side, in the order of `cuts`, which it uses
     up: what a node has saved is released as soon as it was used."""
     known = KnownGradients([], [])
@@ -85,7 +85,7 @@ def _elsewhere(cut: CutNode) -> bool:
     return cut.stream is not None and cut.stream != current_stream(cut.arrived)
 
 
-def _called(cuts: list[Cut], count: int, known: KnownGradients) -> None:
+def _called(cuts: list[CutPlace], count: int, known: KnownGradients) -> None:
     """Calls this many of the last, from the end, and adds what is known then."""
 
     def call() -> None:
@@ -130,7 +130,7 @@ def owners_if_alone() -> int | None:
 ONE_OWNER = owners_if_alone()
 
 
-def _forked(cut: Cut, known: KnownGradients) -> None:
+def _forked(cut: CutPlace, known: KnownGradients) -> None:
     """Lets the engine run the cut node for its edges to parameters only. Hooks on the node's
     outputs have run in I and changed what arrived; here they run again, so the last one restores
     what they left then."""

@@ -27,7 +27,12 @@ from torch.autograd.graph import GradientEdge
 
 from stretto.runtime.stage import node_calls
 from stretto.runtime.stage.arrivals import run_trunk
-from stretto.runtime.stage.cut_nodes import Cut, EdgeGradient, hooks_put_off, towards_parameters
+from stretto.runtime.stage.cut_nodes import (
+    CutPlace,
+    EdgeGradient,
+    hooks_put_off,
+    towards_parameters,
+)
 from stretto.runtime.stage.engine import Gradients, Root, accumulate, add_up, edge_of, gradients_at
 from stretto.runtime.stage.graph_cut import cut_graph, leaves_below, walk
 from stretto.runtime.stage.indivisible import adds_by_itself, is_indivisible
@@ -38,7 +43,7 @@ class DeferredWeightGrad(NamedTuple):
     """What I leaves for W, which uses it up: the places where the graph is cut, in the order in
     which I came by, and what the module has left to be run."""
 
-    cuts: list[Cut]
+    cuts: list[CutPlace]
     functions: list[Callable[[], Any]]
 
 
@@ -128,5 +133,5 @@ def _in_one_run(
     with hooks_put_off(leaves):
         found = gradients_at(starts, gradients, [*ends, *edges], keep=False)
     of_leaves = zip(edges, found[len(ends) :], strict=True)
-    left: list[Cut] = [EdgeGradient(edge, g) for edge, g in of_leaves if g is not None]
+    left: list[CutPlace] = [EdgeGradient(edge, g) for edge, g in of_leaves if g is not None]
     return found[: len(ends)], DeferredWeightGrad(left, [])
