@@ -203,23 +203,7 @@ class StageModule:
                 *of_roots(saved, gradients), saved.inputs, saved.hooks_before
             )
             return found
-        cut: Callable[..., tuple[Gradients, DeferredWeightGrad]] = partial(
-            split_backward.input_gradient, hooks_before=saved.hooks_before
-        )
-        if self.own.builder is not None:  # what it builds is of a backward that is over
-            cut = split_backward.all_at_once
-        deferred = split_backward.NOTHING_LEFT
-
-        def halved(*edges: Any) -> Gradients:
-            nonlocal deferred
-            found, deferred = cut(*edges)
-            return found
-
-        with self.own.deferring() as left:
-            found = _through(self, halved, saved, microbatch, gradients)
-        if self.own.builder is not None:
-            left.append(self.own.builder())
-        self.deferred[microbatch] = deferred._replace(functions=left)
+        found, self.deferred[microbatch] = _put_off(self, saved, microbatch, gradients)
         return found
 
     @outside_autocast
@@ -274,6 +258,29 @@ def _saved(
         return SavedForward(inputs, tuple(carrying), tuple(carrying), None, hooks_before)
     edges = [edge_of(tensor) for tensor in carrying]
     return SavedForward(inputs, tuple(edges), (), None, hooks_before)
+
+
+def _put_off(
+    stage: StageModule, saved: SavedForward, number: int, gradients: Result
+) -> tuple[Gradients, DeferredWeightGrad]:
+    """I of a stage with slices, or one that defers weights' gradients itself."""
+    cut: Callable[..., tuple[Gradients, DeferredWeightGrad]] = partial(
+        split_backward.input_gradient, hooks_before=saved.hooks_before
+    )
+    if stage.own.builder is not None:  # what it builds is of a backward that is over
+        cut = split_backward.all_at_once
+    deferred = split_backward.NOTHING_LEFT
+
+    def halved(*edges: Any) -> Gradients:
+        nonlocal deferred
+        found, deferred = cut(*edges)
+        return found
+
+    with stage.own.deferring() as left:
+        found = _through(stage, halved, saved, number, gradients)
+    if stage.own.builder is not None:
+        left.append(stage.own.builder())
+    return found, deferred._replace(functions=left)
 
 
 def _through(
