@@ -73,6 +73,7 @@ class Mailbox:
     def __init__(self, context: RankContext, edges: StepEdges, header: HeaderCheck | None):
         self.context, self.edges, self.header = context, edges, header
         self.transport = context.transport
+        self.at_hand = context.transport.accelerator is None  # what is received, to be looked at
         self.arriving: dict[int, Arrival] = {}  # by slot, as `leaving`
         self.leaving: dict[int, list[Departure]] = {}
         self.late: dict[int, deque[Arrival]] = {}  # by channel
@@ -165,7 +166,8 @@ class Mailbox:
         if self.transport.tells:
             return [NOTHING if gradient is None else presence.dense(gradient) for gradient in made]
         if self.transport.looks:
-            return [presence.sealed(g, spec, device) for g, spec in zip(made, specs, strict=True)]
+            pairs = zip(made, specs, strict=True)
+            return [presence.sealed(one, spec, device, self.at_hand) for one, spec in pairs]
         for gradient, spec in zip(made, specs, strict=True):
             if gradient is None:
                 raise PipelineError(
@@ -182,7 +184,7 @@ class Mailbox:
         if self.transport.tells:
             missing = absent(arrival.pending or ())
             return tuple(None if at in missing else b for at, b in enumerate(arrival.buffers))
-        return tuple([presence.opened(buffer) for buffer in arrival.buffers])
+        return tuple([presence.opened(buffer, self.at_hand) for buffer in arrival.buffers])
 
     def _let_go(self, arrival: Arrival) -> None:
         """Of what is kept, lets go of that which was taken: a gradient has arrived of what was sent

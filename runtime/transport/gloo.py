@@ -1,8 +1,11 @@
 """Messages over gloo, on CPU. A lane is a tag in one process group: hundreds of receives posted
 early on several tags keep their order, and no group of its own, with threads and sockets, is
-needed for any of them."""
+needed for any of them. What is sent are the bytes of contiguous memory, whatever its type: gloo's
+own point-to-point calls take any, and are entered without what `torch.distributed.isend` looks up
+for every message."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from stretto.runtime.accelerator import Accelerator
 from stretto.runtime.leave import leave
-from stretto.runtime.transport import P2PLane, Pending, plain, to_bytes
+from stretto.runtime.transport import P2PLane, Pending, plain
 
 FIRST_TAG = 1 << 20  # out of the way of the user's own tags
 
@@ -26,6 +29,7 @@ class Gloo:
         self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
         self.device = torch.device("cpu")
         self.lanes: list[P2PLane] = []
+        self.backend: Any = group or dist.group.WORLD
 
     def open(self, lanes: Sequence[P2PLane]) -> int:
         """As `Transport.open`."""
@@ -35,16 +39,13 @@ class Gloo:
     def send(self, lane: int, tensors: Sequence[Tensor]) -> list[Pending]:
         """As `Transport.send`."""
         target, tag = self.lanes[lane].target, FIRST_TAG + lane
-        return [_Sending(self.group, tensor, target, tag) for tensor in tensors if tensor.numel()]
+        there = [plain(tensor) for tensor in tensors if tensor.numel()]
+        return [_Sending(one, self.backend.send([one], target, tag)) for one in there]
 
     def receive(self, lane: int, buffers: Sequence[Tensor]) -> list[Pending]:
         """As `Transport.receive`."""
         source, tag = self.lanes[lane].source, FIRST_TAG + lane
-        return [
-            begun(dist.irecv(to_bytes(buffer), group=self.group, group_src=source, tag=tag))
-            for buffer in buffers
-            if buffer.numel()
-        ]
+        return [self.backend.recv([one], source, tag) for one in buffers if one.numel()]
 
     def abort(self, report: str) -> None:
         """Prints the report and ends the process."""
@@ -56,9 +57,8 @@ class _Sending:
 
     __slots__ = ("memory", "work")
 
-    def __init__(self, group: dist.ProcessGroup | None, tensor: Tensor, target: int, tag: int):
-        self.memory = to_bytes(plain(tensor))
-        self.work = begun(dist.isend(self.memory, group=group, group_dst=target, tag=tag))
+    def __init__(self, memory: Tensor, work: dist.Work):
+        self.memory, self.work = memory, work
 
     def wait(self) -> object:
         return self.work.wait()
