@@ -39,16 +39,18 @@ def one_by_one(run: Interpreter) -> None:
     """Without streams: from top to bottom."""
     before, behind = run.data_parallel.actions(run.program)
     page, marks = run.context.page.numbers, run.marks
+    beside = {*before, *behind}
     with as_stream_group(run.context.group_of(0)):
         for at, act in enumerate(run.bound.issue):
             run.at = page[AT] = at
-            if at in before:
-                for other in before[at]:
+            if at in beside:
+                for other in before.get(at, ()):
                     other()
-            act(run)
-            if at in behind:
-                for other in behind[at]:
+                act(run)
+                for other in behind.get(at, ()):
                     other()
+            else:
+                act(run)
             if marks is not None:
                 marks.issued(at)
 

@@ -109,13 +109,9 @@ class Mailbox:
     def wait(self, slot: int, at: int) -> Result | None:
         """Waits for what was begun on the slot, at instruction `at`; returns what has arrived in
         it, None where it was sent from."""
-        for departure in self.leaving.pop(slot, ()):
-            if self.edges.new:
-                with self.lock:
-                    self.unsent.append(Unsent(at, slot, departure))
-                self.kept.add(slot)
-            else:
-                finish(departure.pending)
+        leaving = self.leaving.pop(slot, None)
+        if leaving is not None:
+            self._sent(slot, at, leaving)
         arrival = self.arriving.pop(slot, None)
         if arrival is None:
             return None
@@ -128,6 +124,16 @@ class Mailbox:
         if self.unsent:
             self._let_go(arrival)
         return self._opened(arrival)
+
+    def _sent(self, slot: int, at: int, leaving: Sequence[Departure]) -> None:
+        """Waits until what leaves was taken, or keeps it for later."""
+        for departure in leaving:
+            if self.edges.new:
+                with self.lock:
+                    self.unsent.append(Unsent(at, slot, departure))
+                self.kept.add(slot)
+            else:
+                finish(departure.pending)
 
     def is_sending(self, slot: int) -> bool:
         """Whether what the slot holds may still be on its way to others."""
