@@ -3,7 +3,8 @@
 In comes a plan (`compiler.plan`), a rank's modules and a loss; out come gradients, outputs and
 losses, bit for bit those of one process that adds in the plan's order. It decides nothing: the
 order, the messages and the buffers all stand in the plan. `stages_of` says which stages a rank
-holds, `Executor` runs a rank, `run_local` all ranks as threads of one process; `clip_grad_norm_`
+holds, `Executor` runs a rank, `run_local` all ranks as threads of one process, `capture` makes one
+CUDA graph of their step; `clip_grad_norm_`
 clips over all of them, `GradScaler` scales their losses; `Model` is what `stretto run` trains;
 every failure is a `PipelineError`.
 
@@ -12,7 +13,7 @@ From the bottom up: `containers`, `chunks`, `batch`, `given` (what a step is giv
 `coordination` (what ranks tell each other besides tensors); `parameters`; `ties` (parameters that
 stand in several places: `declared_ties`, `shared_memory`, `untied`), `holders`, `replicas`;
 `agreement`, `interpreter`; `exchange` (numbers between steps), `nonfinite`; `executor`; `clip`,
-`copies`, `scaler`; `local`; `train` (the command line).
+`copies`, `scaler`; `local`; `capture`; `train` (the command line).
 
 Names are loaded when they are used, so that a mistake in a command line is reported before torch is
 imported.
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stretto.runtime.batch import Arguments as Arguments
+    from stretto.runtime.capture import CapturedStep as CapturedStep
+    from stretto.runtime.capture import capture as capture
     from stretto.runtime.clip import clip_grad_norm_ as clip_grad_norm_
     from stretto.runtime.clip import get_total_norm as get_total_norm
     from stretto.runtime.collectives import all_to_all as all_to_all
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Arguments": "stretto.runtime.batch",
+    "CapturedStep": "stretto.runtime.capture",
     "Executor": "stretto.runtime.executor",
     "ExecutorOptions": "stretto.runtime.executor",
     "GradScaler": "stretto.runtime.scaler",
@@ -59,6 +63,7 @@ _WHERE = {
     "Stopped": "stretto.runtime.errors",
     "all_to_all": "stretto.runtime.collectives",
     "as_stream_group": "stretto.runtime.collectives",
+    "capture": "stretto.runtime.capture",
     "check_copies": "stretto.runtime.copies",
     "clip_grad_norm_": "stretto.runtime.clip",
     "get_total_norm": "stretto.runtime.clip",
@@ -70,6 +75,7 @@ _WHERE = {
 }
 __all__ = [
     "Arguments",
+    "CapturedStep",
     "Executor",
     "ExecutorOptions",
     "GradScaler",
@@ -83,6 +89,7 @@ __all__ = [
     "Stopped",
     "all_to_all",
     "as_stream_group",
+    "capture",
     "check_copies",
     "clip_grad_norm_",
     "get_total_norm",

@@ -7,7 +7,8 @@ can be checked without a GPU: the tests put a device in this place that knows wh
 what.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,14 @@ class DeviceEvent(Protocol):
 
     def query(self) -> bool:
         """Whether the device has come to it. Does not wait."""
+        ...
+
+
+class DeviceGraph(Protocol):
+    """What a device was given between the begin and the end of a capture."""
+
+    def replay(self) -> None:
+        """Gives it to the device once more, on the current stream."""
         ...
 
 
@@ -50,6 +59,11 @@ class Accelerator(Protocol):
     def uses(self, tensor: Tensor, stream: Any) -> None:
         """The tensor, made on another stream, is used on this one: when it is let go of, its memory
         is not given away before what that stream has been given by then is over."""
+        ...
+
+    def capture(self) -> AbstractContextManager[tuple[DeviceGraph, Any]]:
+        """Around what is captured instead of run: what is issued, by whatever thread, to the stream
+        that is given beside the graph, and to all that begin behind it and end before it does."""
         ...
 
     def synchronize(self) -> None:
@@ -85,9 +99,32 @@ class Cuda:
         if tensor.is_cuda:
             tensor.record_stream(stream)
 
+    @contextmanager
+    def capture(self) -> Iterator[tuple[torch.cuda.CUDAGraph, torch.cuda.Stream]]:
+        """As `Accelerator.capture`. Other threads may meanwhile do what a capture must not, such as
+        to ask whether an event is over. Raises what torch does where something was issued that
+        cannot be captured; where the body fails, that is raised instead."""
+        graph, origin = torch.cuda.CUDAGraph(), self.stream()
+        around = torch.cuda.graph(graph, stream=origin, capture_error_mode="thread_local")
+        around.__enter__()
+        try:
+            yield graph, origin
+        except BaseException as error:
+            with suppress(RuntimeError):
+                around.__exit__(type(error), error, error.__traceback__)
+            raise
+        around.__exit__(None, None, None)
+
     def synchronize(self) -> None:
         """As `Accelerator.synchronize`."""
         torch.cuda.synchronize(self.device)
+
+
+def marked(device: Accelerator, stream: Any) -> DeviceEvent:
+    """The place where the stream is."""
+    event = device.mark()
+    event.record(stream)
+    return event
 
 
 def accelerator_of(device: torch.device) -> Accelerator | None:

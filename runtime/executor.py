@@ -5,7 +5,7 @@ happens in which order stands in the plan; here it is only prepared for, once, a
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -54,6 +54,9 @@ from stretto.runtime.ties import agree_on_ties, tied
 from stretto.runtime.transport import Transport
 from stretto.runtime.transport.choose import transport_of
 from stretto.runtime.transport.local import Local
+
+Around = Callable[[Interpreter], AbstractContextManager[Any]]
+"""What is around the list of a step, which is about to run."""
 
 
 class ExecutorOptions(TypedDict, total=False):
@@ -182,6 +185,7 @@ class Executor:
         self.exchange = Exchange(self.peers, transport, self.activity)
         self.scaler: LossScaler | None = None
         self.device_streams: DeviceStreams | None = None
+        self.around: Around = nullcontext  # a step's list; a capture puts itself there
         listen(self.peers)
         self.watchdog = Watchdog(self.peers, watched(self.activity), transport.abort)
         try:
@@ -283,7 +287,8 @@ class Executor:
             except PipelineError as error:
                 _give_up(self, error)
                 raise
-            _run(self, run)
+            with self.around(run):
+                _run(self, run)
         return _finish(self, run, wanted)
 
 

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from stretto.runtime.accelerator import Accelerator, DeviceEvent, accelerator_of, numbered
+from stretto.runtime.accelerator import DeviceEvent, accelerator_of, marked, numbered
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.transport import NOTHING, P2PLane
 
@@ -124,7 +124,7 @@ class _LocalMessage:
         self.stream: Any = None
         if (device := self.hub.accelerator) is not None:
             self.stream = device.current()
-            self.issued = _marked(device, self.stream)
+            self.issued = marked(device, self.stream)
 
     def is_completed(self) -> bool:
         return self.over.is_set()
@@ -140,12 +140,6 @@ class _LocalMessage:
             if here != self.stream:
                 here.wait_event(self.copied)
             self.tensors = ()
-
-
-def _marked(device: Accelerator, stream: Any) -> DeviceEvent:
-    mark = device.mark()
-    mark.record(stream)
-    return mark
 
 
 class _Rendezvous:
@@ -179,7 +173,7 @@ def _carry(sent: _LocalMessage, received: _LocalMessage) -> None:
         stream.wait_event(sent.issued)
         stream.wait_event(received.issued)
         _copy(sent, received)
-        sent.copied = received.copied = _marked(device, stream)
+        sent.copied = received.copied = marked(device, stream)
 
 
 def _copy(sent: _LocalMessage, received: _LocalMessage) -> None:

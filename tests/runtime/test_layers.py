@@ -22,7 +22,7 @@ LAYERS = (
     ("exchange", "preparation"),
     ("nonfinite",),
     ("executor",),
-    ("checkpoint", "clip", "copies", "local", "scaler"),
+    ("capture", "checkpoint", "clip", "copies", "local", "scaler"),
     ("train",),
     ("hf",),
 )

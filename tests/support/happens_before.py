@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
@@ -98,6 +99,7 @@ class CheckedDevice:
         self.memory: dict[int, Memory] = {}
         self.told: list[Tensor] = []
         self.is_over: Callable[[CheckedEvent], bool] = lambda event: True
+        self.graph: CheckedGraph | None = None  # that is being captured
         self.first = self.stream()
 
     # What the runtime asks for --------------------------------------------------------------------
@@ -134,6 +136,22 @@ class CheckedDevice:
             for other in self.streams:
                 self.join(stream, other, other.clock)
 
+    @contextmanager
+    def capture(self) -> Iterator[tuple["CheckedGraph", CheckedStream]]:
+        """What is issued meanwhile must begin behind the capture's stream and end before it does,
+        and the host must look at nothing."""
+        origin = self.stream()
+        with self.on(origin):
+            self.ran("capture", [], [])
+            self.graph = CheckedGraph(origin)
+            try:
+                yield self.graph, origin
+            finally:
+                graph, self.graph = self.graph, None
+        for stream in self.streams:
+            if graph.last.get(stream.number, 0) > origin.clock.get(stream.number, 0):
+                self.found.append(f"stream {stream.number} is not joined when the capture ends")
+
     # What is checked ------------------------------------------------------------------------------
 
     def join(self, stream: CheckedStream, other: Any, clock: Clock) -> None:
@@ -164,6 +182,8 @@ class CheckedDevice:
             self._let_go()
             stream = self.current()
             stream.clock[stream.number] += 1
+            if self.graph is not None:
+                self.graph.given(self, stream, name)
             for tensor in read:
                 self._touch(name, stream, self._known(tensor, None), writes=False)
             for tensor in written:
@@ -209,6 +229,30 @@ class CheckedDevice:
                     )
 
 
+class CheckedGraph:
+    """The operations of a capture, which run again when it is replayed: each with what it was
+    given, its results written to where they were."""
+
+    def __init__(self, origin: CheckedStream):
+        self.origin, self.begun = origin, origin.clock[origin.number]
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+        self.last: Clock = {}
+
+    def given(self, device: CheckedDevice, stream: CheckedStream, name: str) -> None:
+        """An operation was issued to the stream."""
+        if stream.clock.get(self.origin.number, 0) < self.begun:
+            device.found.append(f"{name} on stream {stream.number} is not part of the capture")
+        self.last[stream.number] = stream.clock[stream.number]
+
+    def replay(self) -> None:
+        with torch.no_grad():
+            for func, args, kwargs, made in self.calls:
+                again = func(*args, **kwargs)
+                for new, old in zip(tree_leaves(again), tree_leaves(made), strict=True):
+                    if isinstance(old, Tensor) and new is not old:
+                        old.copy_(new)
+
+
 class _Operations(TorchDispatchMode):
     def __init__(self, device: CheckedDevice):
         super().__init__()
@@ -222,6 +266,8 @@ class _Operations(TorchDispatchMode):
         schema = func._schema
         if any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns):
             return made  # a view: nothing is read or written
+        if self.device.graph is not None:
+            self.device.graph.calls.append((func, args, kwargs or {}, made))
         names = [argument.name for argument in schema.arguments]
         values = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
         changed = [
@@ -252,6 +298,8 @@ class _Looks(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = getattr(func, "__name__", "")
+        if name in LOOKS and self.device.graph is not None:
+            self.device.found.append(f"the host looks at a number in a capture: {_site(name)}")
         if name in LOOKS:
             self.device.looks.append((threading.current_thread().name, _site(name)))
         return func(*args, **(kwargs or {}))
