@@ -13,7 +13,7 @@ From the bottom up: `containers`, `chunks`, `batch`, `given` (what a step is giv
 `coordination` (what ranks tell each other besides tensors); `parameters`; `ties` (parameters that
 stand in several places: `declared_ties`, `shared_memory`, `untied`), `holders`, `replicas`;
 `agreement`, `interpreter`; `exchange` (numbers between steps), `nonfinite`; `executor`; `clip`,
-`copies`, `scaler`; `local`; `capture`; `train` (the command line).
+`copies`, `scaler`; `local`; `graphs`; `train` (the command line).
 
 Names are loaded when they are used, so that a mistake in a command line is reported before torch is
 imported.
@@ -23,8 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stretto.runtime.batch import Arguments as Arguments
-    from stretto.runtime.capture import CapturedStep as CapturedStep
-    from stretto.runtime.capture import capture as capture
     from stretto.runtime.clip import clip_grad_norm_ as clip_grad_norm_
     from stretto.runtime.clip import get_total_norm as get_total_norm
     from stretto.runtime.collectives import all_to_all as all_to_all
@@ -38,6 +36,8 @@ if TYPE_CHECKING:
     from stretto.runtime.errors import Stopped as Stopped
     from stretto.runtime.executor import Executor as Executor
     from stretto.runtime.executor import ExecutorOptions as ExecutorOptions
+    from stretto.runtime.graphs import CapturedStep as CapturedStep
+    from stretto.runtime.graphs import capture as capture
     from stretto.runtime.local import run_local as run_local
     from stretto.runtime.placement import HeldStage as HeldStage
     from stretto.runtime.placement import stage_counts as stage_counts
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Arguments": "stretto.runtime.batch",
-    "CapturedStep": "stretto.runtime.capture",
+    "CapturedStep": "stretto.runtime.graphs",
     "Executor": "stretto.runtime.executor",
     "ExecutorOptions": "stretto.runtime.executor",
     "GradScaler": "stretto.runtime.scaler",
@@ -63,7 +63,7 @@ _WHERE = {
     "Stopped": "stretto.runtime.errors",
     "all_to_all": "stretto.runtime.collectives",
     "as_stream_group": "stretto.runtime.collectives",
-    "capture": "stretto.runtime.capture",
+    "capture": "stretto.runtime.graphs",
     "check_copies": "stretto.runtime.copies",
     "clip_grad_norm_": "stretto.runtime.clip",
     "get_total_norm": "stretto.runtime.clip",

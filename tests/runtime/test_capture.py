@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stretto.compiler.plan.plan import Plan
 from stretto.runtime import Executor, GradScaler, PipelineError, run_local
-from stretto.runtime.capture import CapturedStep, capture
+from stretto.runtime.graphs import CapturedStep, capture
 from stretto.runtime.transport import local
 from stretto.runtime.transport.local import Local
 from tests.support.happens_before import CheckedDevice, Drop, settled

@@ -22,7 +22,7 @@ LAYERS = (
     ("exchange", "preparation"),
     ("nonfinite",),
     ("executor",),
-    ("capture", "checkpoint", "clip", "copies", "local", "scaler"),
+    ("checkpoint", "clip", "copies", "graphs", "local", "scaler"),
     ("train",),
     ("hf",),
 )
