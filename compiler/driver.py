@@ -50,7 +50,7 @@ def compile_text(
     parts run whole, in the same order."""
     settings, budget = settings or Settings(), budget or Budget()
     source = Source(one_line(name), text)
-    with _without_collector():
+    with without_collector():
         spec = evaluate(parse(source), settings)
         sources = (source, settings.costs.source) if settings.costs else (source,)
         return _plan(spec, budget, _Choices(forward_only, receive_slots, whole), sources)
@@ -68,14 +68,14 @@ def compile_spec(spec: Spec, budget: Budget | None = None) -> Plan:
     """The Plan of what is to be done, made otherwise than from a text of ours: a table of another
     system, say. It carries no text, so that its computations cite no line once it was written.
     Raises `Rejected`."""
-    with _without_collector():
+    with without_collector():
         return _plan(spec, budget or Budget(), _Choices(), ())
 
 
 def plan_of(program: Program) -> Plan:
     """The Plan of a `train` Program that was made elsewhere, proved as it stands. Raises
     `Rejected`."""
-    with _without_collector():
+    with without_collector():
         prove_all({"train": program})
         claimed: dict[ProgramName, Claims] = {"train": claims(program)}
         least = bound(expand(program.spec))
@@ -103,7 +103,7 @@ def _plan(spec: Spec, budget: Budget, wanted: _Choices, sources: tuple[Source, .
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
+def without_collector() -> Iterator[None]:
     """A compiled schedule is millions of objects and no circle of them: the garbage collector
     walks them all, finds nothing, and takes a third of the time."""
     enabled = gc.isenabled()

@@ -47,7 +47,11 @@ def exposed(row: Sequence[Timed], idle: Iterable[Idle]) -> Counter[Exposure]:
     are not hidden, by what `compute` does meanwhile: it waits for a result of the rank's `own`
     other streams or of another rank (`away`), has another cause to be idle, or is done. Together
     they are `time - hidden`."""
-    beside = [one for one in row if one.stream]
+    beside: dict[int, list[tuple[int, int]]] = {}
+    for one in row:
+        if one.stream:
+            beside.setdefault(one.stream, []).append((one.start, one.end))
+    covers = [_Cover(sorted(stretches)) for stretches in beside.values()]
     found: Counter[Exposure] = Counter()
     for gap in idle:
         if gap.stream:
@@ -59,8 +63,7 @@ def exposed(row: Sequence[Timed], idle: Iterable[Idle]) -> Counter[Exposure]:
             why = "away"
         else:
             why = gap.cause
-        for one in beside:
-            found[why] += max(0, min(gap.end, one.end) - max(gap.start, one.start))
+        found[why] += sum(cover.length(gap.start, gap.end) for cover in covers)
     return +found
 
 

@@ -12,14 +12,15 @@ again. After its last unit a rank is done.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from msgspec import Struct
 
+from stretto.compiler.analysis.candidates import FULL, Candidate, Candidates
 from stretto.compiler.analysis.dependencies import name
 from stretto.compiler.analysis.message_timings import MessageTiming
 from stretto.compiler.analysis.timed_program import TimedProgram
-from stretto.compiler.analysis.units import TimedUnit, unit_line, unit_name
+from stretto.compiler.analysis.units import unit_line, unit_name
 from stretto.compiler.problem.figures import time_figure
 from stretto.compiler.problem.spec import NONE, Operation, Spec
 from stretto.compiler.program.program import Await
@@ -33,7 +34,6 @@ WAITS: dict[Cause, str] = {
     "channel": "waits for a channel",
     "done": "done",
 }
-FAR = 1 << 62
 
 
 class Idle(Struct, frozen=True):
@@ -68,7 +68,8 @@ def longest(listed: Iterable[Idle], many: int) -> tuple[Idle, ...]:
 def stretches(timed: TimedProgram, rank: int) -> Iterator[Idle]:
     """The idle stretches of a rank in the order of time, cut where the cause changes."""
     units = timed.units[rank]
-    others = Others(timed, rank)
+    limit = timed.spec.limits[rank] if timed.spec.limits else None
+    others = Candidates(units, limit and limit.grains)
     before = 0
     for at, unit in enumerate(units):
         if unit.start > before:
@@ -80,81 +81,15 @@ def stretches(timed: TimedProgram, rank: int) -> Iterator[Idle]:
         yield Idle(rank, before, end, "done", None, None, why)
 
 
-class Candidate(NamedTuple):
-    """A unit that could run: since when it has what it needs, and its place. `short`: `FITS`,
-    `FULL` if memory has no room for it now, or the place of a unit that would have none then."""
-
-    since: int
-    at: int
-    short: int
-
-
-FITS, FULL = -1, -2
-NOBODY = Candidate(FAR, -1, FITS)
-
-
-class Others:
-    """What stands behind a place in a rank's order, and may run there."""
-
-    def __init__(self, timed: TimedProgram, rank: int):
-        limits = timed.spec.limits
-        limit = limits[rank] if limits else None
-        self.units = timed.units[rank]
-        self.limit = FAR if limit is None else limit.grains
-        self.soon = [FAR]  # from a place on, when the first has what it needs
-        self.loose = [FAR]  # the same of those that leave no more in memory than they find
-        self.held = [FAR]  # when the first has its data, of those for which a rule is not met then
-        for unit in reversed(self.units):
-            self.held.append(min(self.held[-1], unit.arrived if unit.arrived < unit.ready else FAR))
-            self.soon.append(min(self.soon[-1], unit.ready))
-            self.loose.append(min(self.loose[-1], FAR if unit.alloc > unit.free else unit.ready))
-        self.held.reverse()
-        self.soon.reverse()
-        self.loose.reverse()
-
-    def ruled(self, at: int) -> int:
-        """When the first of the units behind place `at` has its data, but a rule is not met."""
-        return self.held[at + 1]
-
-    def after(self, at: int) -> tuple[Candidate, Candidate]:
-        """Of the units behind place `at` that have what they need when its unit starts: the first
-        that would fit into memory here, and the first that would not."""
-        fits = large = NOBODY
-        before = self.units[at].start
-        most, fullest = 0, at
-        for k in range(at + 1, len(self.units)):
-            if self.units[k - 1].most > most:
-                most, fullest = self.units[k - 1].most, k - 1
-            rest = self.loose[k] if most >= self.limit else self.soon[k]
-            full = self.limit == FAR or self.soon[k] >= min(before, large.since)  # none to come
-            if full and rest >= min(before, fits.since):
-                break
-            unit = self.units[k]
-            if unit.ready >= before:
-                continue
-            short = self.short(at, unit, most, fullest)
-            if short == FITS:
-                fits = min(fits, Candidate(unit.ready, k, short))
-            else:
-                large = min(large, Candidate(unit.ready, k, short))
-        return fits, large
-
-    def short(self, at: int, unit: TimedUnit, most: int, fullest: int) -> int:
-        """What memory says if `unit` runs before place `at`; see `Candidate`. `most`: grains
-        at most while the units before it run, `fullest` the place where that is."""
-        if self.units[at].held + unit.alloc > self.limit:
-            return FULL
-        return fullest if most + unit.alloc - unit.free > self.limit else FITS
-
-
-def _cut(timed: TimedProgram, rank: int, at: int, start: int, others: Others) -> Iterator[Idle]:
+def _cut(timed: TimedProgram, rank: int, at: int, start: int, others: Candidates) -> Iterator[Idle]:
     """One stretch, from `start` to the unit at place `at`, in pieces by their cause."""
     unit = timed.units[rank][at]
     fits, large = others.after(at)
     end = min(max(start, unit.ready), unit.start)  # from here on only a channel is left
     order = min(max(start, fits.since), end)
     memory = min(max(start, large.since), order)
-    rule = min(max(start, min(unit.arrived, unit.half_ready, others.ruled(at))), memory)
+    ruled, _ = others.ruled(at + 1)
+    rule = min(max(start, min(unit.arrived, unit.half_ready, ruled)), memory)
     data = min(max(start, unit.made), rule)
     pieces: tuple[tuple[Cause, int], ...] = (
         ("data", data),
@@ -167,7 +102,10 @@ def _cut(timed: TimedProgram, rank: int, at: int, start: int, others: Others) ->
     begin = start
     for k, (cause, until) in enumerate(pieces):
         if begin < until:
-            why = _why(timed, rank, at, k, begin, (fits, large))
+            if k == RULE:
+                why = _rule(timed, rank, at, others.ruled(at), begin)
+            else:
+                why = _why(timed, rank, at, k, (fits, large))
             yield Idle(
                 rank,
                 begin,
@@ -189,14 +127,11 @@ def _why(
     rank: int,
     at: int,
     piece: int,
-    begin: int,
     ready: tuple[Candidate, Candidate],
 ) -> str:
-    """The cause in words."""
+    """The cause in words, where it is no rule."""
     units, (fits, large) = timed.units[rank], ready
     here = unit_name(timed.spec, units[at])
-    if piece == RULE:
-        return _rule(timed, rank, at, begin)
     if piece == MEMORY:
         other = unit_name(timed.spec, units[large.at])
         if large.short == FULL:
@@ -216,18 +151,17 @@ def _why(
     return f"{here} waits for {what}" + (f" of rank {source}" if source != rank else "")
 
 
-def _rule(timed: TimedProgram, rank: int, at: int, begin: int) -> str:
-    """Which unit could run but for a rule, and what that has first; or which half of a pair."""
-    unit = min(
-        (unit for unit in timed.units[rank][at:] if unit.arrived <= begin < unit.ready),
-        key=lambda unit: unit.arrived,
-        default=None,
-    )
-    if unit is None:
+def _rule(timed: TimedProgram, rank: int, at: int, ruled: tuple[int, int], begin: int) -> str:
+    """Which unit could run but for a rule, and what that has first; or which half of a pair.
+    `ruled`: of the unit at this place and those behind it the first that has its data and for which
+    a rule is not met then. (It is not met at `begin` either: else another piece would be here.)"""
+    arrived, place = ruled
+    if arrived > begin:
         pair = timed.units[rank][at].operations
         first, other = sorted(pair, key=lambda t: timed.dependencies.ready(t.operation))
         one, with_it = (name(timed.spec, t.operation) for t in (first, other))
         return f"{one} is ready, but the order runs it together with {with_it}"
+    unit = timed.units[rank][place]
     rules = [o for t in unit.operations for o in timed.dependencies.rules.get(t.operation, ())]
     held = name(timed.spec, max(rules, key=lambda o: timed.dependencies.end[o]))
     return f"{unit_name(timed.spec, unit)} has its data, but a rule has {held} first"

@@ -39,6 +39,7 @@ class MessageTimings:
             for timed in row:
                 self.computes.setdefault((rank, timed.stream), []).append(timed.instruction)
         self.at = dict(self._matched(program, timeline))
+        self.awaited: dict[int, dict[int, list[int]]] = {}
 
     def waited_for(self, units: list[TimedUnit], rank: int, at: int) -> Iterator[MessageTiming]:
         """The messages that a lane of `rank` waits for between the unit at place `at` of its
@@ -46,7 +47,7 @@ class MessageTimings:
         for k in self.between(units, rank, at):
             one = self.ranks[rank][k]
             if type(one) is Wait:
-                yield from self._begun(rank, k, one.slot)
+                yield from self._begun(rank, k)
 
     def between(self, units: list[TimedUnit], rank: int, at: int) -> Iterator[int]:
         """The places in the rank's list that the stream of a unit has between it and the unit
@@ -60,19 +61,25 @@ class MessageTimings:
         """The stream of an instruction."""
         return self.streams[rank][k] if self.streams else 0
 
-    def _begun(self, rank: int, end: int, slot: int) -> Iterator[MessageTiming]:
-        """The messages begun on a slot that the wait at place `end` waits for."""
-        stream = self.stream(rank, end)
-        for k in range(end - 1, -1, -1):
-            one = self.ranks[rank][k]
-            if self.stream(rank, k) != stream:
-                continue
-            if type(one) is Wait and one.slot == slot:
-                return
-            if isinstance(one, Send | Receive) and one.slot == slot:
-                yield self.at[rank, k]
-                if isinstance(one, Receive):
-                    return
+    def _begun(self, rank: int, end: int) -> Iterator[MessageTiming]:
+        """The messages begun on the slot of the wait at place `end`, the last first, which it waits
+        for: all since the wait before, and nothing before a receive."""
+        if rank not in self.awaited:
+            self.awaited[rank] = self._awaited(rank)
+        yield from (self.at[rank, k] for k in self.awaited[rank][end])
+
+    def _awaited(self, rank: int) -> dict[int, list[int]]:
+        """For every wait of a rank, by place, the places of what it waits for."""
+        found: dict[int, list[int]] = {}
+        begun: dict[tuple[int, int], list[int]] = {}  # by stream and slot
+        for k, one in enumerate(self.ranks[rank]):
+            if type(one) is Wait:
+                found[k] = begun.pop((self.stream(rank, k), one.slot), [])[::-1]
+            elif type(one) is Receive:
+                begun[self.stream(rank, k), one.slot] = [k]
+            elif type(one) is Send:
+                begun.setdefault((self.stream(rank, k), one.slot), []).append(k)
+        return found
 
     def _matched(
         self, program: Program, timeline: Timeline

@@ -9,7 +9,7 @@ has all it needs and does not start waits for a message or for another stream. A
 stream is done.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -17,11 +17,15 @@ from typing import NamedTuple
 from stretto.compiler.analysis.dependencies import name
 from stretto.compiler.analysis.idle import Cause, Idle, beside, held_up, stretches
 from stretto.compiler.analysis.memory import effects, levels
+from stretto.compiler.analysis.rows import Row
 from stretto.compiler.analysis.timed_program import TimedProgram
 from stretto.compiler.analysis.units import TimedUnit, unit_line, unit_name
 from stretto.compiler.problem.spec import NONE
 
 FAR = 1 << 62
+
+MOST = 64
+"""So many of the parts that could run are asked why they do not."""
 
 
 class Reason(NamedTuple):
@@ -48,36 +52,41 @@ def _of_lane(timed: TimedProgram, lane: int, memory: "RoomLeft") -> Iterator[Idl
     if not units and stream:
         return
     behind = Behind(units)
-    before = 0
-    for at, unit in enumerate(units):
-        if unit.start > before:
-            yield from _cut(timed, (lane, at), before, behind, memory)
-        before = unit.end
-    end = timed.timeline.makespan
+    found: list[list[Idle]] = []
+    for at in reversed(range(len(units))):
+        before = units[at - 1].end if at else 0
+        if units[at].start > before:
+            found.append([*_cut(timed, (lane, at), before, behind.before(at), memory)])
+    for pieces in reversed(found):
+        yield from pieces
+    before, end = units[-1].end if units else 0, timed.timeline.makespan
     if before < end:
         why = "its last operation has ended" if units else "it has nothing to do"
         yield Idle(rank, before, end, "done", None, None, why, stream)
 
 
 class Behind:
-    """What stands behind a place in a stream's order."""
+    """What stands behind a place in a stream's order. Asked from the last place to the first."""
 
     def __init__(self, units: list[TimedUnit]):
         self.units = units
-        self.soon = [FAR]  # from a place on, when the first has its data
-        for unit in reversed(units):
-            self.soon.append(min(self.soon[-1], unit.arrived))
-        self.soon.reverse()
+        self.place = len(units)
+        self.ready: list[tuple[int, int, int]] = []  # of those behind it: ready, start, place
+        self.ruled: list[tuple[int, int]] = []  # of those for which a rule is not met: arrived
 
     def before(self, at: int) -> list[TimedUnit]:
-        """Those behind place `at` that have their data before its unit starts."""
-        start, found = self.units[at].start, []
-        for k in range(at + 1, len(self.units)):
-            if self.soon[k] >= start:
-                break
-            if self.units[k].arrived < start:
-                found.append(self.units[k])
-        return sorted(found, key=lambda unit: (unit.ready, unit.start))
+        """Those behind place `at` that have their data before its unit starts: the first `MOST` of
+        those that have all they need then, and of those for which a rule is not met."""
+        while self.place > at + 1:
+            self.place -= 1
+            unit = self.units[self.place]
+            insort(self.ready, (unit.ready, unit.start, self.place))
+            if unit.arrived < unit.ready:
+                insort(self.ruled, (unit.arrived, self.place))
+        start = self.units[at].start
+        found = {place for ready, _, place in self.ready[:MOST] if ready < start}
+        found |= {place for arrived, place in self.ruled[:MOST] if arrived < start}
+        return sorted((self.units[k] for k in found), key=lambda unit: (unit.ready, unit.start))
 
 
 class RoomLeft:
@@ -88,6 +97,7 @@ class RoomLeft:
         curve = levels(row, effects(timed.program, [row]))
         self.ticks = [level.tick for level in curve]
         self.grains = [level.grains for level in curve]
+        self.room = Row([-level.grains for level in curve])
         limit = timed.spec.limits[rank] if timed.spec.limits else None
         self.limit = FAR if limit is None else limit.grains
         self.takers = sorted(
@@ -106,9 +116,8 @@ class RoomLeft:
         for one in others:
             if one.alloc and one.free:
                 length = one.end - one.start
-                late = self.ticks[
-                    bisect_right(self.ticks, start) : bisect_left(self.ticks, one.start)
-                ]
+                until = min(one.start, end + length)
+                late = self.ticks[bisect_right(self.ticks, start) : bisect_left(self.ticks, until)]
                 found |= {tick - length + 1 for tick in late}
         return found
 
@@ -120,23 +129,29 @@ class RoomLeft:
         last = bisect_left(self.ticks, unit.start)
         if self.grains[first] + unit.alloc > self.limit:
             return "but memory has no room for it then"
-        ended = tick + unit.end - unit.start
-        for k in range(first + 1, last):
-            more = unit.alloc - unit.free * (self.ticks[k] >= ended)
-            if self.grains[k] + more > self.limit:
-                at = bisect_left(self.takers, (self.ticks[k], ""))
-                return f"but would take memory that {self.takers[at][1]} needs first"
-        return ""
+        later = bisect_left(self.ticks, tick + unit.end - unit.start)  # where it has ended
+        short = self.room.first_below(first + 1, min(later, last), unit.alloc - self.limit)
+        if short >= min(later, last):
+            begin = max(first + 1, later)
+            short = self.room.first_below(begin, last, unit.alloc - unit.free - self.limit)
+            if short >= last:
+                return ""
+        at = bisect_left(self.takers, (self.ticks[short], ""))
+        return f"but would take memory that {self.takers[at][1]} needs first"
 
 
 def _cut(
-    timed: TimedProgram, index: tuple[int, int], start: int, behind: Behind, memory: RoomLeft
+    timed: TimedProgram,
+    index: tuple[int, int],
+    start: int,
+    others: list[TimedUnit],
+    memory: "RoomLeft",
 ) -> Iterator[Idle]:
-    """One stretch, from `start` to the unit at this place, in pieces by their cause."""
+    """One stretch, from `start` to the unit at this place, in pieces by their cause. `others`: what
+    stands behind it and has its data before."""
     (lane, at), spec = index, timed.spec
     rank, stream = timed.place(lane)
     unit = timed.units[lane][at]
-    others = behind.before(at)
     ticks = {start, unit.start, unit.made, unit.arrived, unit.ready}
     ticks |= {tick for other in others for tick in (other.arrived, other.ready)}
     ticks |= memory.changes(start, unit.start, others)

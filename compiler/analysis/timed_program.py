@@ -15,7 +15,7 @@ from stretto.compiler.program.timeline import Timeline
 @dataclass(frozen=True, slots=True)
 class TimedProgram:
     """See the module. `units` by lane, in the order they run; `unit_of` finds that of an
-    operation."""
+    operation. `gathered`: by rank and tick the (pipeline, stage) whose weights are there then."""
 
     program: Program
     timeline: Timeline
@@ -23,6 +23,7 @@ class TimedProgram:
     units: list[list[TimedUnit]]
     unit_of: dict[Operation, UnitIndex]
     messages: MessageTimings
+    gathered: dict[tuple[int, int], set[tuple[int, int]]]
 
     @property
     def spec(self) -> Spec:
@@ -46,12 +47,7 @@ class TimedProgram:
         """Whether this unit starts as soon as weights of its stage are gathered."""
         unit, (rank, _) = self.units[lane][at], self.place(lane)
         stages = {operation[1:3] for operation in unit.names}
-        row = self.timeline.collectives[rank] if self.timeline.collectives else ()
-        return any(
-            one.end == unit.start and (one.pipeline, one.stage) in stages
-            for one in row
-            if one.what == "unshard weights"
-        )
+        return not stages.isdisjoint(self.gathered.get((rank, unit.start), ()))
 
 
 def timed_program(program: Program, timeline: Timeline) -> TimedProgram:
@@ -60,4 +56,9 @@ def timed_program(program: Program, timeline: Timeline) -> TimedProgram:
     units = timed_units(program, timeline, dependencies)
     unit_of = index_units(units)
     messages = MessageTimings(program, timeline, unit_of)
-    return TimedProgram(program, timeline, dependencies, units, unit_of, messages)
+    gathered: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    for rank, row in enumerate(timeline.collectives):
+        for one in row:
+            if one.what == "unshard weights":
+                gathered.setdefault((rank, one.end), set()).add((one.pipeline, one.stage))
+    return TimedProgram(program, timeline, dependencies, units, unit_of, messages, gathered)

@@ -142,6 +142,9 @@ class EasingTrials:
     def value(self, easing: Easing, now: Fraction) -> Fraction | None:
         """The value under the easing, if there was time to look for it."""
         unit, self.left = easing.spec.time_unit, self.left - 1
+        if self.budget.effort is None and monotonic() >= self.end:
+            self.missed.append(easing.what)
+            return None
         problem = expand(easing.spec)
         if not easing.search:
             self.tried.append(easing.what)

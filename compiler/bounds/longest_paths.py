@@ -187,7 +187,7 @@ def _same_rank(
     lower = ancestors(relaxed)
     before: SameRank = [[] for _ in relaxed.classes]
     after: SameRank = [[] for _ in relaxed.classes]
-    for rank in range(relaxed.spec.ranks):
+    for rank in relaxed.ranks:
         for b, steps in _least_steps(relaxed, rank, into, lower).items():
             for a, shift in steps.items():
                 before[b].append((a, -shift))

@@ -203,12 +203,16 @@ def sharpen(
     """Heads and tails of the graph, raised by what every rank says as one stage, so many times or
     until nothing changes. `shares`: choices of ticks (see `overlap`)."""
     head, tail = heads(graph), tails(graph)
+    in_turn = [
+        any(other == c and step == -1 for other, step, _ in edges)
+        for c, edges in enumerate(graph.before.edges)
+    ]
     for _ in range(rounds):
         changed = False
-        for rank in range(graph.relaxed.spec.ranks):
+        for rank in graph.relaxed.ranks:
             for ticks in shares:
                 found = as_one_stage(graph, rank, head, tail, ticks)
-                if found is not None and _raise(graph, found, head, tail):
+                if found is not None and _raise(graph, in_turn, found, head, tail):
                     changed = True
         if not changed:
             break
@@ -216,14 +220,17 @@ def sharpen(
     return head, tail
 
 
-def _raise(graph: PrecedenceGraph, found: RankAsStage, head: TickTable, tail: TickTable) -> bool:
+def _raise(
+    graph: PrecedenceGraph,
+    in_turn: list[bool],
+    found: RankAsStage,
+    head: TickTable,
+    tail: TickTable,
+) -> bool:
     """Raise heads and tails of the rank's operations, in place, to what their number among the
-    others of their kind gives. Whether any was raised."""
+    others of their kind gives. `in_turn`: by op class whether its operations run one after
+    another. Whether any was raised."""
     changed = False
-    in_turn = [
-        any(other == c and step == -1 for other, step, _ in edges)
-        for c, edges in enumerate(graph.before.edges)
-    ]
 
     def others(side: Neighbours, c: int, role: list[int]) -> list[tuple[int, bool]]:
         found = [(abs(step), in_turn[a]) for a, step in side.same_rank[c] if a in role]

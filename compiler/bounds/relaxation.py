@@ -108,6 +108,12 @@ class Relaxation:
         """How many operations there are."""
         return sum(op_class.size for op_class in self.classes)
 
+    @property
+    def ranks(self) -> list[int]:
+        """The ranks that have op classes. One rank as one stage is a Relaxation too: whoever asks
+        every rank of that does not look at all of the Spec's."""
+        return list(self._ranks.classes)
+
     def on(self, rank: int) -> list[int]:
         """The op classes of a rank."""
         return list(self._ranks.classes.get(rank, ()))

@@ -52,7 +52,10 @@ def run(chosen: Namespace) -> int:
         or chosen.what.endswith(".pipe")
         or library.has(chosen.what)
     ):
-        return of_plan(chosen)
+        from stretto.compiler.driver import without_collector
+
+        with without_collector():
+            return of_plan(chosen)
     code = chosen.what.strip().removeprefix("error[").removeprefix("warning[").rstrip("]:")
     if code not in CODES:
         near = nearest(code, CODES)

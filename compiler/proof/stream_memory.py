@@ -122,7 +122,8 @@ def _bound(streams: Sequence[int], held: Sequence[HeldAmount], table: PartTable)
     for grains, taken_by, _ in held:
         taken[taken_by] = taken.get(taken_by, 0) + grains
     takers = sorted(taken, key=table.placed.__getitem__)
-    views = {streams[table.placed[taker]]: _FreedBefore(streams, held, table) for taker in takers}
+    taking = {streams[table.placed[taker]] for taker in takers}
+    views = {stream: _FreedBefore(streams, held, table) for stream in taking}
     total, most, at = 0, 0, NONE
     for taker in takers:
         place = table.placed[taker]

@@ -8,11 +8,15 @@ from fractions import Fraction
 from time import process_time
 
 import pytest
+from msgspec.structs import replace
 
 from stretto.compiler.analysis.explanation import explain
+from stretto.compiler.bounds.bound import bound
 from stretto.compiler.driver import compile_text
 from stretto.compiler.evaluation import Settings
 from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Limit
 from stretto.compiler.proof.prove import prove_all
 from stretto.compiler.show import FORMATS, Look, draw
 from tests.attacks.conftest import Tally
@@ -48,6 +52,19 @@ rule F[ranks - 1, m] after F[0, m] for m in 0 .. microbatches
 rule B[0, m] after F[1, m] for m in 0 .. microbatches
 order rank r { repeat microbatches { F }  repeat microbatches { B } }
 """
+LATE = """\
+schedule late ranks 2 microbatches 4
+pipeline main { stages 2 place s -> s }
+split B into I, W
+cost F[1] = 5
+limit activations <= microbatches
+order rank r {
+  if r == 0 { repeat microbatches { F }  repeat microbatches { I }  repeat microbatches { W } }
+  else { repeat microbatches { F; I; W } } }
+"""  # whatever rank 0 waits for, all that is behind could run
+PARTS = LATE.replace("schedule late", "schedule parts split F into a, d on comm, b").replace(
+    "cost F[1]", "cost F.a[1]"
+)
 PIPELINES = "schedule pipelines"  # `compiled` writes the rest
 CASES = [  # a text, what grows, from where in `make test`, in `make test-attacks`
     (CHAIN, "ranks", 500, 2500),
@@ -56,6 +73,8 @@ CASES = [  # a text, what grows, from where in `make test`, in `make test-attack
     (FULL, "microbatches", 250, 2500),
     (IDLE, "ranks", 4000, 16_000),
     (ACROSS, "microbatches", 500, 4000),
+    (LATE, "microbatches", 250, 4000),
+    (PARTS, "microbatches", 50, 500),
     (PIPELINES, "pipelines", 50, 250),
 ]
 names = [f"{text.split()[1]}-{what}" for text, what, *_ in CASES]
@@ -88,9 +107,18 @@ def drawn(format: str) -> Callable[[Plan], object]:
     return lambda plan: draw(plan, format, "train", Look(120, False))
 
 
+def least(plan: Plan) -> object:
+    """What `explain` asks: the bound of another order in the same memory."""
+    spec, peaks = plan.programs["train"].spec, plan.claims["train"].activations
+    limits = tuple(Limit(peak, 0) for peak in peaks)
+    order = ("",) * spec.ranks
+    return bound(expand(replace(spec, order=order, written=(), limits=limits)))
+
+
 STEPS: dict[str, Callable[[Plan], object]] = {
     "prove": lambda plan: prove_all(plan.programs, plan.claims),
     "explain": lambda plan: explain(plan.programs["train"]),
+    "bound": least,
     "text": drawn("text"),
     "svg": drawn("svg"),
     "html": drawn("html"),
@@ -127,6 +155,8 @@ def test_it_costs_as_much_as_it_has(
     steps = {"compile": lambda plan: compiled(text, what, grown(plan, what)), **STEPS}
     if text is not CHAIN:
         del steps["torch-csv"]
+    if text is FULL and what == "ranks":  # in `bounds.context.EFFORT` every rank asks all classes
+        del steps["bound"]
     took = {}
     for name, step in steps.items():
         step(small)
@@ -142,7 +172,11 @@ def test_it_costs_as_much_as_it_has(
 
 def test_formats_are_all_known() -> None:
     """A new one is tried above, or for a reason is not: Graphviz takes no graph of that size."""
-    assert set(FORMATS) == {*STEPS} - {"prove", "explain"} | {"dot", "primus", "zero-bubble"}
+    assert set(FORMATS) == {*STEPS} - {"prove", "explain", "bound"} | {
+        "dot",
+        "primus",
+        "zero-bubble",
+    }
 
 
 @pytest.mark.full
