@@ -16,7 +16,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from stretto.compiler.analysis.candidates import FULL, Candidate, Candidates
+from stretto.compiler.analysis.candidates import FULL, RankCandidates, ReadyUnit
 from stretto.compiler.analysis.dependencies import name
 from stretto.compiler.analysis.message_timings import MessageTiming
 from stretto.compiler.analysis.timed_program import TimedProgram
@@ -69,7 +69,7 @@ def stretches(timed: TimedProgram, rank: int) -> Iterator[Idle]:
     """The idle stretches of a rank in the order of time, cut where the cause changes."""
     units = timed.units[rank]
     limit = timed.spec.limits[rank] if timed.spec.limits else None
-    others = Candidates(units, limit and limit.grains)
+    others = RankCandidates(units, limit and limit.grains)
     before = 0
     for at, unit in enumerate(units):
         if unit.start > before:
@@ -81,7 +81,9 @@ def stretches(timed: TimedProgram, rank: int) -> Iterator[Idle]:
         yield Idle(rank, before, end, "done", None, None, why)
 
 
-def _cut(timed: TimedProgram, rank: int, at: int, start: int, others: Candidates) -> Iterator[Idle]:
+def _cut(
+    timed: TimedProgram, rank: int, at: int, start: int, others: RankCandidates
+) -> Iterator[Idle]:
     """One stretch, from `start` to the unit at place `at`, in pieces by their cause."""
     unit = timed.units[rank][at]
     fits, large = others.after(at)
@@ -127,7 +129,7 @@ def _why(
     rank: int,
     at: int,
     piece: int,
-    ready: tuple[Candidate, Candidate],
+    ready: tuple[ReadyUnit, ReadyUnit],
 ) -> str:
     """The cause in words, where it is no rule."""
     units, (fits, large) = timed.units[rank], ready

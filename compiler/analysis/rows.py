@@ -7,7 +7,7 @@ WIDTH = 512
 """Numbers in a block, of which the least is known."""
 
 
-class Row:
+class SearchedRow:
     """Numbers by place. In a block of `WIDTH` they are looked through, blocks are by their
     least."""
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from stretto.compiler.analysis.dependencies import name
 from stretto.compiler.analysis.idle import Cause, Idle, beside, held_up, stretches
 from stretto.compiler.analysis.memory import effects, levels
-from stretto.compiler.analysis.rows import Row
+from stretto.compiler.analysis.rows import SearchedRow
 from stretto.compiler.analysis.timed_program import TimedProgram
 from stretto.compiler.analysis.units import TimedUnit, unit_line, unit_name
 from stretto.compiler.problem.spec import NONE
@@ -97,7 +97,7 @@ class RoomLeft:
         curve = levels(row, effects(timed.program, [row]))
         self.ticks = [level.tick for level in curve]
         self.grains = [level.grains for level in curve]
-        self.room = Row([-level.grains for level in curve])
+        self.room = SearchedRow([-level.grains for level in curve])
         limit = timed.spec.limits[rank] if timed.spec.limits else None
         self.limit = FAR if limit is None else limit.grains
         self.takers = sorted(

@@ -5,8 +5,8 @@ from random import Random
 import pytest
 
 from stretto.compiler.analysis import candidates, rows
-from stretto.compiler.analysis.candidates import FITS, FULL, NOBODY, Candidate, Candidates
-from stretto.compiler.analysis.rows import Row
+from stretto.compiler.analysis.candidates import FITS, FULL, NOBODY, RankCandidates, ReadyUnit
+from stretto.compiler.analysis.rows import SearchedRow
 from stretto.compiler.analysis.units import TimedUnit
 
 
@@ -18,7 +18,7 @@ def test_rows_answer_as_looking_at_every_number_does(
     random = Random(width)
     for _ in range(100):
         numbers = [random.randrange(6) for _ in range(random.randrange(20))]
-        row = Row(numbers)
+        row = SearchedRow(numbers)
         for first in range(len(numbers) + 1):
             for end in range(first, len(numbers) + 1):
                 there = range(first, end)
@@ -45,7 +45,7 @@ def units(random: Random) -> list[TimedUnit]:
     return found
 
 
-def one_by_one(row: list[TimedUnit], at: int, limit: int | None) -> tuple[Candidate, Candidate]:
+def one_by_one(row: list[TimedUnit], at: int, limit: int | None) -> tuple[ReadyUnit, ReadyUnit]:
     """The first behind the place that fits, and the first that does not."""
     fits = large = NOBODY
     for k in range(at + 1, len(row)):
@@ -59,9 +59,9 @@ def one_by_one(row: list[TimedUnit], at: int, limit: int | None) -> tuple[Candid
                 short = fullest
         if unit.ready < row[at].start:
             if short == FITS:
-                fits = min(fits, Candidate(unit.ready, k, short))
+                fits = min(fits, ReadyUnit(unit.ready, k, short))
             else:
-                large = min(large, Candidate(unit.ready, k, short))
+                large = min(large, ReadyUnit(unit.ready, k, short))
     return fits, large
 
 
@@ -77,7 +77,7 @@ def test_candidates_are_those_that_looking_at_every_unit_finds(
         row = units(random)
         most = max(unit.most for unit in row)
         for limit in (None, most, most + 1):
-            asked = Candidates(row, limit)
+            asked = RankCandidates(row, limit)
             for at in range(len(row)):
                 found = asked.after(at)
                 assert found == one_by_one(row, at, limit)
