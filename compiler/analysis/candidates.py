@@ -1,5 +1,6 @@
 """Units of a rank → `RankCandidates`: which of those that stand behind a place of its order could
-run there, as its data and its memory are. Each question takes about the square root of the units."""
+run there, as its data and its memory are. Each question takes about the square root of the units.
+"""
 
 from bisect import bisect_right
 from typing import NamedTuple
