@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import TextIO
 
 from stretto.compiler.commands import COMMANDS, screen
-from stretto.compiler.commands.mistaken import no_command
 from stretto.compiler.commands.parsers import commands_of, parser, unknown
 
 DONE, WRONG, USAGE, BUG, INTERRUPTED, PIPE = 0, 1, 2, 70, 130, 141
@@ -75,6 +74,8 @@ def _parsed(arguments: Sequence[str] | None) -> Namespace:
         top.exit(USAGE)
     first = next((word for word in words if not word.startswith("-")), None)
     if first is not None and first not in COMMANDS:
+        from stretto.compiler.commands.mistaken import no_command
+
         top.error(no_command(first, words))
     chosen, left = top.parse_known_args(words)
     own = commands_of(top)[chosen.command]

@@ -30,7 +30,6 @@ from stretto.compiler.problem.spec import Spec
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicated
 from stretto.compiler.program.program import Claims, Program, ProgramName
-from stretto.compiler.program.whole import whole_order
 from stretto.compiler.proof.prove import prove_all
 
 
@@ -87,6 +86,8 @@ def _plan(spec: Spec, budget: Budget, wanted: _Choices, sources: tuple[Source, .
     problem = expand(spec)
     order = arrange(problem, budget)
     if spec.parts and wanted.whole:
+        from stretto.compiler.program.whole import whole_order
+
         order = whole_order(order)
         problem, spec = order.problem, order.problem.spec
     names: tuple[ProgramName, ...] = ("eval",) if wanted.forward_only else ("train", "eval")

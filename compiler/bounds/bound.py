@@ -31,9 +31,10 @@ def bound(problem: "Problem") -> Bound:
     """The largest bound that is known, and why. Linear but for sorting: about five seconds for
     800 000 operations."""
     from stretto.compiler.bounds.best import best, bound_context
-    from stretto.compiler.bounds.parts.best import parts_bound
 
     if problem.spec.streams:
+        from stretto.compiler.bounds.parts.best import parts_bound
+
         return Bound(*parts_bound(problem))
     found = best(bound_context(problem.spec))
     return Bound(found.ticks, found.reason(found.subject))

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from stretto.compiler.bounds.microbatch_order import ancestors
-from stretto.compiler.bounds.parts.feasible import feasible_parts
 from stretto.compiler.bounds.relaxation import OpKey, Relaxation, complete, relax
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.figures import size_figure
@@ -39,6 +38,8 @@ def feasible(problem: Problem) -> None:
     if not any(spec.limits):
         return
     if spec.streams:
+        from stretto.compiler.bounds.parts.feasible import feasible_parts
+
         feasible_parts(problem)
         return
     relaxed = relax(spec)

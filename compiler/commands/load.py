@@ -71,7 +71,6 @@ def from_schedule(
     from stretto.compiler.driver import compile_text, renamed
     from stretto.compiler.evaluation import Settings
     from stretto.compiler.language.parse import parse_costs
-    from stretto.compiler.program.slot_advice import raised
 
     given = [source, *([files.schedule(chosen.costs)] if chosen.costs else [])]
     paths = {one_line(Path(text.name).name): text.name for text in given}
@@ -94,8 +93,11 @@ def from_schedule(
             receive_slots=slots,
             whole=getattr(chosen, "whole", False),
         )
-        if slots and (word := raised(plan.programs[step_of(plan)], slots)):
-            files.say(f"{source.name}: {word}")
+        if slots:
+            from stretto.compiler.program.slot_advice import raised
+
+            if word := raised(plan.programs[step_of(plan)], slots):
+                files.say(f"{source.name}: {word}")
         _rounded(plan, paths)
         _slow(plan)
         return plan

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
-from stretto.compiler.commands import COMMANDS, mistaken
+from stretto.compiler.commands import COMMANDS
 from stretto.compiler.diagnostics.suggest import nearest
 
 USAGE = 2  # the exit code
@@ -134,6 +134,8 @@ def unknown(parser: ArgumentParser, left: Sequence[str], typed: Sequence[str]) -
     """What is wrong with the words that are `left` of those that were `typed`."""
     flags = parser.flags() if isinstance(parser, VisibleParser) else []
     formats = [c for a in parser._actions if a.dest == "format" for c in a.choices or ()]
+    from stretto.compiler.commands import mistaken
+
     return mistaken.unknown(flags, left, typed, formats)
 
 

@@ -17,8 +17,6 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.diagnostics.source import Source, Span
 from stretto.compiler.language.build import builders
-from stretto.compiler.language.explain import culprit, explain, span
-from stretto.compiler.language.recover import go_on
 from stretto.compiler.language.refusals import Refusal
 from stretto.compiler.language.syntax import CostFile, Schedule
 from stretto.grammar import parser
@@ -70,9 +68,13 @@ def _read(source: Source, start: str) -> Any:
         except Refusal as refusal:
             at, mistakes = token.start_pos or 0, list(refusal.diagnostics)
         except (UnexpectedToken, UnexpectedCharacters) as error:
+            from stretto.compiler.language.explain import culprit, explain  # most files are right
+
             token = culprit(error)
             at = token.start_pos or 0
             mistakes = [explain(source, state, token, before)]
+        from stretto.compiler.language.recover import go_on
+
         found.extend(mistakes)
         resumed = go_on(text, state, lexer.state, max(at, resumed + 1))
         if resumed < 0 or len(found) >= MOST_MISTAKES:
@@ -117,6 +119,8 @@ def _hidden(name: str, text: str, match: "re.Match[str]") -> Diagnostic:
 
 
 def _too_deep(name: str, token: Token) -> Diagnostic:
+    from stretto.compiler.language.explain import span
+
     return Diagnostic(
         "too-large",
         "this is nested too deeply",

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from stretto.compiler.bounds.feasible import feasible
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget
@@ -17,6 +16,8 @@ def arrange(problem: Problem, budget: Budget) -> Order:
     `limit-too-small`, `no-order`."""
     if not incomplete(problem):
         return written(problem)
+    from stretto.compiler.bounds.feasible import feasible
+
     feasible(problem)
     from stretto.compiler.order.search import search  # the engines load numba where it is there
 

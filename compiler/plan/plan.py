@@ -28,7 +28,6 @@ from msgspec import Struct
 from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.source import Source
-from stretto.compiler.plan.line_references import check_line
 from stretto.compiler.plan.lines import Lines, as_written, write_lines
 from stretto.compiler.plan.rank_line import (
     IssuedList,
@@ -37,11 +36,6 @@ from stretto.compiler.plan.rank_line import (
     encode,
     fold,
     unfold,
-)
-from stretto.compiler.plan.references import (
-    check_header,
-    check_spec,
-    operations_of,
 )
 from stretto.compiler.problem.spec import Pipeline, Spec, Stage
 from stretto.compiler.program.program import (
@@ -272,7 +266,7 @@ def _header(lines: Lines) -> Header:
     """The first line."""
     raw = lines.next(MAX_HEADER)
     _preamble(lines, raw)
-    header: Header = _decode(lines, raw, _HEADER)
+    header: Header = _decode(lines, raw, Header)
     _check(lines, _sane(header))
     _same(lines, raw, _encode(header))
     return header
@@ -304,19 +298,21 @@ def _rank_line(lines: Lines, header: Header, rank: int) -> RankLists:
         lines.refuse("damaged-plan", text)
     if sha256(raw).hexdigest() != expected.sha256:
         lines.refuse("damaged-plan", "its SHA-256 is not the one in the header")
-    part: RankLine = _decode(lines, raw, _RANK_LINE)
+    part: RankLine = _decode(lines, raw, RankLine)
     _same(lines, raw, encode(part))
     if part.rank != rank or part.programs.keys() != header.claims.keys():
         there = " and ".join(f"`{name}`" for name in header.claims)
         lines.refuse("plan-reference", f"$: this should be {there} of rank {rank}")
+    from stretto.compiler.plan.line_references import check_line  # a compile reads no plan
+
     sizes = len(header.channels), len(header.reductions)
     _check(lines, check_line(header.spec, *sizes, part))
     return unfold(part)
 
 
-def _decode(lines: Lines, raw: bytes, decoder: "msgspec.json.Decoder[Any]") -> Any:
+def _decode(lines: Lines, raw: bytes, of: type) -> Any:
     try:
-        return decoder.decode(raw)
+        return _decoder(of).decode(raw)
     except msgspec.ValidationError as error:
         lines.refuse("plan-field", _words(str(error)))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -371,12 +367,15 @@ class _Preamble(Struct):
         return "FILE"
 
 
-_HEADER = msgspec.json.Decoder(Header)
-_RANK_LINE = msgspec.json.Decoder(RankLine)
+@cache
+def _decoder(of: type) -> "msgspec.json.Decoder[Any]":
+    return msgspec.json.Decoder(of)
 
 
 def _sane(header: Header) -> Iterator[tuple[str, str]]:
     """What must hold of the header before a rank's line is looked at."""
+    from stretto.compiler.plan.references import check_header, check_spec, operations_of
+
     spec = header.spec
     wrong = [*check_spec(spec)]
     yield from wrong

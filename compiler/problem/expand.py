@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.edge_lists import EdgeLists
-from stretto.compiler.problem.expand_parts import parts_problem, stream_orders
 from stretto.compiler.problem.kinds import KINDS, half
-from stretto.compiler.problem.list_order import too_early
 from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import NONE, Costs, Kind, Operation, Spec, show
 from stretto.compiler.problem.topology import Topology
@@ -23,6 +21,8 @@ def expand(spec: Spec) -> Problem:
     """The Problem of the Spec. Raises `Rejected`: `deadlock`, `listed-too-early`,
     `no-such-operation` (a rule)."""
     if spec.parts:
+        from stretto.compiler.problem.expand_parts import parts_problem, stream_orders
+
         problem = parts_problem(spec)
         edges = EdgeLists(problem)
     else:
@@ -44,8 +44,11 @@ def expand(spec: Spec) -> Problem:
         from stretto.compiler.problem.deadlock import explain  # loads networkx, so only now
 
         raise Rejected([explain(problem)])
-    if spec.parts and (early := too_early(problem)):
-        raise Rejected(early)
+    if spec.parts:
+        from stretto.compiler.problem.list_order import too_early
+
+        if early := too_early(problem):
+            raise Rejected(early)
     return problem
 
 

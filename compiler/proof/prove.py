@@ -25,8 +25,6 @@ from stretto.compiler.proof.obligations import Obligations, original
 from stretto.compiler.proof.parts import PartObligations
 from stretto.compiler.proof.rank import walk
 from stretto.compiler.proof.simulate import ProcessTimes, run_together
-from stretto.compiler.proof.stream_rank import walk_streams
-from stretto.compiler.proof.streams import missing_parts, run_streams
 from stretto.compiler.proof.ties import ties
 
 MOST = 100  # findings of one kind that are told; the others are counted
@@ -139,6 +137,9 @@ def _with_streams(
     program: Program, parts: PartObligations, ledger: Ledger, words: Wording
 ) -> Followed:
     """Likewise where each stream of a rank is a process."""
+    from stretto.compiler.proof.stream_rank import walk_streams
+    from stretto.compiler.proof.streams import missing_parts, run_streams
+
     ranks = [
         walk_streams(program, parts, rank, ledger, words) for rank in range(len(program.ranks))
     ]

@@ -6,7 +6,6 @@ from fractions import Fraction
 
 from msgspec import Struct
 
-from stretto.compiler.analysis.hidden import hidden
 from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.diagnostics.layout import labelled
 from stretto.compiler.diagnostics.wording import count
@@ -97,6 +96,8 @@ def _bubble(spec: Spec, claims: Claims, time: int) -> float:
 
 def hidden_of(program: Program) -> tuple[HiddenSummary | None, ...]:
     """Rank by rank; None where no time is spent on other streams."""
+    from stretto.compiler.analysis.hidden import hidden  # only plans with streams need it
+
     unit = program.spec.time_unit
     return tuple(
         [

@@ -1,27 +1,18 @@
 """Diagnostics as text: a file per format, each a function from diagnostics and the sources they
 point into to one string. Nothing here prints."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
+from importlib import import_module
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.diagnostics.printable import shortened
-from stretto.compiler.diagnostics.render.concise import concise
-from stretto.compiler.diagnostics.render.full import full
-from stretto.compiler.diagnostics.render.github import github
-from stretto.compiler.diagnostics.render.json import json
-from stretto.compiler.diagnostics.render.sarif import sarif
 from stretto.compiler.diagnostics.source import Source
 
-FORMATS: dict[str, Callable[[Iterable[Diagnostic], Iterable[Source]], str]] = {
-    "full": full,
-    "concise": concise,
-    "json": json,
-    "github": github,
-    "sarif": sarif,
-}
+FORMATS = ("full", "concise", "json", "github", "sarif")
+"""Their names: of the file, and of the function in it, which is loaded when it is asked for."""
 
-__all__ = ["FORMATS", "full", "render"]
+__all__ = ["FORMATS", "render"]
 
 
 def render(
@@ -38,8 +29,13 @@ def render(
     may be coloured, and looks at how wide the screen is and which characters it has."""
     diagnostics = [_short(one) for one in diagnostics]
     if format == "full":
+        if not diagnostics:
+            return ""
+        from stretto.compiler.diagnostics.render.full import full
+
         return full(diagnostics, sources, colour, width, encoding)
-    return FORMATS[format](diagnostics, sources)
+    text: str = getattr(import_module(f"{__name__}.{format}"), format)(diagnostics, sources)
+    return text
 
 
 def _short(one: Diagnostic) -> Diagnostic:

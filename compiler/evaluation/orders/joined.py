@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from stretto.compiler.evaluation.costs.ticks import TickCosts
-from stretto.compiler.evaluation.orders.part_resolver import WrittenPair
 from stretto.compiler.evaluation.orders.run import WrittenOrder
 from stretto.compiler.problem.spec import JoinedPair
+
+if TYPE_CHECKING:  # most schedules have no parts
+    from stretto.compiler.evaluation.orders.part_resolver import WrittenPair
 
 
 def joined(
@@ -32,7 +35,7 @@ def joined(
     )
 
 
-def _loads(pair: WrittenPair, streams: int) -> list[int]:
+def _loads(pair: "WrittenPair", streams: int) -> list[int]:
     loads = [0] * streams
     for strand in pair.strands:
         for stream, ticks, _ in strand:

@@ -4,13 +4,15 @@ found before the whole file has one."""
 from collections.abc import Iterable
 from functools import cached_property
 from math import lcm
+from typing import TYPE_CHECKING
 
 from stretto.compiler.evaluation.costs.exact import ExactCosts, Overrides, overrides
 from stretto.compiler.evaluation.costs.table import Exact
-from stretto.compiler.evaluation.orders.part_resolver import Taken
 from stretto.compiler.problem.spec import NONE, Kind, Operation
-from stretto.compiler.problem.strands import Strand
-from stretto.compiler.problem.wholes import strand
+
+if TYPE_CHECKING:  # most schedules have no parts
+    from stretto.compiler.evaluation.orders.part_resolver import Taken
+    from stretto.compiler.problem.strands import Strand
 
 
 class PairCosts:
@@ -43,8 +45,10 @@ class PairCosts:
         """The stages some of whose micro-batches differ."""
         return {(o.pipeline, o.stage) for o in self._unusual}
 
-    def strand(self, taken: Taken) -> Strand:
+    def strand(self, taken: "Taken") -> "Strand":
         """The strand of a whole operation."""
+        from stretto.compiler.problem.wholes import strand
+
         cursor, which, m, own = taken
         p, s = cursor.pipeline.index, cursor.stage
         varies = (p, s) in self._varying

@@ -2,7 +2,7 @@
 checked that no operation is left out."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Span
@@ -11,7 +11,6 @@ from stretto.compiler.evaluation.declared import Declarations
 from stretto.compiler.evaluation.orders.blocks import compile_order
 from stretto.compiler.evaluation.orders.failures import TooManyErrors, record
 from stretto.compiler.evaluation.orders.pair_costs import PairCosts
-from stretto.compiler.evaluation.orders.part_resolver import PartResolver, WrittenPair
 from stretto.compiler.evaluation.orders.references import OrderContext, PartOrders
 from stretto.compiler.evaluation.orders.resolver import RankText, Resolver
 from stretto.compiler.evaluation.orders.site import RANK, RESOLVER
@@ -19,6 +18,9 @@ from stretto.compiler.evaluation.reports import AlreadyReported, EvalError, Repo
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import Unit
+
+if TYPE_CHECKING:  # most schedules have no parts
+    from stretto.compiler.evaluation.orders.part_resolver import PartResolver, WrittenPair
 
 
 class Spans:
@@ -42,7 +44,7 @@ class WrittenOrder(NamedTuple):
 
     units: tuple[Unit, ...]
     whole: bool
-    pairs: tuple[WrittenPair, ...]
+    pairs: "tuple[WrittenPair, ...]"
 
 
 def orders(
@@ -104,20 +106,20 @@ def _parts(declared: Declarations, costs: PairCosts) -> PartOrders | None:
     return PartOrders(check, costs)
 
 
-def _written(resolver: Resolver | PartResolver) -> WrittenOrder:
+def _written(resolver: "Resolver | PartResolver") -> WrittenOrder:
     cursors = resolver.cursors.values()
     whole = not any(next(iter(cursor.left_out()), None) for cursor in cursors)
-    pairs = tuple(resolver.pairs.values()) if isinstance(resolver, PartResolver) else ()
+    pairs = tuple(resolver.pairs.values()) if not isinstance(resolver, Resolver) else ()
     return WrittenOrder(tuple(resolver.units), whole, pairs)
 
 
 def _left_out(
-    statement: s.OrderRank, resolvers: Sequence[Resolver | PartResolver]
+    statement: s.OrderRank, resolvers: "Sequence[Resolver | PartResolver]"
 ) -> Diagnostic | None:
     from stretto.compiler.evaluation.orders.missing import left_out
     from stretto.compiler.evaluation.orders.missing_parts import parts_left_out
 
-    cut = [one for one in resolvers if isinstance(one, PartResolver)]
+    cut = [one for one in resolvers if not isinstance(one, Resolver)]
     if cut:
         return parts_left_out(statement, cut)
     return left_out(statement, [one for one in resolvers if isinstance(one, Resolver)])
@@ -125,7 +127,7 @@ def _left_out(
 
 def _resolvers(
     declared: Declarations, pipelines: tuple[ResolvedPipeline, ...], ranks: int, spans: Spans
-) -> Sequence[Resolver | PartResolver]:
+) -> "Sequence[Resolver | PartResolver]":
     held: list[list[tuple[int, int]]] = [[] for _ in range(ranks)]
     for p in pipelines:
         for stage, rank in enumerate(p.ranks):
@@ -140,6 +142,8 @@ def _resolvers(
     ]
     text = RankText(pipelines, spans.table.__getitem__, counts.__getitem__)
     if declared.parts is not None:
+        from stretto.compiler.evaluation.orders.part_resolver import PartResolver
+
         split = declared.split is not None
         return [PartResolver(rank, text, held[rank], split) for rank in range(ranks)]
     return [Resolver(rank, text, held[rank], declared.slices or 0) for rank in range(ranks)]

@@ -1,18 +1,20 @@
 """Units of an order: one operation, or an F and the B or I that overlaps with it."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.expressions.values import Env
 from stretto.compiler.evaluation.orders.failures import fail
-from stretto.compiler.evaluation.orders.part_resolver import PartResolver
-from stretto.compiler.evaluation.orders.part_units import schedule_parts
 from stretto.compiler.evaluation.orders.references import OrderContext, RequestCode
 from stretto.compiler.evaluation.orders.resolve import resolve
 from stretto.compiler.evaluation.orders.resolver import Request, Resolver
 from stretto.compiler.evaluation.orders.site import RESOLVER, Site, StepCode
 from stretto.compiler.evaluation.reports import EvalError, diagnosis, eval_error
 from stretto.compiler.problem.spec import Unit
+
+if TYPE_CHECKING:  # most schedules have no parts
+    from stretto.compiler.evaluation.orders.part_resolver import PartResolver
 
 
 def compile_single(code: RequestCode, span: Span, site: Site) -> StepCode:
@@ -42,14 +44,16 @@ def compile_single(code: RequestCode, span: Span, site: Site) -> StepCode:
 
 def schedule(
     context: OrderContext,
-    resolver: Resolver | PartResolver,
+    resolver: "Resolver | PartResolver",
     requests: Sequence[Request],
     at: int,
     span: Span,
 ) -> None:
     """Schedules one operation, or two that overlap, as one unit; where stages are cut, the parts of
     one operation or of two. Raises `EvalError`."""
-    if isinstance(resolver, PartResolver):
+    if not isinstance(resolver, Resolver):
+        from stretto.compiler.evaluation.orders.part_units import schedule_parts
+
         assert context.parts is not None
         schedule_parts(resolver, requests, at, span, context.parts.costs)
         return
