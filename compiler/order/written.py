@@ -22,12 +22,7 @@ def incomplete(problem: Problem) -> list[int]:
 def written(problem: Problem) -> Order:
     """The author's order, which must be complete on every rank. It can finish, since its edges
     are in the Problem and the Problem has no circle."""
-    index = {operation: i for i, operation in enumerate(problem.operations)}
-    rows = [
-        tuple([tuple([index[o] for o in operations]) for operations, _ in units])
-        for units in problem.spec.written
-    ]
-    return _order(problem, rows, WRITTEN)
+    return _order(problem, problem.written, WRITTEN)
 
 
 def _order(problem: Problem, rows: Sequence[Sequence[tuple[int, ...]]], engine: str) -> Order:

@@ -54,12 +54,14 @@ def expand(spec: Spec) -> Problem:
 
 @dataclass(slots=True)
 class _Table:
-    """Where the operations stand: `forward[p][s]` and `backward[p][s]` (B or I; empty where there
-    is none) are ranges by micro-batch and slice, `weight[p][s]` the pairs (I, its W)."""
+    """Where the operations stand: the numbers of `forward[p][s]` and `backward[p][s]` (B or I;
+    empty where there is none) by micro-batch and slice; `cut[p][s]`, the I's that have a W, and
+    `weight[p][s]`, these."""
 
-    forward: list[list[range]] = field(default_factory=list)
-    backward: list[list[range]] = field(default_factory=list)
-    weight: list[list[list[tuple[int, int]]]] = field(default_factory=list)
+    forward: list[list[list[int]]] = field(default_factory=list)
+    backward: list[list[list[int]]] = field(default_factory=list)
+    cut: list[list[list[int]]] = field(default_factory=list)
+    weight: list[list[list[int]]] = field(default_factory=list)
 
 
 # ---------------------------------------------------------------------------- operations
@@ -73,6 +75,7 @@ def _operations(spec: Spec) -> tuple[Problem, _Table]:
     for p, pipeline in enumerate(spec.pipelines):
         table.forward.append([])
         table.backward.append([])
+        table.cut.append([])
         table.weight.append([])
         for s in range(len(pipeline.stages)):
             places = [(p, s, m, k) for m in range(pipeline.microbatches) for k in slices]
@@ -86,9 +89,9 @@ def _operations(spec: Spec) -> tuple[Problem, _Table]:
             backward = operations.add(p, s, ["I" if c else "B" for c in cut], places)
             places = [place for place, c in zip(places, cut, strict=True) if c]
             weight = operations.add(p, s, ["W"] * len(places), places)
-            inputs = [i for i, c in zip(backward, cut, strict=True) if c]
             table.backward[p].append(backward)
-            table.weight[p].append(list(zip(inputs, weight, strict=True)))
+            table.cut[p].append([i for i, c in zip(backward, cut, strict=True) if c])
+            table.weight[p].append(weight)
     return operations.problem, table
 
 
@@ -101,7 +104,7 @@ class _Operations:
 
     def add(
         self, p: int, s: int, kinds: Sequence[Kind], places: Sequence[tuple[int, int, int, int]]
-    ) -> range:
+    ) -> list[int]:
         """Add one operation of stage s of pipeline p for each of `places`, of the kind that stands
         beside it in `kinds`. Returns the numbers that they got."""
         problem, pipeline = self.problem, self.problem.spec.pipelines[p]
@@ -112,12 +115,16 @@ class _Operations:
         problem.operations.extend(operations)
         problem.rank.extend([stage.rank] * many)
         problem.stream.extend([0] * many)
-        problem.duration.extend(map(self.costs.of, operations))
+        if problem.spec.exceptions:
+            problem.duration.extend(map(self.costs.of, operations))
+        else:
+            ticks = {kind: stage.ticks(kind) for kind in effects}
+            problem.duration.extend([ticks[kind] for kind in kinds])
         problem.alloc.extend([effects[kind].alloc for kind in kinds])
         problem.free.extend([effects[kind].free for kind in kinds])
         problem.overlaps_with.extend([NONE] * many)
         problem.at.extend([pipeline.at] * many)
-        return range(first, first + many)
+        return list(range(first, first + many))
 
 
 def _written_backwards(
@@ -156,13 +163,11 @@ def _inside(slices: int, table: _Table, p: int, s: int, edges: EdgeLists) -> Non
     """The edges between the operations of one stage."""
     forward, backward = table.forward[p][s], table.backward[p][s]
     edges.add(forward if backward else (), backward, EdgeKind.LOCAL)
-    edges.add(
-        [i for i, _ in table.weight[p][s]], [w for _, w in table.weight[p][s]], EdgeKind.LOCAL
-    )
+    edges.add(table.cut[p][s], table.weight[p][s], EdgeKind.LOCAL)
     if slices > 1:
-        later = [i for i in forward if (i - forward.start) % slices]
+        later = [i for place, i in enumerate(forward) if place % slices]
         edges.add([i - 1 for i in later], later, EdgeKind.SLICE)
-        later = [i for i in backward if (i - backward.start) % slices]
+        later = [i for place, i in enumerate(backward) if place % slices]
         edges.add(later, [i - 1 for i in later], EdgeKind.SLICE)
 
 
@@ -199,16 +204,20 @@ def _orders(spec: Spec, index: dict[Operation, int], problem: Problem, edges: Ed
     tail, head = [], []
     for units in spec.written:
         before: tuple[int, ...] = ()
+        row: list[tuple[int, ...]] = []
         for operations, at in units:
             unit = tuple([index[operation] for operation in operations])
-            for i in unit:
+            for i, operation in zip(unit, operations, strict=True):
+                problem.operations[i] = operation  # the Spec's own: one object for both
                 problem.at[i] = at
                 for j in before:
                     tail.append(j)
                     head.append(i)
             if len(unit) == 2:
                 problem.overlaps_with[unit[0]], problem.overlaps_with[unit[1]] = unit[1], unit[0]
+            row.append(unit)
             before = unit
+        problem.written.append(row)
     edges.add(tail, head, EdgeKind.ORDER)
 
 

@@ -147,6 +147,7 @@ def stream_orders(
     tail, head = [], []
     for units in spec.written:
         before = [NONE] * len(spec.streams)
+        row: list[tuple[int, ...]] = []
         for (operation, *_), at in units:
             i = index[operation]
             problem.at[i] = at
@@ -154,5 +155,7 @@ def stream_orders(
             if before[stream] != NONE:
                 tail.append(before[stream])
                 head.append(i)
+            row.append((i,))
             before[stream] = i
+        problem.written.append(row)
     edges.add(tail, head, EdgeKind.ORDER)

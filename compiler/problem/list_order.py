@@ -16,8 +16,7 @@ from stretto.compiler.problem.topological import topological
 def too_early(problem: Problem) -> list[Diagnostic]:
     """For every rank whose order has a part before one that it needs, directly or by way of other
     ranks, the diagnostic `listed-too-early` of the first such part."""
-    index = {operation: i for i, operation in enumerate(problem.operations)}
-    rows = [[index[unit.operations[0]] for unit in units] for units in problem.spec.written]
+    rows = [[unit[0] for unit in units] for units in problem.written]
     if not any(rows) or _one_sequence(problem, rows):
         return []
     found = (_first(problem, row) for row in rows)

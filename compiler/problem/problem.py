@@ -48,7 +48,8 @@ class Problem:
     where stages are cut into parts both are empty, since the last to end of several gives memory
     back, and `holdings` says it all. `stream` is an index into `spec.streams`, 0 compute;
     `overlaps_with[i]` is the operation that the author wrote i to overlap with, or -1; `at[i]` the
-    index in `spec.spans` of the text that asks for operation i."""
+    index in `spec.spans` of the text that asks for operation i. `written` has the units of
+    `spec.written` by the numbers of their operations, where `expand` made the Problem."""
 
     spec: Spec
     operations: list[Operation]
@@ -64,6 +65,7 @@ class Problem:
     lag: list[int]
     why: list[EdgeKind]
     holdings: list[Holding] = field(default_factory=list)
+    written: list[list[tuple[int, ...]]] = field(default_factory=list)
 
     def graph(self) -> "nx.DiGraph[int]":
         """The same DAG as a `networkx.DiGraph`: nodes are the integers above with the attributes

@@ -310,14 +310,12 @@ def by_stream(
 def digest(units: Iterable[tuple[Operation, ...]]) -> str:
     """A short fingerprint of one rank's order: its operations in sequence, pairs marked; of parts
     the sequence is that of `by_stream`."""
-    words = "\n".join(
-        "|".join(
-            f"{kind}{pipeline}.{stage}.{microbatch}.{slice_}.{part}"
-            for kind, pipeline, stage, microbatch, slice_, part in unit
-        )
+    name = "%s%d.%d.%d.%d.%d"
+    lines = [
+        name % unit[0] if len(unit) == 1 else "|".join([name % one for one in unit])
         for unit in units
-    )
-    return sha256(words.encode()).hexdigest()[:16]
+    ]
+    return sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 class Costs:

@@ -49,73 +49,68 @@ def outputs(
 ) -> list[list[Output]]:
     """For every lane its results that somebody uses, in the order in which it makes them; `slots`
     is the advice to every lane on its receives."""
-    uses, found = data.uses, _Sent(order.problem, times, data)
+    rank, head, index, lane_of = order.problem.rank, order.problem.head, times.index, times.lane
+    on_channel: list[list[Message]] = [[] for _ in data.channels]
     made: list[list[Output]] = []
-    for lane in order.lanes:
+    for own, lane in enumerate(order.lanes):
         row: list[Output] = []
         for k, unit in enumerate(lane.units):
             for i in unit:
-                if uses[i]:
-                    output = Output(i, k)
-                    if found.used(output):
+                output = None
+                for edge in data.uses[i]:
+                    j = head[edge]
+                    if index[j] == NONE:
+                        continue
+                    if output is None:
+                        output = Output(i, k)
                         row.append(output)
+                    if lane_of[j] == own:
+                        output.last = max(output.last, index[j])
+                    elif rank[j] == rank[i]:
+                        _use_beside(output, lane_of[j], index[j])
+                    else:
+                        _use_elsewhere(output, edge, order.problem, times, data, on_channel)
         made.append(row)
-    for messages in found.on_channel:
+    for messages in on_channel:
         _post(messages, times)
     if slots is not None:
         for target, starts in enumerate(times.start):
-            arriving = [row for row in found.on_channel if row and row[0].target == target]
+            arriving = [row for row in on_channel if row and row[0].target == target]
             _hold_back(arriving, len(starts), slots)
     for own, row in enumerate(made):
-        for output in row:
-            if output.messages:
-                output.send_wait = max(
-                    [_send_wait(message, own, output.made, times) for message in output.messages]
-                )
+        _wait_for_sends(row, own, times)
     return made
 
 
-class _Sent:
-    """The messages of the step, channel by channel in the order of sending, while its results are
-    walked."""
+def _use_beside(output: Output, lane: int, unit: int) -> None:
+    """Note a use on another lane of the rank."""
+    if output.elsewhere is None:
+        output.elsewhere = {}
+    output.elsewhere[lane] = max(output.elsewhere.get(lane, NONE), unit)
 
-    def __init__(self, problem: Problem, times: Earliest, data: ResultFlow):
-        self.problem, self.times, self.data = problem, times, data
-        self.on_channel: list[list[Message]] = [[] for _ in data.channels]
 
-    def used(self, output: Output) -> bool:
-        """Note in `output` who uses it: one message to each lane of another rank. False where
-        nobody of the order does."""
-        problem, times, i = self.problem, self.times, output.result
-        rank, source = problem.rank[i], times.lane[i]
-        made = times.end[source][output.made]
-        used = False
-        for edge in self.data.uses[i]:
-            j = problem.head[edge]
-            unit, target = times.index[j], times.lane[j]
-            if unit == NONE:
-                continue
-            used = True
-            if target == source:
-                output.last = max(output.last, unit)
-            elif problem.rank[j] == rank:
-                elsewhere = output.elsewhere = output.elsewhere or {}
-                elsewhere[target] = max(elsewhere.get(target, NONE), unit)
-            else:
-                for message in output.messages:
-                    if message.target == target:
-                        message.first = min(message.first, unit)
-                        message.last = max(message.last, unit)
-                        break
-                else:
-                    why, lag = problem.why[edge], problem.lag[edge]
-                    ends = problem.stream[i], problem.stream[j]
-                    channel = self.data.number[rank, problem.rank[j], why, *ends]
-                    arrives = made + lag if lag else made
-                    message = Message(i, channel, target, made, arrives, unit, unit)
-                    self.on_channel[channel].append(message)
-                    output.messages += (message,)
-        return used
+def _use_elsewhere(
+    output: Output,
+    edge: int,
+    problem: Problem,
+    times: Earliest,
+    data: ResultFlow,
+    on_channel: list[list[Message]],
+) -> None:
+    """Note a use on another rank: there is one message to each of its lanes."""
+    i, j = output.result, problem.head[edge]
+    unit, target = times.index[j], times.lane[j]
+    for message in output.messages:
+        if message.target == target:
+            message.first = min(message.first, unit)
+            message.last = max(message.last, unit)
+            return
+    rank, stream = problem.rank, problem.stream
+    channel = data.number[rank[i], rank[j], problem.why[edge], stream[i], stream[j]]
+    made, lag = times.end[times.lane[i]][output.made], problem.lag[edge]
+    message = Message(i, channel, target, made, made + lag if lag else made, unit, unit)
+    on_channel[channel].append(message)
+    output.messages += (message,)
 
 
 def _post(messages: list[Message], times: Earliest) -> None:
@@ -153,16 +148,19 @@ def _hold_back(arriving: list[list[Message]], units: int, slots: int) -> None:
         message.posted = posted  # not before its channel's last one: where that stopped, this does
 
 
-def _send_wait(message: Message, lane: int, made: int, times: Earliest) -> int:
-    """The unit of the sender before which the message is waited for: `LATE` units after the first
-    that starts when it has arrived, and after the one that its receive follows."""
+def _wait_for_sends(row: list[Output], lane: int, times: Earliest) -> None:
+    """Place the waits for the messages of a lane: each `LATE` units after the first that starts
+    when the message has arrived, and after the one that its receive follows."""
     starts, places = times.start[lane], times.place[lane]
-    arrives = message.arrives
-    if message.posted:  # held back, perhaps: it does not set out before
-        posted = times.end[message.target][message.posted - 1]
-        arrives = max(arrives, arrives - message.made + posted)
-    unit = max(made + 1, bisect_left(starts, arrives)) + LATE
-    if message.posted:
-        before = times.place[message.target][message.posted - 1]
-        unit = max(unit, bisect_right(places, before))
-    return min(unit, len(starts))
+    for output in row:
+        for message in output.messages:
+            arrives = message.arrives
+            if message.posted:
+                posted = times.end[message.target][message.posted - 1]
+                if posted > message.made:  # held back: it does not set out before
+                    arrives += posted - message.made
+            unit = bisect_left(starts, arrives, output.made + 1) + LATE
+            if message.posted:
+                before = times.place[message.target][message.posted - 1]
+                unit = max(unit, bisect_right(places, before))
+            output.send_wait = max(output.send_wait, min(unit, len(starts)))

@@ -172,10 +172,11 @@ def prove_all(
 
 def _forwards(program: Program, rank: int) -> list[tuple[Operation, ...]]:
     """In the sequence of the list; stream by stream, where it has several."""
+    evaluates = {letter for letter, kind in KINDS.items() if kind.evaluates}
     found = [
         (one.operation,)
         for one in program.ranks[rank]
-        if isinstance(one, Compute) and KINDS[one.operation.kind].evaluates
+        if type(one) is Compute and one.operation.kind in evaluates
     ]
     return [*by_stream(found, program.spec.parts)]
 
@@ -376,10 +377,10 @@ def _orders(program: Program, ranks: Sequence[RankTrace], words: Wording) -> Ite
     """Where the author wrote the order, each rank follows it. The digest stands for all of it;
     only while the Spec still has the orders themselves can an evaluation's, or a partial one, be
     compared."""
-    spec = program.spec
+    spec, ordered = program.spec, {letter for letter, kind in KINDS.items() if kind.ordered}
     for rank, trace in enumerate(ranks):
         whole = bool(spec.order) and spec.order[rank] != ""
-        ran = [unit for unit in trace.units if KINDS[unit[0].kind].ordered]
+        ran = [unit for unit in trace.units if unit[0].kind in ordered]
         if program.name == "train" and whole and digest(ran) != spec.order[rank]:
             yield _other_order(spec, rank, trace, words)
         elif spec.written and (program.name == "eval" or not whole):

@@ -51,12 +51,12 @@ def walk(
     """Follow the list of `rank`. What is wrong goes into the ledger's findings; the trace is
     then good for counting only."""
     state = RankWalk(program, obligations, rank, ledger, words, Events())
-    overlap = state.overlap
+    overlap, effects = state.overlap, EFFECTS
     for i, instruction in enumerate(program.ranks[rank]):
         kind = type(instruction)
         if overlap.open is not None and kind is not Compute:
             overlap.between(i, instruction, overlap.open)
-        EFFECTS[kind](state, i, instruction)
+        effects[kind](state, i, instruction)
     return state.finish()
 
 
@@ -80,6 +80,7 @@ class RankWalk:
         self.slots = Slots(self.findings)
         self.memory = Memory(obligations.spec, rank)
         self.activations = {k for k, kind in KINDS.items() if kind.leaves == "activation"}
+        self.proper: set[tuple[int, bool, str]] = set()  # messages that `usable` has passed
         self.marks: dict[int, list[Operation]] = {}
         self.reduced: set[int] = set()
         self.collectives = Collectives(program, obligations, rank, self.events, self.findings)
@@ -116,17 +117,20 @@ class RankWalk:
     def read(self, i: int, compute: Compute, obligation: Obligation) -> None:
         """The slots read hold what the operation needs, in this order: the result of the stage
         before it (of a gradient: after it), then those of the pipelines that feed it."""
-        needs = obligation.needs
-        if len(compute.reads) != len(needs):
-            message = f"it needs {len(needs)} results, and reads {len(compute.reads)}"
+        needs, reads = obligation.needs, compute.reads
+        if len(reads) != len(needs):
+            message = f"it needs {len(needs)} results, and reads {len(reads)}"
             self.findings.fault("wrong-input", i, message)
-            return
-        _, _, _, microbatch, slice_, part = compute.operation
-        for slot, (kinds, p, s) in zip(compute.reads, needs, strict=True):
-            self.slots.read(i, slot, kinds, (p, s, microbatch, slice_, part))
+        elif needs:
+            _, _, _, microbatch, slice_, part = compute.operation
+            for slot, (kinds, p, s) in zip(reads, needs, strict=True):
+                self.slots.read(i, slot, kinds, (p, s, microbatch, slice_, part))
 
     def usable(self, i: int, channel: int, sending: bool, result: Operation) -> bool:
         """Whether the message may travel on this channel."""
+        like = channel, sending, result.kind
+        if like in self.proper:
+            return True
         fault = self.findings.fault
         if not 0 <= channel < self.ledger.channels:
             fault("wrong-channel", i, f"the plan has no channel {channel}")
@@ -137,48 +141,52 @@ class RankWalk:
             return False
         if traffic != ("activation" if result.kind in self.activations else "gradient"):
             fault("wrong-channel", i, f"channel {channel} is for {traffic}s")
+        else:
+            self.proper.add(like)
         return True
 
 
 def compute(walk: RankWalk, i: int, one: Compute) -> None:
     """An operation runs."""
-    operation, fault = one.operation, walk.findings.fault
-    obligation = walk.obligations.of.get(operation[:3])
+    operation, obligations, findings = one.operation, walk.obligations, walk.findings
+    obligation = obligations.of.get(operation[:3])
     if obligation is None or not walk.exists(operation, obligation):
-        fault("no-such-duty", i, "this is not an operation of the schedule")
+        findings.fault("no-such-duty", i, "this is not an operation of the schedule")
         return
     if obligation.rank != walk.rank:
-        fault("wrong-rank", i, f"its stage is on rank {obligation.rank}")
+        findings.fault("wrong-rank", i, f"its stage is on rank {obligation.rank}")
         return
     if one.stream != 0:
-        fault("wrong-stream", i, f"the schedule has no stream {one.stream}")
-    if operation.kind in walk.activations:
+        findings.fault("wrong-stream", i, f"the schedule has no stream {one.stream}")
+    if obligations.gathers and operation.kind in walk.activations:
         walk.collectives.forward(i, operation[1:3])
     opened = walk.overlap.open
     new = walk.done.mark(i, operation, obligation, opened and opened.first.operation)
-    if new and walk.obligations.across:
+    if new and obligations.across:
         walk.marks.setdefault(walk.overlap.event, []).append(operation)
     walk.read(i, one, obligation)
     walk.overlap.compute(i, one, obligation)
     if one.writes != NONE:
         walk.slots.fill(i, one.writes, operation, received=False)
         if not obligation.wanted:
-            fault("wrong-result", i, "nothing needs a result")
+            findings.fault("wrong-result", i, "nothing needs a result")
     elif obligation.wanted:
-        fault("wrong-result", i, "its result is needed, but is not kept")
-    walk.memory.run(i, obligation)
+        findings.fault("wrong-result", i, "its result is needed, but is not kept")
+    if obligation.alloc or obligation.free:
+        walk.memory.run(i, obligation)
 
 
 def receive(walk: RankWalk, i: int, one: Receive) -> None:
     """A receive is posted."""
     if not walk.usable(i, one.channel, sending=False, result=one.result):
         return
-    walk.slots.fill(i, one.slot, one.result, received=True)
-    posted = walk.ledger.posted[one.channel]
-    message = len(posted) * walk.ledger.channels + one.channel
+    slot, channel, ledger = one.slot, one.channel, walk.ledger
+    walk.slots.fill(i, slot, one.result, received=True)
+    posted = ledger.posted[channel]
+    message = len(posted) * ledger.channels + channel
     posted.append(one.result)
-    walk.ledger.posted_at[one.channel].append(i)
-    walk.slots.begun[one.slot] = [message]
+    ledger.posted_at[channel].append(i)
+    walk.slots.begun[slot] = [message]
     walk.events.add(i, POSTED, message)
 
 
@@ -188,11 +196,12 @@ def send(walk: RankWalk, i: int, one: Send) -> None:
     if content is None or not walk.usable(i, one.channel, sending=True, result=content.operation):
         return
     content.used = True
-    sent = walk.ledger.sent[one.channel]
-    message = len(sent) * walk.ledger.channels + one.channel
+    slot, channel, ledger = one.slot, one.channel, walk.ledger
+    sent = ledger.sent[channel]
+    message = len(sent) * ledger.channels + channel
     sent.append(content.operation)
-    walk.ledger.sent_at[one.channel].append(i)
-    walk.slots.begun.setdefault(one.slot, []).append(message)
+    ledger.sent_at[channel].append(i)
+    walk.slots.begun.setdefault(slot, []).append(message)
     walk.events.add(i, SENT, message)
 
 

@@ -34,6 +34,8 @@ from stretto.compiler.proof.ledger import (
 from stretto.compiler.proof.messages import Wording
 from stretto.compiler.proof.obligations import Rules
 
+SIDES = (SENT, POSTED)
+
 
 @dataclass(slots=True)
 class ProcessTimes:
@@ -121,20 +123,20 @@ def _advance(
     while at < end:
         event = events[at]
         tag, value = event & TAG, event >> SHIFT
-        if tag == RUN:
-            if clock.first[process] < 0:
-                clock.first[process] = now
-            now += value
-            clock.busy[process] += value
-            clock.last[process] = now
-        elif tag == WAIT:
+        if tag == WAIT:
             arrival = over.get(value)
             if arrival is None:
                 waiting[value] = process
                 break
             if arrival > now:
                 now = arrival
-        elif tag in (SENT, POSTED):
+        elif tag == RUN:
+            if clock.first[process] < 0:
+                clock.first[process] = now
+            now += value
+            clock.busy[process] += value
+            clock.last[process] = now
+        elif tag in SIDES:
             other_side = begun.pop(value, None)
             if other_side is None:
                 begun[value] = now

@@ -3,6 +3,7 @@ holds something, freed once, and none is left."""
 
 from stretto.compiler.problem.spec import Operation
 from stretto.compiler.proof.findings import RankFindings
+from stretto.compiler.proof.messages import Location
 
 
 class Content:
@@ -32,10 +33,9 @@ class Slots:
         """A computation writes to the slot, or a receive is posted into it."""
         held = self.held.get(slot)
         if held is not None:
-            where = self.findings.here(held.at, f"slot {slot} was filled here")
             what = self.words.operation(held.operation)
             message = f"slot {slot} still has the result of {what}"
-            self.findings.fault("slot-in-use", i, message, where)
+            self.findings.fault("slot-in-use", i, message, self._filled(slot, held))
         elif slot < 0:
             self.findings.fault("empty-slot", i, f"there is no slot {slot}")
         self.held[slot] = Content(operation, i, received)
@@ -81,7 +81,7 @@ class Slots:
                 i,
                 f"it needs the result of {needed}, but slot {slot} holds "
                 f"that of {self.words.operation(held)}",
-                self.findings.here(content.at, f"slot {slot} was filled here"),
+                self._filled(slot, content),
             )
 
     def wait(self, i: int, slot: int) -> list[int]:
@@ -99,19 +99,23 @@ class Slots:
         if content is None:
             self.findings.fault("empty-slot", i, f"slot {slot} is already free")
             return
-        where = self.findings.here(content.at, f"slot {slot} was filled here")
-        if self.begun.pop(slot, None) is not None:
+        if slot in self.begun:
+            del self.begun[slot]
             way = "arriving" if content.arriving else "leaving"
             message = f"its message is still {way}: no wait came before"
-            self.findings.fault("slot-in-use", i, message, where)
+            self.findings.fault("slot-in-use", i, message, self._filled(slot, content))
         elif not content.used:
             what = self.words.operation(content.operation)
             message = f"nothing used the result of {what} in it"
-            self.findings.fault("unused-result", i, message, where)
+            self.findings.fault("unused-result", i, message, self._filled(slot, content))
         if content.received:
             self.receives -= 1
         else:
             self.outputs -= 1
+
+    def _filled(self, slot: int, content: Content) -> tuple[Location, str]:
+        """Where the slot was filled, as an explanation."""
+        return self.findings.here(content.at, f"slot {slot} was filled here")
 
     def close(self) -> None:
         """After the last instruction all must be free."""
