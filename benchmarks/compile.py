@@ -4,6 +4,7 @@ size; and beside it, in the same run, PyTorch's lowering of its own schedules of
     python benchmarks/compile.py            the sweep; writes docs/compile.md and its picture
     python benchmarks/compile.py --page     those two from the last sweep's results
     python benchmarks/compile.py --arrows zb_h1 64 1024     where the time of one size goes
+    python benchmarks/compile.py --against FOLDER           beside another checkout: `against.py`
 
 Every row is a process of its own. `compile` is parse to prove, with the step and its evaluation;
 `on disk` the plan written. The proof is also timed alone, by the instructions it reads. A rank's
@@ -24,10 +25,11 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
+import against
 import growth
 
 ROOT = Path(__file__).parent.parent
-SIZES = ((8, 32), (8, 128), (16, 128), (16, 512), (32, 512), (64, 512), (64, 1024))
+SIZES = ((8, 32), (8, 128), (16, 128), (16, 512), (32, 512), (64, 512), (64, 1024), (256, 1024))
 OURS = ("zb_h1", "dualpipe", "interleaved_1f1b", "dualpipe_v")
 THEIRS = ("Interleaved1F1B", "DualPipeV")
 RESULTS = ROOT / "benchmarks/results/compile.json"
@@ -52,6 +54,8 @@ def main() -> None:
         case ["--arrows", name, ranks, microbatches]:
             for arrow, seconds in arrows(name, int(ranks), int(microbatches)):
                 print(f"{arrow:12} {seconds:7.2f}")
+        case ["--against", folder, *words]:
+            against.against(folder, words)
         case _:
             sys.exit(__doc__)
 
@@ -116,7 +120,7 @@ def arrows(name: str, ranks: int, microbatches: int) -> Iterator[tuple[str, floa
         return wrapped
 
     for arrow in (
-        *("parse", "evaluate", "expand", "arrange", "communicate", "forwards"),
+        *("parse", "evaluate", "expand", "arrange", "communicated"),
         *("claims", "prove_all", "bound", "assemble"),
     ):
         setattr(driver, arrow, timed(arrow, getattr(driver, arrow)))

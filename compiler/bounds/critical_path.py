@@ -10,9 +10,9 @@ def find(subject: Subject) -> Finding:
     """The longest head + ticks + tail of any operation."""
     head, path, tail = subject.head, subject.context.graph.path, subject.tail
     longest = max(
-        head[c][i] + path[c][i] + tail[c][i]
-        for c, op_class in enumerate(subject.context.relaxed.classes)
-        for i in range(op_class.size)
+        max([h + ticks + t for h, ticks, t in zip(*rows, strict=True)])
+        for rows in zip(head, path, tail, strict=True)
+        if rows[0]
     )
     return Finding(longest, subject, reason)
 

@@ -134,30 +134,32 @@ def _longest(
 ) -> TickTable:
     """Raises what is `known`, in place, to the longest chain over the neighbours on one side.
     `order`: all operations, each after those on that side."""
-    path, ticks = graph.path, graph.ticks
-    edges, single, same_rank = side.edges, side.single, side.same_rank
+    path, ticks, single = graph.path, graph.ticks, side.single
     sizes = [len(row) for row in known]
     whole = [[0] * size for size in sizes]  # with the operation itself
+    ends = [[(whole[o], step, sizes[o], lag) for o, step, lag in row] for row in side.edges]
+    beside = [[(known[o], ticks[o], step, sizes[o]) for o, step in row] for row in side.same_rank]
     for place in order:
         c, i = place
-        longest = known[c][i]
-        for other, step, lag in edges[c]:
+        row = known[c]
+        longest = row[i]
+        for end, step, size, lag in ends[c]:
             j = i + step
-            if 0 <= j < sizes[other]:
-                time = whole[other][j] + lag
+            if 0 <= j < size:
+                time = end[j] + lag
                 if time > longest:
                     longest = time
         if single and place in single:
             for other, j in single[place]:
                 longest = max(longest, whole[other][j])
-        if same_rank[c]:
+        if beside[c]:
             near = [
-                (known[other][j], ticks[other][j])
-                for other, step in same_rank[c]
-                if 0 <= (j := i + step) < sizes[other]
+                (head[j], own[j])
+                for head, own, step, size in beside[c]
+                if 0 <= (j := i + step) < size
             ]
             longest = max(longest, _one_by_one(near))
-        known[c][i] = longest
+        row[i] = longest
         whole[c][i] = longest + path[c][i]
     return known
 

@@ -101,11 +101,12 @@ def jackson(jobs: Sequence[JacksonJob]) -> tuple[int, int]:
         while at < many and order[at][0] <= time:
             heappush(queue, (-order[at][2], order[at][1]))
             at += 1
-        tail, left = heappop(queue)
+        tail, left = queue[0]
         if at < many and order[at][0] < time + left:
-            heappush(queue, (tail, left - order[at][0] + time))
+            queue[0] = tail, left - order[at][0] + time  # the first still: it has only shrunk
             time = order[at][0]
         else:
+            heappop(queue)
             time += left
             if time - tail > value:
                 value, critical_set = time - tail, -tail

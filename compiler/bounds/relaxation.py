@@ -303,7 +303,10 @@ def complete(spec: Spec) -> bool:
         line.microbatches * len(line.stages) * slices * (1 if line.forward_only else 3)
         for line in spec.pipelines
     )
-    return wanted == sum({"F": 1, "B": 2, "I": 1, "W": 1}[op.kind] for op in _written(spec))
+    counts = {"F": 1, "B": 2, "I": 1, "W": 1}
+    return wanted == sum(
+        [counts[op[0]] for units in spec.written for unit in units for op in unit.operations]
+    )
 
 
 def _written(spec: Spec) -> Iterator[Operation]:

@@ -3,7 +3,6 @@ of an overlapped unit there is one, and its second half says how long."""
 
 from typing import NamedTuple
 
-from stretto.compiler.problem.spec import NONE
 from stretto.compiler.program.program import Compute, Free, Instruction, Operation, Send
 from stretto.compiler.proof.findings import RankFindings
 from stretto.compiler.proof.kinds import FORWARD
@@ -34,15 +33,15 @@ class OverlappedUnits:
         """The number of the event that the next computation belongs to."""
         return len(self.events.values) if self.open is None else self.open.event
 
-    def compute(self, i: int, compute: Compute, obligation: Obligation) -> None:
-        """A computation: a unit of its own, or half of one."""
-        operation, unit = compute.operation, compute.unit
-        if unit == NONE and self.open is None:
-            costs = self.obligations.costs
-            ticks = costs.of(operation) if self.obligations.exceptional else obligation.ticks
-            self.events.add(i, RUN, ticks)
-            self.units.append((operation,))
-        elif self.open is None:
+    def alone(self, i: int, operation: Operation, ticks: int) -> None:
+        """A computation that is a unit of its own."""
+        self.events.add(i, RUN, ticks)
+        self.units.append((operation,))
+
+    def half(self, i: int, compute: Compute, obligation: Obligation) -> None:
+        """A computation that is half of a unit, or stands inside one."""
+        unit = compute.unit
+        if self.open is None:
             if unit in self.over:
                 message = f"overlapped unit {unit} was already complete"
                 self.findings.fault("wrong-overlap", i, message)

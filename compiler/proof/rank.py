@@ -74,7 +74,8 @@ class RankWalk:
     ):
         self.program, self.obligations, self.rank, self.ledger = program, obligations, rank, ledger
         self.findings = RankFindings(rank, ledger, words)
-        self.events = events
+        self.events, self.add = events, events.add
+        self.slices = obligations.spec.slices
         self.done = DoneOperations(obligations, rank, ledger, self.findings)
         self.overlap = OverlappedUnits(obligations, self.events, self.findings)
         self.slots = Slots(self.findings)
@@ -110,8 +111,7 @@ class RankWalk:
     def exists(self, operation: Operation, obligation: Obligation) -> bool:
         """Whether its stage has this micro-batch and slice."""
         _, _, _, microbatch, slice_, part = operation
-        slices = self.obligations.spec.slices
-        known = 0 <= slice_ < slices if slices else slice_ == NONE
+        known = 0 <= slice_ < self.slices if self.slices else slice_ == NONE
         return known and part == NONE and 0 <= microbatch < obligation.microbatches
 
     def read(self, i: int, compute: Compute, obligation: Obligation) -> None:
@@ -121,10 +121,10 @@ class RankWalk:
         if len(reads) != len(needs):
             message = f"it needs {len(needs)} results, and reads {len(reads)}"
             self.findings.fault("wrong-input", i, message)
-        elif needs:
-            _, _, _, microbatch, slice_, part = compute.operation
-            for slot, (kinds, p, s) in zip(reads, needs, strict=True):
-                self.slots.read(i, slot, kinds, (p, s, microbatch, slice_, part))
+            return
+        rest = compute.operation[3:]
+        for slot, (kinds, p, s) in zip(reads, needs, strict=True):
+            self.slots.read(i, slot, kinds, (p, s, *rest))
 
     def usable(self, i: int, channel: int, sending: bool, result: Operation) -> bool:
         """Whether the message may travel on this channel."""
@@ -164,8 +164,14 @@ def compute(walk: RankWalk, i: int, one: Compute) -> None:
     new = walk.done.mark(i, operation, obligation, opened and opened.first.operation)
     if new and obligations.across:
         walk.marks.setdefault(walk.overlap.event, []).append(operation)
-    walk.read(i, one, obligation)
-    walk.overlap.compute(i, one, obligation)
+    if obligation.needs or one.reads:
+        walk.read(i, one, obligation)
+    if opened is None and one.unit == NONE:
+        exceptional = obligations.exceptional
+        ticks = obligations.costs.of(operation) if exceptional else obligation.ticks
+        walk.overlap.alone(i, operation, ticks)
+    else:
+        walk.overlap.half(i, one, obligation)
     if one.writes != NONE:
         walk.slots.fill(i, one.writes, operation, received=False)
         if not obligation.wanted:
@@ -187,7 +193,7 @@ def receive(walk: RankWalk, i: int, one: Receive) -> None:
     posted.append(one.result)
     ledger.posted_at[channel].append(i)
     walk.slots.begun[slot] = [message]
-    walk.events.add(i, POSTED, message)
+    walk.add(i, POSTED, message)
 
 
 def send(walk: RankWalk, i: int, one: Send) -> None:
@@ -202,13 +208,19 @@ def send(walk: RankWalk, i: int, one: Send) -> None:
     sent.append(content.operation)
     ledger.sent_at[channel].append(i)
     walk.slots.begun.setdefault(slot, []).append(message)
-    walk.events.add(i, SENT, message)
+    walk.add(i, SENT, message)
 
 
 def wait(walk: RankWalk, i: int, one: Wait) -> None:
     """The rank waits until the messages begun on a slot are over."""
-    for message in walk.slots.wait(i, one.slot):
-        walk.events.add(i, WAIT, message)
+    slots, slot = walk.slots, one.slot
+    messages = slots.begun.pop(slot, None)
+    if messages is None:
+        walk.findings.fault("idle-wait", i, f"nothing was begun on slot {slot}")
+        return
+    slots.held[slot].arriving = False
+    for message in messages:
+        walk.add(i, WAIT, message)
 
 
 def free(walk: RankWalk, i: int, one: Free) -> None:

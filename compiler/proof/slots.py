@@ -84,15 +84,6 @@ class Slots:
                 self._filled(slot, content),
             )
 
-    def wait(self, i: int, slot: int) -> list[int]:
-        """The messages begun on the slot, which are over now."""
-        messages = self.begun.pop(slot, None)
-        if messages is None:
-            self.findings.fault("idle-wait", i, f"nothing was begun on slot {slot}")
-            return []
-        self.held[slot].arriving = False
-        return messages
-
     def free(self, i: int, slot: int) -> None:
         """The slot is given back."""
         content = self.held.pop(slot, None)
