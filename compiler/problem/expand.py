@@ -82,10 +82,12 @@ def _operations(spec: Spec) -> tuple[Problem, _Table]:
             table.forward[p].append(operations.add(p, s, ["F"] * len(places), places))
             if pipeline.forward_only:
                 places = []
-            cut = [
-                place in split if place in split or place in whole else spec.split_backward
-                for place in places
-            ]
+            cut = [spec.split_backward] * len(places)
+            if whole if spec.split_backward else split:  # the orders say otherwise of some
+                cut = [
+                    place in split if place in split or place in whole else spec.split_backward
+                    for place in places
+                ]
             backward = operations.add(p, s, ["I" if c else "B" for c in cut], places)
             places = [place for place, c in zip(places, cut, strict=True) if c]
             weight = operations.add(p, s, ["W"] * len(places), places)
@@ -202,21 +204,25 @@ def _missing(spec: Spec, at: int, operations: list[Operation]) -> Diagnostic:
 def _orders(spec: Spec, index: dict[Operation, int], problem: Problem, edges: EdgeLists) -> None:
     """The edges of the written orders: each unit comes after the one before it."""
     tail, head = [], []
+    own, asked = problem.operations, problem.at
     for units in spec.written:
         before: tuple[int, ...] = ()
+        numbers: tuple[int, ...]
         row: list[tuple[int, ...]] = []
-        for operations, at in units:
-            unit = tuple([index[operation] for operation in operations])
-            for i, operation in zip(unit, operations, strict=True):
-                problem.operations[i] = operation  # the Spec's own: one object for both
-                problem.at[i] = at
+        for unit in units:
+            numbers = ()
+            for operation in unit.operations:
+                i = index[operation]
+                own[i] = operation  # the Spec's: one object for both
+                asked[i] = unit.at
+                numbers += (i,)
                 for j in before:
                     tail.append(j)
                     head.append(i)
-            if len(unit) == 2:
-                problem.overlaps_with[unit[0]], problem.overlaps_with[unit[1]] = unit[1], unit[0]
-            row.append(unit)
-            before = unit
+            if len(numbers) == 2:
+                problem.overlaps_with[numbers[0]], problem.overlaps_with[numbers[1]] = numbers[::-1]
+            row.append(numbers)
+            before = numbers
         problem.written.append(row)
     edges.add(tail, head, EdgeKind.ORDER)
 

@@ -21,7 +21,9 @@ def resolve(resolver: Resolver, request: Request, at: int) -> Operation | None:
     kind, p, s, m, k, optional, span, *_ = request
     if kind == "W" and m is None:
         return _oldest(resolver, request, at)
-    cursor = resolver.single.get(p) if s is None and p is not None else None
+    cursor = None
+    if s is None:
+        cursor = resolver.only if p is None else resolver.single.get(p)
     if cursor is None:
         cursor = find_cursor(resolver, request)
         if cursor is None:

@@ -43,7 +43,9 @@ AnyCursor = TypeVar("AnyCursor", bound=StageCursor)
 
 
 class RankResolver(Generic[AnyCursor]):
-    """One rank: its stages with what is scheduled of them, and the `units` of its order so far."""
+    """One rank: its stages with what is scheduled of them, and the `units` of its order so far.
+    `single`: of pipelines with one stage here that stage; `only`: the rank's one stage, if there
+    are no others and all kinds of operations run on it."""
 
     def __init__(self, rank: int, text: RankText, cursors: Iterable[AnyCursor]):
         self.rank = rank
@@ -55,6 +57,10 @@ class RankResolver(Generic[AnyCursor]):
         for (p, _), cursor in self.cursors.items():
             self.cursors_of.setdefault(p, []).append(cursor)
         self.single = {p: some[0] for p, some in self.cursors_of.items() if len(some) == 1}
+        alone = len(self.cursors) == 1
+        self.only = next(
+            (c for c in self.cursors.values() if alone and not c.pipeline.forward_only), None
+        )
         self.units: list[Unit] = []
         self.failures = 0  # how many steps could not be taken
 
