@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stretto.compiler import library
-from stretto.compiler.bounds.bound import EXHAUSTIVE, Bound, bound
+from stretto.compiler.bounds.bound import EXHAUSTIVE, Bound, bound, whole_bound
 from stretto.compiler.bounds.eval_bound import forwards_bound
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.printable import one_line
@@ -20,12 +20,13 @@ from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.evaluation import Settings, evaluate
 from stretto.compiler.evaluation.settings import MOST_OPERATIONS
 from stretto.compiler.language.parse import parse, parse_costs
-from stretto.compiler.order import WRITTEN, Order
+from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.order.engines.table import BY_NAME, NAMES
 from stretto.compiler.plan.plan import Plan, assemble
 from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import Spec
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicated
@@ -81,26 +82,56 @@ def plan_of(program: Program) -> Plan:
         return assemble({"train": program}, claimed, least, WRITTEN)
 
 
+class _Made(NamedTuple):
+    """The Programs with what is claimed of each, and what is still asked of the order that they
+    are made of: who found it, and what bounds are known. `problem`: that of stages in parts, whose
+    bound asks for it. (That of whole stages asks for the Spec alone; so their Problem, as large as
+    the Programs, is let go of before these are proved.)"""
+
+    programs: dict[ProgramName, Program]
+    claims: dict[ProgramName, Claims]
+    engine: str
+    proven: int
+    bound: Bound | None
+    spec: Spec
+    problem: Problem | None
+
+
 def _plan(spec: Spec, budget: Budget, wanted: _Choices, sources: tuple[Source, ...]) -> Plan:
     """From what is to be done to the Plan."""
+    made = _made(spec, budget, wanted)
+    prove_all(made.programs, made.claims)
+    return assemble(made.programs, made.claims, _least(made, wanted), made.engine, sources)
+
+
+def _made(spec: Spec, budget: Budget, wanted: _Choices) -> _Made:
+    """Its Programs, not proved yet."""
     problem = expand(spec)
     order = arrange(problem, budget)
     if spec.parts and wanted.whole:
         from stretto.compiler.program.whole import whole_order
 
         order = whole_order(order)
-        problem, spec = order.problem, order.problem.spec
+        problem = order.problem
     names: tuple[ProgramName, ...] = ("eval",) if wanted.forward_only else ("train", "eval")
     made = communicated(order, names, wanted.slots)
-    programs: dict[ProgramName, Program] = {name: one.program for name, one in made.items()}
-    claimed: dict[ProgramName, Claims] = {name: claims(*one) for name, one in made.items()}
-    prove_all(programs, claimed)
-    least = (
-        forwards_bound(spec)
-        if wanted.forward_only
-        else _least(order.bound or bound(problem), order)
+    return _Made(
+        programs={name: one.program for name, one in made.items()},
+        claims={name: claims(*one) for name, one in made.items()},
+        engine=order.engine,
+        proven=order.proven,
+        bound=order.bound,
+        spec=problem.spec,
+        problem=problem if problem.spec.streams else None,
     )
-    return assemble(programs, claimed, least, order.engine, sources)
+
+
+def _least(made: _Made, wanted: _Choices) -> Bound:
+    """The bound, or what the search itself proved by looking at every order, if that is more."""
+    if wanted.forward_only:
+        return forwards_bound(made.spec)
+    least = made.bound or (bound(made.problem) if made.problem else whole_bound(made.spec))
+    return least if made.proven <= least.ticks else Bound(made.proven, EXHAUSTIVE)
 
 
 @contextmanager
@@ -114,13 +145,6 @@ def without_collector() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _least(least: Bound, order: Order) -> Bound:
-    """The bound, or what the search itself proved by looking at every order, if that is more."""
-    if order.proven <= least.ticks:
-        return least
-    return Bound(order.proven, EXHAUSTIVE)
 
 
 def compile_file(

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 if TYPE_CHECKING:
     from stretto.compiler.problem.problem import Problem
+    from stretto.compiler.problem.spec import Spec
 
 
 class Bound(Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,11 +31,16 @@ EXHAUSTIVE = "an exhaustive search (CP-SAT) has shown that no order is better"
 def bound(problem: "Problem") -> Bound:
     """The largest bound that is known, and why. Linear but for sorting: about five seconds for
     800 000 operations."""
-    from stretto.compiler.bounds.best import best, bound_context
-
     if problem.spec.streams:
         from stretto.compiler.bounds.parts.best import parts_bound
 
         return Bound(*parts_bound(problem))
-    found = best(bound_context(problem.spec))
+    return whole_bound(problem.spec)
+
+
+def whole_bound(spec: "Spec") -> Bound:
+    """The same where stages are whole: it takes no more than the Spec."""
+    from stretto.compiler.bounds.best import best, bound_context
+
+    found = best(bound_context(spec))
     return Bound(found.ticks, found.reason(found.subject))

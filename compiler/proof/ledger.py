@@ -2,8 +2,9 @@
 entries in the `Ledger`, which all ranks share.
 """
 
+from array import array
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.problem.spec import Operation
@@ -19,6 +20,10 @@ SHIFT = 4
 TAG = (1 << SHIFT) - 1
 
 
+Places: TypeAlias = "array[int]"
+"""Places in a rank's list: of a large step there are millions, in eight bytes each."""
+
+
 class Events:
     """The events of one process, and for each the place of the instruction that it stems from."""
 
@@ -26,7 +31,7 @@ class Events:
 
     def __init__(self) -> None:
         self.values: list[int] = []
-        self.places: list[int] = []
+        self.places: Places = array("q")
 
     def add(self, i: int, tag: int, value: int) -> None:
         """The instruction at place i brings this event."""
@@ -44,7 +49,7 @@ class ProcessTrace(NamedTuple):
     rank: int
     stream: int
     events: list[int]
-    places: list[int]
+    places: Places
     marks: Marks
 
 
@@ -71,9 +76,9 @@ class Ledger:
     channels: int
     done: bytearray
     sent: list[list[Operation]]
-    sent_at: list[list[int]]
+    sent_at: list[Places]
     posted: list[list[Operation]]
-    posted_at: list[list[int]]
+    posted_at: list[Places]
     parts: PartTable
     findings: list[Diagnostic] = field(default_factory=list)
 
@@ -86,9 +91,9 @@ class Ledger:
             many,
             bytearray(entries),
             sent=[[] for _ in range(many)],
-            sent_at=[[] for _ in range(many)],
+            sent_at=[array("q") for _ in range(many)],
             posted=[[] for _ in range(many)],
-            posted_at=[[] for _ in range(many)],
+            posted_at=[array("q") for _ in range(many)],
             parts=PartTable(parts),
         )
 

@@ -47,7 +47,7 @@ class Wording:
     be sent on it and the sends' places in the sender's list, as far as lists were followed."""
 
     def __init__(
-        self, program: Program, sent: list[list[Operation]], sent_at: list[list[int]]
+        self, program: Program, sent: list[list[Operation]], sent_at: Sequence[Sequence[int]]
     ) -> None:
         self.program, self.sent, self.sent_at = program, sent, sent_at
 
