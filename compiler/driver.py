@@ -82,7 +82,7 @@ def plan_of(program: Program) -> Plan:
         return assemble({"train": program}, claimed, least, WRITTEN)
 
 
-class _Made(NamedTuple):
+class _MadePrograms(NamedTuple):
     """The Programs with what is claimed of each, and what is still asked of the order that they
     are made of: who found it, and what bounds are known. `problem`: that of stages in parts, whose
     bound asks for it. (That of whole stages asks for the Spec alone; so their Problem, as large as
@@ -104,7 +104,7 @@ def _plan(spec: Spec, budget: Budget, wanted: _Choices, sources: tuple[Source, .
     return assemble(made.programs, made.claims, _least(made, wanted), made.engine, sources)
 
 
-def _made(spec: Spec, budget: Budget, wanted: _Choices) -> _Made:
+def _made(spec: Spec, budget: Budget, wanted: _Choices) -> _MadePrograms:
     """Its Programs, not proved yet."""
     problem = expand(spec)
     order = arrange(problem, budget)
@@ -115,7 +115,7 @@ def _made(spec: Spec, budget: Budget, wanted: _Choices) -> _Made:
         problem = order.problem
     names: tuple[ProgramName, ...] = ("eval",) if wanted.forward_only else ("train", "eval")
     made = communicated(order, names, wanted.slots)
-    return _Made(
+    return _MadePrograms(
         programs={name: one.program for name, one in made.items()},
         claims={name: claims(*one) for name, one in made.items()},
         engine=order.engine,
@@ -126,7 +126,7 @@ def _made(spec: Spec, budget: Budget, wanted: _Choices) -> _Made:
     )
 
 
-def _least(made: _Made, wanted: _Choices) -> Bound:
+def _least(made: _MadePrograms, wanted: _Choices) -> Bound:
     """The bound, or what the search itself proved by looking at every order, if that is more."""
     if wanted.forward_only:
         return forwards_bound(made.spec)

@@ -20,7 +20,7 @@ SHIFT = 4
 TAG = (1 << SHIFT) - 1
 
 
-Places: TypeAlias = "array[int]"
+ListPlaces: TypeAlias = "array[int]"
 """Places in a rank's list: of a large step there are millions, in eight bytes each."""
 
 
@@ -31,7 +31,7 @@ class Events:
 
     def __init__(self) -> None:
         self.values: list[int] = []
-        self.places: Places = array("q")
+        self.places: ListPlaces = array("q")
 
     def add(self, i: int, tag: int, value: int) -> None:
         """The instruction at place i brings this event."""
@@ -49,7 +49,7 @@ class ProcessTrace(NamedTuple):
     rank: int
     stream: int
     events: list[int]
-    places: Places
+    places: ListPlaces
     marks: Marks
 
 
@@ -76,9 +76,9 @@ class Ledger:
     channels: int
     done: bytearray
     sent: list[list[Operation]]
-    sent_at: list[Places]
+    sent_at: list[ListPlaces]
     posted: list[list[Operation]]
-    posted_at: list[Places]
+    posted_at: list[ListPlaces]
     parts: PartTable
     findings: list[Diagnostic] = field(default_factory=list)
 
