@@ -13,11 +13,6 @@ WORKERS     ?= 2
 # worker runs one by one while the other runs what computes. Alone, `pytest FILE` has no workers.
 PYTEST       = $(RUN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-# `build/types` holds the folders under their import names, so that type checkers, editors and an
-# interpreter in which nothing is installed find `stretto.compiler` where the folder is `compiler`.
-LINKS = mkdir -p build/types/stretto && \
-  for d in compiler grammar runtime schedules; do ln -sfn ../../../$$d build/types/stretto/$$d; done
-
 .PHONY: help install demo test test-full test-gpu test-models test-attacks coverage fuzz lint docs docs-current lock clean
 
 help:
@@ -25,10 +20,13 @@ help:
 
 install: $(STAMP)  ## a virtual environment in .venv with everything in it
 
+# `build/types` holds the folders under their import names, so that type checkers and editors find
+# `stretto.compiler` where the folder is `compiler`.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
-	$(LINKS)
+	mkdir -p build/types/stretto
+	for d in compiler grammar runtime schedules; do ln -sfn ../../../$$d build/types/stretto/$$d; done
 	@touch $@
 
 demo: $(STAMP)  ## DualPipe from a page of text to a trained step, on four CPU ranks
@@ -41,11 +39,8 @@ test-full: $(STAMP)  ## the test suite with its sweeps
 	$(PYTEST)
 
 # Nothing is installed: it needs `$(PYTHON)` with torch, and no other package.
-test-gpu: build/types/stretto/grammar  ## the runtime on one GPU, with PYTHON's own torch (DEVICE=cpu: without one)
-	PYTHONPATH=build/types:. $(PYTHON) -m tests.gpu
-
-build/types/stretto/grammar:
-	$(LINKS)
+test-gpu:  ## the runtime on one GPU, with PYTHON's own torch (DEVICE=cpu: without one)
+	$(PYTHON) -m tests.gpu
 
 test-models: $(STAMP)  ## models, Hugging Face's too, and features under every schedule: docs/models.md
 	$(RUN)/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e '.[run,hf]'

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 LOOKS = {"item", "tolist", "cpu", "numpy", "equal", "nonzero", "is_nonzero"}
@@ -189,6 +189,14 @@ class CheckedDevice:
             for tensor in written:
                 self._touch(name, stream, self._known(tensor, stream.number), writes=True)
 
+    def waited(self) -> None:
+        """The host has waited for the current stream: what it has done is behind all of it, and
+        before whatever is issued from now on, to any stream."""
+        with self.lock:
+            for stream in self.streams:
+                for k, place in self.current().clock.items():
+                    stream.clock[k] = max(stream.clock.get(k, 0), place)
+
     def _known(self, tensor: Tensor, home: int | None) -> Memory:
         key = tensor.untyped_storage()._cdata
         if key not in self.memory:
@@ -245,7 +253,7 @@ class CheckedGraph:
         self.last[stream.number] = stream.clock[stream.number]
 
     def replay(self) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), _disable_current_modes():  # the device's own affair
             for func, args, kwargs, made in self.calls:
                 again = func(*args, **kwargs)
                 for new, old in zip(tree_leaves(again), tree_leaves(made), strict=True):
@@ -302,7 +310,10 @@ class _Looks(TorchFunctionMode):
             self.device.found.append(f"the host looks at a number in a capture: {_site(name)}")
         if name in LOOKS:
             self.device.looks.append((threading.current_thread().name, _site(name)))
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        if name in LOOKS:
+            self.device.waited()
+        return found
 
 
 def _site(name: str) -> str:

@@ -85,6 +85,7 @@ class StructMeta(type):
         tag: str | None = None,
         array_like: bool = False,
         omit_defaults: bool = False,
+        weakref: bool = False,
         **_: Any,
     ) -> Any:
         own = _annotated(space)
@@ -93,7 +94,7 @@ class StructMeta(type):
             defaults |= getattr(base, "__struct_own_defaults__", {})
         fresh = [field for field in own if field not in defaults]
         defaults |= {field: space.pop(field, MISSING) for field in own}
-        space["__slots__"] = tuple(fresh)
+        space["__slots__"] = (*fresh, *(["__weakref__"] if weakref else []))
         made: Any = super().__new__(mcls, name, bases, space)
         made.__struct_fields__ = made.__match_args__ = tuple(defaults)
         made.__struct_own_defaults__ = defaults
