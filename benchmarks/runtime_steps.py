@@ -103,10 +103,10 @@ def turns(rank: int, plan: Plan, rival: Rival, model: str, dualpipe: str) -> lis
     """On one rank: by turn ours, theirs and the bare loop."""
     stages = Stages(model, rank, plan)
     executor = Executor(plan, stages.modules(), stages.loss)
-    given, target = stages.batch()
+    given, more = stages.needed()
     theirs = of_torch if rival.side == "torch" else of_deepseek(dualpipe)
     sides: list[Step] = [
-        lambda: executor.step(given, target=target, return_outputs=False),
+        lambda: executor.step(*given, **more, return_outputs=False),
         theirs(stages, rival),
         bare_loop(stages),
     ]
@@ -164,6 +164,13 @@ class Stages:
             return x, target
         x, target = torch.randint(VOCABULARY, (2, BATCH, CONTEXT))
         return x, target
+
+    def needed(self) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """What a step is given on this rank: x where a pipeline begins, the target where one
+        ends."""
+        x, target = self.batch()
+        ends = {s for _, s in self.places}
+        return (x,) if 0 in ends else (), {"target": target} if self.many - 1 in ends else {}
 
     def between(self) -> tuple[int, ...]:
         """The shape of what travels."""

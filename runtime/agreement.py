@@ -2,7 +2,8 @@
 and posts its verdict for all. So either every rank takes the step, knowing the signature of every
 micro-batch, or none does, and all can try again with another batch.
 
-It takes one write and one read of the store for each rank and step. How long a rank may wait for
+It takes one write and one read of the store for each rank and step, where the step is not like one
+before (`recall`). How long a rank may wait for
 another here is judged by the watchdog, which knows whether that one is at work.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.errors import StepRefused
+from stretto.runtime.recall import StepRecall
 from stretto.runtime.signatures import (
     StepCard,
     StepSignatures,
@@ -21,10 +23,17 @@ from stretto.runtime.topology import StageGraph
 
 
 class StepAgreement:
-    """One rank's part. `notice` is told for which ranks it waits."""
+    """One rank's part. `notice` is told for which ranks it waits; with `recall` the store is left
+    out where the step is like one before."""
 
-    def __init__(self, peers: Peers, graph: StageGraph, notice: Callable[[Sequence[int]], None]):
-        self.peers, self.graph, self.notice = peers, graph, notice
+    def __init__(
+        self,
+        peers: Peers,
+        graph: StageGraph,
+        notice: Callable[[Sequence[int]], None],
+        recall: StepRecall | None = None,
+    ):
+        self.peers, self.graph, self.notice, self.recall = peers, graph, notice, recall
         self.compared = False  # the contents of the batch, at the first step
         self.read: dict[str, StepSignatures] = {}
         self.old: list[str] = []  # keys of this rank that all have read
@@ -32,7 +41,8 @@ class StepAgreement:
     def agree(self, number: int, card: StepCard) -> tuple[StepSignatures, bool]:
         """What holds for step `number` (from 1, with those that were refused), and whether all
         ranks have completed the steps before. Raises `StepRefused`, on every rank."""
-        verdict = self._verdict(number, card)
+        recalled = self.recall.ask(number, card) if self.recall is not None else None
+        verdict = self._verdict(number, card) if recalled is None else recalled
         if card.fault:
             raise StepRefused(card.fault)
         if verdict.fault:
@@ -43,6 +53,8 @@ class StepAgreement:
                 f"{verdict.fault}"
             )
         self.compared = True
+        if self.recall is not None and recalled is None:
+            self.recall.learn(verdict)
         if verdict.signatures not in self.read:
             if len(self.read) > 64:
                 self.read.clear()

@@ -28,6 +28,8 @@ def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """How a first stage is called with a micro-batch: a tuple or list is its positional arguments,
     a `Mapping` its keywords, `Arguments` both, anything else (also a named tuple or a dataclass)
     its one argument."""
+    if type(x) is Tensor:
+        return (x,), {}
     if isinstance(x, Arguments):
         return tuple(x.args), dict(x.kwargs)
     if isinstance(x, Mapping):

@@ -34,7 +34,7 @@ class Nccl:
     other pipelines are not named in `families`."""
 
     backend = "nccl"
-    looks = tells = False
+    looks = tells = shows = False
 
     def __init__(
         self,

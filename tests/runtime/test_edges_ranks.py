@@ -156,3 +156,42 @@ def test_batches_that_differ_between_ranks() -> None:
     plan = compiled("dualpipe", ranks=4, microbatches=8)
     for told in run(4, different, plan).results:
         assert "target" in told and "cannot begin" in told
+
+
+def remembered(rank: int, plan: Plan) -> tuple[list[str], int, list[Tensor]]:
+    """Steps like those before them, and between them one that some rank refuses, one that is new,
+    and a parameter that is frozen: how often the store was asked, and the gradients."""
+    executor = Executor(plan, built(spec_of(plan), rank), loss, timeout=20)
+    agreement = executor.preparation.agreement
+    in_store, asked = agreement._verdict, 0
+
+    def counted(number: int, card: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return in_store(number, card)
+
+    agreement._verdict = counted  # type: ignore[method-assign]
+    x, target = batch(spec_of(plan))
+    refused: list[str] = []
+    for faulty in (-1, -1, -1, 0, -1, 2, 1, -1, -1):
+        try:
+            executor.step(x, target=target[:-1] if rank == faulty else target)
+        except StepRefused as error:
+            refused.append(str(error))
+    (own,) = executor.stages.values()
+    frozen = next(own.module.parameters())
+    for state in (False, False, True):
+        frozen.requires_grad_(state if rank == 1 else True)
+        executor.step(x, target=target)
+    gradients = [p.grad for p in own.module.parameters() if p.grad is not None]
+    executor.close()
+    return refused, asked, gradients
+
+
+def test_a_step_like_one_before_is_agreed_without_the_store() -> None:
+    """All ranks go there in the same steps: the first two, those refused, and one that is new."""
+    for refused, asked, _ in run(
+        3, remembered, compiled("one_f_one_b", ranks=3, microbatches=4)
+    ).results:
+        assert len(refused) == 3 and asked == 2 + 3 + 1
+        assert [f"rank {r}" in words for r, words in zip((0, 2, 1), refused, strict=True)]
