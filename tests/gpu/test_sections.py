@@ -8,6 +8,7 @@ import torch
 from stretto.runtime import run_local
 from stretto.runtime.transport import local
 from tests.gpu import graphs, memory, overhead, overlap
+from tests.gpu.__main__ import main
 from tests.support.happens_before import CheckedDevice, settled
 
 CPU = torch.device("cpu")
@@ -58,3 +59,10 @@ def test_graphs_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         assert worst <= graphs.CLOSE
     settled(device)
     assert graphs.run(CPU)[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_on_a_gpu() -> None:
+    assert main(["--device", "cuda"]) == 0
