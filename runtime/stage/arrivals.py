@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stretto.runtime.stage.cut_nodes import CutNode, CutPlace, EdgeGradient, current_stream
 from stretto.runtime.stage.engine import Gradients, gradients_at
-from stretto.runtime.stage.graph_cut import GraphCut, SideEdges
+from stretto.runtime.stage.graph_cut import GraphCut, SideEdges, leads_to
 
 HAS_STREAMS = torch.accelerator.is_available()
 
@@ -59,17 +59,18 @@ def _asked_for(
     ends: Sequence[GradientEdge],
 ) -> tuple[Gradients, list[CutPlace]]:
     """In the engine's order, which is that of the nodes' numbers: the highest comes first."""
-    sides = graph.cut_nodes
     spans = []
     wanted = list(ends)
-    for node in sorted(sides, key=graph.nodes.__getitem__, reverse=True):
+    for node in sorted(graph.cut_nodes, key=graph.nodes.__getitem__, reverse=True):
         begin, count = len(wanted), len(node._input_metadata)
         wanted += [GradientEdge(node, place) for place in range(count)]
         spans.append((node, begin, begin + count))
     found = gradients_at(starts, gradients, wanted, keep=True)
-    cuts: list[CutPlace] = [
-        CutNode(node, found[a:b], sides[node], False, None) for node, a, b in spans
-    ]
+    cuts: list[CutPlace] = []
+    for node, begin, end in spans:
+        sides = graph.cut_nodes[node]
+        apart = not leads_to(sides, graph.shared)
+        cuts.append(CutNode(node, found[begin:end], sides, apart))
     return found[: len(ends)], cuts
 
 
@@ -82,8 +83,10 @@ def _by_hooks(graph: GraphCut, cuts: list[CutPlace]) -> Iterator[None]:
     """Around a run: what W needs of each cut node is added to `cuts` when the run comes by."""
     notes = []
     for node, sides in graph.cut_nodes.items():
-        note = _results if _is_custom(node) else _arrivals
-        notes.append(note(node, sides, cuts))
+        if _is_custom(node):
+            notes.append(_results(node, sides, cuts))
+        else:
+            notes.append(_arrivals(node, sides, not leads_to(sides, graph.shared), cuts))
     try:
         yield
     finally:
@@ -91,11 +94,11 @@ def _by_hooks(graph: GraphCut, cuts: list[CutPlace]) -> Iterator[None]:
             del hooks[key]
 
 
-def _arrivals(node: Node, sides: SideEdges, cuts: list[CutPlace]) -> HookPlace:
+def _arrivals(node: Node, sides: SideEdges, apart: bool, cuts: list[CutPlace]) -> HookPlace:
     """Notes what arrives at a cut node, and whether it has other hooks."""
 
     def note(_: Gradients, arrived: Gradients) -> None:
-        cuts.append(CutNode(node, arrived, sides, hooked, current_stream(arrived)))
+        cuts.append(CutNode(node, arrived, sides, apart, hooked, current_stream(arrived)))
 
     handle: Any = node.register_hook(note)
     hooks: dict[int, Any] = handle.hooks_dict_ref()

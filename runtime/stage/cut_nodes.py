@@ -29,12 +29,14 @@ from stretto.runtime.stage.saved_tensors import drop_saved
 
 class CutNode(NamedTuple):
     """A node of the trunk, the gradients that arrived at its outputs, and its edges that lead to
-    parameters only, each with its place among the node's edges. `hooked`: it has hooks of the
-    user's. `stream` is the device's on which the node ran, None on the CPU."""
+    parameters only, each with its place among the node's edges. `apart`: nothing else in the graph
+    leads where they lead. `hooked`: the node has hooks of the user's. `stream` is the device's on
+    which it ran, None on the CPU."""
 
     node: Node
     arrived: Gradients
     edges: SideEdges
+    apart: bool = False
     hooked: bool = False
     stream: Any = None
 
@@ -47,6 +49,11 @@ class EdgeGradient(NamedTuple):
 
 
 CutPlace = CutNode | EdgeGradient
+
+
+MANY = 2**18
+"""Of so many numbers gradients wait for each other: so that a run of the engine serves several, but
+they stay in the caches, and take no memory that one by one they would not."""
 
 
 class KnownGradients(NamedTuple):
@@ -62,33 +69,35 @@ class KnownGradients(NamedTuple):
             self.gradients.append(gradient)
 
 
-def towards_parameters(cuts: list[CutPlace]) -> KnownGradients:
-    """The gradients at all edges to the parameters' side, in the order of `cuts`, which it uses
-    up: what a node has saved is released as soon as it was used."""
-    known = KnownGradients([], [])
+def towards_parameters(cuts: list[CutPlace], known: KnownGradients) -> KnownGradients:
+    """Uses up `cuts`, from the end, and what a node has saved is released as soon as it was used.
+    Adds what is known then of edges to the parameters' side. Returns what is known at edges that
+    lead where no other does; when that is much, before all are used up."""
+    ready = KnownGradients([], [])
     calls = node_calls.NODES_CAN_BE_CALLED and not torch.is_anomaly_enabled()
-    cuts.reverse()
     while cuts:
         count = 0
         for cut in reversed(cuts):
             if type(cut) is CutNode and (cut.hooked or _elsewhere(cut)):
                 break
             count += 1
-        if calls and count:
-            _called(cuts, count, known)
-        else:
+        if not calls or not count:
             _forked(cuts.pop(), known)
-    return known
+        elif _called(cuts, count, known, ready):
+            break
+    return ready
 
 
 def _elsewhere(cut: CutNode) -> bool:
     return cut.stream is not None and cut.stream != current_stream(cut.arrived)
 
 
-def _called(cuts: list[CutPlace], count: int, known: KnownGradients) -> None:
-    """Calls this many of the last, from the end, and adds what is known then."""
+def _called(cuts: list[CutPlace], count: int, known: KnownGradients, ready: KnownGradients) -> bool:
+    """Calls this many of the last, from the end; whether it stops before, since much is ready."""
+    numbers = 0
 
     def call() -> None:
+        nonlocal numbers
         for _ in range(count):
             cut = cuts.pop()
             if isinstance(cut, EdgeGradient):
@@ -99,14 +108,23 @@ def _called(cuts: list[CutPlace], count: int, known: KnownGradients) -> None:
             if not isinstance(found, tuple):
                 found = (found,)
             for place, edge in cut.edges:
-                known.add(edge, found[place])
+                gradient = found[place]
+                if gradient is None:
+                    continue
+                if cut.apart:
+                    ready.add(edge, gradient)
+                    numbers += gradient.numel()
+                else:
+                    known.add(edge, gradient)
             del node
             if owners(cut) != ONE_OWNER:
                 drop_saved(cut.node)
+            if numbers >= MANY:
+                break
 
-    computing_only(
-        [edge for cut in cuts[-count:] if isinstance(cut, CutNode) for _, edge in cut.edges], call
-    )
+    edges = [edge for cut in cuts[-count:] if type(cut) is CutNode for _, edge in cut.edges]
+    computing_only(edges, call)
+    return numbers >= MANY
 
 
 def owners(cut: CutNode) -> int:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from stretto.runtime.stage.saved_tensors import uses_data
+from stretto.runtime.stage.saved_tensors import saves, uses_data
 
 NextFunctions = tuple[tuple[Node | None, int], ...]
 """A node's edges, as torch gives them: the node they lead to, and which of its outputs is meant."""
@@ -24,10 +24,12 @@ SideEdges = list[tuple[int, GradientEdge]]
 
 class GraphCut(NamedTuple):
     """`nodes`: all but the leaves, each behind all that it leads to, with its number. `cut_nodes`:
-    with the edges of each to parameters only. `others`: the other nodes of the trunk. `fronts`: the
-    edges at which the trunk ends where there are no inputs. `beside`: nodes at which the backward
-    starts, but which lead to parameters only. `in_order`: every node has a higher number than those
-    that it leads to, so that the engine runs them by their numbers, the highest first."""
+    with the edges of each to parameters only. `others`: the other nodes of the trunk that have
+    saved something. `fronts`: the edges at which the trunk ends where there are no inputs.
+    `beside`: nodes at which the backward starts, but which lead to parameters only. `in_order`:
+    every node has a higher number than those that it leads to, so that the engine runs them by
+    their numbers, the highest first. `shared`: nodes, not of the trunk, to which several edges
+    lead."""
 
     nodes: dict[Node, int]
     cut_nodes: dict[Node, SideEdges]
@@ -35,6 +37,7 @@ class GraphCut(NamedTuple):
     fronts: list[GradientEdge]
     beside: set[Node]
     in_order: bool
+    shared: set[Node]
 
 
 def cut_graph(starts: Sequence[GradientEdge], ends: Sequence[GradientEdge]) -> GraphCut:
@@ -46,22 +49,31 @@ def cut_graph(starts: Sequence[GradientEdge], ends: Sequence[GradientEdge]) -> G
     numbers: dict[Node, int] = {}
     seek_data, in_order = not ends, True
     fronts: dict[tuple[Node, int], None] = {}
-    for node, edges in walk([start.node for start in starts]):
+    roots = [start.node for start in starts]
+    used: set[Node] = set(roots)
+    shared: set[Node] = set() if len(used) == len(roots) else used.copy()
+    for node, edges in walk(roots):
         number = numbers[node] = node._sequence_nr()
         sides: SideEdges = []
         leads = False
         for place, (child, output) in enumerate(edges):
+            if child is None:
+                continue
+            if numbers.get(child, -1) >= number:
+                in_order = False
             if child in reached:
                 leads = True
-            elif child is not None:
-                sides.append((place, GradientEdge(child, output)))
-            if child in numbers and numbers[child] >= number:
-                in_order = False
+                continue
+            sides.append((place, GradientEdge(child, output)))
+            if child in used:
+                shared.add(child)
+            else:
+                used.add(child)
         if leads:
             reached.add(node)
             if sides:
                 cut_nodes[node] = sides
-            else:
+            elif saves(type(node)):
                 others.append(node)
             if seek_data:
                 fronts.update(((n, output), None) for n, output in edges if n and n in stops)
@@ -71,8 +83,8 @@ def cut_graph(starts: Sequence[GradientEdge], ends: Sequence[GradientEdge]) -> G
     if seek_data:
         fronts.update(((s.node, s.output_nr), None) for s in starts if s.node in stops)
     edges_of_fronts = [GradientEdge(*front) for front in fronts]
-    beside = {start.node for start in starts if start.node not in reached}
-    return GraphCut(numbers, cut_nodes, others, edges_of_fronts, beside, in_order)
+    beside = {root for root in roots if root not in reached}
+    return GraphCut(numbers, cut_nodes, others, edges_of_fronts, beside, in_order, shared)
 
 
 def walk(roots: Sequence[Node]) -> Iterator[tuple[Node, NextFunctions]]:
@@ -94,6 +106,17 @@ def walk(roots: Sequence[Node]) -> Iterator[tuple[Node, NextFunctions]]:
         if (ready := begun[node]) is not None:
             begun[node] = None
             yield node, ready
+
+
+def leads_to(sides: SideEdges, nodes: set[Node]) -> bool:
+    """Whether one of the nodes can be reached by the edges."""
+    todo = [edge.node for _, edge in sides] if nodes else []
+    while todo:
+        node = todo.pop()
+        if node in nodes:
+            return True
+        todo += [child for child, _ in node.next_functions if child is not None]
+    return False
 
 
 def leaves_below(starts: Sequence[GradientEdge]) -> list[Node]:

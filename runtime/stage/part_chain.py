@@ -177,7 +177,7 @@ class PartChain:
         """W of a part: adds to the parameters' `.grad` what its I has left."""
         deferred = self.deferred.pop((microbatch, part))
         with self.sums.aside(microbatch, part, last=True) as seeds:
-            deferred.cuts[:0] = map(EdgeGradient, *seeds)
+            deferred = split_backward.seeded(deferred, map(EdgeGradient, *seeds))
             split_backward.weight_gradient(deferred)
 
     def _above(self, microbatch: int, part: int, gradients: Result) -> Gradients:

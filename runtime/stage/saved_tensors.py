@@ -41,6 +41,11 @@ def is_packed(node: Node) -> bool:
     return False
 
 
+def saves(kind: type) -> bool:
+    """Whether nodes of the kind save tensors."""
+    return bool(_names(kind))
+
+
 def drop_saved(node: Node) -> None:
     """Lets go of the node's saved tensors, before the graph as a whole is released. The node must
     not run again."""

@@ -18,7 +18,7 @@ tensors, or compiled regions that overwrite what they saved, does all its work i
 with reentrant checkpoints I is a B, and W has nothing to do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -28,8 +28,10 @@ from torch.autograd.graph import GradientEdge
 from stretto.runtime.stage import node_calls
 from stretto.runtime.stage.arrivals import run_trunk
 from stretto.runtime.stage.cut_nodes import (
+    CutNode,
     CutPlace,
     EdgeGradient,
+    KnownGradients,
     hooks_put_off,
     towards_parameters,
 )
@@ -114,9 +116,28 @@ def all_at_once(
 def weight_gradient(deferred: DeferredWeightGrad) -> None:
     """W: adds to the parameters' `.grad` what a B would have added and the I that left `deferred`
     did not. Hooks of the parameters run here, as they would in B."""
-    known = towards_parameters(deferred.cuts)
+    cuts, known = deferred.cuts, KnownGradients([], [])
+    cuts.reverse()
+    while cuts:
+        ready = towards_parameters(cuts, known)
+        if cuts:
+            add_up(*ready)
+        else:
+            known.edges.extend(ready.edges)
+            known.gradients.extend(ready.gradients)
+        del ready  # before the next ones are made
     if known.edges:
         add_up(*known)
+
+
+def seeded(deferred: DeferredWeightGrad, seeds: Iterable[EdgeGradient]) -> DeferredWeightGrad:
+    """With gradients that are known beside the graph, and come before its own: where they lead,
+    edges of the graph may lead too."""
+    first: list[CutPlace] = list(seeds)
+    if not first:
+        return deferred
+    rest = [cut._replace(apart=False) if isinstance(cut, CutNode) else cut for cut in deferred.cuts]
+    return deferred._replace(cuts=first + rest)
 
 
 def edges_of(places: Sequence[Root]) -> list[GradientEdge]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stretto.runtime.stage import node_calls
+from stretto.runtime.stage import cut_nodes, node_calls
 from stretto.runtime.stage.arrivals import hooks_made
 from stretto.runtime.stage.split_backward import input_gradient, weight_gradient, whole
 
@@ -274,6 +274,9 @@ def test_every_node_gives_what_autograd_gives(name: str, monkeypatch: pytest.Mon
         assert any(gradient is not None for gradient in expected)
         assert equal(halves(module, x, above, hooks_made(), learns), expected)
         assert equal(halves(module, x, above, None, learns), expected)
+        with monkeypatch.context() as large:  # as if each gradient were
+            large.setattr(cut_nodes, "MANY", 1)
+            assert equal(halves(module, x, above, hooks_made(), learns), expected)
         with monkeypatch.context() as old:
             old.setattr(node_calls, "NODES_CAN_BE_CALLED", False)
             assert equal(halves(module, x, above, None, learns), expected)

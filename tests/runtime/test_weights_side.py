@@ -178,6 +178,30 @@ def test_i_is_one_run_of_the_engine_and_w_two(monkeypatch: pytest.MonkeyPatch) -
         runs.clear()
 
 
+def test_large_gradients_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a whole backward, there is one at a time."""
+    monkeypatch.setattr(cut_nodes, "MANY", N * N)
+    module = nn.Sequential(*(nn.Linear(N, N, bias=False) for _ in range(6)))
+    weights = list(module.parameters())
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+    sums = [weight.grad for weight in weights if weight.grad is not None]
+    _, deferred, _ = run(module, torch.randn(ROWS, N), hooks_made())
+    at_once: list[int] = []
+
+    class Sizes(Storages):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            found = super().__torch_dispatch__(function, types, args, kwargs)
+            at_once.append(self.alive([*weights, *sums]).count(N * N * 4))
+            return found
+
+    with Sizes():
+        weight_gradient(deferred)
+    assert max(at_once) == 1
+
+
 def compared(module: nn.Module, x: Tensor) -> bool:
     """Whether halves give what the whole gives, to the last bit, both ways."""
     leaf = x.clone().requires_grad_()
