@@ -1,1 +1,0 @@
-"""Modules of lark that are imported by name."""
