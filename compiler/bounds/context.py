@@ -3,7 +3,6 @@ out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from stretto.compiler.bounds.longest_paths import PrecedenceGraph
 from stretto.compiler.bounds.microbatch_order import Chains, chains
 from stretto.compiler.bounds.overlap import OverlapPair
 from stretto.compiler.bounds.relaxation import OpKey, Relaxation, TickTable
+from stretto.compiler.problem.figures import time_figure
 
 EFFORT = 4_000_000
 """How much may be walked for the heads and tails of single ranks, in operations."""
@@ -66,8 +66,8 @@ class BoundContext:
         return [{(p, s): ticks for p, s, ticks in each} for each in both]
 
     def units(self, ticks: int) -> str:
-        """Ticks in the units of the file, as text."""
-        return str(Fraction(ticks, self.relaxed.spec.time_unit))
+        """Ticks in the units of the file, as people read them."""
+        return time_figure(self.relaxed.spec, ticks)
 
 
 @dataclass(frozen=True, slots=True)

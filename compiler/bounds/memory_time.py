@@ -12,12 +12,11 @@ Nothing is assumed about order. For one stage a of each of P ranks the period is
 Σ a · (F + way down + way back + I) / L, so few activations cannot keep a long pipeline busy.
 """
 
-from fractions import Fraction
-
 from stretto.compiler.bounds.context import EFFORT, Finding, Subject
 from stretto.compiler.bounds.longest_paths import UNREACHED
 from stretto.compiler.bounds.microbatch_order import Chains
 from stretto.compiler.bounds.relaxation import Residency
+from stretto.compiler.problem.figures import size_figure
 
 
 def find(subject: Subject) -> Finding | None:
@@ -55,7 +54,7 @@ def reason(subject: Subject) -> str:
     """That memory × time does not fit."""
     spec, rank = subject.context.relaxed.spec, subject.rank
     written = spec.limits[rank]
-    limit = Fraction(written.grains if written else 0, spec.size_unit)
+    limit = size_figure(spec, written.grains if written else 0)
     return (
         f"rank {rank}: what its forwards must leave in memory, and for how long, "
         f"does not fit into less time under a limit of {limit}"

@@ -6,6 +6,7 @@ or units overlap. The certificate then proves less, and states both figures.
 
 import json
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -20,7 +21,8 @@ from stretto.compiler.certificate.checker.parts_shape import PARTS_FORMAT
 from stretto.compiler.certificate.evidence import evidence, split_backwards
 from stretto.compiler.certificate.parts import parts_evidence, parts_instance, parts_schedule
 from stretto.compiler.problem.computations import has_collectives
-from stretto.compiler.problem.spec import NONE, Operation, Spec, number
+from stretto.compiler.problem.figures import figure
+from stretto.compiler.problem.spec import NONE, Operation, Spec
 from stretto.compiler.program.program import Claims, Program
 from stretto.compiler.program.timeline import Timed, time
 
@@ -36,6 +38,8 @@ def certificate(
     found: dict[str, Any] = {"format": name, "version": 1, **of_program(program)}
     if plan is not None:
         found["plan"] = plan
+    if spec.sizes_in:
+        found["sizes_in"] = spec.sizes_in
     data = json.loads(json.dumps(found["instance"]))
     if spec.streams:
         parts = PartsBoundCheck(ChainInstance(data))
@@ -90,7 +94,9 @@ def unproven(found: dict[str, Any]) -> str | None:
     stated, proven = found.get("stated"), found["claims"]["bound"]
     if not stated or stated["bound"] <= proven:
         return None
-    more, less = (number(ticks, found["time_unit"]) for ticks in (stated["bound"], proven))
+    more, less = (
+        figure(Fraction(ticks, found["time_unit"])) for ticks in (stated["bound"], proven)
+    )
     return (
         f"the plan's own lower bound of {more} ({stated['reason']}); "
         f"the certificate confirms {less}"

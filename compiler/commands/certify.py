@@ -15,7 +15,7 @@ from stretto.compiler.commands import files, screen
 from stretto.compiler.commands.load import from_plan
 from stretto.compiler.diagnostics.layout import labelled
 from stretto.compiler.diagnostics.printable import one_line
-from stretto.compiler.problem.figures import figure
+from stretto.compiler.problem.figures import figure, size_in
 from stretto.compiler.show.summary import step_of
 
 EXAMPLES = """\
@@ -50,13 +50,13 @@ def run(chosen: Namespace) -> int:
         files.say(f"{chosen.file}: refuted: {error}")
         return 1
     time, size = certificate["time_unit"], certificate["size_unit"]
-    bound = Fraction(claims["bound"], time)
+    bound, peak = Fraction(claims["bound"], time), Fraction(max(claims["peaks"]), size)
     rows = {
         "schedule": certificate["schedule_name"],
         "makespan": figure(Fraction(claims["makespan"], time)),
         "span": figure(Fraction(claims["span"], time)),
         "lower bound": f"{figure(bound)} of the {claims['minimize']}{_kept(certificate)}",
-        "activations": f"{figure(Fraction(max(claims['peaks']), size))} at most on a rank",
+        "activations": f"{size_in(certificate.get('sizes_in', ''), peak)} at most on a rank",
         "optimal": "proven" if claims["optimal"] else "not proven",
         "plan": _plan(certificate, chosen),
     }
@@ -100,6 +100,9 @@ def _is_of(certificate: dict[str, Any], name: str) -> None:
         what = f"another version of `{own}`" if same else "another plan"
         hashes = f"{certificate['plan'][:12]}, and {name} is {plan.hash[:12]}"
         raise Refuted(f"it is of {what}: it names the plan {hashes}")
+    sizes_in = plan.programs[step].spec.sizes_in
+    if certificate.get("sizes_in", sizes_in) != sizes_in:
+        raise Refuted("it names this plan, and shows sizes in another unit: it was forged")
     for key, value in of_program(plan.programs[step]).items():
         if certificate[key] != json.loads(json.dumps(value)):
             raise Refuted(f"it names this plan, and has another `{key}`: it was forged")

@@ -15,6 +15,7 @@ from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.figures import figure
 from stretto.compiler.program.program import Send
 from stretto.compiler.proof.prove import ASSUMPTIONS, STREAM_ASSUMPTIONS
 from stretto.compiler.show.summary import Summary, figures, of_plan, percent, step_of
@@ -113,7 +114,7 @@ def shorter(plan: Plan, chosen: Namespace) -> str:
     known = "optimal" if found.optimal else f"at most {percent(found.gap)} from optimal"
     if b >= a:
         return f"  the same placement and memory: no shorter order was found ({known})"
-    gain = f"makespan {found.makespan}, {percent(float(1 - b / a))} shorter ({known})"
+    gain = f"makespan {figure(b)}, {percent(float(1 - b / a))} shorter ({known})"
     return (
         f"  the same placement and memory: {gain}; `stretto import --reorder` writes it as a file"
     )

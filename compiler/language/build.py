@@ -33,8 +33,6 @@ from stretto.grammar.lexer import Token
 
 Make = Callable[[Children, Span], Any]
 
-UNITS = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
-
 
 def builders(file: str) -> SimpleNamespace:
     """The builder of every rule, by the rule's name, for a file of this name. One that refuses its
@@ -181,7 +179,7 @@ def _number(children: Children, span: Span) -> s.Number:
     digits, *unit = children
     value = int(digits) if digits.isdecimal() else Fraction(digits)
     if unit:
-        value *= UNITS[unit[0]]
+        value *= s.UNITS[unit[0]]
     return s.Number(int(value) if value == int(value) else value, span, "".join(unit))
 
 

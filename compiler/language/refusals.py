@@ -3,6 +3,7 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -256,6 +257,24 @@ def _index(children: Children, span: Span) -> Iterator[Diagnostic]:
             return
 
 
+def _product(children: Children, span: Span) -> Iterator[Diagnostic]:
+    for at in range(1, len(children), 2):
+        before, sign, behind = children[at - 1 : at + 2]
+        if (
+            sign in ("/", "//")
+            and type(before) is type(behind) is s.Number
+            and behind.unit
+            and not before.unit
+        ):
+            many = Fraction(behind.value) / s.UNITS[behind.unit]
+            yield _syntax(
+                Span(span.file, *before.span[1:3], *behind.span[3:]),
+                f"a unit belongs to its number: this divides by {many} {behind.unit}",
+                f"{before.value} {behind.unit} {sign} {many}",
+            )
+            return
+
+
 def _number(children: Children, span: Span) -> Iterable[Diagnostic]:
     digits = children[0]
     _, _, power = digits.lower().partition("e")
@@ -282,4 +301,5 @@ REFUSALS: dict[str, Check] = {
     "exact": _mention,
     "index": _index,
     "number": _number,
+    "product": _product,
 }

@@ -248,7 +248,7 @@ def test_reasons() -> None:
     busy = bound(expand(msgspec.structs.replace(specs.linear(4, 8, split=True), time_unit=2)))
     assert busy.ticks == 3 + 24
     assert busy.reason == (
-        "rank 3: 12 of work (8 micro-batches) after a head of 3/2 and before a tail of 0"
+        "rank 3: 12 of work (8 micro-batches) after a head of 1.5 and before a tail of 0"
     )
     vee = bound(expand(limited(specs.vee(4, 8, split=True), 10)))
     assert "it can do only" in vee.reason

@@ -148,3 +148,26 @@ def test_rounded_costs_are_told_with_file_and_line(stretto: Run, folder: Path) -
     assert "times to multiples of 2^-26, the finest is measured.pipe:2" in err
     assert "measured.pipe:2" in stretto("check", "rounded.plan")[2]
     assert "rounded" not in stretto("compile", "one_f_one_b", "--set", "ranks=4")[2]
+
+
+def test_a_certificate_shows_sizes_and_times_as_people_read_them(
+    stretto: Run, folder: Path
+) -> None:
+    """In the unit of the file, decimals of six figures; JSON stays exact."""
+    (folder / "sized.pipe").write_text(
+        "schedule sized\nranks 3\nmicrobatches 6\npipeline main {}\nsplit B into I, W\n"
+        "cost F = 1/3\ncost I = 2/7\ncost W = 5/11\nactivation = 3 GiB / 2\n"
+        "limit activations <= 4 GiB\n"
+    )
+    asked = ("--effort", "0", "-o", "sized.plan", "--certificate", "sized.json")
+    assert stretto("compile", "sized.pipe", *asked)[0] == 0
+    code, out, _ = stretto("certify", "sized.json", "--plan", "sized.plan")
+    assert code == 0
+    assert "3 GiB at most on a rank" in out
+    plan = (folder / "sized.plan").read_text().splitlines()[0]
+    reason = json.loads(plan)["bound"]["reason"]
+    assert "/" not in out.replace("sized", "") and "/" not in reason and "." in reason
+    certificate = json.loads((folder / "sized.json").read_text())
+    (folder / "forged.json").write_text(json.dumps({**certificate, "sizes_in": "KiB"}))
+    code, _, err = stretto("certify", "forged.json", "--plan", "sized.plan")
+    assert code == 1 and "another unit" in err

@@ -91,6 +91,16 @@ def test_operations_cannot_be_parts() -> None:
     )
 
 
+def test_a_unit_belongs_to_its_number() -> None:
+    """`3/2 GiB` would be three by two GiB, next to nothing."""
+    (one,) = told("activation = 3/2 GiB")
+    assert (one.message, one.help) == (
+        "a unit belongs to its number: this divides by 2 GiB",
+        "3 GiB / 2",
+    )
+    parse(Source("x", "schedule x\nlet a = 3 GiB / 2 GiB let b = a / 2 GiB let c = 3 GiB / 2"))
+
+
 def test_the_next_statement_is_no_part() -> None:
     """A word in the next line, where a statement may begin, is not taken for a part."""
     assert [(one.message, one.help) for one in told("split F into a\nlimt 3")] == [

@@ -2,7 +2,6 @@
 every rank, the largest answer kept."""
 
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 
 from stretto.compiler.bounds.one_machine import jackson
 from stretto.compiler.bounds.parts.graph import PartsFinding, PartsGraph, parts_graph
@@ -14,6 +13,7 @@ from stretto.compiler.bounds.parts.rank_as_chain import (
 )
 from stretto.compiler.bounds.parts.streams import stream_bound
 from stretto.compiler.bounds.parts.windows import window_bound
+from stretto.compiler.problem.figures import time_figure
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import show
 
@@ -84,7 +84,7 @@ def _spans(graph: PartsGraph) -> Iterator[PartsFinding]:
         longest = max(graph.ticks[i] + tail[i] for i in own)
         yield PartsFinding(
             longest,
-            f"rank {rank}: a chain of {Fraction(longest, spec.time_unit)} between two of its parts",
+            f"rank {rank}: a chain of {time_figure(spec, longest)} between two of its parts",
         )
         nothing = [0] * len(tail)
         for lane in graph.lanes:

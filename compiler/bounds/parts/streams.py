@@ -17,10 +17,10 @@ path to the end of a part of this rank.
 """
 
 from collections.abc import Sequence
-from fractions import Fraction
 
 from stretto.compiler.bounds.one_machine import all_jobs, critical_set, jackson
 from stretto.compiler.bounds.parts.graph import PartsFinding, PartsGraph
+from stretto.compiler.problem.figures import time_figure
 
 
 def stream_bound(
@@ -37,7 +37,7 @@ def stream_bound(
         "all its parts" if len(group.jobs) == len(own) else f"{len(group.jobs)} of {len(own)} parts"
     )
     work, first, last = (
-        Fraction(ticks, spec.time_unit) for ticks in (group.ticks, group.head, group.tail)
+        time_figure(spec, ticks) for ticks in (group.ticks, group.head, group.tail)
     )
     return PartsFinding(
         value,

@@ -22,10 +22,10 @@ with it there could only be less. What is not trained may run in both windows.
 """
 
 from collections.abc import Sequence
-from fractions import Fraction
 
 from stretto.compiler.bounds.parts.graph import PartsFinding, PartsGraph
 from stretto.compiler.bounds.window import MemoryItem, most
+from stretto.compiler.problem.figures import time_figure
 from stretto.compiler.problem.spec import Stage
 
 
@@ -60,19 +60,15 @@ def window_bound(
     if work > before + after:
         choices.append((first + last + work - before - after, True, True))
     value, early, late = max(choices)
-    unit = spec.time_unit
+    figures = [time_figure(spec, ticks) for ticks in (before, first, after, last)]
     words = []
     if early:
-        words.append(
-            f"{Fraction(before, unit)} in the {Fraction(first, unit)} before a backward can start"
-        )
+        words.append(f"{figures[0]} in the {figures[1]} before a backward can start")
     if late:
-        words.append(
-            f"{Fraction(after, unit)} in the {Fraction(last, unit)} after its last forward"
-        )
+        words.append(f"{figures[2]} in the {figures[3]} after its last forward")
     return PartsFinding(
         value,
-        f"rank {rank}, stream {spec.streams[stream]}: of its work of {Fraction(work, unit)} "
+        f"rank {rank}, stream {spec.streams[stream]}: of its work of {time_figure(spec, work)} "
         f"it can do only {' and '.join(words)}",
     )
 

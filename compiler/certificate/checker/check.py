@@ -13,7 +13,8 @@ this sequence. An operation is [kind, pipeline, stage, micro-batch, slice]
 (slice -1: none). `schedule`: per rank [[start, end, [operation, …]]]. `claims`: `makespan`, `span`,
 `peaks` (per rank), `bound`. `evidence`: see `bound`. `stated` is what the plan says of its
 bound, which may be more than the evidence proves, and is not checked. `plan` is the hash of the
-plan that it was written with: `certify --plan` compares the two. `shape` has what may stand where.
+plan that it was written with: `certify --plan` compares the two. `sizes_in` is the unit in which
+sizes, then in bytes, are shown. `shape` has what may stand where.
 Of stages that are cut into parts `parts_shape` describes the keys.
 """
 

@@ -244,7 +244,11 @@ HEADER = {
 }
 """What every certificate has."""
 
-BESIDE = {"plan": _plan, "stated": keys({"bound": _figure, "reason": text})}
+BESIDE = {
+    "plan": _plan,
+    "stated": keys({"bound": _figure, "reason": text}),
+    "sizes_in": one_of("KiB", "MiB", "GiB", "TiB"),
+}
 """What every certificate may have."""
 
 CERTIFICATE = keys(

@@ -3,7 +3,7 @@
 
 import { axisStep } from "./chart.js";
 import { NONE } from "./model.js";
-import { size } from "./words.js";
+import { mark, size } from "./words.js";
 
 export class Margins {
   constructor({ axis, names, peaks }, viewport) {
@@ -18,7 +18,7 @@ export class Margins {
     const bottom = this.axis.height;
     for (let k = Math.ceil(viewport.tick(0) / step); k * step <= viewport.tick(viewport.width);
       k++) {
-      const x = viewport.x(k * step), words = String(Number((k * step / unit).toPrecision(8)));
+      const x = viewport.x(k * step), words = mark(k * step / unit, step / unit);
       const half = pen.measureText(words).width / 2;
       pen.fillStyle = look.line;
       pen.fillRect(x, bottom - 5 * dots, Math.max(1, dots | 0), 5 * dots);

@@ -14,6 +14,16 @@ function fraction(n, unit) {
   return String(Number((n / unit).toPrecision(6)));
 }
 
+// A time of an axis whose marks are `step` apart: six figures, or where these do not tell one mark
+// from the next, what comes on top of the whole number before it.
+export function mark(value, step) {
+  const whole = Math.round(value);
+  if (Math.abs(value - whole) < step / 1000) return grouped(whole);
+  const six = Number(value.toPrecision(6));
+  if (Math.abs(six - value) < step / 100) return String(six);
+  return `+${Number((value - Math.floor(value)).toPrecision(4))}`;
+}
+
 function grouped(n) {
   const digits = String(n);
   return digits.length > 4 ? digits.replace(/\B(?=(\d{3})+$)/g, "\u202f") : digits;
