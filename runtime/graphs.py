@@ -9,9 +9,10 @@ refused, by name, before anything is captured.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any, NamedTuple, NoReturn
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from stretto.runtime.accelerator import Accelerator, DeviceGraph, marked
 from stretto.runtime.containers import tensors
@@ -24,19 +25,22 @@ WARM_UP = 2  # steps before: shapes are agreed on in the first, libraries are re
 
 
 class CapturedStep(NamedTuple):
-    """The step of all ranks, the same on each; `losses` are those of this rank's micro-batches, and
-    `batch` the tensors that are read. Both, and the gradients, are good for as long as this is
-    kept."""
+    """The step of all ranks, the same on each; `losses` are those of this rank's micro-batches,
+    `batch` the tensors that are read, and `gradients` those of all ranks' parameters, which are
+    written. They are good for as long as this is kept."""
 
     graph: DeviceGraph
     losses: Any
     batch: tuple[Tensor, ...]
+    gradients: tuple[tuple[nn.Parameter, Tensor], ...]
 
     def replay(self) -> None:
         """The step of all ranks, on the caller's stream, with what the batch's tensors hold now;
-        to be called once, not by each rank. Every `.grad` is replaced, and so are the losses:
-        nothing is added to what was there before."""
+        to be called once, not by each rank. Every `.grad` is replaced, also where it was set to
+        None, and so are the losses: nothing is added to what was there before."""
         self.graph.replay()
+        for parameter, gradient in self.gradients:
+            parameter.grad = gradient
 
 
 def capture(executor: Executor, *args: Any, target: Any = None, **kwargs: Any) -> CapturedStep:
@@ -65,7 +69,9 @@ def capture(executor: Executor, *args: Any, target: Any = None, **kwargs: Any) -
             step(losses)
         finally:
             executor.around = usual
-    return CapturedStep(graphs[0], losses, batch)
+    own = [(one, one.grad) for one in executor.parameters() if one.grad is not None]
+    every = executor.context.transport.gather(own)  # type: ignore[attr-defined]
+    return CapturedStep(graphs[0], losses, batch, tuple(chain.from_iterable(every)))
 
 
 def _capturable(executor: Executor) -> Accelerator:
@@ -118,7 +124,7 @@ def _looked_at_before(executor: Executor) -> Iterator[None]:
     which random numbers parts draw, which was looked at in the steps before."""
     marks, executor.marks = executor.marks, None
     executor.activity.marks = None
-    rules = {id(chain.rules): chain.rules for chain in executor.context.chains.values()}
+    rules = {id(of.rules): of.rules for of in executor.context.chains.values()}
     before = [(one, one.random) for one in rules.values()]
     for one, _ in before:
         one.random = None

@@ -69,7 +69,8 @@ class _StepMarks:
     """Those of one step. `marks` grows while another thread looks."""
 
     def __init__(self, name: ProgramName, instructions: tuple[Instruction, ...]):
-        self.name, self.instructions = name, instructions
+        self.name: ProgramName = name
+        self.instructions = instructions
         self.marks: list[IssuedMark] = []
 
     def standing(self) -> DevicePlace | None:

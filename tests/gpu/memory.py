@@ -15,7 +15,7 @@ from stretto.compiler.plan.plan import Plan
 from stretto.runtime import Executor, run_local
 from stretto.runtime.stage.split_backward import input_gradient, weight_gradient
 from stretto.runtime.transport.local import Local
-from tests.gpu.meter import meter_of
+from tests.gpu.meter import Meter, meter_of
 from tests.gpu.overhead import loss
 from tests.gpu.table import table
 from tests.support.training import spec_of
@@ -90,26 +90,30 @@ def measured(device: torch.device, width: int, rows: int) -> OneStage:
         gradients = sum(p.numel() * p.element_size() for p in stage.parameters())
         x = torch.randn(rows, width, device=device)
         above = torch.ones_like(x)
-        for _ in range(2):  # libraries take memory of their own when they are first used
-            before = meter.begin()
-            own = x.clone().requires_grad_()  # as the runtime does with what is the user's
-            output = stage(own)
-            forward = meter.most() - before
-            left = meter.begin() - before
-            output.backward(above)
-            most = max(forward, meter.most() - before)
-            own = x.clone().requires_grad_()
-            root = get_gradient_edge(stage(own))
-            output = None
-            found, deferred = input_gradient([root], (above,), [own])
-            del root, found
-            later = meter.begin() - before
-            most = max(most, later)
-            del own
-            weight_gradient(deferred)
-            most = max(most, meter.most() - before)
-    output_bytes = rows * width * x.element_size()
-    return OneStage(left, later, output_bytes, most - left, gradients)
+        alone(meter, stage, x, above)  # libraries take memory of their own when first used
+        left, later, most = alone(meter, stage, x, above)
+    return OneStage(left, later, rows * width * x.element_size(), most - left, gradients)
+
+
+def alone(meter: Meter, stage: nn.Module, x: Tensor, above: Tensor) -> tuple[int, int, int]:
+    """Bytes that there are beyond those before: behind a forward, behind an input gradient, and at
+    most in a forward and a backward, whole and in two halves."""
+    before = meter.begin()
+    own = x.clone().requires_grad_()  # as the runtime does with what is the user's
+    output: Any = stage(own)
+    most = meter.most() - before
+    left = meter.begin() - before
+    output.backward(above)
+    most = max(most, meter.most() - before)
+    own = x.clone().requires_grad_()
+    output = get_gradient_edge(stage(own))
+    found, deferred = input_gradient([output], (above,), [own])
+    del output, found
+    later = meter.begin() - before
+    most = max(most, later)
+    del own
+    weight_gradient(deferred)
+    return left, later, max(most, meter.most() - before)
 
 
 def peak(plan: Plan, device: torch.device, width: int, rows: int) -> int:

@@ -65,6 +65,9 @@ def test_a_replay_is_a_step(name: str) -> None:
         x, target = batch(spec, seed=seed)
         for tensor, new in zip(steps[0].batch, (x, target), strict=True):
             tensor.copy_(new)
+        for modules in every:  # as an optimizer does
+            for module in modules.values():
+                module.zero_grad(set_to_none=True)
         steps[0].replay()
         expected = one_process(spec, x, target, make)
         for p, line in enumerate(spec.pipelines):
