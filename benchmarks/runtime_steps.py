@@ -103,10 +103,10 @@ def turns(rank: int, plan: Plan, rival: Rival, model: str, dualpipe: str) -> lis
     """On one rank: by turn ours, theirs and the bare loop."""
     stages = Stages(model, rank, plan)
     executor = Executor(plan, stages.modules(), stages.loss)
-    given, more = stages.needed()
+    given, wanted = stages.needed()
     theirs = of_torch if rival.side == "torch" else of_deepseek(dualpipe)
     sides: list[Step] = [
-        lambda: executor.step(*given, **more, return_outputs=False),
+        lambda: executor.step(*given, target=wanted, return_outputs=False),
         theirs(stages, rival),
         bare_loop(stages),
     ]
@@ -165,12 +165,12 @@ class Stages:
         x, target = torch.randint(VOCABULARY, (2, BATCH, CONTEXT))
         return x, target
 
-    def needed(self) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    def needed(self) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """What a step is given on this rank: x where a pipeline begins, the target where one
         ends."""
         x, target = self.batch()
         ends = {s for _, s in self.places}
-        return (x,) if 0 in ends else (), {"target": target} if self.many - 1 in ends else {}
+        return (x,) if 0 in ends else (), target if self.many - 1 in ends else None
 
     def between(self) -> tuple[int, ...]:
         """The shape of what travels."""
