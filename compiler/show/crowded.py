@@ -1,8 +1,8 @@
 """View → `CrowdedRow`s: a plan of more operations or ranks than a picture holds, as shares of time.
 
-A row is a rank, or several neighbours where there are more than `ROWS`; its time is cut into equal
-cells, and of each is said how much of it goes into each colour. All that takes time is counted, and
-no more is kept than the picture shows.
+A row is a stream of a rank, or of several neighbours where there are more than `ROWS`; its time is
+cut into equal cells, and of each is said how much of it goes into each colour. All that takes time
+is counted, and no more is kept than the picture shows.
 """
 
 from bisect import bisect_right
@@ -19,11 +19,13 @@ CELLS = 283
 
 
 class CrowdedRow(NamedTuple):
-    """Ranks `first` to `last`; for every colour and cell the ticks that they spend in it, the
-    halves of a pair half of theirs; the grains that one of them holds at most, cell by cell."""
+    """A stream of the ranks `first` to `last`; for every colour and cell the ticks that they spend
+    in it, the halves of a pair half of theirs; with the first stream, the grains that one rank
+    holds at most, cell by cell."""
 
     first: int
     last: int
+    stream: int
     ticks: dict[Shade, list[Fraction | int]]
     held: list[int]
 
@@ -45,18 +47,26 @@ def crowded_rows(view: View, cuts: list[int]) -> Iterator[CrowdedRow]:
     many = -(-view.spec.ranks // ROWS)
     for first in range(0, view.spec.ranks, many):
         last = min(first + many, view.spec.ranks) - 1
-        row = CrowdedRow(first, last, {}, [0] * (len(cuts) - 1))
-        for rank in range(first, last + 1):
-            count(view, rank, cuts, row)
-            if many == 1:
-                hold(view, rank, cuts, row.held)
-        yield row
+        for stream in used(view, first, last):
+            row = CrowdedRow(first, last, stream, {}, [0] * (len(cuts) - 1))
+            for rank in range(first, last + 1):
+                count(view, rank, cuts, row)
+                if many == 1 and not stream:
+                    hold(view, rank, cuts, row.held)
+            yield row
+
+
+def used(view: View, first: int, last: int) -> list[int]:
+    """The streams on which these ranks have something, `compute` always."""
+    if not view.spec.streams:
+        return [0]
+    return sorted({0, *(bar.stream for r in range(first, last + 1) for bar in view.lanes[r])})
 
 
 def count(view: View, rank: int, cuts: list[int], row: CrowdedRow) -> None:
-    """Adds the time of the rank's operations; of several streams, of those on the first."""
+    """Adds the time of the rank's operations on the row's stream."""
     cells = len(cuts) - 1
-    for bar in (bar for bar in view.lanes[rank] if bar.stream == 0):
+    for bar in (bar for bar in view.lanes[rank] if bar.stream == row.stream):
         kind, pipeline, stage = bar.operation[:3]
         shade = kind, pipeline, view.chunks[pipeline, stage]
         ticks = row.ticks.setdefault(shade, [0] * cells)

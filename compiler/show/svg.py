@@ -78,11 +78,7 @@ def draw(view: View) -> str:
     crowd = is_crowded(view)
     rows, bottom = crowded(view) if crowd else detailed(view)
     curves = any('class="held"' in row for row in rows)
-    key = [
-        one
-        for one in legend(view)
-        if (curves or one[3] != "held") and not (crowd and one[3] == "hatch-key")
-    ]
+    key = [one for one in legend(view) if curves or one[3] != "held"]
     below = bottom + 30 + 18 * (1 + max(row for _, row, _, _ in key))
     height = below + 18 * crowd + PAD // 2
     parts = [

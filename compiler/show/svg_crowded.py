@@ -15,8 +15,10 @@ from stretto.compiler.show.svg_layout import (
     LEFT,
     PAD,
     RIGHT,
+    SIDE,
     TOP,
     WIDTH,
+    escape,
     hundredths,
     swatch,
     x,
@@ -45,21 +47,32 @@ def crowded(view: View) -> tuple[list[str], int]:
     """The rows, and where they end below."""
     cuts = edges(view)
     rows = list(crowded_rows(view, cuts))
-    few = len(rows) <= FEW and rows[0].many == 1
-    height, pitch = (LANE, LANE + CURVE + GAP) if few else (LOW, LOW + SPACE)
+    few = view.spec.ranks <= FEW and rows[0].many == 1
     parts: list[str] = []
+    top = TOP
     for k, row in enumerate(rows):
-        parts += shares(view, row, cuts, TOP + k * pitch, height)
-        if few:
-            parts.append(held(view, row, cuts, TOP + k * pitch + LANE + 2))
-    return parts, TOP + len(rows) * pitch
+        high = (SIDE if row.stream else LANE) if few else LOW
+        parts += shares(view, row, cuts, top, high)
+        top += high + SPACE
+        last = k + 1 == len(rows) or rows[k + 1].first != row.first
+        if few and last:  # below all streams of the rank, what it holds
+            own = next(one for one in rows if one.first == row.first)
+            parts.append(held(view, own, cuts, top))
+            top += CURVE + GAP - SPACE
+    return parts, top
 
 
 def shares(view: View, row: CrowdedRow, cuts: list[int], top: int, height: int) -> Iterator[str]:
-    """One row: its name, the colours as high as their shares, its peak."""
+    """One row: its name, the colours as high as their shares, hatched on other streams than the
+    first, and the peak of its ranks."""
     name = f"rank {row.first}" if row.many == 1 else f"{row.first} – {row.last}"
     middle = top + height // 2 + 4
-    yield f'<text class="rank" x="{PAD}" y="{middle}">{name}</text>'
+    if row.stream:
+        stream = escape(view.spec.streams[row.stream])
+        name = f"{name} {stream}"
+        yield f'<text x="{PAD}" y="{middle}">{stream}</text>'
+    else:
+        yield f'<text class="rank" x="{PAD}" y="{middle}">{name}</text>'
     width = WIDTH - LEFT - RIGHT
     busy = sum(sum(ticks) for ticks in row.ticks.values())
     share = 100 * float(busy) / (row.many * max(1, view.claims.makespan))
@@ -67,6 +80,7 @@ def shares(view: View, row: CrowdedRow, cuts: list[int], top: int, height: int) 
         f'<g><title>{name}: {share:.1f} % busy</title><rect class="idle" x="{LEFT}" y="{top}" '
         f'width="{width}" height="{height}"/>'
     )
+    filled = ""
     done = [0] * (len(cuts) - 1)  # how far down the colours before reach, cell by cell
     for kind in in_order(kind for kind, _, _ in row.ticks):
         for shade in sorted(shade for shade in row.ticks if shade[0] == kind):
@@ -79,7 +93,11 @@ def shares(view: View, row: CrowdedRow, cuts: list[int], top: int, height: int) 
             path = "".join(drawn(view, band, cuts, top) for band in bands(heights))
             if path:
                 yield f'<path class="{swatch(*shade)}" d="{path}"/>'
+            filled += path
     yield "</g>"
+    if row.stream:
+        yield f'<path class="hatched" d="{filled}"/>'
+        return
     peak = view.size_words(max(view.claims.activations[row.first : row.last + 1]))
     yield f'<text class="end" x="{WIDTH - PAD}" y="{middle}">{peak}</text>'
 

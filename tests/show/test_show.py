@@ -20,7 +20,7 @@ from stretto.compiler.analysis.idle import WAITS, told
 from stretto.compiler.bounds.bound import Bound, bound
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.source import Source
-from stretto.compiler.driver import compile_text
+from stretto.compiler.driver import compile_file, compile_text
 from stretto.compiler.evaluation.settings import Settings
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
@@ -260,15 +260,15 @@ def test_a_crowded_svg_gives_every_colour_its_share_of_the_time(
 ) -> None:
     """Its area, measured on the paths that are drawn; heights are rounded to half a pixel."""
     monkeypatch.setattr(svg, "MOST", 0)
-    for spec in some_specs()[:12]:
-        plan = planned(spec)
+    plans = [*map(planned, some_specs()[:12]), compile_file("moe_1f1b", effort=0)]
+    for plan in plans:
         shown = view(plan, "train")
         root = ElementTree.fromstring(draw(plan, "svg"))
         rows = [g for g in root.findall(".//{*}g") if g[1].get("class") == "idle"]
-        assert len(rows) == spec.ranks
-        for lane, row in zip(shown.lanes, rows, strict=True):
+        assert len(rows) == len(shown.streams)
+        for (rank, stream), row in zip(shown.streams, rows, strict=True):
             took: dict[str, float] = defaultdict(float)
-            for bar in lane:
+            for bar in (bar for bar in shown.lanes[rank] if bar.stream == stream):
                 kind, pipeline, stage = bar.operation[:3]
                 half = 0.5 if bar.unit >= 0 else 1
                 name = f"{kind}{pipeline}-{shown.chunks[pipeline, stage]}"
