@@ -1,8 +1,8 @@
 """What a backward in two halves costs beside one in one piece, by the depth of a stage: B, I and W
 of one micro-batch, ours and those of PyTorch's runtime, in one process, taking turns.
 
-    python benchmarks/weights.py           # needs torch; about a minute
-    python benchmarks/weights.py --page    # and puts the table into docs/runtime.md
+    python benchmarks/weights.py                            # needs torch; about a minute
+    python benchmarks/weights.py --write docs/runtime.md    # and puts the table there
 
 Times are CPU time of the thread, medians over the turns. The stages are so small that most of it is
 what a node costs, not what it computes; the second half of the table has them wider.
@@ -25,9 +25,8 @@ from torch.distributed.pipelining._backward import stage_backward_input, stage_b
 from stretto.runtime.stage.arrivals import hooks_made
 from stretto.runtime.stage.split_backward import input_gradient, weight_gradient, whole
 
-PAGE = Path(__file__).parent.parent / "docs/runtime.md"
 TURNS = 60
-SHARE = 1.15  # of B, that the halves may take beside what each weight costs
+SHARE = 1.15  # of B, that the halves may take beside what each parameter costs
 
 Times = dict[str, list[float]]
 
@@ -79,17 +78,24 @@ CASES = [
 
 def main() -> None:
     """Prints the table, and puts it into the document if that was asked for."""
+    match sys.argv[1:]:
+        case []:
+            path = None
+        case ["--write", name]:
+            path = Path(name)
+        case _:
+            sys.exit(__doc__)
     torch.set_num_threads(1)
     lines = list(table())
-    if sys.argv[1:] == ["--page"]:
-        document.write(PAGE, "weights", lines)
+    if path is not None:
+        document.write(path, "weights", lines)
 
 
 def table() -> Iterator[str]:
     """Line by line, each printed when it is there."""
     where = f"torch {torch.__version__}, Python {platform.python_version()}, one thread"
-    head = ["stage", "layers", "weights", "`B`", "`I`", "`W`", "(`I` + `W`) / `B`"]
-    head += [f"per weight beyond {SHARE} `B`", "torch's (`I` + `W`) / `B`"]
+    head = ["stage", "layers", "parameters", "`B`", "`I`", "`W`", "(`I` + `W`) / `B`"]
+    head += [f"per parameter beyond {SHARE} `B`", "torch's (`I` + `W`) / `B`"]
     for line in (
         f"`python benchmarks/weights.py`, {where}; microseconds of CPU:",
         "",
@@ -105,8 +111,7 @@ def table() -> Iterator[str]:
 
 
 def measured(case: Case) -> Iterator[str]:
-    """One row. A weight is what an operation of the backward is owned by: a layer's weight and bias
-    are one, a norm's scale and shift too."""
+    """One row."""
     torch.manual_seed(0)
     module = nn.Sequential(*(case.layer() for _ in range(case.depth)))
     x = torch.randn(case.x)
@@ -116,14 +121,14 @@ def measured(case: Case) -> Iterator[str]:
         ours(module, x, times)
         theirs(module, x, times)
     found = {name: median(seconds) * 1e6 for name, seconds in times.items()}
-    weights = sum(bool(list(m.parameters(recurse=False))) for m in module.modules())
+    parameters = len(list(module.parameters()))
     halves = found["I"] + found["W"]
     yield case.name
     yield str(case.depth)
-    yield str(weights)
+    yield str(parameters)
     yield from (f"{found[name]:.0f}" for name in "BIW")
     yield f"{halves / found['B']:.2f}"
-    yield f"{(halves - SHARE * found['B']) / weights:.1f}"
+    yield f"{(halves - SHARE * found['B']) / parameters:.1f}"
     yield f"{(found['torch I'] + found['torch W']) / found['B']:.2f}"
 
 

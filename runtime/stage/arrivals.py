@@ -5,24 +5,22 @@ and in the order in which the run comes by what W goes on with.
 Hooks behind the cut nodes see what arrives (`_by_hooks`). They come after those of the user's, so
 that what these change is noted; and whoever puts hooks behind a node can be shown those that are
 there. Where nobody can have put hooks into the graph, the engine is asked for the gradients at the
-cut nodes too (`_asked_for`), which takes half the time. It gives what arrives before hooks run.
+cut nodes too (`_asked_for`), which takes half the time. It gives what arrives before hooks run, and
+does not tell on which stream of a device.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
 from torch.utils.hooks import RemovableHandle
 
 from stretto.runtime.stage.cut_nodes import CutNode, CutPlace, EdgeGradient, current_stream
-from stretto.runtime.stage.engine import Gradients, gradients_at
+from stretto.runtime.stage.engine import ACCELERATOR, Gradients, gradients_at
 from stretto.runtime.stage.graph_cut import GraphCut, SideEdges, leads_to
-
-HAS_STREAMS = torch.accelerator.is_available()
 
 HookPlace = tuple[dict[int, Any], int]
 """The hooks of a node, and the key of one of them."""
@@ -44,7 +42,7 @@ def run_trunk(
 ) -> tuple[Gradients, list[CutPlace]]:
     """The gradients at `ends`, None where nothing arrives, and the cuts. `hooks_before` is what
     `hooks_made` gave before the forward. Raises what the engine raises."""
-    unseen = hooks_before is not None and hooks_before == hooks_made() and not HAS_STREAMS
+    unseen = hooks_before is not None and hooks_before == hooks_made() and ACCELERATOR is None
     if unseen and graph.in_order and not any(map(_is_custom, graph.cut_nodes)):
         return _asked_for(graph, starts, gradients, ends)
     cuts: list[CutPlace] = []

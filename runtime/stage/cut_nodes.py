@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 from stretto.runtime.stage import node_calls
-from stretto.runtime.stage.engine import Gradients, gradients_at
+from stretto.runtime.stage.engine import ACCELERATOR, Gradients, gradients_at
 from stretto.runtime.stage.graph_cut import SideEdges, walk
 from stretto.runtime.stage.node_calls import computing_only
 from stretto.runtime.stage.saved_tensors import drop_saved
@@ -218,9 +218,9 @@ def hooks_put_off(leaves: Iterable[Node]) -> Iterator[None]:
 
 def current_stream(gradients: Gradients) -> Any:
     """The stream that is current on their device; None on the CPU."""
+    if ACCELERATOR is None:
+        return None
     for gradient in gradients:
-        if gradient is not None and not gradient.is_cpu:
-            accelerator = torch.accelerator.current_accelerator()
-            if accelerator is not None and accelerator.type == gradient.device.type:
-                return torch.accelerator.current_stream(gradient.device)
+        if gradient is not None and gradient.device.type == ACCELERATOR.type:
+            return torch.accelerator.current_stream(gradient.device)
     return None

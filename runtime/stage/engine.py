@@ -16,10 +16,20 @@ Root = Tensor | GradientEdge
 Gradients = tuple[Tensor | None, ...]
 """Those of several tensors or edges, None where nothing arrives."""
 
+
+def _accelerator() -> torch.device | None:
+    """The kind of device that this torch was built for. It is not looked for: a process that has
+    cannot fork others that use it."""
+    try:
+        return torch.accelerator.current_accelerator()
+    except RuntimeError:  # older releases, where there is none
+        return None
+
+
+ACCELERATOR = _accelerator()
+
 RUN: Callable[..., Gradients] = (
-    _engine_run_backward
-    if torch.accelerator.is_available()
-    else Variable._execution_engine.run_backward
+    Variable._execution_engine.run_backward if ACCELERATOR is None else _engine_run_backward
 )
 """The engine, called with seven arguments: edges, their gradients, keep the graph, make a graph,
 ends, need not reach them, add to `.grad`. What torch's own function does around it is for the

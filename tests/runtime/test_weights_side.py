@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from stretto.runtime.stage import cut_nodes, engine, node_calls
+from stretto.runtime.stage import arrivals, cut_nodes, engine, node_calls
 from stretto.runtime.stage.arrivals import hooks_made
 from stretto.runtime.stage.cut_nodes import CutNode
 from stretto.runtime.stage.engine import edge_of
@@ -379,6 +379,38 @@ def test_kinds_of_stages_where_no_hook_was_made(name: str) -> None:
     assert all(map(same, made(True), made(False)))
 
 
+def refused() -> None:
+    raise RuntimeError("Cannot access accelerator device when none is available.")
+
+
+def test_what_ran_on_another_stream_is_run_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device's stream, played by a number: the engine knows the node's, a call would not."""
+    device = torch.device("cpu")
+    for place in (engine, arrivals, cut_nodes):
+        monkeypatch.setattr(place, "ACCELERATOR", device)
+    here = [1]
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda _: here[0])
+    forked: list[Any] = []
+    real = cut_nodes._forked
+
+    def counted(cut: Any, known: Any) -> None:
+        forked.append(cut)
+        real(cut, known)
+
+    monkeypatch.setattr(cut_nodes, "_forked", counted)
+    torch.manual_seed(0)
+    module, x = perceptron(), torch.randn(ROWS, N)
+    sums = []
+    for stream in (1, 2):
+        here[0] = 1
+        _, deferred, _ = run(module, x, hooks_made())
+        here[0] = stream
+        weight_gradient(deferred)
+        sums.append(taken(module))
+        assert len(forked) == (0 if stream == 1 else 3)
+    assert all(map(same, *sums))
+
+
 def test_a_torch_that_does_not_do_so_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert node_calls.nodes_can_be_called()
     with monkeypatch.context() as other:
@@ -387,6 +419,9 @@ def test_a_torch_that_does_not_do_so_is_noticed(monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as other:
         other.setattr(node_calls, "computing_only", lambda edges, work: None)
         assert not node_calls.nodes_can_be_called()
+    with monkeypatch.context() as other:
+        other.setattr(torch.accelerator, "current_accelerator", refused)
+        assert engine._accelerator() is None
     with monkeypatch.context() as other:
         other.delattr(RemovableHandle, "next_id")
         assert hooks_made() is None
