@@ -27,6 +27,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(RUN)/python -m pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
 	mkdir -p build/types/stretto
 	for d in compiler grammar runtime schedules; do ln -sfn ../../../$$d build/types/stretto/$$d; done
+	-$(RUN)/stretto warm
 	@touch $@
 
 demo: $(STAMP)  ## DualPipe from a page of text to a trained step, on four CPU ranks

@@ -11,12 +11,13 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
+from time import CLOCK_BOOTTIME, clock_gettime, monotonic, process_time
 from typing import TextIO
 
 from stretto.compiler.commands import COMMANDS, screen
 from stretto.compiler.commands.parsers import commands_of, parser, unknown
 
-DONE, WRONG, USAGE, BUG, INTERRUPTED, PIPE = 0, 1, 2, 70, 130, 141
+DONE, WRONG, USAGE, BUG, INTERRUPTED, PIPE, TERMINATED = 0, 1, 2, 70, 130, 141, 143
 ASSIGNED = re.compile(r"[A-Za-z_]\w*=")
 
 
@@ -24,14 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `arguments`: those of the process by default."""
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     screen.prepare(sys.stdout, sys.stderr)
+    began = monotonic() if arguments is not None else _started()
     try:
-        code = _run(_parsed(arguments))
+        code = _run(_parsed(arguments), began)
         sys.stdout.flush()
     except BrokenPipeError:
         code = PIPE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         _say("stretto: interrupted")
-        code = INTERRUPTED
+        code = INTERRUPTED if type(error) is KeyboardInterrupt else TERMINATED
     except OSError as error:
         code = USAGE
         _say(
@@ -41,6 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         _given_up(stream)
     return code
+
+
+def _started() -> float:
+    """The second of `monotonic` at which this process began, which limits of time count from."""
+    with suppress(OSError, ValueError, IndexError, AttributeError):
+        with open("/proc/self/stat") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+        age = clock_gettime(CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        return monotonic() - max(0.0, age)
+    return monotonic() - process_time()
 
 
 def _say(words: str) -> None:
@@ -90,14 +102,21 @@ def _parsed(arguments: Sequence[str] | None) -> Namespace:
     return chosen
 
 
-def _run(chosen: Namespace) -> int:
+def _run(chosen: Namespace, began: float) -> int:
     """Run the command. What it raises becomes a message and an exit code."""
     from stretto.compiler.commands.files import Unusable, say
+    from stretto.compiler.commands.interrupts import Interrupts
     from stretto.compiler.commands.outputs import check
+
+    chosen.began, chosen.interrupts = began, Interrupts()
 
     try:
         check(chosen)
-        code: int = chosen.run(chosen)
+        if chosen.command in ("run", "explain"):
+            code: int = chosen.run(chosen)
+            return code
+        with chosen.interrupts.caught():
+            code = chosen.run(chosen)
         return code
     except Unusable as error:
         first, *more = error.args

@@ -160,7 +160,9 @@ class EasingTrials:
                 return None
         self.tell(easing.what)
         self.tried.append(easing.what)
-        found = better(self.units, problem, changed(self.budget, seconds=seconds, cache=False))
+        found = better(
+            self.units, problem, changed(self.budget, seconds=seconds, until=None, cache=False)
+        )
         return now if found is None else min(now, Fraction(found, unit))
 
 

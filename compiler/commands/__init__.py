@@ -18,6 +18,7 @@ COMMANDS = {
     "certify": "confirm a certificate, by a checker of its own",
     "doctor": "tell what is wrong with this environment before a run does",
     "explain": "say what an error code means, or where a plan's time goes",
+    "warm": "compile the loops of the search, once per machine",
     "completion": "print the script that completes commands in a shell",
 }
 """What each does, in the order of the help; the module has the command's name."""

@@ -3,6 +3,7 @@
 import sys
 from argparse import ArgumentParser, Namespace
 from fractions import Fraction
+from time import monotonic
 
 from stretto.compiler.commands import files, load, screen
 from stretto.compiler.commands.flags import FILE, add_inputs, add_messages, add_search, add_tables
@@ -55,6 +56,7 @@ def run(chosen: Namespace) -> int:
     codes = {0}
     rests: dict[str, None] = {}  # what the proofs rest on, each once
     for name in chosen.files:
+        chosen.began = monotonic() if name != chosen.files[0] else chosen.began
         try:
             if chosen.system is None:
                 plan = load.load(name, chosen, budget)

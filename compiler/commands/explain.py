@@ -69,8 +69,9 @@ def run(chosen: Namespace) -> int:
 
 NOT_EASED = "what easing a demand would gain is not worked out where stages are cut into parts"
 
-SECONDS = 3.0
-"""For all easings together, and for an order that is not there yet, if nothing else is said."""
+SECONDS = 6.0
+"""From the start of the command, if nothing else is said; half of them for an order that is not
+there yet."""
 
 
 def of_plan(chosen: Namespace) -> int:
@@ -80,7 +81,8 @@ def of_plan(chosen: Namespace) -> int:
     from stretto.compiler.analysis.what_if import what_would_help
 
     seconds = SECONDS if chosen.time_limit is None else float(chosen.time_limit)
-    plan = load(chosen.what, chosen, replace(searching(chosen), seconds=seconds))
+    search = replace(searching(chosen), seconds=seconds / 2, until=chosen.began + seconds / 2)
+    plan = load(chosen.what, chosen, search)
     program = plan.programs[step_of(plan)]
     found = explain(program)
     if program.spec.parts:
@@ -89,7 +91,13 @@ def of_plan(chosen: Namespace) -> int:
     balance = moving_work(program)
     found = msgspec.structs.replace(found, moves=balance.moves)
     teller = Trying()
-    budget = Budget(seconds, effort=chosen.effort, seed=chosen.seed, progress=teller.compiling)
+    budget = Budget(
+        seconds,
+        until=chosen.began + seconds,
+        effort=chosen.effort,
+        seed=chosen.seed,
+        progress=teller.compiling,
+    )
     try:
         gains, notes = what_would_help(program, found, budget, teller)
     finally:
@@ -126,7 +134,8 @@ class Trying(Teller):
     def compiling(self, now: SearchProgress) -> None:
         """Only the word that loops are compiled: what is tried has been told."""
         if not now.best:
-            self.line(f"{now.engine} ...")
+            self.clear()
+            files.say(now.engine)
 
 
 def page(code: str) -> str:

@@ -78,14 +78,17 @@ def add_search(parser: ArgumentParser, seed: str = "random seed of the search (d
         "--time-limit",
         type=natural,
         metavar="SECONDS",
-        help="stop the search after so many seconds (default 30; `explain`: 3)",
+        help="seconds of wall time from the start of the command, proof and writing included, in "
+        "which the search does what it can (default 30; `explain`: 6, half of them for what would "
+        "help)",
     )
     flags.add_argument(
         "--effort",
         type=natural,
         metavar="N",
-        help="deterministic budget in units of work instead of seconds: the same order on every "
-        "machine; 0 takes the first order found",
+        help="budget in units of work in place of seconds, a unit being a million operations put "
+        "on their ranks once (some tenths of a second of one core for compiled loops): the same "
+        "order on every machine, however busy; 0 takes the best of the first orders found",
     )
     flags.add_argument(
         "--gap",

@@ -3,7 +3,7 @@ proved. `Refused` is a `Rejected` that also carries the texts its diagnostics po
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import monotonic
 
@@ -127,29 +127,46 @@ def _slow(plan: Plan) -> None:
     """A word where an order was searched for without the compiled loops."""
     if plan.engine == WRITTEN:
         return
-    from stretto.compiler.order.kernels.jit import fast
+    from stretto.compiler.order.kernels.jit import available
 
-    if not fast():
+    if not available():
         files.say(
             "searched in plain Python; with the extra `solve` (pip install 'stretto[solve]') the "
             "same search is many times quicker, and small cases can be proved optimal"
         )
 
 
-def searching(chosen: Namespace) -> Budget:
-    """The budget that the flags give. On Ctrl-C most commands go on with the best order so far;
+def searching(chosen: Namespace, seconds: float = 30.0) -> Budget:
+    """The budget that the flags give, of so many seconds from the start of the command where they
+    say nothing. On Ctrl-C most commands go on with the best order so far;
     `run` and `explain` exit."""
-    teller = Teller()
+    teller, interrupts = Teller(), getattr(chosen, "interrupts", None)
+    if chosen.command in ("run", "explain"):
+        interrupts = None
+    if chosen.time_limit is not None:
+        seconds = float(chosen.time_limit)
     return Budget(
-        seconds=30.0 if chosen.time_limit is None else float(chosen.time_limit),
+        seconds=seconds,
+        until=getattr(chosen, "began", monotonic()) + seconds,
         effort=chosen.effort,
         seed=chosen.seed,
         gap=chosen.gap,
         engine=chosen.engine,
         cache=not chosen.no_cache,
         progress=teller,
-        interrupted=None if chosen.command in ("run", "explain") else teller.interrupted,
+        interrupted=_told(teller, interrupts.search_interrupted) if interrupts else None,
+        ended=interrupts.search_ended if interrupts else None,
     )
+
+
+def _told(teller: "Teller", say: Callable[[], None]) -> Callable[[], None]:
+    """Clear the line of a terminal, then say it."""
+
+    def tell() -> None:
+        teller.clear()
+        say()
+
+    return tell
 
 
 class Teller:
@@ -164,7 +181,8 @@ class Teller:
     def __call__(self, now: SearchProgress) -> None:
         """Show the progress of the search, where it is due."""
         if not now.best:
-            self.line(f"{now.engine} ...")
+            self.clear()
+            files.say(now.engine)
             return
         if monotonic() < self.next:
             return
@@ -182,11 +200,6 @@ class Teller:
             self.written = True
             words = words[: (screen.width(sys.stderr) or len(words) + 1) - 1]
             print(f"\r\x1b[K{words}", end="", file=sys.stderr, flush=True)
-
-    def interrupted(self) -> None:
-        """Say that a Ctrl-C has ended the search."""
-        self.clear()
-        files.say("interrupted: the best order so far is kept")
 
     def clear(self) -> None:
         """The line of a terminal is of no use any more."""

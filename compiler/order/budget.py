@@ -20,16 +20,20 @@ class SearchProgress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """`seconds` of wall-clock time at most. `effort`, where given, is a deterministic budget in
+    """`seconds` of wall-clock time at most, from the start of the search, or so many as are left
+    `until` a second of the `clock`, where that is given: whoever has things to do before and after
+    the search says so. `effort`, where given, is a deterministic budget in
     units of work instead: the same number gives the same order on every machine, and 0 means no
     search at all, only published schedules and lists. `gap`: good enough when the value is proven
     this close to the bound; None: when it meets it, or for very large steps comes close
     (`search_state.ENOUGH`). `engine`: run only this one. `cache` allows results of an equal Problem
     to be taken from, and left for, another run. `progress` is told of every step. `interrupted`,
     where given, is called on Ctrl-C once an order exists: the search then ends with the best so
-    far. Without it, and before there is an order, `KeyboardInterrupt` is raised."""
+    far. Without it, and before there is an order, `KeyboardInterrupt` is raised. `ended`
+    is called when a search has ended with an order. `clock` counts seconds."""
 
     seconds: float = 30.0
+    until: float | None = None
     effort: int | None = None
     seed: int = 0
     gap: Fraction | None = None
@@ -37,7 +41,11 @@ class Budget:
     cache: bool = False
     progress: Callable[[SearchProgress], None] | None = None
     interrupted: Callable[[], None] | None = None
+    ended: Callable[[], None] | None = None
+    clock: Callable[[], float] = monotonic
 
     def deadline(self) -> float:
-        """The `monotonic` second at which to stop; never, where effort is what counts."""
-        return monotonic() + self.seconds if self.effort is None else float("inf")
+        """The second of the clock at which to stop; never, where effort is what counts."""
+        if self.effort is not None:
+            return float("inf")
+        return self.clock() + self.seconds if self.until is None else self.until

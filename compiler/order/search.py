@@ -7,20 +7,21 @@ CP-SAT is there; without it the same engines run in plain Python, and find less.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from time import monotonic
 
 from stretto.compiler.bounds.bound import bound
 from stretto.compiler.order import Order
-from stretto.compiler.order.budget import Budget, SearchProgress
+from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.cache import Remembered, recall, remember
 from stretto.compiler.order.check import check
 from stretto.compiler.order.engines.parts.search import improve_parts, search_parts
 from stretto.compiler.order.engines.restarts import robust
-from stretto.compiler.order.engines.table import ENGINES, SearchStep, engine, phases
+from stretto.compiler.order.engines.table import SearchStep, engine, phases
 from stretto.compiler.order.kernels.instance import instance_of
-from stretto.compiler.order.kernels.jit import fast, kept
+from stretto.compiler.order.kernels.jit import engage
 from stretto.compiler.order.kernels.sequences import complete, order_of, sequence_of
-from stretto.compiler.order.search_state import Incumbent, SearchDone, SearchState, start_search
+from stretto.compiler.order.loops import loops_for
+from stretto.compiler.order.open_search import LoopsAreThere, SearchDone
+from stretto.compiler.order.search_state import Incumbent, SearchState, start_search
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import Operation
 
@@ -31,20 +32,23 @@ def search(problem: Problem, budget: Budget) -> Order:
     take it."""
     if problem.spec.streams:
         return search_parts(problem, budget)
-    began = monotonic()
+    began = budget.clock()
     if budget.engine is not None:
         budget = replace(budget, engine=engine(budget.engine).name)
     jitter = problem.spec.jitter[0] > 0 and budget.effort != 0 and budget.engine is None
-    half = replace(budget, seconds=budget.seconds / 2) if jitter else budget
+    end = budget.deadline()
+    half = replace(budget, until=(began + end) / 2) if jitter else budget
     least = bound(problem)
-    state = start_search(instance_of(problem), half, least.ticks)
     old = recall(problem, budget)
+    again = old is None or old.seconds < budget.seconds
+    coming = loops_for("whole", len(problem.operations), half) if again else None
+    state = start_search(instance_of(problem), half, least.ticks)
+    state.coming = coming
     best = None
     try:
         if old is not None and complete(state.t, old.sequence):
             state.submit(old.sequence, old.engine)
-        if not state.incumbents or old is None or old.seconds < budget.seconds:
-            warm(state)
+        if not state.incumbents or again:
             run_engines(state)
         elif jitter:
             best = state.best
@@ -55,13 +59,15 @@ def search(problem: Problem, budget: Budget) -> Order:
         best = state.best
     if not state.incumbents:
         raise LookupError("no order was found")
+    if budget.ended is not None:
+        budget.ended()
     if jitter and best is None:
-        best = robust(state, budget)
+        best = robust(state, budget, end)
     best = best or state.best
     order = _checked(state, best)
     seconds = budget.seconds
     if state.interrupted:
-        seconds = max(monotonic() - began, old.seconds if old is not None else 0.0)
+        seconds = max(budget.clock() - began, old.seconds if old is not None else 0.0)
     same = not state.interrupted or budget.effort is None  # an effort means the same everywhere
     if same and state.proven <= least.ticks:  # what was proved is not kept, and must not get lost
         _keep(problem, budget, best, min(seconds, budget.seconds))
@@ -76,9 +82,9 @@ def improve(
     have several stages, and annealing. Raises `KeyboardInterrupt`."""
     if problem.spec.streams:
         return improve_parts(problem, [[o for unit in row for o in unit] for row in start], budget)
+    loops_for("whole", len(problem.operations), budget)
     instance = instance_of(problem)
     state = start_search(instance, budget, bound(problem).ticks)
-    warm(state)
     several = any(many > 1 for many in state.t.stages_on)
     steps = (
         [SearchStep("offsets", 0.4), SearchStep("anneal")] if several else [SearchStep("anneal")]
@@ -86,32 +92,30 @@ def improve(
     try:
         stages = {stage: g for g, stage in enumerate(instance.stages)}
         sequence = sequence_of(state.t, stages, start)
-        if sequence is not None:
-            state.submit(sequence, "start")
-        _run(state, [SearchStep("library"), SearchStep("list")])
-        _run(state, steps if state.incumbents and budget.effort != 0 else [])
+        with state.until_the_deadline():
+            if sequence is not None:
+                state.submit(sequence, "start")
+            _run(state, [SearchStep("library"), SearchStep("list")])
+            _run(state, steps if state.incumbents and budget.effort != 0 else [])
     except SearchDone:
         pass
     return _checked(state, state.best) if state.incumbents else None
 
 
-def warm(state: SearchState) -> None:
-    """Have the loops compiled before the clock starts: the first time on a machine it takes a
-    while, and must not eat what was meant for the search."""
-    if not fast() or state.budget.effort == 0:
-        return
-    began = monotonic()
-    if state.budget.progress is not None and not kept():
-        words = "compiling the loops of the search, once on this machine"
-        state.budget.progress(SearchProgress(words, 0, state.bound, state.budget.seconds))
-    for one in ENGINES:
-        one.warm(state)
-    state.deadline += monotonic() - began
-
-
 def run_engines(state: SearchState) -> None:
-    """Run the chosen engine and those it starts from, or the whole portfolio. Raises `SearchDone`
-    when what was found is good enough."""
+    """Run the chosen engine and those it starts from, or the whole portfolio; again, on what was
+    found, when compiled loops come while plain ones run. Raises `SearchDone` when what was found is
+    good enough or time is up."""
+    with state.until_the_deadline():
+        try:
+            _run_phases(state)
+        except LoopsAreThere:
+            engage()
+            state.on_present_loops()
+            _run_phases(state)
+
+
+def _run_phases(state: SearchState) -> None:
     for steps in phases(state.budget.engine):
         _run(state, [step for step in steps if step.when(state)])
 

@@ -2,33 +2,27 @@
 came from, and how much may still be spent."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil
-from time import monotonic
 from typing import Any
 
-from stretto.compiler.order.budget import Budget, SearchProgress
+from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
 from stretto.compiler.order.kernels import evaluator
-from stretto.compiler.order.kernels.arrays import Arrays, Ints, arrays_of
+from stretto.compiler.order.kernels.arrays import Arrays, arrays_of
+from stretto.compiler.order.kernels.bundle import Ints
 from stretto.compiler.order.kernels.evaluator import Evaluator, Samples
 from stretto.compiler.order.kernels.instance import SearchInstance
 from stretto.compiler.order.kernels.jit import ints
 from stretto.compiler.order.kernels.sequences import order_of
+from stretto.compiler.order.open_search import OpenSearch, Valued
 
 VAST = 100_000
 """Operations, for which a search that goes on to the optimum takes minutes."""
 
 ENOUGH = Fraction(1, 500)
 """So little above the bound is good enough for VAST problems, unless told otherwise."""
-
-WORK = 1_000_000
-"""Operations replayed for one unit of `effort`."""
-
-
-class SearchDone(Exception):
-    """What was found is good enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +34,22 @@ class Incumbent:
     sequence: Ints
 
 
-@dataclass(slots=True)
-class SearchState:
-    """One search. `bound`: proven least value (ticks). `span`: whether the span is minimized, not
-    the makespan. `deadline`: a `monotonic` second. `spent`: operations replayed. `proven`: least
-    value (ticks) by exhaustive search, 0 where there was none. `incumbents`: the best of each
-    engine, of each of its starts where it makes several. `runs`: how often each engine has run."""
+@dataclass(slots=True, kw_only=True)
+class SearchState(OpenSearch):
+    """One search. `span`: whether the span is minimized, not the makespan. `incumbents`: the best
+    of each engine, of each of its starts where it makes several. `runs`: how often each engine has
+    run."""
 
     instance: SearchInstance
-    budget: Budget
-    bound: int
     t: Arrays
     span: bool
     evaluator: Evaluator
-    deadline: float
-    spent: int = 0
-    proven: int = 0
     incumbents: dict[tuple[str, int], Incumbent] = field(default_factory=dict)
     runs: dict[str, int] = field(default_factory=dict)
-    reported: float = 0.0
-    interrupted: bool = False
+
+    def results(self) -> list[Valued]:
+        """The best of each engine."""
+        return list(self.incumbents.values())
 
     @property
     def best(self) -> Incumbent:
@@ -76,7 +66,8 @@ class SearchState:
 
     def submit(self, sequence: Sequence[int] | Ints, engine: str, start: int = 0) -> int:
         """Take a flat sequence into account, if it can run and keeps to what was written. Its
-        value (ticks), or -1. Raises `SearchDone` when it is good enough."""
+        value (ticks), or -1. Raises `SearchDone` when it is good enough or time is up, and
+        `LoopsAreThere`."""
         flat = ints(sequence)
         value: int = evaluator.evaluate(self.evaluator, flat, self.span)
         self.spent += self.instance.size
@@ -89,9 +80,7 @@ class SearchState:
                 return -1
         if old is None or value < old.value:
             self.incumbents[engine, start] = Incumbent(value, engine, flat)
-        if value <= self.enough:
-            raise SearchDone
-        self.report(engine)
+        self.went_on(engine)
         return value
 
     def exact(self, sequence: Ints, value: int) -> int:
@@ -113,39 +102,14 @@ class SearchState:
             return -1
         return outcome.span if self.span else outcome.makespan
 
-    def prove(self, value: int) -> None:
-        """Nothing is better than `value` (ticks), as an exhaustive search has shown. Raises
-        `SearchDone` when that makes the best good enough."""
-        self.proven = max(self.proven, value)
-        self.bound = max(self.bound, value)
-        if self.best.value <= self.enough:
-            raise SearchDone
-
-    def report(self, engine: str) -> None:
-        """Tell the Budget's `progress` how it goes, once a second at most."""
-        now = monotonic()
-        if self.budget.progress is not None and self.incumbents and now - self.reported >= 1:
-            self.reported = now
-            left = max(0.0, self.left())
-            self.budget.progress(SearchProgress(engine, self.best.value, self.bound, left))
-
-    def interrupt(self) -> None:
-        """A Ctrl-C came. Keeps the best order where there is one and the Budget has an
-        `interrupted`, which is called; else raises `KeyboardInterrupt` again."""
-        if not self.incumbents or self.budget.interrupted is None:
-            raise KeyboardInterrupt
-        self.interrupted = True
-        self.budget.interrupted()
-
-    def left(self) -> float:
-        """What may still be spent: seconds, or units of effort where these count."""
-        if self.budget.effort is not None:
-            return self.budget.effort - self.spent / WORK
-        return self.deadline - monotonic()
-
-    def over(self) -> bool:
-        """Whether nothing may be spent any more."""
-        return self.left() <= 0
+    def on_present_loops(self) -> None:
+        """Lay everything out anew for the loops that this process has now."""
+        self.t = arrays_of(self.instance)
+        self.evaluator = evaluator.evaluator_of(self.t, self.samples(), self.budget.seed)
+        self.stop = self.evaluator.stop_now
+        self.coming = None
+        for key, one in self.incumbents.items():
+            self.incumbents[key] = replace(one, sequence=ints(one.sequence))
 
     def samples(self) -> Samples:
         """The durations as they are."""
@@ -162,7 +126,16 @@ def start_search(instance: SearchInstance, budget: Budget, bound: int) -> Search
     t = arrays_of(instance)
     span = instance.problem.spec.minimize == "span"
     made = evaluator.evaluator_of(t, nominal(instance, t), budget.seed)
-    return SearchState(instance, budget, bound, t, span, made, budget.deadline())
+    return SearchState(
+        instance=instance,
+        budget=budget,
+        bound=bound,
+        t=t,
+        span=span,
+        evaluator=made,
+        stop=made.stop_now,
+        deadline=budget.deadline(),
+    )
 
 
 def nominal(instance: SearchInstance, t: Arrays) -> Samples:
@@ -188,7 +161,8 @@ def jittered(instance: SearchInstance, t: Arrays, rows: int, seed: int) -> tuple
     def spread(values: Any) -> list[list[int]]:
         return [[vary(int(x)) for x in values] for _ in range(rows)]
 
-    scaled = t._replace(
+    scaled = replace(
+        t,
         need_lag=ints([scale * int(x) for x in t.need_lag]),
         next_lag=ints([scale * int(x) for x in t.next_lag]),
         extra_lag=ints([scale * int(x) for x in t.extra_lag]),

@@ -17,6 +17,7 @@ from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.engines.parts.starts import NAMES, PAIRED
 from stretto.compiler.order.engines.published import FAMILIES
 from stretto.compiler.order.engines.table import PUBLISHED
+from stretto.compiler.order.kept import kept
 from stretto.compiler.order.kernels import jit
 from stretto.compiler.plan.plan import Plan, write_plan
 from stretto.compiler.show.summary import of_plan
@@ -102,6 +103,7 @@ def test_what_a_search_proved_is_proved_again(
 ) -> None:
     """It is not read from a file: the second compile has no less and no more than the first."""
     pytest.importorskip("ortools")
+    monkeypatch.setattr("stretto.compiler.order.search.loops_for", lambda *_: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text = "schedule tiny ranks 2 microbatches 2\nparam f = 1\npipeline main { stages 4 }\n"
     plans = [
@@ -134,10 +136,11 @@ def test_compiled_loops_outlive_their_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
 ) -> None:
     """What is damaged in it is compiled again, and kept; where nothing can be kept, nothing is."""
-    if not jit.fast():
+    if not jit.available():
         pytest.skip("numba is not here")
+    jit.engage()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    jit._loops.cache_clear()
+    jit.loops_folder.cache_clear()
     module = tmp_path / "loop.py"
     module.write_text(LOOP)
 
@@ -164,7 +167,7 @@ def test_compiled_loops_outlive_their_folder(
             assert hits() == 0
         tally(damaged=tried + 1, crashes=0)
     finally:
-        jit._loops.cache_clear()
+        jit.loops_folder.cache_clear()
 
 
 @pytest.mark.parametrize("home", ["", "relative", None])
@@ -175,13 +178,13 @@ def test_without_a_home_nothing_is_kept_here(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", home or "")
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where no user is known
-    jit._loops.cache_clear()
+    jit.loops_folder.cache_clear()
     try:
-        assert jit._loops() is None and not jit.kept()
+        assert jit.loops_folder() is None and not kept("whole")
         plans = [compile_text(OPEN, "open.pipe", budget=BUDGET) for _ in range(2)]
         assert plans[0].hash == plans[1].hash
     finally:
-        jit._loops.cache_clear()
+        jit.loops_folder.cache_clear()
     assert not list(tmp_path.iterdir())
 
 

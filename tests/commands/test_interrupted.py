@@ -1,11 +1,21 @@
 """Ctrl-C: what was found so far is kept, and what is half done is not."""
 
 import json
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.command_line import Run
+
+
+@pytest.fixture(autouse=True)
+def _plain_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is compiled into the folders of these tests."""
+    monkeypatch.setattr("stretto.compiler.order.search.loops_for", lambda *_: None)
 
 
 def test_interruption_is_no_bug(stretto: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +53,7 @@ def test_an_interrupted_search_keeps_the_best_so_far(
     interrupting(monkeypatch, "offsets")
     code, out, err = stretto("compile", "v_half", "-o", "mine.plan", "--time-limit", "600")
     assert code == 0, err
-    assert "interrupted: the best order so far is kept\n" in err
+    assert "interrupted: the best order so far is kept; once more stops at once\n" in err
     assert "makespan" in out
     assert stretto("check", "mine.plan")[0] == 0
     (kept,) = (folder / "stretto/orders").iterdir()
@@ -76,4 +86,78 @@ def test_an_interrupted_run_trains_nothing(
 ) -> None:
     interrupting(monkeypatch, "offsets")
     words = ("run", "v_half", "--model", "a:b", "--no-cache")
-    assert stretto(*words) == (130, "", "stretto: interrupted\n")
+    code, out, err = stretto(*words)
+    assert (code, out) == (130, "") and err.endswith("stretto: interrupted\n")
+
+
+def signalled(
+    monkeypatch: pytest.MonkeyPatch, where: str, *signals: signal.Signals
+) -> Callable[[], None]:
+    """Signals come, one after the other, when this function begins; it then goes on."""
+    module, _, name = where.rpartition(".")
+    real: Any = None
+
+    def begins(*arguments: Any, **more: Any) -> Any:
+        for number in signals:
+            os.kill(os.getpid(), number)
+        return real(*arguments, **more)
+
+    from importlib import import_module
+
+    real = getattr(import_module(module), name)
+    monkeypatch.setattr(where, begins)
+    return lambda: monkeypatch.setattr(where, real)
+
+
+AFTER = ("stretto.compiler.driver.prove_all", "stretto.compiler.commands.outputs.write_all")
+"""What comes after the search: the proof, and the writing."""
+
+
+@pytest.mark.parametrize("where", AFTER)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_order_that_was_found_is_not_lost(
+    stretto: Run,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    number: signal.Signals,
+) -> None:
+    """A signal while it is proved or written: the plan is finished, with a word; a second one ends
+    the command, and nothing is written."""
+    sizes = ("--set", "ranks=3", "--set", "microbatches=4")
+    words = ("compile", "v_half", *sizes, "--effort", "0", "-o", "mine.plan", "--no-cache")
+    undo = signalled(monkeypatch, where, number)
+    code, out, err = stretto(*words)
+    assert code == 0 and "makespan" in out
+    assert "interrupted: the order is there, and its plan is finished" in err
+    assert stretto("check", "mine.plan")[0] == 0 if where == AFTER[1] else True
+    undo()
+    Path("mine.plan").unlink()
+    before = set(folder.iterdir())
+    signalled(monkeypatch, where, number, number)
+    code, out, err = stretto(*words)
+    assert (code, out) == (128 + number, "")
+    assert err.endswith("stretto: interrupted\n")
+    assert set(folder.iterdir()) == before
+
+
+def test_what_was_written_is_not_finished_against_ones_will(
+    stretto: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An order of the author's is not lost by a Ctrl-C."""
+    signalled(monkeypatch, AFTER[0], signal.SIGINT)
+    before = set(folder.iterdir())
+    code, out, _ = stretto("compile", "gpipe", "-o", "mine.plan")
+    assert (code, out) == (130, "")
+    assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("where", ["order.search.bound", "order.search.start_search"])
+def test_before_there_is_an_order_nothing_is_written(
+    stretto: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    signalled(monkeypatch, f"stretto.compiler.{where}", signal.SIGTERM)
+    before = set(folder.iterdir())
+    code, out, err = stretto("compile", "v_half", "-o", "mine.plan", "--no-cache", "--effort", "0")
+    assert (code, out, err) == (143, "", "stretto: interrupted\n")
+    assert set(folder.iterdir()) == before

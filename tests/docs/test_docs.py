@@ -80,7 +80,7 @@ def test_every_command_and_format_has_its_place() -> None:
     assert re.findall(r"^## (\w+)$", COMMANDS, re.MULTILINE) == list(choices)
     for format in PICTURES:
         assert f"| `{format}` |" in COMMANDS
-    codes = {cli.DONE, cli.WRONG, cli.USAGE, cli.BUG, cli.INTERRUPTED, cli.PIPE}
+    codes = {cli.DONE, cli.WRONG, cli.USAGE, cli.BUG, cli.INTERRUPTED, cli.PIPE, cli.TERMINATED}
     assert set(map(int, re.findall(r"^\| (\d+) \|", COMMANDS, re.MULTILINE))) == codes
 
 

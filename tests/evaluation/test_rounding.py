@@ -173,9 +173,11 @@ def test_what_cannot_be_rounded_is_an_error_in_the_file_where_it_stands() -> Non
     ]
 
 
-def test_a_plan_says_so_and_verify_comes_to_the_same() -> None:
+def test_a_plan_says_so_and_verify_comes_to_the_same(tmp_path: Path) -> None:
     text = "".join(f"cost F[{s}] = {x}\n" for s, x in enumerate(PRINTED)) + "transfer 1.2e-05\n"
-    made = plan(text)
+    text += "order rank r { repeat microbatches { F }  repeat microbatches { B } }\n"
+    write_plan(plan(text), tmp_path / "made.plan")
+    made = read_plan(tmp_path / "made.plan")
     assert verify(made).programs["train"].spec.rounded == made.programs["train"].spec.rounded
     for wrong in ({}, {"times": 0}, {**made.programs["train"].spec.rounded, "sizes": 0}):
         own: dict[ProgramName, Program] = {

@@ -23,7 +23,8 @@ from stretto.compiler.order.kernels.evaluator import evaluate
 from stretto.compiler.order.kernels.instance import instance_of
 from stretto.compiler.order.kernels.jit import ints
 from stretto.compiler.order.kernels.sequences import order_of
-from stretto.compiler.order.search_state import SearchDone, start_search
+from stretto.compiler.order.open_search import SearchDone
+from stretto.compiler.order.search_state import start_search
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Limit, Pair, Spec
 from stretto.compiler.program.communicate import communicate

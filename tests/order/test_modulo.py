@@ -64,7 +64,7 @@ def test_alternating_orders_take_as_long_as_their_sequences(seed: int) -> None:
     ran = 0
     for ahead, wait in one_f_one_b.starts(found.instance):
         for moves in (0, 30):
-            search = one_f_one_b.prepare(found.instance, found.t, ahead, wait, seed)
+            search = one_f_one_b.prepare(found, ahead, wait, seed)
             value = one_f_one_b.anneal(search, Cooling(moves, 3.0, 0.1), Goal(found.span, 0.1, 0))
             if value >= 0:
                 assert complete(found.t, [int(u) for u in search.best])

@@ -18,6 +18,7 @@ from stretto.compiler.order.engines.parts.anneal import PartsRun, annealed, part
 from stretto.compiler.order.engines.parts.instance import clock, parts_instance
 from stretto.compiler.order.engines.parts.mirror import mirror_of
 from stretto.compiler.order.engines.parts.starts import PAIRED, starts
+from stretto.compiler.order.kernels import jit
 from stretto.compiler.order.search import improve
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.problem import Problem
@@ -180,29 +181,19 @@ def test_a_seed_and_an_effort_mean_the_same_twice() -> None:
     assert one.lanes == other.lanes
 
 
-def test_plain_python_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stretto.compiler.order.engines.parts import anneal
-    from stretto.compiler.order.kernels import annealing, moves, part_words
-
+def test_plain_python_finds_the_same() -> None:
+    pytest.importorskip("numba")
     problem = expand(target_spec("dual-p4-m8-1to1-k5-c0"))
     instance = parts_instance(problem)
     _, lanes = next(iter(starts(problem)))
-    run = PartsRun(3000, 4.0, 0.2, seed=5)
-    fast = annealed(instance, part_arrays(instance), lanes, run)
-    for module in (moves, annealing, part_words):
-        for name, function in vars(module).items():
-            if hasattr(function, "py_func"):
-                monkeypatch.setattr(module, name, function.py_func)
-    for name in ("draw", "heat", "threshold", "copy"):
-        monkeypatch.setattr(part_words, name, getattr(part_words, name))
-    for module in (moves, annealing):
-        for name in ("draw", "heat", "threshold", "copy"):
-            if hasattr(module, name):
-                monkeypatch.setattr(part_words, name, getattr(module, name), raising=False)
-    monkeypatch.setattr(annealing, "draw", moves.draw)
-    monkeypatch.setattr(anneal, "anneal_parts", part_words.anneal_parts)
-    monkeypatch.setattr(anneal, "ints", list)
-    assert annealed(instance, part_arrays(instance), lanes, run) == fast
+    run, found = PartsRun(3000, 4.0, 0.2, seed=5), []
+    before = jit.fast()
+    for form in (jit.engage, jit.disengage):
+        form()
+        found.append(annealed(instance, part_arrays(instance), lanes, run))
+    if before:
+        jit.engage()
+    assert found[0] == found[1] != lanes
 
 
 def test_a_mirror_folds_and_unfolds() -> None:

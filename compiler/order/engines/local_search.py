@@ -14,7 +14,8 @@ from stretto.compiler.order.kernels.annealing import (
     heat,
     threshold,
 )
-from stretto.compiler.order.kernels.arrays import Arrays, Ints
+from stretto.compiler.order.kernels.arrays import Arrays
+from stretto.compiler.order.kernels.bundle import Ints
 from stretto.compiler.order.kernels.evaluator import (
     Evaluator,
     evaluate,
@@ -23,7 +24,7 @@ from stretto.compiler.order.kernels.evaluator import (
     remaining,
     replayed,
 )
-from stretto.compiler.order.kernels.jit import compiled
+from stretto.compiler.order.kernels.jit import compiled, inner
 from stretto.compiler.order.kernels.moves import draw, join, merge, move, split, swap
 from stretto.compiler.order.kernels.replay import assign
 
@@ -59,7 +60,7 @@ def anneal(
         copy(s.end[k], s.kept_end[k])
     cost = now + goal.weight * mean
     for turn in range(cooling.moves):
-        if found <= goal.enough:
+        if found <= goal.enough or s.stop_now[0] > 0:
             break
         hot = heat(cooling, turn) * rows
         r = _change(s, sequence, overlaps)
@@ -87,7 +88,7 @@ def anneal(
     return int(found)
 
 
-@compiled
+@inner
 def _change(s: Evaluator, sequence: Ints, overlaps: bool) -> int:
     """Make one random change to one rank's sequence, whose old form is kept in `copy`. The rank,
     or -1 - rank where nothing sensible came out."""
@@ -115,7 +116,7 @@ def _change(s: Evaluator, sequence: Ints, overlaps: bool) -> int:
     return r if move(t, sequence, a, b) else -1 - r
 
 
-@compiled
+@inner
 def _position(s: Evaluator, sequence: Ints) -> int:
     """A position to change; half of the time one before which its rank idles."""
     start, stop = s.start[0], s.stop[0]
@@ -128,7 +129,7 @@ def _position(s: Evaluator, sequence: Ints) -> int:
     return a
 
 
-@compiled
+@inner
 def _rank_at(t: Arrays, a: int) -> int:
     """The rank whose sequence has position a."""
     lo, hi = 0, len(t.limit)
@@ -143,7 +144,7 @@ def _rank_at(t: Arrays, a: int) -> int:
     return lo
 
 
-@compiled
+@inner
 def _trial(s: Evaluator, sequence: Ints, r: int, overlaps: bool) -> Trial:
     """What the change of rank r comes to; `last` is below `first` where nothing differs."""
     lo, hi = s.t.sequence_at[r], s.t.sequence_at[r + 1]
@@ -156,7 +157,7 @@ def _trial(s: Evaluator, sequence: Ints, r: int, overlaps: bool) -> Trial:
     return Trial(r, a, b, hi - 1 if overlaps else b)
 
 
-@compiled
+@inner
 def _undo(s: Evaluator, sequence: Ints, trial: Trial) -> None:
     """Take the change back."""
     for p in range(trial.first, trial.last + 1):
@@ -164,7 +165,7 @@ def _undo(s: Evaluator, sequence: Ints, trial: Trial) -> None:
     assign(s.t, trial.rank, trial.until, sequence, s.assigned)
 
 
-@compiled
+@inner
 def _replay(
     s: Evaluator, sequence: Ints, trial: Trial, cut: int, span: bool
 ) -> tuple[int, float, int]:
@@ -185,7 +186,7 @@ def _replay(
     return value, ends, len(s.samples.ticks)
 
 
-@compiled
+@inner
 def _keep(s: Evaluator, k: int, sequence: Ints, accepted: bool) -> None:
     """Copy the times of everything that was replayed: to the kept ones if it was accepted, else
     back from them."""
@@ -206,7 +207,7 @@ def _keep(s: Evaluator, k: int, sequence: Ints, accepted: bool) -> None:
                     kept_end[second[p]] = end[second[p]]
 
 
-@compiled
+@inner
 def _before(t: Arrays, start: Ints, early: int, since: Ints) -> None:
     """For every rank its first position that starts at `early` or later."""
     for q in range(len(t.limit)):

@@ -10,9 +10,9 @@ better.)
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from random import Random
-from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -26,7 +26,8 @@ from stretto.compiler.order.kernels.annealing import (
     heat,
     threshold,
 )
-from stretto.compiler.order.kernels.arrays import Arrays, Ints
+from stretto.compiler.order.kernels.arrays import Arrays
+from stretto.compiler.order.kernels.bundle import Bundle, Ints
 from stretto.compiler.order.kernels.evaluator import (
     Evaluator,
     blank,
@@ -38,11 +39,12 @@ from stretto.compiler.order.kernels.evaluator import (
     replayed,
 )
 from stretto.compiler.order.kernels.instance import SearchInstance, instance_of
-from stretto.compiler.order.kernels.jit import compiled, fast, ints
+from stretto.compiler.order.kernels.jit import compiled, inner, ints
 from stretto.compiler.order.kernels.moves import draw
 from stretto.compiler.order.kernels.op_classes import F, W, forwards, kind_of, stage_of
 from stretto.compiler.order.kernels.replay import assign
-from stretto.compiler.order.search_state import WORK, SearchState, start_search
+from stretto.compiler.order.open_search import WORK
+from stretto.compiler.order.search_state import SearchState, start_search
 from stretto.compiler.problem.expand import expand
 
 NAME = "periodic"
@@ -56,7 +58,8 @@ PACES = 150  # at which one of two starts is drawn
 WAITS = (0, 0, 1, 2, 4, 6)  # halves of a mean duration
 
 
-class ModuloSchedule(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ModuloSchedule(Bundle):
     """`circle`: the circles one after the other, rank r's from `class_at[r]` of the Arrays on;
     `offset` (rounds) and `depth` (along the chain of forwards and backwards) by class. The rest is
     for changes: what they may have to undo, and the ranks that they changed."""
@@ -79,10 +82,10 @@ def suits(instance: SearchInstance) -> bool:
 
 def run(state: SearchState, share: float) -> None:
     """Anneal from several seeds, from others each time that the engine runs in a search; without
-    effort, submit two schedules as they are to begin with."""
+    effort, or a share, submit two schedules as they are to begin with."""
     if not suits(state.instance):
         return
-    if state.budget.effort == 0:
+    if state.budget.effort == 0 or not share:
         _submit_starts(state)
         return
     short = _shortened_search(state)
@@ -92,9 +95,9 @@ def run(state: SearchState, share: float) -> None:
         return  # pipelines that have to take turns
 
     def seconds() -> float:
-        began = monotonic()
+        began = state.budget.clock()
         _annealed(state, short, 0, 100)
-        return (monotonic() - began) / 100
+        return (state.budget.clock() - began) / 100
 
     moves = RunLength(max(500, min(200_000, 300 * WORK // size)), 500, 3)
     many = moves.moves(state, until, seconds)
@@ -103,15 +106,8 @@ def run(state: SearchState, share: float) -> None:
     spend(state, until, lambda k: _annealed(state, short, k, many), batch)
 
 
-def warm(state: SearchState) -> None:
-    """Have the loops compiled."""
-    if suits(state.instance):
-        _annealed(state, state, 0, 0)
-
-
 def _submit_starts(state: SearchState) -> None:
-    longest = LONG if fast() else LONG // 10
-    if state.instance.size <= longest:
+    if state.instance.size <= LONG:
         for seed in range(2):
             schedule = begin(state.instance, state.evaluator, seed)
             state.submit(unrolled(state.t, schedule), NAME, seed)
@@ -140,7 +136,7 @@ def _annealed(state: SearchState, short: SearchState, k: int, moves: int) -> Any
     """The flat sequence of the best circles that a run with seed k finds for `short`, for all
     micro-batches; None where it finds none."""
     instance, mean = short.instance, short.mean_ticks()
-    s = evaluator_of(short.t, short.samples(), state.budget.seed + k)
+    s = evaluator_of(short.t, short.samples(), state.budget.seed + k, state.stop)
     schedule = begin(instance, s, k)
     kept, sequence, best = copied(schedule), blank(instance.size), blank(instance.size)
     cooling = Cooling(moves, HEATS[k % len(HEATS)] * mean * max(instance.count), 0.1 * mean)
@@ -164,12 +160,14 @@ def begin(instance: SearchInstance, s: Evaluator, seed: int) -> ModuloSchedule:
     while True:
         best = steady_state(instance, starts, period)
         value = _value(s, best)
-        if period >= longest or value >= 0:
+        if period >= longest or value >= 0 or s.stop_now[0] > 0:
             break
         period = min(longest, period + max(1, least // 20))
     random = Random(seed)
     half = sum(instance.duration) / len(instance.duration) / 2
     for _ in range(0 if seed % 2 else PACES):
+        if s.stop_now[0] > 0:
+            break
         waits = [round(random.choice(WAITS) * half) for _ in range(6)]
         starts = unhindered(instance, random.choice(LATE), waits)
         period = round(least * random.choice((1, 1, 1.05, 1.1, 1.2, 1.3)))
@@ -201,7 +199,7 @@ def steady_state(instance: SearchInstance, starts: Sequence[int], period: int) -
 
 def copied(schedule: ModuloSchedule) -> ModuloSchedule:
     """The same, in memory of its own."""
-    return ModuloSchedule(*[one.copy() for one in schedule])
+    return ModuloSchedule(*[getattr(schedule, one.name).copy() for one in fields(schedule)])
 
 
 def unrolled(t: Arrays, schedule: ModuloSchedule) -> Ints:
@@ -238,7 +236,7 @@ def unroll(t: Arrays, c: ModuloSchedule, r: int, sequence: Ints) -> None:
                 p += 1
 
 
-@compiled
+@inner
 def shift(t: Arrays, c: ModuloSchedule, x: int, by: int) -> None:
     """Move class x past `by` others on its rank's circle, backwards where negative."""
     lo, hi = t.class_at[t.rank[x]], t.class_at[t.rank[x] + 1]
@@ -281,7 +279,7 @@ def anneal(
     cost = found + goal.weight * mean
     _keep(c, kept, sequence, best)
     for move in range(cooling.moves):
-        if found <= goal.enough:
+        if found <= goal.enough or s.stop_now[0] > 0:
             break
         hot = heat(cooling, move)
         copy(c.circle, c.old_circle)
@@ -307,7 +305,7 @@ def anneal(
     return int(found)
 
 
-@compiled
+@inner
 def _change(t: Arrays, c: ModuloSchedule, random: Ints) -> None:
     """One class moved; the same on a stretch of ranks; all classes from a depth on, or up to it,
     a round later or earlier; all weight gradients of these."""
@@ -334,7 +332,7 @@ def _change(t: Arrays, c: ModuloSchedule, random: Ints) -> None:
             c.offset[y] += 1 if by > 0 else -1
 
 
-@compiled
+@inner
 def _keep(c: ModuloSchedule, kept: ModuloSchedule, sequence: Ints, best: Ints) -> None:
     """Copy the circles, and their sequence, as the best ones."""
     copy(c.circle, kept.circle)
@@ -342,7 +340,7 @@ def _keep(c: ModuloSchedule, kept: ModuloSchedule, sequence: Ints, best: Ints) -
     copy(sequence, best)
 
 
-@compiled
+@inner
 def _changed(t: Arrays, c: ModuloSchedule) -> bool:
     """Mark the ranks whose circles are not what they were; whether there are any."""
     some = False
@@ -356,7 +354,7 @@ def _changed(t: Arrays, c: ModuloSchedule) -> bool:
     return some
 
 
-@compiled
+@inner
 def _write(s: Evaluator, c: ModuloSchedule, sequence: Ints) -> bool:
     """Unroll the changed circles; False if a rank's sequence breaks its limit or what it needs of
     itself, and then sequences and operations of the ranks after it are those before the change."""

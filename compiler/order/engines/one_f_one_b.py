@@ -10,30 +10,33 @@ finds where.
 """
 
 from collections.abc import Iterator, Sequence
-from time import monotonic
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from stretto.compiler.order.engines.spending import CHAINS, RunBatch, RunLength, spend
 from stretto.compiler.order.kernels.annealing import Cooling, Goal, copy, heat, threshold
-from stretto.compiler.order.kernels.arrays import Arrays, Ints
+from stretto.compiler.order.kernels.arrays import Arrays
+from stretto.compiler.order.kernels.bundle import Bundle, Ints
 from stretto.compiler.order.kernels.evaluator import blank
 from stretto.compiler.order.kernels.instance import SearchInstance
-from stretto.compiler.order.kernels.jit import compiled, ints
+from stretto.compiler.order.kernels.jit import compiled, inner, ints
 from stretto.compiler.order.kernels.moves import draw
 from stretto.compiler.order.kernels.op_classes import BACK, W, forward_of, forwards
 from stretto.compiler.order.kernels.replay import data_ready
-from stretto.compiler.order.search_state import WORK, SearchState
+from stretto.compiler.order.open_search import WORK
+from stretto.compiler.order.search_state import SearchState
 
 NAME = "alternating"
 LONGEST = 192  # a wait, in 64ths of a weight gradient
 HEATS = ((0.3, 0.1), (1.0, 0.1), (0.3, 0.5))  # at first (mean durations), weight of the mean end
 
 
-class WarmupState(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class WarmupState(Bundle):
     """What a run works on. By rank: `ahead` (operations) and `wait` (64ths of a weight gradient)
     with their old values, `at` (the next position), `begin` and `stop` (ticks: first start, last
     end), `held` (grains), `queued` (1: on the stack), `stack`. `sequence` and `best` are flat
-    sequences, `done` by class, `end` (ticks) by op index."""
+    sequences, `done` by class, `end` (ticks) by op index. `stop_now`: 1 once it is to return."""
 
     t: Arrays
     ahead: Ints
@@ -51,6 +54,7 @@ class WarmupState(NamedTuple):
     done: Ints
     end: Ints
     random: Ints
+    stop_now: Ints
 
 
 def suits(instance: SearchInstance) -> bool:
@@ -69,32 +73,29 @@ def run(state: SearchState, share: float) -> None:
         return
     numbers = list(starts(state.instance))
     until = state.left() * (1 - share)
-    began = monotonic()
+    began = state.budget.clock()
+    timed, tried = state.budget.effort is None, 0
     for ahead, wait in numbers:
-        s = prepare(state.instance, state.t, ahead, wait, 0)
+        if timed and tried and state.left() <= until:
+            break
+        tried += 1
+        s = prepare(state, ahead, wait, 0)
         if anneal(s, Cooling(0, 1.0, 1.0), Goal(state.span, 0.1, state.enough)) >= 0:
             state.submit(s.best, NAME)
-    each = max(1e-6, (monotonic() - began) / len(numbers))
+    each = max(1e-6, (state.budget.clock() - began) / tried)
     mean, size = state.mean_ticks(), state.instance.size
     length = RunLength(max(200, min(40_000, 80 * WORK // size)), 100, 4)
     moves = length.moves(state, until, lambda: each)
 
     def work(k: int) -> Any:
         ahead, wait = numbers[k % len(numbers)]
-        s = prepare(state.instance, state.t, ahead, wait, state.budget.seed + k)
+        s = prepare(state, ahead, wait, state.budget.seed + k)
         hot, weight = HEATS[k // CHAINS % len(HEATS)]
         goal = Goal(state.span, weight, state.enough)
         value = anneal(s, Cooling(moves, hot * mean, mean / 50), goal)
         return s.best if value >= 0 else None
 
     spend(state, until, work, RunBatch(NAME, moves * size, kept=4, last=4 * len(numbers)))
-
-
-def warm(state: SearchState) -> None:
-    """Have the loops compiled."""
-    if suits(state.instance):
-        s = prepare(state.instance, state.t, *next(starts(state.instance)), 0)
-        anneal(s, Cooling(0, 1.0, 1.0), Goal(state.span, 0.1, 0))
 
 
 def starts(instance: SearchInstance) -> Iterator[tuple[list[int], list[int]]]:
@@ -134,9 +135,10 @@ def _sizes(instance: SearchInstance) -> list[int]:
 
 
 def prepare(
-    instance: SearchInstance, t: Arrays, ahead: Sequence[int], wait: Sequence[int], seed: int
+    state: SearchState, ahead: Sequence[int], wait: Sequence[int], seed: int
 ) -> WarmupState:
     """The state of a run that begins with these numbers."""
+    instance, t = state.instance, state.t
     ranks, size = instance.ranks, instance.size
     return WarmupState(
         t=t,
@@ -155,6 +157,7 @@ def prepare(
         done=ints([0] * len(instance.rank)),
         end=ints([0] * size),
         random=ints([(seed * 15485863 + 97) % 2147483646 + 1]),
+        stop_now=state.stop,
     )
 
 
@@ -167,7 +170,7 @@ def anneal(s: WarmupState, cooling: Cooling, goal: Goal) -> int:
         cost = 1e18
     copy(s.sequence, s.best)
     for move in range(cooling.moves):
-        if 0 <= found <= goal.enough:
+        if 0 <= found <= goal.enough or s.stop_now[0] > 0:
             break
         copy(s.ahead, s.old_ahead)
         copy(s.wait, s.old_wait)
@@ -185,7 +188,7 @@ def anneal(s: WarmupState, cooling: Cooling, goal: Goal) -> int:
     return int(found)
 
 
-@compiled
+@inner
 def _cost(s: WarmupState, goal: Goal) -> tuple[int, float]:
     """What is minimized, and the same with a little of the mean end; -1 where it cannot run."""
     if not write(s):
@@ -198,7 +201,7 @@ def _cost(s: WarmupState, goal: Goal) -> tuple[int, float]:
     return most, most + goal.weight * mean / len(s.stop)
 
 
-@compiled
+@inner
 def _change(s: WarmupState) -> None:
     """One rank more or less ahead, or all after it, or all before it, or one more and another
     less; one rank's wait, or those of all after it."""
@@ -222,7 +225,7 @@ def _change(s: WarmupState) -> None:
         s.ahead[q] = max(1, s.ahead[q] - by)
 
 
-@compiled
+@inner
 def write(s: WarmupState) -> bool:
     """Fill `sequence`, `begin`, `stop` and `end`; False where the ranks wait for each other, or
     memory does not suffice for the numbers."""
@@ -253,7 +256,7 @@ def write(s: WarmupState) -> bool:
 FULL, LATER = -1, -2  # in place of a class: memory does not suffice; it has to wait for data
 
 
-@compiled
+@inner
 def _reset(s: WarmupState) -> int:
     """Forget what was written. The height of the stack, which has all ranks, the first on top."""
     ranks = len(s.stop)
@@ -271,7 +274,7 @@ def _reset(s: WarmupState) -> int:
     return ranks
 
 
-@compiled
+@inner
 def _next(s: WarmupState, r: int) -> tuple[int, int]:
     """The class of what rank r runs next and when that starts (ticks); or FULL, or LATER."""
     t, done, now = s.t, s.done, s.stop[r]
@@ -299,7 +302,7 @@ def _next(s: WarmupState, r: int) -> tuple[int, int]:
     return x, begin
 
 
-@compiled
+@inner
 def _append(s: WarmupState, r: int, x: int, begin: int) -> None:
     """Rank r runs the next operation of class x from `begin` on."""
     t = s.t

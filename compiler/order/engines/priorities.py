@@ -4,16 +4,17 @@ point keeps to the limit, and a move changes the steady state of all micro-batch
 on the numbers, and on how many activations each rank may have in flight.
 """
 
-from time import monotonic
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stretto.compiler.order.engines.priority_rules import NEVER, periods, unhindered
 from stretto.compiler.order.engines.spending import RunBatch, RunLength, spend
 from stretto.compiler.order.kernels.annealing import Cooling, Goal, copy, heat, threshold
-from stretto.compiler.order.kernels.arrays import Arrays, Ints
+from stretto.compiler.order.kernels.arrays import Arrays
+from stretto.compiler.order.kernels.bundle import Bundle, Ints
 from stretto.compiler.order.kernels.evaluator import blank
 from stretto.compiler.order.kernels.instance import SearchInstance
-from stretto.compiler.order.kernels.jit import compiled, ints
+from stretto.compiler.order.kernels.jit import compiled, fast, inner, ints
 from stretto.compiler.order.kernels.list_scheduler import (
     ListState,
     Policy,
@@ -43,7 +44,8 @@ WAYS: tuple[tuple[int, float, float], ...] = (
 on one problem or another."""
 
 
-class PriorityState(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PriorityState(Bundle):
     """What a run works on: the `policy`, whose keys and caps are changed. `depth` (of its stage
     along the chain) by class, `step` (grains by which a cap changes) by rank. The rest is memory:
     for the list scheduler, for what is undone, and for the best sequence."""
@@ -68,10 +70,10 @@ def run(state: SearchState, share: float) -> None:
     lates = ((4, 2), (4 * depth, 1), (2 * depth, 2), (8 * depth, 1), (0, 2))
 
     def seconds() -> float:
-        began, some = monotonic(), 20
-        trial = prepare(instance, state.t, state.budget.seed, Start(lookahead=32))
+        began, some = state.budget.clock(), 20 if fast() else 4
+        trial = prepare(instance, state.t, state.budget.seed, Start(lookahead=32), state.stop)
         anneal(trial, Cooling(some, mean, mean / 50), Goal(state.span, 0.1, state.enough))
-        return (monotonic() - began) / some
+        return (state.budget.clock() - began) / some
 
     length = RunLength(max(200, min(20_000, ROUND // max(1, instance.size))), 50, 4)
     moves = length.moves(state, until, seconds)
@@ -79,18 +81,12 @@ def run(state: SearchState, share: float) -> None:
     def work(k: int) -> Any:
         lookahead, hot, weight = WAYS[k % len(WAYS)]
         start = Start(*lates[k // 2 % len(lates)], lookahead, pairing)
-        s = prepare(instance, state.t, state.budget.seed + k, start)
+        s = prepare(instance, state.t, state.budget.seed + k, start, state.stop)
         cooling = Cooling(moves, hot * mean, hot * mean / 50)
         value = anneal(s, cooling, Goal(state.span, weight, state.enough))
         return s.best if value >= 0 else None
 
     spend(state, until, work, RunBatch(NAME, moves * instance.size, kept=4, last=10 * len(WAYS)))
-
-
-def warm(state: SearchState) -> None:
-    """Have the loops compiled."""
-    s = prepare(state.instance, state.t, 0, Start())
-    anneal(s, Cooling(0, 1.0, 1.0), Goal(state.span, 0.1, 0))
 
 
 class Start(NamedTuple):
@@ -103,7 +99,9 @@ class Start(NamedTuple):
     pairing: bool = False
 
 
-def prepare(instance: SearchInstance, t: Arrays, seed: int, start: Start) -> PriorityState:
+def prepare(
+    instance: SearchInstance, t: Arrays, seed: int, start: Start, stop: Ints | None = None
+) -> PriorityState:
     """The state of a run that begins with numbers as if every operation ran as soon as its data is
     there."""
     key = unhindered(instance, start.late)
@@ -123,7 +121,7 @@ def prepare(instance: SearchInstance, t: Arrays, seed: int, start: Start) -> Pri
     return PriorityState(
         t,
         policy,
-        list_state(t),
+        list_state(t, stop),
         ints([instance.stages[stage_of(x)][1] for x in range(len(key))]),
         ints([0 if size == NEVER else size for size in sizes]),
         ints(key),
@@ -145,7 +143,7 @@ def anneal(s: PriorityState, cooling: Cooling, goal: Goal) -> int:
         copy(s.list.sequence, s.best)
     scale = max(1, int(2 * cooling.hot))
     for move in range(cooling.moves):
-        if 0 <= found <= goal.enough:
+        if 0 <= found <= goal.enough or s.list.stop_now[0] > 0:
             break
         hot = heat(cooling, move)
         copy(key, s.old_key)
@@ -165,7 +163,7 @@ def anneal(s: PriorityState, cooling: Cooling, goal: Goal) -> int:
     return int(found)
 
 
-@compiled
+@inner
 def _value(s: PriorityState, goal: Goal) -> int:
     """What is minimized, of the sequence that the numbers make; -1 if the scheduler got stuck."""
     value = list_schedule(s.t, s.policy, s.list)
@@ -176,7 +174,7 @@ def _value(s: PriorityState, goal: Goal) -> int:
     return value
 
 
-@compiled
+@inner
 def _mean(s: PriorityState) -> float:
     """The mean end of the ranks (ticks)."""
     total = 0.0
@@ -185,7 +183,7 @@ def _mean(s: PriorityState) -> float:
     return float(total / len(s.list.stop))
 
 
-@compiled
+@inner
 def _change(s: PriorityState, scale: int) -> None:
     """Change some numbers: one; those of a kind by a ramp along the chain; those of a kind from a
     stage on, or up to it; all weight gradients of a rank; or a rank's cap."""

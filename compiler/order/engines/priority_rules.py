@@ -1,10 +1,11 @@
 """List schedules by many priority rules, of which the best is kept. No rule wins everywhere."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice, product
-from time import monotonic
 
-from stretto.compiler.order.kernels.arrays import Arrays, Ints
+from stretto.compiler.order.kernels.arrays import Arrays
+from stretto.compiler.order.kernels.bundle import Ints
 from stretto.compiler.order.kernels.instance import SearchInstance
 from stretto.compiler.order.kernels.jit import fast, ints
 from stretto.compiler.order.kernels.list_scheduler import Policy, list_schedule, list_state
@@ -22,44 +23,39 @@ from stretto.compiler.order.search_state import SearchState
 
 NAME = "list"
 NEVER = 1 << 40  # larger than any number of operations, grains or ticks
-FEW_RULES = 32  # for problems so large that a list takes long; fewer where loops are not compiled
+FEW_RULES = 32  # for problems so large that a list takes long
 LARGE = 100_000  # operations
 
 
 def run(state: SearchState, share: float) -> None:
     """Submit list schedules by many rules, whatever the share; fewer where each takes long."""
-    scheduler = ListScheduler(state.t)
-    many = None
-    if state.instance.size > LARGE // 10 and not fast():
+    scheduler = ListScheduler(state.t, state.stop)
+    budget, timed = state.budget, state.budget.effort is None
+    many = FEW_RULES if state.instance.size > LARGE else None
+    if timed and state.instance.size > LARGE // 10 and not fast():
         many = FEW_RULES // 3
-    elif state.instance.size > LARGE:
-        many = FEW_RULES
-    began, budget = monotonic(), state.budget
+    began = budget.clock()
     for rule in islice(rules(state.instance), many):
         sequence = scheduler.run(rule)
         if sequence is not None:
             state.submit(sequence, NAME)
         # A search limited by time must leave some for what finds more.
-        late = monotonic() - began > budget.seconds / 4
-        if budget.effort is None and state.incumbents and late:
+        late = budget.clock() - began > budget.seconds / 4
+        if timed and state.incumbents and late:
             break
-
-
-def warm(state: SearchState) -> None:
-    """Have the loops compiled."""
-    ListScheduler(state.t).run(next(rules(state.instance)))
 
 
 class ListScheduler:
     """Runs rules, in memory that is made once."""
 
-    def __init__(self, t: Arrays):
+    def __init__(self, t: Arrays, stop: Ints | None = None):
         self._t = t
-        self._state = list_state(t)
+        self._state = list_state(t, stop)
 
     def run(self, rule: Policy) -> Ints | None:
         """The flat sequence that the rule, of lists, makes; None where it got stuck."""
-        arrays = rule._replace(
+        arrays = replace(
+            rule,
             key=ints(rule.key),
             period=ints(rule.period),
             max_pending_w=ints(rule.max_pending_w),

@@ -2,15 +2,15 @@
 `under jitter` adds to it."""
 
 from collections.abc import Sequence
-from time import monotonic
 
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.engines.local_search import anneal
 from stretto.compiler.order.engines.spending import CHAINS, rounds, side_by_side
 from stretto.compiler.order.kernels.annealing import Cooling, Goal
-from stretto.compiler.order.kernels.evaluator import Evaluator, blank, evaluate, evaluator_of
+from stretto.compiler.order.kernels.evaluator import Evaluator, evaluate, evaluator_of
 from stretto.compiler.order.kernels.jit import ints
-from stretto.compiler.order.search_state import WORK, Incumbent, SearchState, jittered
+from stretto.compiler.order.open_search import WORK
+from stretto.compiler.order.search_state import Incumbent, SearchState, jittered
 
 NAME = "anneal"
 STARTS = 6  # that are annealed, the best ones
@@ -40,16 +40,9 @@ def run(state: SearchState, share: float) -> None:
         starts = first if few else _distinct(pool)[: max(CHAINS, len(starts) // 2)]
 
 
-def warm(state: SearchState) -> None:
-    """Have the loops compiled."""
-    sequence = blank(state.instance.size)
-    goal = Goal(state.span, 0.1, 0)
-    anneal(state.evaluator, sequence, sequence.copy(), Cooling(0, 1.0, 1.0), goal, False)
-
-
-def robust(state: SearchState, budget: Budget) -> Incumbent:
+def robust(state: SearchState, budget: Budget, deadline: float) -> Incumbent:
     """The order with the least mean over samples of the durations, starting from the best ones
-    for the durations as they are, in what is left of the whole budget."""
+    for the durations as they are, until the `deadline`, a second of the budget's clock."""
     instance = state.instance
     t, samples = jittered(instance, state.t, SAMPLES, budget.seed)
     starts = sorted(state.incumbents.values(), key=lambda one: one.value)[:STARTS]
@@ -58,10 +51,10 @@ def robust(state: SearchState, budget: Budget) -> Incumbent:
     best = min(values)
     sequence = starts[values.index(best)].sequence
     mean = state.mean_ticks() * max(samples.ticks[0]) / max(instance.duration)
-    deadline, turn, rate = state.deadline + budget.seconds / 2, 0, 0.0
+    turn, rate = 0, 0.0
     try:
         while True:
-            began = monotonic()
+            began = budget.clock()
             if budget.effort is None:
                 left = deadline - began
                 moves = int(max(100, min(rate * left / 3, 50_000))) if turn else 200
@@ -78,7 +71,7 @@ def robust(state: SearchState, budget: Budget) -> Incumbent:
             value = anneal(
                 made, trial, better, Cooling(moves, hot, hot / 5), goal, _overlaps(state)
             )
-            rate = moves / max(1e-4, monotonic() - began)
+            rate = moves / max(1e-4, budget.clock() - began)
             turn += 1
             if 0 <= value < best and state.exact(better, value) >= 0:
                 best, sequence = value, better
@@ -122,10 +115,10 @@ def _rate(state: SearchState, start: Incumbent) -> float:
     """Moves that one chain makes per unit of what is left: per second, or per unit of effort."""
     if state.budget.effort is not None:
         return WORK / max(1, state.instance.size)
-    began = monotonic()
+    began = state.budget.clock()
     moves = max(50, min(2000, 400_000 // state.instance.size))
     _anneal(state, start, Cooling(moves, 0.03, 0.02), WEIGHTS[0], state.evaluator)
-    return moves / max(1e-4, monotonic() - began)
+    return moves / max(1e-4, state.budget.clock() - began)
 
 
 def _distinct(pool: Sequence[Incumbent]) -> list[Incumbent]:
@@ -148,7 +141,7 @@ def _anneal_all(
     while len(jobs) < CHAINS:
         jobs.append(jobs[0])
     made = [
-        evaluator_of(state.t, state.samples(), state.budget.seed + 1000 * turn + k + 1)
+        evaluator_of(state.t, state.samples(), state.budget.seed + 1000 * turn + k + 1, state.stop)
         for k in range(len(jobs))
     ]
 
@@ -156,11 +149,12 @@ def _anneal_all(
         cooling = Cooling(moves, _heat(state, jobs[k], turn), 0.02)
         return _anneal(state, jobs[k], cooling, WEIGHTS[(turn + k) % len(WEIGHTS)], made[k])
 
-    results = side_by_side(work, range(len(jobs)))
+    results = side_by_side(state, work, range(len(jobs)))
     state.spent += moves * state.instance.size * len(jobs) // CHAINS
     good = [one for one in results if one is not None and state.exact(one.sequence, one.value) >= 0]
-    for one in good:
-        state.submit(one.sequence, NAME)
+    with state.together(NAME):
+        for one in good:
+            state.submit(one.sequence, NAME)
     return good
 
 

@@ -2,12 +2,13 @@
 submitted, until the share is spent."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
-from stretto.compiler.order.kernels.arrays import Ints
+from stretto.compiler.order.kernels.bundle import Ints
 from stretto.compiler.order.kernels.jit import fast
+from stretto.compiler.order.open_search import OpenSearch
 from stretto.compiler.order.search_state import SearchState
 
 CHAINS = 2
@@ -36,19 +37,30 @@ def spend(
     for _ in rounds(state, until):
         if turn >= batch.last:
             break
-        for k, sequence in enumerate(side_by_side(work, range(turn, turn + CHAINS)), turn):
-            if sequence is not None:
-                state.submit(sequence, batch.engine, k % batch.kept)
+        found = side_by_side(state, work, range(turn, turn + CHAINS))
         state.spent += batch.cost
+        with state.together(batch.engine):
+            for k, sequence in enumerate(found, turn):
+                if sequence is not None:
+                    state.submit(sequence, batch.engine, k % batch.kept)
         turn += CHAINS
 
 
-def rounds(state: SearchState, until: float) -> Iterator[int]:
-    """Numbers from 0 on, as long as more than `until`, and anything at all, is left."""
+def rounds(state: OpenSearch, until: float) -> Iterator[int]:
+    """Numbers from 0 on, as long as more than `until`, and anything at all, is left. Where seconds
+    count there is one as long as the search goes on: on a machine that is busy they may be gone
+    before an engine has begun, and what an engine does in its turn is a matter of work."""
     turn = 0
-    while state.left() > until and not state.over():
+    timed = state.budget.effort is None
+    while (state.left() > until and not state.over()) or (timed and not turn):
+        if state.stopped():
+            return
         yield turn
         turn += 1
+
+
+FEWEST = 10
+"""Moves of a run of plain loops, where seconds count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +81,20 @@ class RunLength:
         if state.budget.effort is None:
             each = max(1e-9, seconds())
             room = int((state.left() - until) / self.parts / each)
-            many = max(self.least, 100, min(many, room))
+            many = max(max(self.least, 100) if fast() else FEWEST, min(many, room))
         return many
 
 
-def side_by_side(work: Callable[[int], Any], jobs: Iterable[int]) -> list[Any]:
-    """The results of some jobs, on threads where loops are compiled."""
+def side_by_side(state: OpenSearch, work: Callable[[int], Any], jobs: Iterable[int]) -> list[Any]:
+    """The results of some jobs, on threads where loops are compiled. A Ctrl-C makes them return
+    what they have."""
     if not fast():
         return [work(k) for k in jobs]
     with ThreadPoolExecutor(CHAINS) as pool:
-        return list(pool.map(work, jobs))
+        running = [pool.submit(work, k) for k in jobs]
+        try:
+            wait(running)
+        except KeyboardInterrupt:
+            state.stop[0] = 1
+            state.asked = True
+        return [one.result() for one in running]

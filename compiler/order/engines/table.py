@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Engine:
     """`name` as in plans and for `--engine`, which takes the `aliases` too. `module`, in this
-    folder, has `run(state, share)`, which looks for better orders within a share of what is left,
-    and may have `warm(state)`, which has its loops compiled. `summary`: what it does; `suits`:
+    folder, has `run(state, share)`, which looks for better orders within a share of what is left.
+    `summary`: what it does; `suits`:
     what it is good at (both in Markdown). `after`: the engines that it starts from, where it is
     the only one asked for."""
 
@@ -34,11 +34,6 @@ class Engine:
         when one is good enough."""
         self._module().run(state, share)
         state.runs[self.name] = state.runs.get(self.name, 0) + 1
-
-    def warm(self, state: "SearchState") -> None:
-        """Have the engine's loops compiled."""
-        if hasattr(self._module(), "warm"):
-            self._module().warm(state)
 
     def _module(self) -> Any:
         return import_module(f"{__package__}.{self.module}")
@@ -170,6 +165,11 @@ def searching(state: "SearchState") -> bool:
     return state.budget.effort != 0
 
 
+def timed(state: "SearchState") -> bool:
+    """Whether seconds count, of which nobody knows beforehand what they are good for."""
+    return state.budget.effort is None
+
+
 def small(state: "SearchState") -> bool:
     """Whether CP-SAT probably proves an optimum at once."""
     return state.instance.size <= SMALL
@@ -224,6 +224,7 @@ def _in_turn(share: float, rounds: int, when: Condition) -> Iterator[SearchStep]
 PHASES: tuple[tuple[SearchStep, ...], ...] = (
     (SearchStep("library"),),
     (SearchStep("list"),),
+    (SearchStep("periodic", 0.0, _both(crowded, timed)),),  # at once, where little time is left
     (SearchStep("cpsat", 0.3, _both(small, searching)),),  # most close at once
     (SearchStep("alternating", 0.6, long), SearchStep("alternating", 0.3, _no(long))),
     (

@@ -7,8 +7,8 @@ every process.
 from math import exp, log
 from typing import NamedTuple
 
-from stretto.compiler.order.kernels.arrays import Ints
-from stretto.compiler.order.kernels.jit import compiled
+from stretto.compiler.order.kernels.bundle import Ints
+from stretto.compiler.order.kernels.jit import inner
 from stretto.compiler.order.kernels.moves import draw
 
 
@@ -29,20 +29,20 @@ class Goal(NamedTuple):
     enough: int
 
 
-@compiled
+@inner
 def heat(cooling: Cooling, move: int) -> float:
     """The temperature at this move."""
     return cooling.hot * exp(log(cooling.cold / cooling.hot) * move / cooling.moves)
 
 
-@compiled
+@inner
 def threshold(cost: float, heat: float, random: Ints) -> float:
     """The cost up to which the next candidate is accepted (Metropolis' rule, with the chance drawn
     before the candidate is timed, so that its replay may stop as soon as it is too late)."""
     return cost - heat * log((1 + draw(random, 1 << 30)) / (1 << 30))
 
 
-@compiled
+@inner
 def cutoff(threshold: float, mean: float, heat: float, goal: Goal) -> int:
     """The makespan (ticks) at which a replay may stop: a candidate that ends later is too bad,
     unless its mean end were less than that of the last one, `mean`, by more than the heat."""
@@ -51,7 +51,7 @@ def cutoff(threshold: float, mean: float, heat: float, goal: Goal) -> int:
     return int(threshold - goal.weight * mean + goal.weight * heat) + 1
 
 
-@compiled
+@inner
 def copy(source: Ints, target: Ints) -> None:
     """Write the integers of `source` over those of `target`, which is as long."""
     for k in range(len(source)):

@@ -6,8 +6,10 @@ where backwards may also run full, one unit for each stage; then the pairs that 
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from stretto.compiler.order.kernels.bundle import Bundle, Ints
 from stretto.compiler.order.kernels.instance import SearchInstance
 from stretto.compiler.order.kernels.jit import ints
 from stretto.compiler.order.kernels.op_classes import (
@@ -21,11 +23,9 @@ from stretto.compiler.order.kernels.op_classes import (
 )
 from stretto.compiler.problem.spec import NONE
 
-Ints = Any
-"""Integers as the loops read them: a numpy array where loops are compiled, else a list."""
 
-
-class Arrays(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Arrays(Bundle):
     """By class: `rank`, `count`, `base`, `need…` (the classes it needs), `next…` (those that need
     it). By rank: `op_class…` (its classes, from `class_at`), `sequence_at` (where its part of a
     flat sequence begins), `limit` (grains), `stages_on` (how many). By op index: `ticks`, `alloc`

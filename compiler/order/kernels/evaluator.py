@@ -2,12 +2,15 @@
 by."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-from stretto.compiler.order.kernels.arrays import Arrays, Ints
-from stretto.compiler.order.kernels.jit import compiled, fast, ints
+from stretto.compiler.order.kernels.arrays import Arrays
+from stretto.compiler.order.kernels.bundle import Bundle, IntRows, Ints
+from stretto.compiler.order.kernels.jit import compiled, fast, inner, ints
 from stretto.compiler.order.kernels.op_classes import stages_in
-from stretto.compiler.order.kernels.replay import NOTHING, Assigned, Replay, assign, replay
+from stretto.compiler.order.kernels.replay import NOTHING, Assigned, Replay, assign
+from stretto.compiler.order.kernels.replay import replay as replay_sample
 
 REACH = (3, 8, 30, 100)
 """How far (positions) a unit goes at most, one of these each time."""
@@ -17,74 +20,89 @@ NEVER = 1 << 60
 Evaluator: numba compiles a function anew for every constant that it is called with.)"""
 
 
-class Samples(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Samples(Bundle):
     """Durations to replay with, one row each: `ticks` by op index, `unit_ticks` by unit."""
 
-    ticks: Any
-    unit_ticks: Any
+    ticks: IntRows
+    unit_ticks: IntRows
 
 
-class Evaluator(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Evaluator(Bundle):
     """Everything a run needs to have at hand, made once. `start`, `stop`, `rest` by sample and
     position; `end` by sample and op index; `kept_…` are those of the last accepted sequence.
-    `since` by sample and rank. `copy` by position. `nominal`: the number of the first sample. See
-    `Assigned` and `Replay` for the others."""
+    `since` by sample and rank. `copy` by position. `nominal`: the number of the first sample.
+    `stop_now`: 1 once whoever runs is to return. See `Assigned` and `Replay`, whose rows these are,
+    for the others."""
 
     t: Arrays
     samples: Samples
     assigned: Assigned
-    rest: Any
-    start: Any
-    stop: Any
-    end: Any
-    kept_start: Any
-    kept_stop: Any
-    kept_end: Any
-    since: Any
-    at: Ints
-    waiter: Ints
-    following: Ints
-    blocked: Ints
-    stack: Ints
+    replay: Replay
+    rest: IntRows
+    start: IntRows
+    stop: IntRows
+    end: IntRows
+    kept_start: IntRows
+    kept_stop: IntRows
+    kept_end: IntRows
+    since: IntRows
     copy: Ints
     random: Ints
+    stop_now: Ints
     reach: Ints
     never: int
     nominal: int
 
 
-def evaluator_of(t: Arrays, samples: Samples, seed: int) -> Evaluator:
-    """An Evaluator for these Arrays."""
+def evaluator_of(t: Arrays, samples: Samples, seed: int, stop: Ints | None = None) -> Evaluator:
+    """An Evaluator for these Arrays; annealing with it ends when `stop` becomes 1."""
     rows, size, ranks = len(samples.ticks), len(t.ticks), len(t.limit)
     classes = len(t.rank)
 
     def row(size: int, value: int = -1) -> Any:
         return table([[value] * size for _ in range(rows)])
 
-    return Evaluator(
+    assigned = Assigned(
+        first=ints([-1] * size),
+        second=ints([-1] * size),
+        seen=ints([0] * classes),
+        fused=ints([0] * stages_in(classes)),
+    )
+    replay = Replay(
         t=t,
-        samples=samples,
-        assigned=Assigned(
-            first=ints([-1] * size),
-            second=ints([-1] * size),
-            seen=ints([0] * classes),
-            fused=ints([0] * stages_in(classes)),
-        ),
+        first=assigned.first,
+        second=assigned.second,
+        since=row(ranks, 0),
+        ticks=samples.ticks,
+        unit_ticks=samples.unit_ticks,
         rest=row(size, 0),
         start=row(size),
         stop=row(size),
         end=row(size),
-        kept_start=row(size),
-        kept_stop=row(size),
-        kept_end=row(size),
-        since=row(ranks, 0),
         at=ints([0] * ranks),
         waiter=ints([-1] * size),
         following=ints([-1] * ranks),
         blocked=ints([-1] * ranks),
         stack=ints([0] * ranks),
+    )
+    return Evaluator(
+        t=t,
+        samples=samples,
+        assigned=assigned,
+        replay=replay,
+        rest=replay.rest,
+        start=replay.start,
+        stop=replay.stop,
+        end=replay.end,
+        since=replay.since,
+        kept_start=row(size),
+        kept_stop=row(size),
+        kept_end=row(size),
         copy=ints([0] * size),
         random=ints([(seed * 7919 + 12345) % 2147483646 + 1]),
+        stop_now=ints([0]) if stop is None else stop,
         reach=ints(REACH),
         never=NEVER,
         nominal=0,
@@ -93,11 +111,7 @@ def evaluator_of(t: Arrays, samples: Samples, seed: int) -> Evaluator:
 
 def table(rows: Sequence[Sequence[int]]) -> Any:
     """Rows of integers as the loops read them."""
-    if not fast():
-        return [list(row) for row in rows]
-    import numpy
-
-    return numpy.array(rows, dtype=numpy.int64)
+    return ints(rows) if fast() else [list(row) for row in rows]
 
 
 def blank(size: int) -> Ints:
@@ -124,30 +138,13 @@ def evaluate(s: Evaluator, sequence: Ints, span: bool) -> int:
     return total
 
 
-@compiled
+@inner
 def replayed(s: Evaluator, k: int, sequence: Ints, cut: int) -> bool:
     """Replay with the durations of sample k from `since` on; see `replay`."""
-    one = Replay(
-        s.t,
-        s.assigned.first,
-        s.assigned.second,
-        s.since[k],
-        s.samples.ticks[k],
-        s.samples.unit_ticks[k],
-        s.rest[k],
-        s.start[k],
-        s.stop[k],
-        s.end[k],
-        s.at,
-        s.waiter,
-        s.following,
-        s.blocked,
-        s.stack,
-    )
-    return replay(one, sequence, cut)
+    return replay_sample(s.replay, k, sequence, cut)
 
 
-@compiled
+@inner
 def remaining(s: Evaluator, k: int, r: int, sequence: Ints) -> None:
     """Work out `rest`: the work of rank r after each position (ticks of sample k)."""
     work = 0
@@ -161,7 +158,7 @@ def remaining(s: Evaluator, k: int, r: int, sequence: Ints) -> None:
                 work += s.samples.unit_ticks[k][u]
 
 
-@compiled
+@inner
 def objective(s: Evaluator, k: int, sequence: Ints, span: bool) -> int:
     """What is minimized (ticks), of the replayed sequence: the makespan, or the longest span."""
     worst = 0
@@ -178,7 +175,7 @@ def objective(s: Evaluator, k: int, sequence: Ints, span: bool) -> int:
     return worst
 
 
-@compiled
+@inner
 def mean_end(s: Evaluator, k: int) -> float:
     """The mean end of the ranks (ticks)."""
     total = 0

@@ -2,7 +2,7 @@
 what `heapq` does, without a tuple per event.
 """
 
-from stretto.compiler.order.kernels.arrays import Ints
+from stretto.compiler.order.kernels.bundle import Ints
 from stretto.compiler.order.kernels.jit import compiled
 
 

@@ -13,12 +13,13 @@ micro-batches that are under way on the rank can still finish one after the othe
 is the same everywhere (index, then pipeline). Then the oldest one of all can always go on.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from stretto.compiler.order.kernels.arrays import Arrays, Ints
+from stretto.compiler.order.kernels.arrays import Arrays
+from stretto.compiler.order.kernels.bundle import Bundle, Ints
 from stretto.compiler.order.kernels.heap import drop_first, push
 from stretto.compiler.order.kernels.instance import NO_LIMIT
-from stretto.compiler.order.kernels.jit import compiled, counted, doubled, ints, part
+from stretto.compiler.order.kernels.jit import counted, doubled, inner, ints, part
 from stretto.compiler.order.kernels.op_classes import (
     BACK,
     F,
@@ -37,7 +38,8 @@ ALONE, EXCLUDED = -1, -2
 """In place of a partner's class: the operation runs alone; it may not run now."""
 
 
-class Policy(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Policy(Bundle):
     """How to choose: `key` and `period` by class, `max_pending_w` (operations) and `in_flight_cap`
     (grains) by rank, `lookahead` in 64ths of the duration of what would be started instead. See
     the module."""
@@ -51,7 +53,8 @@ class Policy(NamedTuple):
     pairing: bool
 
 
-class ListState(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ListState(Bundle):
     """A list schedule in the making. `sequence`: the flat sequence, rank r's units from
     `sequence_at[r]` on, `size[r]` of them. By rank `begin` and `stop` (ticks: first start, last
     end), `held` (grains), `in_flight` (grains of forwards whose backward is to come), `pending_w`
@@ -59,7 +62,7 @@ class ListState(NamedTuple):
     it waits to be told that something has ended). `done` by class, `fused` (full backwards) by
     stage, `end` (ticks; -1 for what has not run) by op index. `whom`: ranks that are to look
     again, `when` (ticks). `totals`: the events to come, the makespan so far (ticks), the operations
-    to come."""
+    to come. `stop_now`: 1 once it is to return, with nothing."""
 
     sequence: Ints
     size: Ints
@@ -76,14 +79,17 @@ class ListState(NamedTuple):
     when: Ints
     whom: Ints
     totals: Ints
+    stop_now: Ints
 
 
-def list_state(t: Arrays) -> ListState:
-    """Memory for list schedules."""
+def list_state(t: Arrays, stop: Ints | None = None) -> ListState:
+    """Memory for list schedules, which end when `stop` becomes 1."""
     size, ranks, classes = len(t.ticks), len(t.limit), len(t.rank)
     told = len(t.next) + ranks + 1
     lengths = [*[ranks] * 8, classes, stages_in(classes), size, told, told, 3]  # after the first
-    return ListState(ints([NOTHING] * size), *(ints([0] * many) for many in lengths))
+    made = [ints([NOTHING] * size), *(ints([0] * many) for many in lengths)]
+    made.append(ints([0]) if stop is None else stop)
+    return ListState(*made)
 
 
 @counted
@@ -96,19 +102,19 @@ def list_schedule(t: Arrays, policy: Policy, s: ListState) -> int:
         times[r], ranks[r] = 0, r
     s.totals[0], s.totals[1], s.totals[2] = len(s.size), 0, len(s.end)
     _run_events(t, policy, s, times, ranks)
-    while s.totals[0] > 0:
+    while s.totals[0] > 0 and s.stop_now[0] == 0:
         times, ranks = doubled(times), doubled(ranks)
         _run_events(t, policy, s, times, ranks)
     return s.totals[1] if s.totals[2] == 0 else -1
 
 
-@compiled
+@inner
 def _run_events(t: Arrays, policy: Policy, s: ListState, times: Ints, ranks: Ints) -> None:
     """Run the events of the heap (`times`, `ranks`) and those that follow, until none is left or
     there is no room for more."""
     stops, room = s.stop, len(times) - len(s.when)
     waiting, makespan, left = s.totals[0], s.totals[1], s.totals[2]
-    while 0 < waiting <= room:
+    while 0 < waiting <= room and s.stop_now[0] == 0:
         now, r = times[0], ranks[0]
         drop_first(times, ranks, waiting)
         waiting -= 1
@@ -137,7 +143,7 @@ def _step(t: Arrays, policy: Policy, s: ListState, r: int, now: int) -> tuple[in
     return started, _tell(t, s, r, best, mate)
 
 
-@compiled
+@inner
 def _reset(s: ListState) -> None:
     for p in range(len(s.end)):
         s.end[p] = -1
@@ -240,7 +246,7 @@ def _admissible(t: Arrays, policy: Policy, s: ListState, r: int, x: int) -> int:
     return mate
 
 
-@compiled
+@inner
 def _partner(t: Arrays, s: ListState, r: int, op: int) -> int:
     """The class of the backward `op`, if it is the next of its class and its forwards are over;
     else EXCLUDED."""
@@ -333,7 +339,7 @@ def _tell(t: Arrays, s: ListState, r: int, best: int, mate: int) -> int:
     return many
 
 
-@compiled
+@inner
 def _safe(t: Arrays, s: ListState, r: int, x: int) -> bool:
     """Whether, with the next forward of class x admitted, the micro-batches under way on rank r
     can still finish one after the other, each with what those before it have given back. This is
@@ -371,7 +377,7 @@ def _safe(t: Arrays, s: ListState, r: int, x: int) -> bool:
     return True
 
 
-@compiled
+@inner
 def _account(t: Arrays, s: ListState, r: int, x: int, m: int, job: int) -> tuple[int, int, bool]:
     """Of micro-batch m in the pipelines of `job` on rank r, with the next forward of class x
     admitted: the grains that it needs to finish, those that it gives back then, and whether it is
@@ -395,7 +401,7 @@ def _account(t: Arrays, s: ListState, r: int, x: int, m: int, job: int) -> tuple
     return needs, holds, waiting
 
 
-@compiled
+@inner
 def _mate(t: Arrays, policy: Policy, s: ListState, r: int, best: int, now: int) -> int:
     """The class of the best operation that the next one of class `best` could overlap with right
     now, or ALONE."""

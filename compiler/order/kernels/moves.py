@@ -4,20 +4,21 @@ it changed anything that makes sense; whoever calls keeps a copy. Random numbers
 generator of whole numbers, so that a seed gives the same search compiled or not.
 """
 
-from stretto.compiler.order.kernels.arrays import Arrays, Ints
-from stretto.compiler.order.kernels.jit import compiled
+from stretto.compiler.order.kernels.arrays import Arrays
+from stretto.compiler.order.kernels.bundle import Ints
+from stretto.compiler.order.kernels.jit import inner
 from stretto.compiler.order.kernels.op_classes import BACK, F, W, kind_of, stage_of, stages_in
 from stretto.compiler.order.kernels.replay import NOTHING
 
 
-@compiled
+@inner
 def draw(state: Ints, below: int) -> int:
     """A whole number from 0 to below - 1 (Park and Miller's generator)."""
     state[0] = state[0] * 48271 % 2147483647
     return int(state[0] % below)
 
 
-@compiled
+@inner
 def shift(sequence: Ints, a: int, b: int) -> None:
     """Move what is at position a to position b; what is between moves up."""
     u = sequence[a]
@@ -29,7 +30,7 @@ def shift(sequence: Ints, a: int, b: int) -> None:
     sequence[b] = u
 
 
-@compiled
+@inner
 def is_fixed(t: Arrays, u: int) -> bool:
     """Whether the author wrote where this unit stands among others that he wrote."""
     if u < 0:
@@ -39,7 +40,7 @@ def is_fixed(t: Arrays, u: int) -> bool:
     return bool(t.fixed[t.backward[u]] > 0)
 
 
-@compiled
+@inner
 def may_pass(t: Arrays, sequence: Ints, a: int, b: int) -> bool:
     """Whether the unit at a may go to b: it changes something, and passes nothing that was
     written before or after it."""
@@ -53,7 +54,7 @@ def may_pass(t: Arrays, sequence: Ints, a: int, b: int) -> bool:
     return not same and not written
 
 
-@compiled
+@inner
 def move(t: Arrays, sequence: Ints, a: int, b: int) -> bool:
     """Move the unit at a to b."""
     if sequence[a] < 0 or not may_pass(t, sequence, a, b):
@@ -62,7 +63,7 @@ def move(t: Arrays, sequence: Ints, a: int, b: int) -> bool:
     return True
 
 
-@compiled
+@inner
 def swap(t: Arrays, sequence: Ints, a: int, b: int) -> bool:
     """Swap the units at a and b."""
     if sequence[a] < 0 or sequence[b] < 0 or sequence[a] == sequence[b]:
@@ -75,7 +76,7 @@ def swap(t: Arrays, sequence: Ints, a: int, b: int) -> bool:
     return True
 
 
-@compiled
+@inner
 def merge(t: Arrays, sequence: Ints, lo: int, hi: int, a: int, state: Ints) -> bool:
     """Make a pair of the forward or backward alone at a and a partner close to it; the rank's
     sequence is lo … hi - 1. A backward that takes its weight gradient with it takes the next
@@ -109,7 +110,7 @@ def merge(t: Arrays, sequence: Ints, lo: int, hi: int, a: int, state: Ints) -> b
     return False
 
 
-@compiled
+@inner
 def take_weight(t: Arrays, sequence: Ints, a: int, hi: int, w: int) -> bool:
     """Remove the first W of class w from position a on."""
     for p in range(a, hi):
@@ -119,7 +120,7 @@ def take_weight(t: Arrays, sequence: Ints, a: int, hi: int, w: int) -> bool:
     return False
 
 
-@compiled
+@inner
 def split(t: Arrays, sequence: Ints, lo: int, hi: int, a: int, state: Ints) -> bool:
     """Split the pair (or full backward) at a into what it is made of."""
     u = sequence[a]
@@ -139,7 +140,7 @@ def split(t: Arrays, sequence: Ints, lo: int, hi: int, a: int, state: Ints) -> b
     return True
 
 
-@compiled
+@inner
 def put(sequence: Ints, lo: int, hi: int, a: int, u: int) -> bool:
     """Put unit u right after position a, using up the nearest free position."""
     for far in range(hi - lo):
@@ -156,7 +157,7 @@ def put(sequence: Ints, lo: int, hi: int, a: int, u: int) -> bool:
     return False
 
 
-@compiled
+@inner
 def join(t: Arrays, sequence: Ints, hi: int, a: int) -> bool:
     """Run the backward at a in full, with the next weight gradient of its stage."""
     u = sequence[a]

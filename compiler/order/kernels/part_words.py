@@ -9,15 +9,16 @@ its tails: a move that makes the step longer is known for it after a few dozen o
 long the step is. What is accepted is then spread as far as anything changes.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from stretto.compiler.order.kernels.annealing import Cooling, copy, heat, threshold
-from stretto.compiler.order.kernels.arrays import Ints
-from stretto.compiler.order.kernels.jit import compiled
+from stretto.compiler.order.kernels.bundle import Bundle, Ints
+from stretto.compiler.order.kernels.jit import compiled, inner
 from stretto.compiler.order.kernels.moves import draw
 
 
-class PartArrays(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PartArrays(Bundle):
     """What does not change. By lane: `first` place of its word (one more at the end), `most` grains
     where its sequence alone says what its rank holds, else -1. By operation: `lane`, `ticks`,
     `kin`; its rows of `before` and `after` (with `before_lag`, `after_lag`), of the holdings that
@@ -50,11 +51,13 @@ class PartArrays(NamedTuple):
     limit: Ints
 
 
-class PartWords(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PartWords(Bundle):
     """What changes. `word`: the operations of all lanes, lane after lane; `at` where each stands
     there. `order`: all operations, each behind what it waits for; `place` where each stands there.
     `head`, `tail`: see the module. `trial`, `mark`, `spare`, `open`: scratch. `best`: the word of
-    the least makespan so far, which is `least[0]`. `random`: the generator's state."""
+    the least makespan so far, which is `least[0]`. `random`: the generator's state.
+    `stop_now`: 1 once the annealing is to return."""
 
     word: Ints
     at: Ints
@@ -69,9 +72,10 @@ class PartWords(NamedTuple):
     best: Ints
     least: Ints
     random: Ints
+    stop_now: Ints
 
 
-@compiled
+@inner
 def ready(s: PartArrays, w: PartWords, times: Ints, z: int) -> int:
     """When z can start, where the others start at these times."""
     t = 0
@@ -87,7 +91,7 @@ def ready(s: PartArrays, w: PartWords, times: Ints, z: int) -> int:
     return int(t)
 
 
-@compiled
+@inner
 def left(s: PartArrays, w: PartWords, z: int) -> int:
     """The longest path from the start of z to the end."""
     t = 0
@@ -101,7 +105,7 @@ def left(s: PartArrays, w: PartWords, z: int) -> int:
     return int(t + s.ticks[z])
 
 
-@compiled
+@inner
 def replayed(s: PartArrays, w: PartWords) -> int:
     """Time everything anew, from `order`; the makespan."""
     n = len(w.order)
@@ -118,7 +122,7 @@ def replayed(s: PartArrays, w: PartWords) -> int:
     return makespan
 
 
-@compiled
+@inner
 def shift_part(w: PartWords, a: int, b: int) -> None:
     """Move what stands at a in the words to b, in the same lane."""
     x = w.word[a]
@@ -133,7 +137,7 @@ def shift_part(w: PartWords, a: int, b: int) -> None:
     w.at[x] = b
 
 
-@compiled
+@inner
 def lane_fits(s: PartArrays, w: PartWords, lane: int) -> bool:
     """Whether the memory of a lane that says it all keeps to its limit."""
     held = 0
@@ -153,7 +157,7 @@ def lane_fits(s: PartArrays, w: PartWords, lane: int) -> bool:
     return True
 
 
-@compiled
+@inner
 def ranks_fit(s: PartArrays, w: PartWords) -> bool:
     """Whether at the planned times no rank exceeds its limit, of those where more than one lane
     matters. (Operations of length 0 count as if they took first and freed last.)"""
@@ -177,7 +181,7 @@ def ranks_fit(s: PartArrays, w: PartWords) -> bool:
     return True
 
 
-@compiled
+@inner
 def later(s: PartArrays, w: PartWords, x: int, lo: int, hi: int) -> bool:
     """Put the stretch from `lo`, where x stands, to `hi` in order, in `spare`: x and what follows
     it go behind the rest. False if the operation at `hi` would have to follow x: a circle."""
@@ -213,7 +217,7 @@ def later(s: PartArrays, w: PartWords, x: int, lo: int, hi: int) -> bool:
     return kept == marked
 
 
-@compiled
+@inner
 def sooner(s: PartArrays, w: PartWords, x: int, lo: int, hi: int) -> bool:
     """The same where x, which stands at `hi`, and what leads to it go before the rest. False if
     the operation at `lo` would have to come before x."""
@@ -250,7 +254,7 @@ def sooner(s: PartArrays, w: PartWords, x: int, lo: int, hi: int) -> bool:
     return True
 
 
-@compiled
+@inner
 def through(s: PartArrays, w: PartWords, lo: int, hi: int, most: float) -> int:
     """Time the stretch as it stands in `spare`, in `trial`; the longest path through it, or -1 as
     soon as one is longer than `most`."""
@@ -278,7 +282,7 @@ def through(s: PartArrays, w: PartWords, lo: int, hi: int, most: float) -> int:
     return longest
 
 
-@compiled
+@inner
 def accept(s: PartArrays, w: PartWords, lo: int, hi: int) -> int:
     """Take over the stretch that was timed, and spread what it changes; the new makespan."""
     reach = hi
@@ -320,7 +324,7 @@ def accept(s: PartArrays, w: PartWords, lo: int, hi: int) -> int:
     return makespan
 
 
-@compiled
+@inner
 def furthest(s: PartArrays, w: PartWords, z: int) -> int:
     """The last place of what waits for z directly."""
     found = -1
@@ -332,7 +336,7 @@ def furthest(s: PartArrays, w: PartWords, z: int) -> int:
     return int(found)
 
 
-@compiled
+@inner
 def nearest(s: PartArrays, w: PartWords, z: int) -> int:
     """The first place of what z waits for directly."""
     found = len(w.order)
@@ -344,7 +348,7 @@ def nearest(s: PartArrays, w: PartWords, z: int) -> int:
     return int(found)
 
 
-@compiled
+@inner
 def passes(s: PartArrays, w: PartWords, a: int, b: int) -> int:
     """Whether what stands at a may go to b: 0 if it would pass its like, 2 if what is held changes
     so that the lane's memory must be looked at, else 1."""
@@ -368,7 +372,7 @@ def passes(s: PartArrays, w: PartWords, a: int, b: int) -> int:
     return found
 
 
-@compiled
+@inner
 def move_part(s: PartArrays, w: PartWords, a: int, b: int, most: float) -> int:
     """Move what stands at a to b if no path through what that changes gets longer than `most`; the
     new makespan, or -1 where nothing was changed."""
@@ -389,7 +393,7 @@ def move_part(s: PartArrays, w: PartWords, a: int, b: int, most: float) -> int:
     return accept(s, w, lo, hi)
 
 
-@compiled
+@inner
 def choose(s: PartArrays, w: PartWords, makespan: int, eager: int) -> int:
     """An operation to move: mostly one on a longest path, of 100 so many as `eager` says."""
     n = len(w.order)
@@ -414,6 +418,8 @@ def anneal_parts(
         copy(w.word, w.best)
     warmth = cooling.hot
     for move in range(cooling.moves):
+        if w.stop_now[0] > 0:
+            break
         if move % 64 == 0:
             warmth = heat(cooling, move)
         x = choose(s, w, makespan, eager)

@@ -6,16 +6,18 @@ Positions are those of `Arrays.sequence_at`: a rank's sequence has as many as it
 that pairs can be merged and split in place; what is not used holds NOTHING.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from stretto.compiler.order.kernels.arrays import Arrays, Ints
-from stretto.compiler.order.kernels.jit import compiled, part
+from stretto.compiler.order.kernels.arrays import Arrays
+from stretto.compiler.order.kernels.bundle import Bundle, IntRows, Ints
+from stretto.compiler.order.kernels.jit import inner, part
 from stretto.compiler.order.kernels.op_classes import BACK, F, W, kind_of, stage_of
 
 NOTHING = -1
 
 
-class Assigned(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Assigned(Bundle):
     """Which operations the units of a sequence run, by position, as op indices: `first` (the
     forward, or the only one) and `second` (a pair's backward). `seen` (by class) and `fused` (by
     stage) are scratch."""
@@ -26,22 +28,24 @@ class Assigned(NamedTuple):
     fused: Ints
 
 
-class Replay(NamedTuple):
-    """What a replay reads: `first`, `second` and `rest` (the work of the rank after it, ticks) by
-    position, `since` (the position to begin at) by rank, `ticks` by op index, `unit_ticks` by
-    unit. What it writes: `start` and `stop` (ticks) by position, `end` by op index. The rest is
-    scratch: `waiter` by op index, the others by rank; `waiter` and `blocked` are -1 at first."""
+@dataclass(frozen=True, slots=True)
+class Replay(Bundle):
+    """What a replay reads: `first` and `second` by position; of each sample of the durations, in
+    rows, `rest` (the work of the rank after it, ticks) by position, `since` (the position to begin
+    at) by rank, `ticks` by op index, `unit_ticks` by unit. What it writes, in rows too: `start` and
+    `stop` (ticks) by position, `end` by op index. The others are scratch: `waiter` by op index,
+    else by rank; `waiter` and `blocked` are -1 at first."""
 
     t: Arrays
     first: Ints
     second: Ints
-    since: Ints
-    ticks: Ints
-    unit_ticks: Ints
-    rest: Ints
-    start: Ints
-    stop: Ints
-    end: Ints
+    since: IntRows
+    ticks: IntRows
+    unit_ticks: IntRows
+    rest: IntRows
+    start: IntRows
+    stop: IntRows
+    end: IntRows
     at: Ints
     waiter: Ints
     following: Ints
@@ -49,7 +53,7 @@ class Replay(NamedTuple):
     stack: Ints
 
 
-@compiled
+@inner
 def assign(t: Arrays, r: int, last: int, sequence: Ints, into: Assigned) -> bool:
     """Give the units of rank r up to position `last` their operations. False if the sequence
     breaks the memory limit or runs something before what it needs on its own rank."""
@@ -136,25 +140,25 @@ def ready(t: Arrays, x: int, op: int, end: Ints, now: int) -> int:
     return now
 
 
-@compiled
-def replay(s: Replay, sequence: Ints, cut: int) -> bool:
-    """Times of all units from position `since[r]` on, for every rank r; what stands before keeps
-    the times that it has. False as soon as a unit ends so late that, with the `rest` of the work
-    of its rank, it would end after `cut`; or if ranks wait for each other."""
-    t = s.t
+@inner
+def replay(s: Replay, k: int, sequence: Ints, cut: int) -> bool:
+    """Times, by sample k, of all units from position `since[r]` on, for every rank r; what stands
+    before keeps the times that it has. False as soon as a unit ends so late that, with the `rest`
+    of the work of its rank, it would end after `cut`; or if ranks wait for each other."""
+    t, since, end = s.t, s.since[k], s.end[k]
     ranks = len(t.limit)
     for r in range(ranks):
-        s.at[r] = s.since[r]
+        s.at[r] = since[r]
         s.stack[r] = r
-        for p in range(s.since[r], t.sequence_at[r + 1]):
+        for p in range(since[r], t.sequence_at[r + 1]):
             if sequence[p] >= 0:
                 if s.first[p] >= 0:
-                    s.end[s.first[p]] = -1
+                    end[s.first[p]] = -1
                 if s.second[p] >= 0:
-                    s.end[s.second[p]] = -1
+                    end[s.second[p]] = -1
     top = ranks
     while top > 0:
-        top = _advance(s, sequence, cut, s.stack[top - 1], top - 1)
+        top = _advance(s, k, sequence, cut, top - 1)
     fine = top == 0
     for r in range(ranks):
         if s.at[r] < t.sequence_at[r + 1]:
@@ -165,18 +169,20 @@ def replay(s: Replay, sequence: Ints, cut: int) -> bool:
     return fine
 
 
-@compiled
-def _advance(s: Replay, sequence: Ints, cut: int, r: int, top: int) -> int:
-    """Run rank r until it has to wait or is done. The height of the stack of ranks that may go
-    on, or -1 where `cut` is passed."""
-    t, p, now = s.t, s.at[r], 0
+@inner
+def _advance(s: Replay, k: int, sequence: Ints, cut: int, top: int) -> int:
+    """Run the rank at `top` of the stack until it has to wait or is done. The height of the stack
+    of ranks that may go on, or -1 where `cut` is passed."""
+    t, r, now = s.t, s.stack[top], 0
+    start, stop, end, rest = s.start[k], s.stop[k], s.end[k], s.rest[k]
+    ticks, unit_ticks, p = s.ticks[k], s.unit_ticks[k], s.at[r]
     if p > t.sequence_at[r]:
-        now = s.stop[p - 1]
+        now = stop[p - 1]
     while p < t.sequence_at[r + 1]:
         u = sequence[p]
         if u < 0:
-            s.start[p] = now
-            s.stop[p] = now
+            start[p] = now
+            stop[p] = now
             p += 1
             continue
         op = s.first[p]
@@ -184,16 +190,16 @@ def _advance(s: Replay, sequence: Ints, cut: int, r: int, top: int) -> int:
         if x >= 0:
             begin = now
             if kind_of(x) != W or len(t.extra_at) > 1:
-                begin = ready(t, x, op, s.end, now)
-            long = s.ticks[op]
+                begin = ready(t, x, op, end, now)
+            long = ticks[op]
         else:
             begin = now
             if s.second[p] >= 0:
-                begin = ready(t, t.forward[u], op, s.end, now)
+                begin = ready(t, t.forward[u], op, end, now)
             if begin >= 0:
                 backward = s.second[p] if s.second[p] >= 0 else op
-                begin = ready(t, t.backward[u], backward, s.end, begin)
-            long = s.unit_ticks[u]
+                begin = ready(t, t.backward[u], backward, end, begin)
+            long = unit_ticks[u]
         if begin < 0:
             source = -1 - begin
             s.following[r] = s.waiter[source]
@@ -201,22 +207,22 @@ def _advance(s: Replay, sequence: Ints, cut: int, r: int, top: int) -> int:
             s.blocked[r] = source
             break
         now = begin + long
-        if now + s.rest[p] > cut:
+        if now + rest[p] > cut:
             top = -1
             break
-        s.start[p] = begin
-        s.stop[p] = now
-        s.end[op] = now
+        start[p] = begin
+        stop[p] = now
+        end[op] = now
         top = _wake(s, op, top)
         if s.second[p] >= 0:
-            s.end[s.second[p]] = now
+            end[s.second[p]] = now
             top = _wake(s, s.second[p], top)
         p += 1
     s.at[r] = p
     return top
 
 
-@compiled
+@inner
 def _wake(s: Replay, op: int, top: int) -> int:
     """Put the ranks that wait for `op` on the stack, which is `top` high; its new height."""
     w = s.waiter[op]

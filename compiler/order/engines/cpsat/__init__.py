@@ -4,7 +4,8 @@ OR-tools are loaded when they are needed; without them this engine does nothing.
 
 from functools import cache
 
-from stretto.compiler.order.search_state import WORK, SearchState
+from stretto.compiler.order.open_search import WORK
+from stretto.compiler.order.search_state import SearchState
 
 
 def run(state: SearchState, share: float) -> None:
@@ -13,6 +14,8 @@ def run(state: SearchState, share: float) -> None:
 
     if state.incumbents and available() and suits(state.instance):
         seconds = state.left() * share
+        if state.budget.effort is None and seconds <= 0:
+            return
         solve(state, state.best.sequence, state.best.value, seconds)
         if state.budget.effort is not None:
             state.spent += int(seconds * WORK)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
-from time import monotonic
 from typing import Any
 
 from stretto.compiler.order.engines.cpsat.constraints import ops_of, precedences
@@ -84,7 +83,7 @@ def improve(state: SearchState, sequence: Sequence[int], seconds: float) -> None
     neighbours, random = _neighbours_of(state.instance), Random(state.budget.seed)
     best = [int(u) for u in sequence]
     value = int(evaluate(state.evaluator, ints(best), state.span))
-    many, left, until = float(FIRST), seconds, monotonic() + seconds
+    many, left, until = float(FIRST), seconds, state.budget.clock() + seconds
     while left > 0:
         played = _played(state, best)
         patience = min(PATIENCE, max(0.1, left))
@@ -112,7 +111,11 @@ def improve(state: SearchState, sequence: Sequence[int], seconds: float) -> None
             raise KeyboardInterrupt
         state.report("cpsat")
         worked = sum(one.solver.response_proto.deterministic_time for one in tried) / CHAINS
-        left = until - monotonic() if state.budget.effort is None else left - max(worked, 0.01)
+        left = (
+            until - state.budget.clock()
+            if state.budget.effort is None
+            else left - max(worked, 0.01)
+        )
 
 
 def _begins(random: Random, size: int, many: int) -> list[int]:

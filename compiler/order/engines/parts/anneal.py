@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from stretto.compiler.order.engines.parts.instance import UNLIMITED, Lanes, PartsInstance, clock
 from stretto.compiler.order.kernels.annealing import Cooling
+from stretto.compiler.order.kernels.bundle import Ints
 from stretto.compiler.order.kernels.jit import ints
 from stretto.compiler.order.kernels.part_words import PartArrays, PartWords, anneal_parts
 
@@ -17,7 +18,7 @@ REACH = 24
 @dataclass(frozen=True, slots=True)
 class PartsRun:
     """One run: so many `moves`, from `hot` to `cold` (ticks), of 100 moves so many as `eager` of a
-    part on a longest path; it ends at `enough` (ticks)."""
+    part on a longest path; it ends at `enough` (ticks), or when `stop` becomes 1."""
 
     moves: int
     hot: float
@@ -25,6 +26,7 @@ class PartsRun:
     eager: int = 80
     enough: int = 0
     seed: int = 0
+    stop: Ints | None = None
 
 
 def part_arrays(instance: PartsInstance) -> PartArrays:
@@ -88,7 +90,9 @@ def _rows(rows: Iterable[Sequence[int]]) -> tuple[list[int], list[int]]:
     return at, flat
 
 
-def part_words(instance: PartsInstance, lanes: Lanes, seed: int) -> PartWords:
+def part_words(
+    instance: PartsInstance, lanes: Lanes, seed: int, stop: Ints | None = None
+) -> PartWords:
     """The lanes for the loops; they must be able to finish."""
     timed = clock(instance, lanes)
     assert timed is not None
@@ -113,12 +117,13 @@ def part_words(instance: PartsInstance, lanes: Lanes, seed: int) -> PartWords:
         best=ints(word),
         least=ints([-1]),
         random=ints([(seed * 6151 + 77) % 2147483646 + 1]),
+        stop_now=ints([0]) if stop is None else stop,
     )
 
 
 def annealed(instance: PartsInstance, arrays: PartArrays, lanes: Lanes, run: PartsRun) -> Lanes:
     """The best lanes that the run finds; memory counted in sequence where one lane says it all."""
-    words = part_words(instance, lanes, run.seed)
+    words = part_words(instance, lanes, run.seed, run.stop)
     cooling = Cooling(run.moves, run.hot, run.cold)
     mixed = any(int(most) >= 0 for most in arrays.limit)
     anneal_parts(arrays, words, cooling, run.eager, REACH, mixed, run.enough)

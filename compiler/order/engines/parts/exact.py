@@ -9,7 +9,7 @@ from stretto.compiler.order.engines.cpsat import available
 from stretto.compiler.order.engines.cpsat.solver import solved, solver
 from stretto.compiler.order.engines.parts.instance import Lanes, PartsInstance, clock
 from stretto.compiler.order.engines.parts.state import PartsSearch
-from stretto.compiler.order.search_state import WORK
+from stretto.compiler.order.open_search import WORK
 
 LARGEST = 400
 """Operations at once."""

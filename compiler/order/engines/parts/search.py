@@ -3,14 +3,12 @@ first, so that nothing found is worse, then list schedules, CP-SAT where a proof
 annealing with what is left."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from time import monotonic
 
 from stretto.compiler.bounds.bound import bound
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.order import Order
-from stretto.compiler.order.budget import Budget, SearchProgress
+from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.cache import Remembered, recall, remember
 from stretto.compiler.order.check import check
 from stretto.compiler.order.engines.parts import exact
@@ -23,14 +21,13 @@ from stretto.compiler.order.engines.parts.instance import (
 )
 from stretto.compiler.order.engines.parts.starts import starts
 from stretto.compiler.order.engines.parts.state import FoundLanes, PartsSearch, parts_search
+from stretto.compiler.order.engines.spending import CHAINS, rounds, side_by_side
 from stretto.compiler.order.engines.table import engine
-from stretto.compiler.order.kernels.jit import fast, kept
-from stretto.compiler.order.search_state import SearchDone
+from stretto.compiler.order.kernels.jit import engage, fast
+from stretto.compiler.order.loops import loops_for
+from stretto.compiler.order.open_search import LoopsAreThere, SearchDone
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import Operation
-
-CHAINS = 2
-"""Runs side by side, whatever the machine has: a seed means the same everywhere."""
 
 MOVE = 60
 """Operations that a move is reckoned to replay."""
@@ -43,27 +40,31 @@ def search_parts(problem: Problem, budget: Budget) -> Order:
     """The best Order that the budget allows. Raises `LookupError` if none was found at all,
     `Rejected` for an engine that does not know parts (`no-order`), and `KeyboardInterrupt` where
     the Budget's `interrupted` does not take it."""
-    began = monotonic()
-    budget = replace(budget, engine=_engine(problem, budget.engine))
+    began = budget.clock()
+    budget = replace(budget, engine=_engine(problem, budget.engine), until=budget.deadline())
     least = bound(problem)
-    state = parts_search(problem, budget, least.ticks)
     old = recall(problem, budget)
+    again = old is None or old.seconds < budget.seconds
+    coming = loops_for("parts", len(problem.operations), budget) if again else None
+    state = parts_search(problem, budget, least.ticks)
+    state.coming = coming
     try:
         if old is not None and sorted(old.sequence) == list(range(state.instance.size)):
             state.submit(lanes_of(state.instance, old.sequence), old.engine)
-        if not state.found or old is None or old.seconds < budget.seconds:
-            _warm(state)
-            _run(state, ENGINES)
+        if not state.found or again:
+            _run_all(state)
     except SearchDone:
         pass
     except KeyboardInterrupt:
         state.interrupt()
     if not state.found:
         raise LookupError("no order was found")
+    if budget.ended is not None:
+        budget.ended()
     best = _robust(state) if problem.spec.jitter[0] else state.best
     seconds = budget.seconds
     if state.interrupted:
-        seconds = max(monotonic() - began, old.seconds if old is not None else 0.0)
+        seconds = max(budget.clock() - began, old.seconds if old is not None else 0.0)
     same = not state.interrupted or budget.effort is None  # an effort means the same everywhere
     if same and state.proven <= least.ticks:  # what was proved is not kept, and must not get lost
         flat = [i for row in best.lanes for i in row]
@@ -76,13 +77,14 @@ def improve_parts(
 ) -> Order | None:
     """The best Order that a short search finds from `start`, the parts of every rank in one
     sequence; None if there is none. Raises `KeyboardInterrupt`."""
+    loops_for("parts", len(problem.operations), budget)
     state = parts_search(problem, budget, bound(problem).ticks)
     index = {operation: i for i, operation in enumerate(problem.operations)}
     try:
-        _warm(state)
         given = [index[o] for row in start for o in row if o in index]
-        state.submit(lanes_of(state.instance, given), "start")
-        _run(state, [step for step in ENGINES if step.name != "cpsat"])
+        with state.until_the_deadline():
+            state.submit(lanes_of(state.instance, given), "start")
+            _run(state, [step for step in ENGINES if step.name != "cpsat"])
     except SearchDone:
         pass
     return _checked(state, state.best) if state.found else None
@@ -108,6 +110,18 @@ def _engine(problem: Problem, name: str | None) -> str | None:
     )
 
 
+def _run_all(state: PartsSearch) -> None:
+    """Run the engines; again, on what was found, when compiled loops come while plain ones run.
+    Raises `SearchDone` when what was found is good enough or time is up."""
+    with state.until_the_deadline():
+        try:
+            _run(state, ENGINES)
+        except LoopsAreThere:
+            engage()
+            state.on_present_loops()
+            _run(state, ENGINES)
+
+
 def _run(state: PartsSearch, steps: Iterable["PartsStep"]) -> None:
     """Run the chosen engine and those that it starts from, or all. Raises `SearchDone` when what
     was found is good enough."""
@@ -124,21 +138,6 @@ def _checked(state: PartsSearch, best: FoundLanes) -> Order:
     if (outcome.span if state.span else outcome.makespan) != best.value:
         raise RuntimeError("two ways to time an order disagree")
     return replace(order, proven=state.proven)
-
-
-def _warm(state: PartsSearch) -> None:
-    """Have the loops compiled before the clock starts."""
-    if not fast() or state.budget.effort == 0:
-        return
-    began = monotonic()
-    if state.budget.progress is not None and not kept():
-        words = "compiling the loops of the search, once on this machine"
-        state.budget.progress(SearchProgress(words, 0, state.bound, state.budget.seconds))
-    sequence = in_turn(state.instance, range(state.instance.size))
-    annealed(
-        state.instance, state.arrays, lanes_of(state.instance, sequence), PartsRun(1, 1.0, 1.0)
-    )
-    state.deadline += monotonic() - began
 
 
 # ---------------------------------------------------------------------------- published and lists
@@ -194,18 +193,18 @@ def _anneal(state: PartsSearch, share: float) -> None:
     mean = max(1.0, sum(state.instance.ticks) / max(1, sum(t > 0 for t in state.instance.ticks)))
     each = _seconds_of_a_move(state)
     most = _moves(state, until, each)
-    turn = 0
-    while state.left() > max(until, 0):
-        moves = most
+    for n in rounds(state, max(until, 0)):
+        moves, turn = most, n * CHAINS
         if state.budget.effort is None:
             moves = max(LEAST, min(most, int((state.left() - until) / each)))
-        began = monotonic()
+        began = state.budget.clock()
         jobs = [_job(state, k, mean, moves) for k in range(turn, turn + CHAINS)]
-        for k, lanes in enumerate(_side_by_side(jobs), turn):
-            state.submit(lanes, "anneal", k % 8)
-        each = max(1e-8, (monotonic() - began) / moves)
+        found = side_by_side(state, lambda k: jobs[k](), range(CHAINS))  # noqa: B023
+        each = max(1e-8, (state.budget.clock() - began) / moves)
         state.spent += CHAINS * moves * MOVE
-        turn += CHAINS
+        with state.together("anneal"):
+            for k, lanes in enumerate(found, turn):
+                state.submit(lanes, "anneal", k % 8)
 
 
 LEAST = 50
@@ -221,6 +220,7 @@ def _job(state: PartsSearch, k: int, mean: float, moves: int) -> Callable[[], La
     start = known[0] if k % 4 < 3 else known[min(len(known) - 1, 1 + k // 4 % 4)]
     heat = HEATS[k // CHAINS % len(HEATS)] * mean
     run = PartsRun(moves, heat, 0.06 * mean, 80, state.enough, state.budget.seed * 1009 + k)
+    run = replace(run, stop=state.stop)
     mirror, halved = state.mirror, state.halved
     if mirror is not None and halved is not None and k % 8 < 6:
         folded = mirror.fold(start.lanes)
@@ -235,9 +235,9 @@ def _seconds_of_a_move(state: PartsSearch) -> float:
     if state.budget.effort is not None:
         return 0.0
     few = 2000 if fast() else LEAST
-    began = monotonic()
+    began = state.budget.clock()
     annealed(state.instance, state.arrays, state.best.lanes, PartsRun(few, 1.0, 1.0))
-    return max(1e-8, (monotonic() - began) / few)
+    return max(1e-8, (state.budget.clock() - began) / few)
 
 
 def _moves(state: PartsSearch, until: float, each: float) -> int:
@@ -245,13 +245,6 @@ def _moves(state: PartsSearch, until: float, each: float) -> int:
     if state.budget.effort is not None:
         return max(2000, min(2_000_000, int(state.left() * 1e6 / MOVE / CHAINS / 8)))
     return max(LEAST, min(4_000_000, int((state.left() - until) / 8 / each)))
-
-
-def _side_by_side(jobs: list[Callable[[], Lanes]]) -> list[Lanes]:
-    if not fast():
-        return [job() for job in jobs]
-    with ThreadPoolExecutor(CHAINS) as pool:
-        return list(pool.map(lambda job: job(), jobs))
 
 
 def _exact(state: PartsSearch, share: float) -> None:
