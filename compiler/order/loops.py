@@ -45,7 +45,7 @@ def loops_for(
             if plain > READING:
                 engage()
         elif plain > (COMPILING if budget.effort else LISTING):
-            _say(budget, f"{COMPILES} …")
+            _say(budget, COMPILES)
             _compile(name, bool(budget.effort))
         return None
     if kept(name):
