@@ -167,6 +167,7 @@ def test_compiled_loops_outlive_their_folder(
             assert hits() == 0
         tally(damaged=tried + 1, crashes=0)
     finally:
+        jit.disengage()
         jit.loops_folder.cache_clear()
 
 
