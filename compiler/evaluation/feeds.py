@@ -21,6 +21,8 @@ def feeds_of(new: PipelineDecl, all_: list[PipelineDecl], reports: Reports) -> t
     found = []
     for statement, code in new.feeds:
         name = statement.pipeline
+        if reports.has_told(name.text):
+            continue
         other = next((d for d in all_ if d.name.text == name.text), None)
         if other is None:
             near = nearest(name.text, [d.name.text for d in all_])

@@ -144,6 +144,10 @@ class Reports:
             self._told.add(what)
             self.add(diagnostic)
 
+    def has_told(self, what: str) -> bool:
+        """Whether `add_once` has reported this."""
+        return what in self._told
+
     def add_repeated(
         self, diagnostic: Diagnostic, bindings: str = "", rank: int | None = None
     ) -> None:

@@ -209,9 +209,21 @@ def test_every_field_is_checked_or_unused(
 ) -> None:
     """Over the whole header and every rank's line: of each field every mutant's outcome."""
     plan = plan_of_parts(name) if name in ("parts", "whole") else plans()[name]
-    lines = open_seals(lines_of(plan, tmp_path))
-    honest = printed(sealed(lines, tmp_path / "sealed.plan"))
-    random, outcomes, table = Random(name), Counter[str](), dict[str, set[str]]()
+    outcomes, table = swept(plan, tmp_path, Random(name), attacks(250, 8000), attacks(2, 8))
+    accepted = {key for key, found in table.items() if found != {"refused"}}
+    assert accepted <= UNUSED, {key: table[key] for key in accepted - UNUSED}
+    assert not outcomes["believed"], table
+    tally(**outcomes)
+
+
+def swept(
+    plan: Plan, folder: Path, random: Random, many: int, each: int
+) -> tuple[Counter[str], dict[str, set[str]]]:
+    """About so many mutants of the plan, `each` of a place of every field in turn, and what became
+    of them: how many of each outcome, and of every field its outcomes."""
+    lines = open_seals(lines_of(plan, folder))
+    honest = printed(sealed(lines, folder / "sealed.plan"))
+    outcomes, table = Counter[str](), dict[str, set[str]]()
     found: dict[str, list[tuple[int, tuple[Any, ...]]]] = {}
     for number, line in enumerate(lines):
         for path in places(line):
@@ -219,21 +231,18 @@ def test_every_field_is_checked_or_unused(
                 found.setdefault(field(line, path), []).append((number, path))
     for some in found.values():
         random.shuffle(some)
-    while sum(outcomes.values()) < attacks(250, 8000) and any(found.values()):
+    while sum(outcomes.values()) < many and any(found.values()):
         for what in [key for key, some in found.items() if some]:
             number, path = found[what].pop()
             wrong = list(mutants(lines[number], path))
-            for mutant in random.sample(wrong, min(attacks(2, 8), len(wrong))):
+            for mutant in random.sample(wrong, min(each, len(wrong))):
                 changed = [*lines[:number], mutant, *lines[number + 1 :]]
-                if number == 0 and mutant.get("sources") == []:
+                if plan.sources and number == 0 and mutant.get("sources") == []:
                     continue  # a plan that says it was made otherwise: below
-                outcome = verdict(sealed(changed, tmp_path / "mutant.plan"), honest)
+                outcome = verdict(sealed(changed, folder / "mutant.plan"), honest)
                 outcomes[outcome] += 1
                 table.setdefault(what, set()).add(outcome)
-    accepted = {key for key, found in table.items() if found != {"refused"}}
-    assert accepted <= UNUSED, {key: table[key] for key in accepted - UNUSED}
-    assert not outcomes["believed"], table
-    tally(**outcomes)
+    return outcomes, table
 
 
 def test_lengths_and_digests_are_checked(tmp_path: Path) -> None:

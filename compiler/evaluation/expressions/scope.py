@@ -155,6 +155,8 @@ class Scope:
         name = word.text
         if name in ("ranks", "microbatches") and name not in self.defined_later:
             return  # `_complete` reports the missing statement
+        if self.reports.has_told(name):
+            return  # before close names are looked for
         if name in self.defined_later:
             found = diagnosis(
                 "unknown-name",
