@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from stretto.runtime.aloud import ArgumentReader, say
+
 STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # one of them: somebody starts ranks
 
 
@@ -17,21 +19,19 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is told by us, in a line
     chosen = _parser().parse_args(arguments)
     if Path(chosen.plan).suffix == ".pipe":
-        print(
+        say(
             f"error: {chosen.plan} is a schedule, not a plan: compile it first, "
-            f"`stretto compile {chosen.plan} -o plan.jsonl`, or let `stretto run` do both",
-            file=sys.stderr,
+            f"`stretto compile {chosen.plan} -o plan.jsonl`, or let `stretto run` do both"
         )
         return 2
     if chosen.checkpoint is None and (chosen.resume or chosen.checkpoint_every):
-        print("error: name the folder of the checkpoints: --checkpoint FOLDER", file=sys.stderr)
+        say("error: name the folder of the checkpoints: --checkpoint FOLDER")
         return 2
     if not chosen.local and not any(name in os.environ for name in STARTED):
-        print(
+        say(
             "error: a rank is one process of many: start them with\n  torchrun --standalone "
             f"--nproc-per-node RANKS -m stretto.runtime {chosen.plan} --model {chosen.model}\n"
-            "or run all of them in this process, with --local",
-            file=sys.stderr,
+            "or run all of them in this process, with --local"
         )
         return 2
     if not chosen.local:
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             read_environment(os.environ)  # before torch is loaded, for seconds
         except PipelineError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}")
             return 2
     from stretto.runtime.train import launch
     from stretto.runtime.train.job import TrainingJob
@@ -84,7 +84,7 @@ def _take_stderr() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentReader(
         prog="python -m stretto.runtime", description="Train a model by a plan."
     )
     parser.add_argument("plan", metavar="PLAN", help="a plan that `stretto compile` wrote")

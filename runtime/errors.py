@@ -1,9 +1,15 @@
 """Why a step cannot begin or cannot go on."""
 
+from stretto.compiler.diagnostics.printable import told
+
 
 class PipelineError(Exception):
     """The message says it in the plan's terms: which rank, at which operation and line, for what
     reason, and what to do about it. What the user's own code raised is its `__cause__`."""
+
+    def __str__(self) -> str:
+        """Names and the words of others are in it, and whoever catches it prints it."""
+        return told(super().__str__())
 
 
 class NonFiniteError(PipelineError):

@@ -5,14 +5,14 @@ import os
 import sys
 from collections.abc import Callable
 
-from stretto.compiler.diagnostics.printable import told
+from stretto.runtime.aloud import say
 
 Tell = Callable[[str], None]
 
 
 def to_stderr(report: str) -> None:
     """The default: a line on stderr."""
-    print(told(f"error: {report}"), file=sys.stderr, flush=True)
+    say(f"error: {report}")
 
 
 _tell: list[Tell] = [to_stderr]

@@ -7,7 +7,6 @@ Only then, where one was, are those numbers read, and the weights, inputs and ta
 looked at: nothing else is kept for it, and no module runs once more."""
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stretto.compiler.program.program import Operation
+from stretto.runtime.aloud import warn
 from stretto.runtime.containers import tensors
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.errors import NonFiniteError, PipelineError
@@ -95,7 +95,7 @@ class LossWatch:
         if self.on == "stop":
             raise NonFiniteError(message)
         if self.peers.rank == 0 and self.on == "warn":
-            warnings.warn(message, RuntimeWarning, stacklevel=5)
+            warn(message, RuntimeWarning, stacklevel=5)
         elif self.peers.rank == 0 and callable(self.on):
             self.on(message)
 

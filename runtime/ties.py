@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
-from warnings import warn
 
 from msgspec.structs import replace
 from torch import nn
@@ -23,6 +22,7 @@ from stretto.compiler.program.lists import RankList
 from stretto.compiler.program.program import Reduction, Tie, TiedPlace
 from stretto.compiler.program.ties import tie_reductions, tie_sums, tied_list, with_ties
 from stretto.compiler.proof.prove import prove_all
+from stretto.runtime.aloud import warn
 from stretto.runtime.coordination.handshake import shake_hands
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.declared_ties import Declaration, TieTable, declared

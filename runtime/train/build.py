@@ -2,7 +2,6 @@
 its stages, and an executor over them. Everything of the user's that is missing or of the wrong kind
 is told here, before the first step."""
 
-import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from random import Random
@@ -12,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from stretto.runtime.aloud import caution
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.executor import Executor
 from stretto.runtime.rank_program import RankPlan, plan_for_rank
@@ -77,7 +77,7 @@ def build(job: TrainingJob, here: RankProcess) -> RankTraining:
         trust=job.trust,
         check_messages=job.check_messages,
         scale_loss=models.scale_loss(),
-        on_nonfinite="stop" if job.on_nonfinite == "stop" else told,
+        on_nonfinite="stop" if job.on_nonfinite == "stop" else caution,
         ties=models.ties(),
         build_stage=build_stage,
     )
@@ -87,11 +87,6 @@ def build(job: TrainingJob, here: RankProcess) -> RankTraining:
     stepping = stepping_of(models, modules, here.rank, executor.plan.spec.ties)
     scaler = GradScaler(executor) if job.amp == "float16" else None
     return RankTraining(job, here, models, data, eval_data, executor, modules, stepping, scaler)
-
-
-def told(message: str) -> None:
-    """What a rank prints that goes on all the same."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def stage_of(job: TrainingJob, here: RankProcess, models: Models, stage: StageId) -> nn.Module:

@@ -1,11 +1,10 @@
 """Where a rank computes: on a GPU of its own, or on the CPU. In come what was asked for and what
 the machine has, out comes a device."""
 
-import sys
-
 import torch
 
 from stretto.compiler.diagnostics.wording import count
+from stretto.runtime.aloud import caution
 from stretto.runtime.errors import PipelineError
 
 
@@ -22,7 +21,7 @@ def rank_device(asked: str | None, local_rank: int, local_world: int) -> torch.d
     if asked == "cuda":
         raise PipelineError(f"--device cuda: {few}: each rank needs one of its own")
     if there and local_rank == 0:
-        print(f"warning: {few}: computing on the CPU", file=sys.stderr, flush=True)
+        caution(f"{few}: computing on the CPU")
     return torch.device("cpu")
 
 

@@ -13,6 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.plan.plan import read_plan
+from stretto.runtime.aloud import answer, say
 from stretto.runtime.coordination.failure import named, post_failure
 from stretto.runtime.coordination.store import Store, store_of
 from stretto.runtime.errors import PipelineError
@@ -112,14 +113,14 @@ def local(job: TrainingJob) -> int:
         ErrorTeller().tell(message, error.__cause__)
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
+        say("interrupted")
         os._exit(130)  # at an ordinary end, threads that are in the middle of torch abort
     return _finished(reports[0], 0)
 
 
 def _finished(report: TrainingReport, me: int) -> int:
     if me == 0:
-        print(report.summary, flush=True)
+        answer(report.summary)
     return 1 if report.verified is False else 0
 
 

@@ -2,12 +2,12 @@
 line; a rank builds its stages from the user's model and takes the steps; out comes what came of
 it."""
 
-import sys
 from typing import Any
 
 from torch import Tensor, nn
 
 from stretto.compiler.plan.plan import read_plan
+from stretto.runtime.aloud import say
 from stretto.runtime.copies import check_copies
 from stretto.runtime.topology import StageId
 from stretto.runtime.train.batches import next_batch
@@ -87,6 +87,6 @@ def _verified(
         verdict = verify(executor, whole, again, judge, *batch, losses, weight_total=total)
     store = executor.peers.store
     if verdict is not None:
-        print(verdict, file=sys.stderr, flush=True)
+        say(str(verdict))
         store.post("verified", verdict.equal)
     return losses, bool(store.wait(["verified"], VERIFY_TIMEOUT)[0])

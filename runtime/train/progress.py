@@ -2,7 +2,6 @@
 one line that sums it up."""
 
 import math
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from stretto.runtime.aloud import say
 from stretto.runtime.batch import tensors
 from stretto.runtime.coordination.store import MissingKeys
 from stretto.runtime.errors import PipelineError
@@ -86,8 +86,7 @@ class ProgressLog:
             self._print(step, f"eval loss {sum(means) / len(means):.4f}")
 
     def _print(self, step: int, what: str) -> None:
-        words = f"step {step}/{self.job.steps}  {what}".rstrip()
-        print(words, file=sys.stderr, flush=True)
+        say(f"step {step}/{self.job.steps}  {what}".rstrip())
 
     def summary(self) -> str:
         """One line for the whole training; empty where no step was taken."""

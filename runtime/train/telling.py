@@ -5,13 +5,13 @@ itself, when all has ended and nothing can come behind it."""
 import json
 import os
 import re
-import sys
 import threading
 import time
 import traceback
 from pathlib import Path
 
 from stretto.compiler.diagnostics.printable import told
+from stretto.runtime.aloud import say
 from stretto.runtime.coordination.store import Store
 from stretto.runtime.leave import to_stderr
 
@@ -41,8 +41,7 @@ class ErrorTeller:
         if not (_first_in(folder, message) if folder else self._first()):
             return
         if cause is not None:
-            shown = told("".join(traceback.format_exception(cause)))
-            print(shown, end="", file=sys.stderr, flush=True)
+            say("".join(traceback.format_exception(cause)).removesuffix("\n"))
         if not folder or not _attempt()[1]:  # the ranks are started again: it is not the last word
             to_stderr(message)
         _record(message)

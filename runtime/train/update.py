@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stretto.runtime.aloud import caution
 from stretto.runtime.clip import clip_grad_norm_, get_total_norm
 from stretto.runtime.errors import NonFiniteError
-from stretto.runtime.train.build import RankTraining, told
+from stretto.runtime.train.build import RankTraining
 from stretto.runtime.train.user_code import user_code
 
 
@@ -69,5 +70,5 @@ def _norm(training: RankTraining, step: int) -> Tensor | None:
         if job.on_nonfinite == "stop":
             raise NonFiniteError(message) from None
         if training.here.rank == 0:
-            told(message)
+            caution(message)
         return clip_grad_norm_(executor, job.clip) if job.clip is not None else None

@@ -1,6 +1,8 @@
 """Hostile names of files and texts, through every command: what reaches a terminal or the log of a
 CI has no character that steers it, turns a line around, or begins a line of its own."""
 
+import ast
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from stretto.compiler import cli
 from stretto.compiler.diagnostics.printable import one_line, printable, told, unseen_escaped
 from stretto.compiler.show import FORMATS
 from tests.attacks.conftest import Tally
+from tests.repository.sources import modules
 from tests.support.command_line import GOOD, WRONG
 
 ALL_AT_ONCE = "all\x1b[31m\x9b1m\u202e\u2066\u200f\n::error file=x::\r::warning::\b\t\udcff"
@@ -97,6 +100,49 @@ def test_what_is_not_seen_is_spelled_out() -> None:
     assert not steers(printable(everything)) and not steers(one_line(everything + "\n\t"))
     assert "\n" not in one_line("a\nb") and printable("a\n\tb") == "a\n\tb"
     assert not steers(unseen_escaped(everything))
+
+
+SPEAKS = {"print", "warn", "showwarning", "print_exc", "print_exception"}
+
+
+def test_the_runtime_speaks_in_one_place() -> None:
+    """Nothing in it prints or warns, or writes to a stream of the process, but `aloud`."""
+    found, seen = [], 0
+    for name, path in modules().items():
+        if not name.startswith("runtime."):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            if name == "runtime.aloud":
+                seen += called in ("print", "warnings.warn")
+            elif (
+                called in {"print"}
+                or (called.split(".")[-1] in SPEAKS and "." in called)
+                or re.fullmatch(r"(sys\.(stdout|stderr)|.*\.stderr)\.write", called)
+            ):
+                found.append(f"{name}:{node.lineno} {called}")
+    assert not found and seen >= 3
+
+
+def test_what_the_runtime_says_steers_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    from stretto.runtime import aloud
+    from stretto.runtime.errors import NonFiniteError
+
+    hostile = "red\x1b[31m\x9b1m\u202e\u2066\n::error file=x::\n  ::warning::"
+    aloud.say(hostile)
+    aloud.caution(hostile)
+    aloud.answer(hostile)
+    with pytest.warns(RuntimeWarning) as warned:
+        aloud.warn(hostile, RuntimeWarning)
+    with pytest.raises(SystemExit):
+        aloud.ArgumentReader(prog="x").parse_args([hostile])
+    said = capsys.readouterr()
+    for text in (said.out, said.err, str(warned[0].message), str(NonFiniteError(hostile))):
+        assert "x1b[31m" in text and not steers(text)
+        assert not any(line.lstrip().startswith("::") for line in text.splitlines())
 
 
 def test_the_words_of_an_exception_are_no_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ layer where that is a folder."""
 from tests.repository.sources import modules, ours
 
 LAYERS = (
+    ("aloud",),
     ("accelerator", "errors", "leave", "loss_scaler", "surroundings", "whereabouts"),
     ("collectives", "containers", "topology"),
     ("chunks",),

@@ -1,0 +1,40 @@
+"""The one place where the runtime speaks. What it says is in part the words of others: of a model's
+exceptions, of names in plans, files and metrics, of hosts. None of them steers a terminal, turns a
+line around, or is a command in the log of a CI: `told` spells such characters out."""
+
+import argparse
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+from stretto.compiler.diagnostics.printable import told
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+
+def say(words: str) -> None:
+    """Talk, on stderr."""
+    print(told(words), file=sys.stderr, flush=True)
+
+
+def caution(words: str) -> None:
+    """Talk of what goes on all the same."""
+    say(f"warning: {words}")
+
+
+def answer(words: str) -> None:
+    """What was asked for, on stdout."""
+    print(told(words), flush=True)
+
+
+def warn(words: str, category: type[Warning] = UserWarning, stacklevel: int = 1) -> None:
+    """As `warnings.warn`, of whose `stacklevel` this function is none."""
+    warnings.warn(told(words), category, stacklevel=stacklevel + 1)
+
+
+class ArgumentReader(argparse.ArgumentParser):
+    """What it says of arguments has them in it."""
+
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+        super()._print_message(told(message), file)
