@@ -23,6 +23,7 @@ from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.kinds import STYLES, in_order
 from stretto.compiler.show.palette import LIGHTER, Shade, colour
 from stretto.compiler.show.summary import figures
+from stretto.compiler.show.text_hidden import hidden_table
 from stretto.compiler.show.view import View
 
 Columns = dict[str, list[Any]]
@@ -40,6 +41,7 @@ def plan_data(view: View) -> dict[str, Any]:
     lanes = lanes_of(view)
     every = [bar for lane in lanes.values() for bar in lane]
     bars, whats = bars_of(view, every, shades)
+    hidden_head, hidden_rows = hidden_table(view)
     return {
         "schedule": spec.name,
         "figures": figures(view.summary),
@@ -65,6 +67,7 @@ def plan_data(view: View) -> dict[str, Any]:
         },
         "peaks": view.claims.activations,
         "limits": [limit.grains if limit else NONE for limit in spec.limits],
+        "hidden": {"head": hidden_head, "rows": hidden_rows},
         "beside": beside_of(view),
         "chain": chain_of(view, every),
         "sources": [{"name": source.name, "text": source.text} for source in view.sources],

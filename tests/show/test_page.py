@@ -15,6 +15,7 @@ from stretto.compiler.driver import compile_file
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.spec import show
 from stretto.compiler.show import draw, html
+from stretto.compiler.show.text_hidden import hidden_table
 from stretto.compiler.show.view import view
 from tests.show.test_show import EVIL, evil, planned, some_specs
 from tests.support import specs
@@ -290,4 +291,38 @@ def test_a_second_plan_has_its_place_below_the_first(browser: Browser, tmp_path:
         "[0, 1, 2, 3].map((row) => stretto.viewport.rowAt(stretto.viewport.rowTop(row) + 1))"
     )
     assert tops == sorted(set(tops)) and rows == [0, 1, 2, 3]
+    browser.evaluate("document.getElementById('tables').open = true")
+    browser.settle()
+    many = "['ranks', 'ranks-1'].map((id) => document.getElementById(id).tBodies[0].rows.length)"
+    assert browser.evaluate(many) == [2, 2]
+    assert browser.evaluate("document.getElementById('figures').textContent").count("makespan") == 2
     assert browser.complaints(seen) == []
+
+
+def test_what_is_hidden_is_told_in_a_table(browser: Browser, tmp_path: Path) -> None:
+    """Of a schedule in parts, as the text says it; other streams are named in the legend, and
+    their bars have lines across."""
+    plan = compile_file("moe_1f1b", effort=0)
+    page = Shown(browser, plan, tmp_path)
+    page.js("document.getElementById('tables').open = true")
+    browser.settle()
+    told = page.js(
+        "[...document.querySelectorAll('.hidden-share tr')]"
+        ".map((row) => [...row.cells].map((cell) => cell.textContent))"
+    )
+    names, rows = hidden_table(view(plan, "train"))
+    assert told == [names, *map(list, rows)]
+    assert "on comm" in page.js("document.getElementById('legend').textContent")
+    # Down the middle of the longest bar of a lane: lines on another stream, none on the first.
+    lines = """[0, 1].map((stream) => {
+      const { viewport, chart, plans: [plan] } = stretto, { start, end } = plan.bars;
+      const lane = plan.lanes.findIndex(([, of]) => of === stream);
+      const bars = [...Array(plan.first[lane + 1] - plan.first[lane]).keys()]
+        .map((i) => i + plan.first[lane]).sort((a, b) => end[b] - start[b] - end[a] + start[a]);
+      const x = Math.round(viewport.x((start[bars[0]] + end[bars[0]]) / 2));
+      const y = viewport.rowTop(lane), { bars: high } = viewport.heights(), { raster } = chart;
+      const column = [...Array(high).keys()].map((i) => raster.pixels[(y + i) * raster.width + x]);
+      return column.filter((pixel, i) => i && pixel !== column[i - 1]).length;
+    })"""
+    first, other = page.js(lines)
+    assert other > first

@@ -164,6 +164,7 @@ export class Chart {
     const told = this.label(at, bar, [x0, y0, right, y1], lit ? ink : this.look.dim);
     if (told) raster.fill(x0, y0, right, y1, paint.ground);  // its letter tells the kind
     else raster.textured(x0, y0, right, y1, paint);
+    if (plan.lanes[at.lane][1]) raster.ruled(x0, y0, right, y1, paint.line);
   }
 
   // Where bars are too narrow: how much of the time from x to x goes into each shade, by heights,
@@ -183,6 +184,7 @@ export class Chart {
       parts.push([shades[s].ground, ticks / all]);
       const bottom = y + Math.min(heights.bars, Math.round(heights.bars * done / all));
       if (!low) raster.fill(x0, top, x1, bottom, shades[s].ground);
+      if (!low && plan.lanes[at.lane][1]) raster.ruled(x0, top, x1, bottom, shades[s].line);
       top = bottom;
     }
     const one = this.lit ? this.lit.first(plan, bar, Math.min(next + 1, at.to)) : NONE;

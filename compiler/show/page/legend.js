@@ -58,8 +58,15 @@ function others(plans, look) {
     ["memory that a rank holds, at most", block(look.edge, 3, 8)],
     ["critical chain", block(look.chain, 6, 2)],
   ];
+  const beside = [...new Set(plans.flatMap((one) => one.streams.slice(1)))];
+  if (beside.length) {
+    found.unshift([`on ${beside.join(", ")}`, (pen) => {
+      block(look.soft)(pen);
+      for (const y of [3, 8, 13]) block(look.dim, y, 1)(pen);
+    }]);
+  }
   if (plans.some((one) => one.limits.some((limit) => limit >= 0))) {
-    found.splice(3, 0, ["its limit", block(look.limit, 6, 2)]);
+    found.splice(found.length - 1, 0, ["its limit", block(look.limit, 6, 2)]);
   }
   if (plans.some((one) => one.beside.start.length)) {
     found.push(["gradients reduced, weights unsharded", block(look.beside, 5, 4)]);

@@ -197,7 +197,8 @@ class Page {
 function begin() {
   const plans = readPlans(byId("plan").textContent), [plan] = plans, page = new Page(plans);
   document.querySelector("h1").textContent = plan.schedule;
-  byId("figures").textContent = plan.figures;
+  byId("figures").textContent = plans.length === 1 ? plan.figures
+    : plans.map((one) => `${one.schedule}: ${one.figures}`).join(" — ");
   if (plan.limits.some((limit) => limit >= 0)) byId("chart").classList.add("limited");
   page.layout();
   performance.mark("drawn");
@@ -206,8 +207,8 @@ function begin() {
   buttons(page);
   drags(page);
   requestAnimationFrame(() => setTimeout(() => {
-    showSource(plan, (source, line) => page.line(plan, source, line));
-    prepareTables(plan, (bar) => page.go(barThing(plan, bar)));
+    for (const one of plans) showSource(one, (source, line) => page.line(one, source, line));
+    prepareTables(plans, (one, bar) => page.go(barThing(one, bar)));
   }));
   new ResizeObserver(() => page.layout()).observe(byId("rows"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => page.layout());

@@ -38,6 +38,12 @@ export class Raster {
     }
   }
 
+  // Lines across a rectangle: what runs on another stream than the first.
+  ruled(x0, y0, x1, y1, line) {
+    const { dots } = this;
+    for (let y = y0 + 3 * dots; y < y1; y += 5 * dots) this.fill(x0, y, x1, Math.min(y + dots, y1), line);
+  }
+
   put(pen, x0, y0, x1, y1) {
     const left = Math.max(0, x0), top = Math.max(0, y0);
     const width = Math.min(this.width, x1) - left, height = Math.min(this.height, y1) - top;

@@ -7,15 +7,40 @@ import { nameOf, size, time } from "./words.js";
 
 const ROWS = 500;  // rows at a time
 
-export function prepareTables(plan, go) {
-  const box = byId("tables");
+// `go` is told the plan and the bar that a click names.
+export function prepareTables(plans, go) {
+  const box = byId("tables"), first = byId("ranks");
   box.addEventListener("toggle", () => {
-    if (box.open && !byId("ranks").tBodies.length) showRanks(plan, go);
+    if (!box.open || first.tBodies.length) return;
+    plans.forEach((plan, i) => {
+      const table = i ? first.cloneNode(true) : first;
+      if (i) {
+        table.id = `ranks-${i}`;
+        table.replaceChildren(table.caption);
+        box.insertBefore(table, byId("operations"));
+      }
+      if (plans.length > 1) table.caption.prepend(`${plan.schedule}: `);
+      showRanks(plan, table, (bar) => go(plan, bar));
+      if (plan.hidden.rows.length) showHidden(plan, box);
+    });
   });
 }
 
-function showRanks(plan, go) {
-  const table = byId("ranks");
+// How much of the time on other streams lies under computation, rank by rank.
+function showHidden(plan, box) {
+  const table = document.createElement("table");
+  table.className = "hidden-share";
+  box.insertBefore(table, byId("operations"));
+  put(table, "caption", "How much of the time beside computation is hidden under it");
+  head(table, plan.hidden.head);
+  more(table, plan.hidden.rows.length, (i, row) => {
+    const [name, ...cells] = plan.hidden.rows[i];
+    put(row, "th", name, { scope: "row" });
+    for (const words of cells) put(row, "td", words);
+  });
+}
+
+function showRanks(plan, table, go) {
   const of = plan.streams.length > 1 ? `${plan.streams[0]} ` : "";
   head(table, ["rank", "operations", `${of}busy`, ...plan.causes.map((words) => `${of}idle: ${words}`),
     "peak of memory", "limit"]);
