@@ -73,10 +73,13 @@ class CheckedEvent:
 
 
 class Memory:
-    """What is known of one storage: where it was made, the last write, the reads since."""
+    """What is known of one piece of memory: where it was made, the last write, the reads since.
+    Several storages have it where it was cloned lazily (`shared`); torch's allocator is then told
+    nothing of other streams, without a word."""
 
     def __init__(self, tensor: Tensor):
-        self.reference = StorageWeakRef(tensor.untyped_storage())
+        self.references = [StorageWeakRef(tensor.untyped_storage())]
+        self.shared = False
         self.what = f"{tuple(tensor.shape)}"
         self.home: int | None = None  # the stream it was made on; None: before anybody watched
         self.written: tuple[int, int, str] | None = None  # stream, place, by what
@@ -128,7 +131,9 @@ class CheckedDevice:
     def uses(self, tensor: Tensor, stream: CheckedStream) -> None:
         with self.lock:
             known = self.memory.get(tensor.untyped_storage()._cdata)
-            if known is not None and not self.drop("uses", stream, stream):
+            if known is None:
+                known = self._known(tensor, None)
+            if not known.shared and not self.drop("uses", stream, stream):
                 known.told.add(stream.number)
 
     def synchronize(self) -> None:
@@ -187,7 +192,12 @@ class CheckedDevice:
             for tensor in read:
                 self._touch(name, stream, self._known(tensor, None), writes=False)
             for tensor in written:
-                self._touch(name, stream, self._known(tensor, stream.number), writes=True)
+                memory = self._known(tensor, stream.number)
+                if memory.shared and sum(not one.expired() for one in memory.references) > 1:
+                    self._touch(name, stream, memory, writes=False)  # a copy of its own
+                    memory = self.memory[tensor.untyped_storage()._cdata] = Memory(tensor)
+                    memory.home = stream.number
+                self._touch(name, stream, memory, writes=True)
 
     def waited(self) -> None:
         """The host has waited for the current stream: what it has done is behind all of it, and
@@ -196,6 +206,15 @@ class CheckedDevice:
             for stream in self.streams:
                 for k, place in self.current().clock.items():
                     stream.clock[k] = max(stream.clock.get(k, 0), place)
+
+    def cloned_lazily(self, source: Tensor, clone: Tensor) -> None:
+        """The two have one memory until somebody writes."""
+        with self.lock:
+            self._let_go()
+            memory = self._known(source, None)
+            memory.references.append(StorageWeakRef(clone.untyped_storage()))
+            memory.shared = True
+            self.memory[clone.untyped_storage()._cdata] = memory
 
     def _known(self, tensor: Tensor, home: int | None) -> Memory:
         key = tensor.untyped_storage()._cdata
@@ -221,8 +240,14 @@ class CheckedDevice:
 
     def _let_go(self) -> None:
         """What has been freed since: its memory is its stream's again."""
-        for key in [k for k, one in self.memory.items() if one.reference.expired()]:
-            memory = self.memory.pop(key)
+        gone = {
+            id(memory): memory
+            for memory in self.memory.values()
+            if all(one.expired() for one in memory.references)
+        }
+        if gone:
+            self.memory = {k: one for k, one in self.memory.items() if id(one) not in gone}
+        for memory in gone.values():
             if memory.home is None:
                 continue
             home = self.streams[memory.home]
@@ -274,6 +299,10 @@ class _Operations(TorchDispatchMode):
         schema = func._schema
         if any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns):
             return made  # a view: nothing is read or written
+        if func.overloadpacket is torch.ops.aten._lazy_clone:
+            self.device.cloned_lazily(args[0], made)
+            if self.device.graph is None:
+                return made
         if self.device.graph is not None:
             self.device.graph.calls.append((func, args, kwargs or {}, made))
         names = [argument.name for argument in schema.arguments]
