@@ -1,30 +1,31 @@
 """The schedules that ship, by name. In comes a name, out goes the text of its file."""
 
-from importlib.resources import files
+from pathlib import Path
 
 from stretto.compiler.diagnostics.source import Source
+
+FOLDER = Path(__file__).parent.parent / "schedules"  # `stretto.schedules`, wherever it is installed
 
 
 def names() -> list[str]:
     """Every schedule of the library, sorted."""
-    found = (entry.name for entry in files("stretto.schedules").iterdir())
-    return sorted(name.removesuffix(".pipe") for name in found if name.endswith(".pipe"))
+    return sorted(file.stem for file in FOLDER.glob("*.pipe"))
 
 
 def has(name: str) -> bool:
     """Whether a schedule of this name ships."""
-    return name.isidentifier() and files("stretto.schedules").joinpath(f"{name}.pipe").is_file()
+    return name.isidentifier() and (FOLDER / f"{name}.pipe").is_file()
 
 
 def read(name: str) -> Source:
     """The schedule's text, under the name that its diagnostics show."""
     file = f"{name}.pipe"
-    return Source(file, files("stretto.schedules").joinpath(file).read_text("utf-8"))
+    return Source(file, (FOLDER / file).read_text("utf-8"))
 
 
 def path(name: str) -> str:
     """Where the file of the schedule is."""
-    return str(files("stretto.schedules").joinpath(f"{name}.pipe"))
+    return str(FOLDER / f"{name}.pipe")
 
 
 def about(source: Source) -> str:

@@ -10,7 +10,7 @@ node is made, `refusals` looks at what the grammar lets through and the language
 import re
 from collections.abc import Callable, Iterable
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from keyword import iskeyword
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -76,9 +76,9 @@ class Shape(NamedTuple):
     many: list[int]  # the fields that are tuples of children
 
 
-def fill(shape: Shape, node: type, children: Children, span: Span) -> Any:
+def fill(node: type[Struct], children: Children, span: Span) -> Any:
     """A node whose fields hold the children: each child the first that may and is still open."""
-    takes, absent, many = shape
+    takes, absent, many = shape(node)
     values = absent.copy()
     for i in many:
         values[i] = []
@@ -97,8 +97,9 @@ def fill(shape: Shape, node: type, children: Children, span: Span) -> Any:
     return node(*values, span)
 
 
+@cache
 def shape(node: type[Struct]) -> Shape:
-    """The shape of a node, whose last field is its span."""
+    """The shape of a node, whose last field is its span; found out for the nodes that occur."""
     types = get_type_hints(node)
     found = Shape({}, [], [])
     for i, name in enumerate(node.__struct_fields__[:-1]):
@@ -289,6 +290,6 @@ WRITTEN_OUT: dict[str, Make] = {
     "overlap": _overlap,
 }
 MAKE: dict[str, Make] = {
-    **{rule: partial(fill, shape(node), node) for rule, node in NODES.items()},
+    **{rule: partial(fill, node) for rule, node in NODES.items()},
     **WRITTEN_OUT,
 }
