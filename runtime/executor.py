@@ -347,8 +347,6 @@ def _give_streams(executor: Executor, run: Interpreter) -> None:
     if device is not None:
         if executor.device_streams is None:
             executor.device_streams = DeviceStreams(device, len(names))
-            for chain in executor.context.chains.values():
-                chain.share = executor.device_streams.share
         run.device = executor.device_streams
         return
 

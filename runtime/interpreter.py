@@ -284,6 +284,7 @@ def part_forward(run: Interpreter, operation: Operation) -> Result:
     own = run.bound.about[run.at]
     if part == 0:
         chain.begin(_forward_input(run, own))
+    run.lend(chain.handed[microbatch].args, chain.handed[microbatch].kwargs)
     made = chain.forward(microbatch, part)
     return () if made is None else _kept(run, own, made)
 

@@ -87,7 +87,6 @@ class PartChain:
         self.above: dict[int, Gradients] = {}  # by micro-batch, for the part whose turn is next
         self.deferred: dict[PartOf, DeferredWeightGrad] = {}
         self.sums = SharedSums()
-        self.share: Callable[[Any], None] = lambda value: None  # is told what is handed on
 
     def begin(self, given: ForwardInput) -> None:
         """The stage is given a micro-batch: its first part may run. Raises `PipelineError` where
@@ -95,7 +94,6 @@ class PartChain:
         if given.learn and torch.is_inference_mode_enabled():
             raise PipelineError("nothing can be learned under torch.inference_mode()")
         leaves = tuple(tensor for tensor in given.given if tensor.requires_grad)
-        self.share(given.given)
         with torch.set_grad_enabled(given.learn):
             args, kwargs = given.arguments()
         _own(leaves, given.microbatch, 0)
@@ -118,7 +116,6 @@ class PartChain:
                 )
             if last:
                 return self._ended(handed, made, use, hooks)
-        self.share(made)
         with torch.set_grad_enabled(given.learn):
             cut = cut_between(made, given.learn)
         following = self.parts[part + 1].arguments(cut.value)

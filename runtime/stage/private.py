@@ -9,11 +9,17 @@ import torch
 from torch import Tensor
 
 _lazy_clone = torch._lazy_clone  # pyright: ignore[reportPrivateImportUsage]
+LAZY = {"cpu"}
+"""The types of devices on which a clone waits for the first write. On a GPU torch would then copy
+outside of the stream that writes (`cudaMemcpy`), and so beside what makes the tensor; and of memory
+that is shared its allocator takes no note of streams."""
 
 
 def writable(tensor: Tensor) -> Tensor:
     """The tensor's contents for one module. They are copied at the first write, if there is one;
-    at once where the memory is not torch's own (numpy's, shared)."""
+    at once on a GPU, and where the memory is not torch's own (numpy's, shared)."""
+    if tensor.device.type not in LAZY:
+        return tensor.clone()
     try:
         return _lazy_clone(tensor)
     except RuntimeError:

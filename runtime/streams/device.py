@@ -7,9 +7,7 @@ computation in the list.
 A tensor that was made on one stream and is used on another is told to torch's allocator
 (`record_stream`), so that its memory is not used again before that use is over: the graph that a
 part leaves keeps such tensors, and lets go of them in its backward, on whatever stream that is.
-What parts are handed is cloned lazily (`stage.private`), and of memory that is shared so the
-allocator is told nothing, without a word; so it is told before, of all streams of the rank
-(`share`). (What messages carry needs none of this: see `transport.local`.)
+(What messages carry needs none of this: see `transport.local`.)
 """
 
 from collections.abc import Iterable, Iterator
@@ -61,14 +59,6 @@ class DeviceStreams:
     def await_(self, operation: Operation) -> None:
         """The current stream goes on when the computation has ended."""
         self.device.current().wait_event(self.events[operation])
-
-    def share(self, value: Any) -> None:
-        """What may be used on any stream of the rank from now on. To be called before it is cloned
-        lazily."""
-        for tensor in tensors(value):
-            if isinstance(tensor, Tensor):
-                for stream in self.streams:
-                    self.device.uses(tensor, stream)
 
     def lend(self, value: Any) -> None:
         """What is about to be used on the current stream, wherever it was made."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stretto.runtime import run_local
+from stretto.runtime.stage import private
 from stretto.runtime.transport import local
 from tests.gpu import graphs, memory, overhead, overlap
 from tests.gpu.__main__ import main
@@ -51,6 +52,7 @@ def test_graphs_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         return run_local(plan, body, "cpu")
 
     monkeypatch.setattr(local, "accelerator_of", lambda _: device)
+    monkeypatch.setattr(private, "LAZY", set[str]())
     monkeypatch.setattr(graphs, "run_local", watched)
     small(monkeypatch, graphs, TURNS=1, RANKS=2, MICROBATCHES=4)
     for name in ("zb_v", "deepseek_v3"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stretto.compiler.plan.plan import Plan
 from stretto.runtime import Executor, GradScaler, PipelineError, run_local
 from stretto.runtime.graphs import CapturedStep, capture
+from stretto.runtime.stage import private
 from stretto.runtime.transport import local
 from stretto.runtime.transport.local import Local
 from tests.support.happens_before import CheckedDevice, Drop, settled
@@ -45,6 +46,7 @@ def captured(
 
     patch = pytest.MonkeyPatch()
     patch.setattr(local, "accelerator_of", lambda _: device)
+    patch.setattr(private, "LAZY", set[str]())
     try:
         with device.watching():
             x, target = batch(spec)

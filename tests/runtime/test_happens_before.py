@@ -5,7 +5,7 @@ purpose."""
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ import torch
 
 from stretto.compiler.plan.plan import Plan
 from stretto.runtime import Executor, run_local
+from stretto.runtime.stage import private
 from stretto.runtime.transport import local
 from stretto.runtime.transport.local import Local
 from tests.support.happens_before import CheckedDevice, Drop, settled
@@ -35,13 +36,18 @@ NONE_LOST: Drop = lambda site, stream, event: False  # noqa: E731
 
 
 def steps(
-    plan: Plan, make: Any = Layer, drop: Drop = NONE_LOST, **options: Any
+    plan: Plan,
+    make: Any = Layer,
+    drop: Drop = NONE_LOST,
+    lazy: Set[str] = frozenset(),
+    **options: Any,
 ) -> tuple[CheckedDevice, list[Modules]]:
     """The device, and by rank the modules that have taken two steps on it; the gradients are those
     of the last one, of known shapes."""
     device = CheckedDevice(drop)
     patch = pytest.MonkeyPatch()
     patch.setattr(local, "accelerator_of", lambda _: device)
+    patch.setattr(private, "LAZY", lazy)
     spec = spec_of(plan)
 
     def rank(transport: Local) -> None:
@@ -166,3 +172,17 @@ def test_losses_that_are_none_are_looked_for_at_the_end_of_a_step() -> None:
     assert not [site for _, site in device.looks if in_the_list(site)]
     for rank in ("rank 0", "rank 1"):  # its losses, and what all ranks say: not once for each
         assert sum(thread == rank for thread, _ in device.looks) <= 2, device.looks
+
+
+class Writes(Layer):
+    """A stage that writes on what it is given."""
+
+    def forward(self, x: torch.Tensor, /, *others: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.add_(1.0))
+
+
+def test_a_stage_may_write_on_its_input_on_a_device_too() -> None:
+    plan = compiled("zb_v", ranks=2, microbatches=4)
+    settled(steps(plan, Writes)[0])
+    device, _ = steps(plan, Writes, lazy={"cpu"})
+    assert any("which it does outside of all streams" in told for told in device.found)

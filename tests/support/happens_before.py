@@ -194,7 +194,10 @@ class CheckedDevice:
             for tensor in written:
                 memory = self._known(tensor, stream.number)
                 if memory.shared and sum(not one.expired() for one in memory.references) > 1:
-                    self._touch(name, stream, memory, writes=False)  # a copy of its own
+                    self.found.append(
+                        f"{name} on stream {stream.number} has torch copy what was "
+                        "cloned lazily, which it does outside of all streams"
+                    )
                     memory = self.memory[tensor.untyped_storage()._cdata] = Memory(tensor)
                     memory.home = stream.number
                 self._touch(name, stream, memory, writes=True)
