@@ -19,7 +19,7 @@ from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.figures import figure
 from stretto.compiler.program.program import Send
 from stretto.compiler.proof.prove import ASSUMPTIONS, STREAM_ASSUMPTIONS
-from stretto.compiler.show.summary import Summary, figures, of_plan, percent, step_of
+from stretto.compiler.show.summary import Summary, away, figures, of_plan, percent, step_of
 
 SEARCHES = ("time_limit", "effort", "gap", "engine")
 
@@ -113,7 +113,7 @@ def shorter(plan: Plan, chosen: Namespace) -> str:
     found = of_plan(better(plan, load.searching(chosen)))
     before = of_plan(plan)
     a, b = Fraction(before.makespan), Fraction(found.makespan)
-    known = "optimal" if found.optimal else f"at most {percent(found.gap)} from optimal"
+    known = "optimal" if found.optimal else f"{away(found.gap)} from optimal"
     if b >= a:
         return f"  the same placement and memory: no shorter order was found ({known})"
     gain = f"makespan {figure(b)}, {percent(float(1 - b / a))} shorter ({known})"

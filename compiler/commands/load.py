@@ -15,7 +15,7 @@ from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.plan.plan import Plan
-from stretto.compiler.show.summary import percent, step_of
+from stretto.compiler.show.summary import away, step_of
 
 
 class Refused(Rejected):
@@ -187,8 +187,8 @@ class Teller:
         if monotonic() < self.next:
             return
         self.next = monotonic() + (0.2 if self.terminal else 10)
-        gap = percent(now.best / now.bound - 1) if now.bound else "unknown"
-        words = f"{now.engine}: at most {gap} from optimal so far, {now.left:.0f} s left"
+        gap = away(now.best / now.bound - 1) if now.bound else "unknown how far"
+        words = f"{now.engine}: {gap} from optimal so far, {now.left:.0f} s left"
         if self.terminal:
             self.line(words)
         else:

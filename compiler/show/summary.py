@@ -16,6 +16,8 @@ from stretto.compiler.problem.spec import NONE, Spec, number
 from stretto.compiler.program.program import Claims, Compute, Program, ProgramName
 from stretto.compiler.program.timeline import time
 
+LEAST = 0.0005  # of 1: what would be written as 0.0 %
+
 
 class HiddenSummary(Struct, frozen=True):
     """Of one rank, how much of the time on other streams than `compute` lies under computation:
@@ -157,10 +159,15 @@ def distance(s: Summary) -> str:
     """How far from the best possible: `optimal`, or the bound and the gap to it."""
     if s.optimal:
         return "optimal"
-    found = f"lower bound {figure(s.lower_bound)}, at most {percent(s.gap)} from optimal"
+    found = f"lower bound {figure(s.lower_bound)}, {away(s.gap)} from optimal"
     if s.stated_bound is not None:
         found += f"; stated, not checked: {figure(s.stated_bound)} by an exhaustive search"
     return found
+
+
+def away(gap: float) -> str:
+    """How far from a bound, which may be met: `at most 4.8 %`."""
+    return "less than 0.1 %" if gap < LEAST else f"at most {percent(gap)}"
 
 
 def figures(s: Summary) -> str:
@@ -250,5 +257,5 @@ def runs(values: tuple[str, ...]) -> str:
 
 
 def percent(part: float) -> str:
-    """A part of 1 as `4.8 %`."""
-    return f"{100 * part:.1f} %"
+    """A part of 1 as `4.8 %`; of less than is seen so, that it is more than nothing."""
+    return "< 0.1 %" if 0 < part < LEAST else f"{100 * part:.1f} %"

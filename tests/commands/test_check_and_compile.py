@@ -171,3 +171,15 @@ def test_a_certificate_shows_sizes_and_times_as_people_read_them(
     (folder / "forged.json").write_text(json.dumps({**certificate, "sizes_in": "KiB"}))
     code, _, err = stretto("certify", "forged.json", "--plan", "sized.plan")
     assert code == 1 and "another unit" in err
+
+
+def test_what_is_not_optimal_is_never_zero_percent_away(stretto: Run, folder: Path) -> None:
+    """A bound that is nearly met is told as such, and not as met."""
+    (folder / "near.pipe").write_text(
+        "cost F[0] = 1000 cost F[1] = 1000 cost B = 2000\ntransfer 1\n"
+    )
+    sizes = ("--set", "ranks=2", "--set", "microbatches=4", "--costs", "near.pipe")
+    _, out, _ = stretto("check", "one_f_one_b", *sizes)
+    assert "less than 0.1 % from optimal" in out and " 0.0 %" not in out
+    _, out, _ = stretto("compile", "one_f_one_b", *sizes)
+    assert "less than 0.1 % from optimal" in out
