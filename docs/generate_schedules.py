@@ -12,6 +12,7 @@ from stretto.compiler.driver import compile_text
 from stretto.compiler.evaluation import Settings, evaluate
 from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.figures import figure
 from stretto.compiler.program.program import ProgramName
 from stretto.compiler.show.summary import Summary, largest, percent, summarize
 from stretto.compiler.show.svg import draw
@@ -75,7 +76,7 @@ def row(name: str) -> tuple[str, ...]:
     s = summary(compiled(name, TABLE, f"{costs} activation = {share}"))
     return (
         link,
-        "costs of its own" if cut else str(s.makespan),
+        "costs of its own" if cut else figure(s.makespan),
         percent(s.bubble),
         str(largest(s)),
         str(s.weight_copies),

@@ -40,7 +40,7 @@ def main() -> int:
 
 def title(words: str) -> None:
     """A heading across the terminal."""
-    print(f"\n━━ {words} {'━' * max(0, 96 - len(words))}\n", flush=True)
+    print(f"\n== {words} {'=' * max(0, 96 - len(words))}\n", flush=True)
 
 
 def stretto(words: str) -> None:

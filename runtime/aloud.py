@@ -5,8 +5,9 @@ line around, or is a command in the log of a CI: `told` spells such characters o
 import argparse
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
+from stretto.compiler.diagnostics.ascii import marked
 from stretto.compiler.diagnostics.printable import told
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def say(words: str) -> None:
     """Talk, on stderr."""
-    print(told(words), file=sys.stderr, flush=True)
+    print(_shown(words, sys.stderr), file=sys.stderr, flush=True)
 
 
 def caution(words: str) -> None:
@@ -25,7 +26,12 @@ def caution(words: str) -> None:
 
 def answer(words: str) -> None:
     """What was asked for, on stdout."""
-    print(told(words), flush=True)
+    print(_shown(words, sys.stdout), flush=True)
+
+
+def _shown(words: str, stream: TextIO) -> str:
+    """The words in characters that the stream's locale has."""
+    return marked(told(words), stream.encoding or "utf-8")
 
 
 def warn(words: str, category: type[Warning] = UserWarning, stacklevel: int = 1) -> None:

@@ -27,6 +27,11 @@ def _marked(error: UnicodeError) -> tuple[str, int]:
     return plain.encode("ascii", "backslashreplace").decode("ascii"), error.end
 
 
+def marked(text: str, encoding: str) -> str:
+    """The text as a stream of this encoding writes it: where the stream is not ours to prepare."""
+    return text.encode(encoding, register()).decode(encoding)
+
+
 def spelled(text: str, encoding: str) -> str:
     """The text with what this encoding lacks spelled out, so that its length is known."""
     try:

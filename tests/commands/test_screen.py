@@ -20,6 +20,7 @@ from stretto.compiler.commands.examination import examine
 from stretto.compiler.commands.load import Teller
 from stretto.compiler.diagnostics.ascii import MARKS
 from stretto.compiler.order.budget import SearchProgress
+from stretto.runtime import aloud
 
 WIDTHS = (40, 80, 300)
 FOUND = """\
@@ -160,6 +161,14 @@ def test_what_has_no_room_is_told(files: Path, monkeypatch: pytest.MonkeyPatch) 
                 if name in lines[at] or name in gone:
                     assert (name in lines[at]) != (name in gone), (width, name)
             assert ("about" in gone) == ("list" in words and width < 300)
+
+
+def test_the_runtime_speaks_in_every_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a stream that raises for what it has not."""
+    out = TextIOWrapper(BytesIO(), "ascii", errors="strict")
+    monkeypatch.setattr(sys, "stdout", out)
+    aloud.answer("caf\u00e9 1 \u2013 2, \u2026")
+    assert written(out) == b"caf\\xe9 1 - 2, ...\n"
 
 
 def test_data_is_utf8_in_every_locale(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
