@@ -2,8 +2,7 @@
 and posts its verdict for all. So either every rank takes the step, knowing the signature of every
 micro-batch, or none does, and all can try again with another batch.
 
-It takes one write and one read of the store for each rank and step, where the step is not like one
-before (`recall`). How long a rank may wait for
+It takes one write and one read of the store for each rank and step. How long a rank may wait for
 another here is judged by the watchdog, which knows whether that one is at work.
 """
 
@@ -11,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.errors import StepRefused
-from stretto.runtime.recall import StepRecall
 from stretto.runtime.signatures import (
     StepCard,
     StepSignatures,
@@ -23,17 +21,10 @@ from stretto.runtime.topology import StageGraph
 
 
 class StepAgreement:
-    """One rank's part. `notice` is told for which ranks it waits; with `recall` the store is left
-    out where the step is like one before."""
+    """One rank's part. `notice` is told for which ranks it waits."""
 
-    def __init__(
-        self,
-        peers: Peers,
-        graph: StageGraph,
-        notice: Callable[[Sequence[int]], None],
-        recall: StepRecall | None = None,
-    ):
-        self.peers, self.graph, self.notice, self.recall = peers, graph, notice, recall
+    def __init__(self, peers: Peers, graph: StageGraph, notice: Callable[[Sequence[int]], None]):
+        self.peers, self.graph, self.notice = peers, graph, notice
         self.compared = False  # the contents of the batch, at the first step
         self.read: dict[str, StepSignatures] = {}
         self.old: list[str] = []  # keys of this rank that all have read
@@ -41,8 +32,7 @@ class StepAgreement:
     def agree(self, number: int, card: StepCard) -> tuple[StepSignatures, bool]:
         """What holds for step `number` (from 1, with those that were refused), and whether all
         ranks have completed the steps before. Raises `StepRefused`, on every rank."""
-        recalled = self.recall.ask(number, card) if self.recall is not None else None
-        verdict = self._verdict(number, card) if recalled is None else recalled
+        verdict = self._verdict(number, card)
         if card.fault:
             raise StepRefused(card.fault)
         if verdict.fault:
@@ -53,8 +43,6 @@ class StepAgreement:
                 f"{verdict.fault}"
             )
         self.compared = True
-        if self.recall is not None and recalled is None:
-            self.recall.learn(verdict)
         if verdict.signatures not in self.read:
             if len(self.read) > 64:
                 self.read.clear()

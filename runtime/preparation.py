@@ -16,7 +16,6 @@ from stretto.runtime.interpreter import StepInput
 from stretto.runtime.mailbox import Mailbox
 from stretto.runtime.microbatches import PipelineMicrobatches
 from stretto.runtime.rank_context import RankContext
-from stretto.runtime.recall import StepRecall
 from stretto.runtime.signatures import ModuleState, faulty_card, state_of, step_card
 
 
@@ -68,13 +67,11 @@ def preparation(
     context: RankContext, activity: Activity, peers: Peers, check_messages: bool
 ) -> StepPreparation:
     """Of a rank that has taken no step yet."""
-    graph, recall = context.plan.graph, None
-    if context.transport.shows and peers.world > 1:
-        recall = StepRecall(peers, context.transport, activity.awaits)
+    graph = context.plan.graph
     return StepPreparation(
         context,
         activity,
-        StepAgreement(peers, graph, activity.awaits, recall),
+        StepAgreement(peers, graph, activity.awaits),
         EdgeMemory(peers.store, graph),
         state_of(context.stages.values()),
         check_messages,

@@ -35,12 +35,10 @@ class Transport(Protocol):
     """`rank` and `world` are the plan's; `device` is where received tensors are placed, and
     `accelerator` issues to it where it works behind the host. `looks`: a wait ends when the data
     are there, so that the process may look at them. `tells`: `NOTHING` may be sent in place
-    of a tensor, and `absent` has the places of such in what was received. `shows`: what arrives
-    is seen in the memory of the buffers before anybody waits for it."""
+    of a tensor, and `absent` has the places of such in what was received."""
 
     looks: bool
     tells: bool
-    shows: bool
 
     rank: int
     world: int

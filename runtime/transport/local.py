@@ -60,7 +60,7 @@ class Hub:
 class Local:
     """One rank's end of the hub."""
 
-    looks, tells, shows = True, True, False
+    looks, tells = True, True
 
     def __init__(self, hub: Hub, rank: int):
         self.hub, self.rank, self.world, self.device = hub, rank, hub.world, hub.device

@@ -34,7 +34,7 @@ class Nccl:
     other pipelines are not named in `families`."""
 
     backend = "nccl"
-    looks = tells = shows = False
+    looks = tells = False
 
     def __init__(
         self,
