@@ -8,8 +8,8 @@ process that was killed has left is loops that are whole, and no file.
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,12 +69,8 @@ class LoopsToCome:
         """Whether they have come."""
         return kept(self.name)
 
-    def failed(self) -> bool:
-        """Whether they will not come."""
-        return self.process is not None and self.process.poll() not in (None, 0)
 
-
-def compiling(name: str, start: Callable[[str], None] | None = None) -> LoopsToCome | None:
+def compiling(name: str) -> LoopsToCome | None:
     """Have the set compiled by a process that outlives this one, and says nothing; None where
     nothing can be kept. A Ctrl-C does not reach it: its work is for the next command too."""
     folder = loops_folder()
@@ -83,7 +79,7 @@ def compiling(name: str, start: Callable[[str], None] | None = None) -> LoopsToC
     try:
         folder.mkdir(parents=True, exist_ok=True)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", MODULE, name],
+            [sys.executable, "-P", "-m", MODULE, name],  # not the modules of the folder it is in
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -93,11 +89,3 @@ def compiling(name: str, start: Callable[[str], None] | None = None) -> LoopsToC
     except OSError:
         return None
     return LoopsToCome(name, process)
-
-
-def forget(name: str) -> None:
-    """The set is not whole after all."""
-    folder = loops_folder()
-    if folder is not None:
-        with suppress(OSError):
-            (folder / f"{name}.whole").unlink(missing_ok=True)

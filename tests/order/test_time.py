@@ -23,11 +23,12 @@ from stretto.compiler.order.kernels.instance import instance_of
 from stretto.compiler.order.loops import loops_for
 from stretto.compiler.order.open_search import LoopsAreThere, OpenSearch, SearchDone
 from stretto.compiler.order.search_state import SearchState, start_search
+from stretto.compiler.order.warm import LOOPS
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.problem import Problem
 from tests.order.test_budget import limited
 from tests.support.parts import parts_spec
-from tests.support.specs import vee
+from tests.support.specs import linear, vee
 
 
 class FastClock:
@@ -212,6 +213,25 @@ def test_what_a_search_runs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert loops_for("whole", 10, Budget(), start) is None and engaged and len(began) == 1
     finally:
         jit.loops_folder.cache_clear()
+
+
+def test_what_is_kept_is_what_is_called() -> None:
+    """Else a search that has so many seconds would compile in the middle of them."""
+    if not (kept.kept("whole") and kept.kept("parts")):
+        pytest.skip("loops are not compiled here yet (`stretto warm`)")
+    before = jit.fast()
+    jit.engage()
+    chain = replace(limited(linear(4, 8, (10, 16, 6), transfer=1), 6), overlap=(), pairs=())
+    problems = [v(), expand(chain), expand(replace(chain, jitter=(1, 5)))]
+    for problem in (*problems, expand(parts_spec(2, 4))):
+        arrange(problem, Budget(effort=1))
+    for rows in LOOPS.values():
+        for module, name, _ in rows:
+            loop = getattr(module, name)
+            assert len(loop.signatures) == 1, name
+            assert not loop.stats.cache_misses, name
+    if not before:
+        jit.disengage()
 
 
 def test_only_one_process_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
