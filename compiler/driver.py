@@ -9,7 +9,7 @@ from dataclasses import replace as changed
 from fractions import Fraction
 from os import PathLike, fspath
 from pathlib import Path
-from time import monotonic, process_time
+from time import monotonic
 from typing import NamedTuple
 
 from stretto.compiler import library
@@ -135,9 +135,9 @@ def _least(made: _MadePrograms, wanted: _Choices) -> Bound:
     return least if made.proven <= least.ticks else Bound(made.proven, EXHAUSTIVE)
 
 
-AFTER = 6e-5
-"""Seconds of one core, for each operation, from an order that was found to a plan that is written,
-about: the search ends so much earlier."""
+AFTER, AT_LEAST = 6e-5, 0.15
+"""Seconds of one core, for each operation and at least, from an order that was found to a plan that
+is written, about: the search ends so much earlier."""
 
 
 def _leaving_time(budget: Budget, operations: int) -> Budget:
@@ -146,8 +146,7 @@ def _leaving_time(budget: Budget, operations: int) -> Budget:
     if budget.effort is not None:
         return budget
     end, now = budget.deadline(), budget.clock()
-    so_far = now - (end - budget.seconds)
-    rest = AFTER * operations * min(10.0, max(1.0, so_far / max(0.05, process_time())))
+    rest = (AT_LEAST + AFTER * operations) * budget.slower()
     return changed(budget, until=end - min(rest, (end - now) / 2))
 
 

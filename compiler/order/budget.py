@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from time import monotonic
+from time import monotonic, process_time
 from typing import NamedTuple
 
 
@@ -49,3 +49,11 @@ class Budget:
         if self.effort is not None:
             return float("inf")
         return self.clock() + self.seconds if self.until is None else self.until
+
+    def slower(self) -> float:
+        """How many seconds a second of work takes, about, as far as the time so far tells: more
+        than one where others have the processor too, ten at most."""
+        if self.until is None or self.effort is not None:
+            return 1.0
+        so_far = self.clock() - (self.until - self.seconds)
+        return min(10.0, max(1.0, so_far / max(0.05, process_time())))

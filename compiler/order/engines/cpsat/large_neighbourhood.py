@@ -91,9 +91,11 @@ def improve(state: SearchState, sequence: Sequence[int], seconds: float) -> None
             _stretch(state, neighbours, played, begin, int(many), value)
             for begin in _begins(random, state.instance.size, int(many))
         ]
+        if state.stopped():
+            break
         for one in tried:
             one.solver = solver(state.budget, patience, random.randrange(1 << 30))
-        statuses, interrupted = all_solved([(one.solver, one.m) for one in tried])
+        statuses, interrupted = all_solved([(one.solver, one.m) for one in tried], state.stopped)
         changed: set[int] = set()
         for one, status in zip(tried, statuses, strict=True):
             name = one.solver.status_name(status)

@@ -53,8 +53,10 @@ def _whole(state: SearchState, sequence: Sequence[int], best: int, seconds: floa
     made = constraints(m, state.instance, cuts_of(state.instance), state.bound, best - 1)
     _hint(m, state, made, sequence)
     m.minimize(made.goal)
+    if state.stopped():
+        return
     one = solver(state.budget, seconds, state.budget.seed)
-    status, interrupted = solved(one, m)
+    status, interrupted = solved(one, m, state.stopped)
     everything = covers_problem(state.instance)
     if status == cp_model.INFEASIBLE and everything:
         state.prove(best)

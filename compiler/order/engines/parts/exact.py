@@ -5,7 +5,7 @@ from typing import Any
 from stretto.compiler.bounds.parts.best import windows_of
 from stretto.compiler.bounds.parts.graph import parts_graph
 from stretto.compiler.bounds.parts.rank_as_chain import rank_chains
-from stretto.compiler.order.engines.cpsat import available
+from stretto.compiler.order.engines.cpsat import affordable, available
 from stretto.compiler.order.engines.cpsat.solver import solved, solver
 from stretto.compiler.order.engines.parts.instance import Lanes, PartsInstance, clock
 from stretto.compiler.order.engines.parts.state import PartsSearch
@@ -23,6 +23,8 @@ def run(state: PartsSearch, share: float) -> None:
     """Improve the best lanes, or prove that none are better. Raises `SearchDone`."""
     if not available() or state.instance.size > LARGEST or state.span:
         return
+    if not affordable(state.budget, state.left() * share):
+        return
     from ortools.sat.python import cp_model
 
     seconds = max(0.1, state.left() * share * (1 if state.budget.effort is None else UNIT))
@@ -34,7 +36,7 @@ def run(state: PartsSearch, share: float) -> None:
         m.add_hint(variable, timed.start[i] if timed else 0)
     m.minimize(starts[-1])
     one = solver(state.budget, seconds, state.budget.seed)
-    status, interrupted = solved(one, m)
+    status, interrupted = solved(one, m, state.stopped)
     if state.budget.effort is not None:
         state.spent += int(seconds / UNIT * WORK)
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
