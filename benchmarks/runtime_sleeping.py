@@ -146,9 +146,16 @@ def measured(rank: int, plan: Plan, tick: float) -> tuple[list[float], list[floa
     train = "train" in plan.programs
     program = plan.programs["train" if train else "eval"]
     spec, costs = program.spec, Costs(program.spec)
+    split = any(
+        isinstance(i, Compute) and i.operation.kind == "I" for r in program.ranks for i in r
+    )
     own = {
         (pipeline.name, s): SleepingStage(
-            {"F": tick * stage.F, "I": tick * (stage.I or stage.B), "W": tick * stage.W}
+            {
+                "F": tick * stage.F,
+                "I": tick * (stage.I if split else stage.B),
+                "W": tick * stage.W if split else 0.0,
+            }
         )
         for pipeline in spec.pipelines
         for s, stage in enumerate(pipeline.stages)

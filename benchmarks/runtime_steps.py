@@ -26,7 +26,7 @@ from stretto.compiler.program.program import Compute
 from stretto.runtime import Executor
 from tests.support.ranks import run
 
-RANKS, MICROBATCHES, WARM, TURNS = 4, 16, 3, 25
+RANKS, MICROBATCHES, WARM, TURNS = 4, 16, 3, 15
 TINY, ROWS = 64, 8  # of the tiny stages: width, and rows of a micro-batch
 
 Step = Callable[[], Any]
