@@ -39,7 +39,7 @@ def recall(problem: Problem, budget: Budget) -> Remembered | None:
         return None
     with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         path = _path(problem, budget)
-        if not path.is_file():
+        if path.is_symlink() or not path.is_file():
             return None
         with path.open("rb") as file:
             found = json.loads(file.read(4096 + MOST_BYTES * len(problem.operations)))
@@ -58,11 +58,14 @@ def recall(problem: Problem, budget: Budget) -> Remembered | None:
 
 
 def remember(problem: Problem, budget: Budget, what: Remembered) -> None:
-    """Leave it for a later run; the file is there whole or not at all."""
+    """Leave it for a later run; the file is there whole or not at all. A link in its place, or a
+    pipe, is not ours and stays as it is."""
     if not budget.cache:
         return
     with suppress(OSError):
         path = _path(problem, budget)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
             file.write(json.dumps(what._asdict()).encode())
