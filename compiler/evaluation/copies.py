@@ -10,8 +10,12 @@ def first_microbatches(declared: Declarations, reports: Reports) -> list[int]:
     """For every pipeline the index of its first micro-batch among those of all its copies. Reports
     copies whose micro-batches do not add up to those of the step."""
     firsts = [0] * len(declared.pipelines)
+    copies_of: dict[int, list[PipelineDecl]] = {}
+    for new in declared.pipelines:
+        if new.original is not None:
+            copies_of.setdefault(new.original.value.index, []).append(new)
     for original in declared.pipelines:
-        copies = [d for d in declared.pipelines if d.original is original]
+        copies = copies_of.get(original.value.index, [])
         if original.original is not None or not copies:
             continue
         group = [original, *copies]

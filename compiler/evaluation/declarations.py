@@ -117,6 +117,7 @@ def _pipeline(context: FileContext, statement: s.Pipeline) -> None:
     scope, declared = context.scope, context.declared
     new = declare_pipeline(statement, scope.snapshot(), declared, context.settings)
     declared.pipelines.append(new)
+    declared.by_name.setdefault(new.name.text, new)
     scope.define(statement.name, Constant(new.value, statement.name.span))
 
 

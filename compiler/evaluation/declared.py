@@ -64,6 +64,8 @@ class Declarations(Struct):
     overridden: set[str] = set()
     """Parameters whose values came from the settings."""
     pipelines: list[PipelineDecl] = []
+    by_name: dict[str, PipelineDecl] = {}
+    """The same; of two with one name, which is reported, the first."""
     slices: int | None = 0
     split: s.SplitBackward | None = None
     parts: Deferred | None = None

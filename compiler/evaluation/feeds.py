@@ -16,16 +16,18 @@ from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import Feed
 
 
-def feeds_of(new: PipelineDecl, all_: list[PipelineDecl], reports: Reports) -> tuple[Feed, ...]:
+def feeds_of(
+    new: PipelineDecl, all_: dict[str, PipelineDecl], reports: Reports
+) -> tuple[Feed, ...]:
     """What a pipeline feeds; feeds that cannot be are reported and left out."""
     found = []
     for statement, code in new.feeds:
         name = statement.pipeline
         if reports.has_told(name.text):
             continue
-        other = next((d for d in all_ if d.name.text == name.text), None)
+        other = all_.get(name.text)
         if other is None:
-            near = nearest(name.text, [d.name.text for d in all_])
+            near = nearest(name.text, all_)
             reports.add_once(
                 name.text,
                 diagnosis(

@@ -33,7 +33,7 @@ def declare_pipeline(
             case s.Place():
                 new.place = _compile_place(property_, scope)
             case s.Replicates(original):
-                new.original = _original(original, before, scope)
+                new.original = _original(original, declared, scope)
                 found.setdefault("copied", None)
             case s.ModelName():
                 new.model = property_
@@ -116,10 +116,10 @@ def _compile_place(statement: s.Place, scope: Scope) -> CompiledPlace:
     return CompiledPlace(code, inside.size, stages, stage, rank.span, statement.stage.text, plain)
 
 
-def _original(word: s.Word, before: list[PipelineDecl], scope: Scope) -> PipelineDecl | None:
-    for other in before:
-        if other.name.text == word.text:
-            return other.original or other
+def _original(word: s.Word, declared: Declarations, scope: Scope) -> PipelineDecl | None:
+    other = declared.by_name.get(word.text)
+    if other is not None:
+        return other.original or other
     found = scope.find(word.text)
     if found is not None:
         report_wrong_kind(scope.reports, word, "a pipeline", found.span)

@@ -32,7 +32,7 @@ def resolve_pipelines(
     for new in declared.pipelines:
         alike = matches_original(new, reports)
         where = _place(new, ranks, reports) if alike else None
-        feeds = feeds_of(new, declared.pipelines, reports)
+        feeds = feeds_of(new, declared.by_name, reports)
         model = (new.original or new).model
         microbatches = new.value.microbatches
         if where is None or microbatches is None:
