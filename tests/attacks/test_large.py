@@ -118,6 +118,14 @@ TEXTS = {
     "a statement": (TEXT + f"{WORD}\n", "xx…xx"),
     "what is not seen": (TEXT + "#" + "\x01" * 10**6 + "\n", "U+0001"),
     "a line": ("# " + "\x01" * 10**7 + "\n" + TEXT, "10,000,1"),
+    "one unknown name": (
+        TEXT + "".join(f"let a{i} = nowhere\n" for i in range(20_000)),
+        "`nowhere` is not defined",
+    ),
+    "copies": (
+        TEXT + "".join(f"pipeline a{i} {{ replicates main }}\n" for i in range(15_000)),
+        "the copies of `main` have",
+    ),
     "close names": (
         "".join(
             [
