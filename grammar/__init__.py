@@ -1,19 +1,19 @@
-"""The grammar of the schedule language, and its parser.
+"""The grammar of the schedule language, and its loader.
 
-`pipe.lark` is the language. lark makes a table of it, which takes longer than parsing a file, so
-the table is kept in `table.json`; `python -m stretto.grammar` writes it anew, and a test holds the
-two together. What runs the table is here (`lexer`, `parser`): lark is needed only to make one, and
-loading it would take longer than proving a schedule.
+`pipe.lark` is the language. Building its LALR table takes longer than parsing a file, so the table
+is kept beside it in `table.json`, which `python -m stretto.grammar` writes anew; a test holds the
+two together. Where the table is missing, or another lark made it, it is built on the spot.
 """
 
 import json
+from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
-from pathlib import Path
-from typing import Any
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
-from stretto.grammar import table
-from stretto.grammar.parser import Parser
+if TYPE_CHECKING:
+    from lark import Lark
 
 OPTIONS: dict[str, Any] = {
     "parser": "lalr",
@@ -22,43 +22,52 @@ OPTIONS: dict[str, Any] = {
     "keep_all_tokens": True,
     "maybe_placeholders": False,
 }
-FOLDER = Path(__file__).parent
 
 
-def parser(build: object, text: str, start: str) -> Parser:
-    """The parse of a text that has not begun; `start`: `schedule` or `costs`. Every rule that is
-    read calls the method of `build` that has its name, with the list of the rule's children."""
-    return Parser(_table(), build, text, start)
+def parser(build: object) -> "Lark":
+    """The parser of the language. Every rule that matches calls the method of `build` that has
+    its name, with the list of the rule's children."""
+    from lark import Lark
+
+    table = _table()
+    if table is None:
+        return Lark(grammar(), transformer=build, **OPTIONS)
+    load: Callable[..., Lark] = Lark._load_from_dict
+    return load(table["data"], table["memo"], transformer=build)
 
 
 def grammar() -> str:
     """The text of `pipe.lark`."""
-    return (FOLDER / "pipe.lark").read_text("utf-8")
+    return (files(__name__) / "pipe.lark").read_text("utf-8")
 
 
 def make_table() -> str:
-    """The text of `table.json`, made by lark."""
+    """The text of `table.json`: what lark knows after reading the grammar."""
     import lark
     from lark.grammar import Rule
     from lark.lexer import TerminalDef
 
     data, memo = lark.Lark(grammar(), **OPTIONS).memo_serialize([TerminalDef, Rule])
-    kept = {"made_of": _digest(), **table.saved(data, memo)}
-    return json.dumps(kept, separators=(",", ":")) + "\n"
+    return json.dumps({"made": _made(), "data": data, "memo": memo}, separators=(",", ":"))
 
 
-def _digest() -> str:
-    """Names the grammar."""
-    return sha256(grammar().encode()).hexdigest()
+def _made() -> str:
+    """Names the grammar and the lark that belong together."""
+    import lark
+
+    return f"{lark.__version__} {sha256(grammar().encode()).hexdigest()}"
 
 
 @cache
-def _table() -> table.GrammarTable:
-    """The table that is kept; where there is none, or of another grammar, one made now."""
+def _table() -> dict[str, Any] | None:
     try:
-        kept = json.loads((FOLDER / "table.json").read_bytes())
+        table: dict[str, Any] = json.loads((files(__name__) / "table.json").read_text("utf-8"))
     except FileNotFoundError:
-        kept = {}
-    if kept.get("made_of") != _digest():
-        kept = json.loads(make_table())
-    return table.read(kept)
+        return None
+    if table["made"] != _made():
+        return None
+    # JSON made strings of the integers that were keys.
+    states = table["data"]["parser"]["parser"]["states"]
+    table["data"]["parser"]["parser"]["states"] = {int(k): v for k, v in states.items()}
+    table["memo"] = {int(k): v for k, v in table["memo"].items()}
+    return table

@@ -15,6 +15,7 @@ from keyword import iskeyword
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
+from lark import Token
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -29,7 +30,6 @@ from stretto.compiler.language.refusals import (
     Refusal,
     SliceIndex,
 )
-from stretto.grammar.lexer import Token
 
 Make = Callable[[Children, Span], Any]
 

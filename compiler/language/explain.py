@@ -1,6 +1,10 @@
 """What to say about a word or character that does not fit the grammar."""
 
 import re
+from typing import Any
+
+from lark import Token
+from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Source, Span
@@ -13,8 +17,6 @@ from stretto.compiler.language.lookahead import (
     list_height,
     word_set,
 )
-from stretto.grammar.lexer import Token
-from stretto.grammar.parser import Parser
 
 RESERVED = word_set(
     "F B I W let repeat as for in if then else queue next and or not stages slice layer "
@@ -46,26 +48,38 @@ FOREIGN = {
 
 def span(file: str, token: Token) -> Span:
     """The place of a token."""
+    assert token.line and token.column and token.end_line and token.end_column
     return Span(file, token.line, token.column, token.end_line, token.end_column)
 
 
-def explain(source: Source, state: Parser, token: Token, before: Token | None) -> Diagnostic:
+def culprit(error: UnexpectedToken | UnexpectedCharacters) -> Token:
+    """The word or character that does not fit."""
+    if isinstance(error, UnexpectedToken):
+        token: Token = error.token
+        return token
+    return Token(
+        "CHARACTER", error.char, error.pos_in_stream, error.line, error.column,
+        error.line, error.column + 1, (error.pos_in_stream or 0) + 1,
+    )  # fmt: skip
+
+
+def explain(source: Source, state: Any, token: Token, before: Token | None) -> Diagnostic:
     """What to say about a token that does not fit in this state of the parser, behind the token
     `before`."""
     from stretto.compiler.language.hints import hint
     from stretto.compiler.language.split_hints import split_hint
 
-    table, stack = state.table, state.state_stack
-    fits = {t for t in table.states[stack[-1]] if t.isupper() and accepts(table, stack, t)}
+    states, stack = state.parse_conf.states, state.state_stack
+    fits = {t for t in states[stack[-1]] if t.isupper() and accepts(states, stack, t)}
     here = Label(span(source.name, token))
     opened = _open_block(source.name, state)
-    next_line = before is not None and before.end_line < here.span.line
-    ends = accepts(table, stack, "SEMICOLON")
-    starts = between_statements(table, stack[-1]) or (ends and (next_line or token == "}"))
-    keywords = _starts(state) if starts or ends else set()
+    next_line = before is not None and (before.end_line or 0) < here.span.line
+    ends = accepts(states, stack, "SEMICOLON")
+    starts = between_statements(states, stack[-1]) or (ends and (next_line or token == "}"))
+    keywords = _starts(states, state) if starts or ends else set()
     place = {"start"} if starts else {"end"} if ends else set()
     place |= {"step"} if "F" in keywords else set()
-    at = token.start_pos
+    at = len(source.text.rstrip()) if token.type == "$END" else token.start_pos or 0
     help_ = None if ends and next_line else split_hint(place, state, source.text, at)
     if token.type == "$END":
         return _end(here, opened, fits, help_)
@@ -82,11 +96,11 @@ def explain(source: Source, state: Parser, token: Token, before: Token | None) -
     return _syntax(f"{_expected(fits)}, found `{token}`", here, help_=help_)
 
 
-def _starts(state: Parser) -> set[str]:
+def _starts(states: Any, state: Any) -> set[str]:
     """The words that begin a statement of the innermost list."""
-    stack = state.state_stack[: list_height(state, ";")]
+    stack = state.state_stack[: list_height(states, state, ";")]
     kinds = {word: "KIND" if word in "FBIW" else word.upper() for word in STARTS}
-    return {word for word, kind in kinds.items() if accepts(state.table, stack, kind)}
+    return {word for word, kind in kinds.items() if accepts(states, stack, kind)}
 
 
 def _line_around(text: str, at: int) -> tuple[str, str]:
@@ -159,7 +173,7 @@ def _no_start(
         help_ = _where_it_belongs(token)
     if help_ is None:
         # `micro-batches` is three tokens and one mistake.
-        whole = re.match(r"\w*(-[A-Za-z]\w*)*", source.text[token.start_pos :])
+        whole = re.match(r"\w*(-[A-Za-z]\w*)*", source.text[token.start_pos or 0 :])
         near = _nearest_keyword(whole[0] if whole else "", keywords)
         help_ = f"did you mean `{near}`?" if near else f"one of {_begins(keywords)}"
     message = f"no statement begins with `{token}`"
@@ -217,7 +231,7 @@ def _text(kind: str) -> str:
     return PUNCTUATION.get(kind, kind.lower())
 
 
-def _open_block(file: str, state: Parser) -> Label | None:
+def _open_block(file: str, state: Any) -> Label | None:
     closed = 0
     for value in reversed(state.value_stack):
         if isinstance(value, Token) and value.type in ("LBRACE", "RBRACE"):

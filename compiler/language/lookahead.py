@@ -1,13 +1,13 @@
 """What the parser would take next, read off its own table of states, so that nothing of the grammar
-is repeated. A stack is the parser's stack of states."""
+is repeated. `states` is that table, a stack the parser's stack of states."""
 
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
-from stretto.grammar.lexer import Token
-from stretto.grammar.parser import Parser
-from stretto.grammar.table import GrammarTable
+from lark import Token
+from lark.parsers.lalr_analysis import Shift
 
 
 def word_set(text: str) -> frozenset[str]:
@@ -35,12 +35,12 @@ def balanced(text: str) -> bool:
     return braces.count("{") == braces.count("}")
 
 
-def list_height(parser: Parser, word: str, closes: bool = False) -> int:
+def list_height(states: Any, parser: Any, word: str, closes: bool = False) -> int:
     """How much of the stack remains when `word` begins the next statement of the innermost list
     of statements that takes it (any does for `;`, which is skipped); 0 if none does. Only where it
     `closes` open blocks may that list lie outside of them."""
     kind = "RBRACE" if word == "}" else "KIND" if word in "FBIW" else word.upper()
-    table, stack, values = parser.table, parser.state_stack, parser.value_stack
+    stack, values = parser.state_stack, parser.value_stack
     closed = 0  # blocks that have ended already
     for height in range(len(stack), 0, -1):
         above = values[height - 1] if height <= len(values) else None
@@ -50,27 +50,27 @@ def list_height(parser: Parser, word: str, closes: bool = False) -> int:
             closed = max(0, closed + (1 if above.type == "RBRACE" else -1))
         if (
             not closed
-            and between_statements(table, stack[height - 1])
-            and (word == ";" or accepts(table, stack[:height], kind))
+            and between_statements(states, stack[height - 1])
+            and (word == ";" or accepts(states, stack[:height], kind))
         ):
             return height
     return 0
 
 
-def between_statements(table: GrammarTable, state: int) -> bool:
+def between_statements(states: Any, state: Any) -> bool:
     """Whether the parser stands between two statements in this state."""
-    return not LISTED.isdisjoint(table.states[state])
+    return not LISTED.isdisjoint(states[state])
 
 
-def accepts(table: GrammarTable, stack: Iterable[int], kind: str) -> bool:
+def accepts(states: Any, stack: Iterable[Any], kind: str) -> bool:
     """Whether a terminal fits behind this stack, all reductions done."""
     stack = list(stack)
     while True:
-        action = table.states[stack[-1]].get(kind)
+        action = states[stack[-1]].get(kind)
         if action is None:
             return False
-        if action >= 0:
+        if action[0] is Shift:
             return True
-        rule = table.rules[-1 - action]
-        del stack[len(stack) - rule.length :]
-        stack.append(table.states[stack[-1]][rule.name])
+        rule = action[1]
+        del stack[len(stack) - len(rule.expansion) :]
+        stack.append(states[stack[-1]][rule.origin.name][1])

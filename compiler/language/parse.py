@@ -9,8 +9,10 @@ the next statement (`recover`).
 import re
 from functools import lru_cache
 from itertools import islice
-from types import SimpleNamespace
 from typing import Any
+
+from lark import Lark, Token
+from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.diagnostics.source import Source, Span
@@ -18,7 +20,6 @@ from stretto.compiler.language.build import builders
 from stretto.compiler.language.refusals import Refusal
 from stretto.compiler.language.syntax import CostFile, Schedule
 from stretto.grammar import parser
-from stretto.grammar.lexer import Token, Unfitting, token
 
 MOST_CHARACTERS = 2**20
 MOST_TOKENS = 100_000
@@ -45,41 +46,45 @@ def parse_costs(source: Source) -> CostFile:
 
 def _read(source: Source, start: str) -> Any:
     text = _checked(source)
-    state = parser(_builders(source.name), text, start)
+    session = _parser(source.name).parse_interactive(text, start=start)
+    state: Any = session.parser_state
+    lexer: Any = session.lexer_thread
     found: list[Diagnostic] = []
     resumed = -1  # the position where reading last went on
     before: Token | None = None  # the last token that fitted
     while True:
-        word = _end(text)
+        token = Token("$END", "", len(text))
         try:
-            for word in state.lexer.words(state.state_stack):
+            for token in lexer.lex(state):
                 if len(state.state_stack) > DEEPEST:
-                    raise Refusal((_too_deep(source.name, word),))
-                state.feed(word)
-                before = word
-            word = _end(text)
-            result = state.feed(word, True)
+                    raise Refusal((_too_deep(source.name, token),))
+                state.feed_token(token)
+                before = token
+            token = _end(text)
+            result = state.feed_token(token, True)
             if not found:
                 return result
             break
         except Refusal as refusal:
-            at, mistakes = word.start_pos, list(refusal.diagnostics)
-        except Unfitting as error:
-            from stretto.compiler.language.explain import explain  # most files are right
+            at, mistakes = token.start_pos or 0, list(refusal.diagnostics)
+        except (UnexpectedToken, UnexpectedCharacters) as error:
+            from stretto.compiler.language.explain import culprit, explain  # most files are right
 
-            at, mistakes = error.word.start_pos, [explain(source, state, error.word, before)]
+            token = culprit(error)
+            at = token.start_pos or 0
+            mistakes = [explain(source, state, token, before)]
         from stretto.compiler.language.recover import go_on
 
         found.extend(mistakes)
-        resumed = go_on(text, state, max(at, resumed + 1))
+        resumed = go_on(text, state, lexer.state, max(at, resumed + 1))
         if resumed < 0 or len(found) >= MOST_MISTAKES:
             break
     raise Rejected(sorted(found, key=lambda d: d.labels[0].span[1:]))
 
 
 @lru_cache(maxsize=16)
-def _builders(file: str) -> SimpleNamespace:
-    return builders(file)
+def _parser(file: str) -> Lark:
+    return parser(builders(file))
 
 
 def _checked(source: Source) -> str:
@@ -128,4 +133,4 @@ def _end(text: str) -> Token:
     """The end of the file, at the end of its last line that says something."""
     rest = text.rstrip()
     line, column = rest.count("\n") + 1, len(rest) - rest.rfind("\n")
-    return token("$END", "", *[(len(rest), line, column)] * 2)
+    return Token("$END", "", len(rest), line, column, line, column, len(rest))

@@ -1,6 +1,7 @@
 """Where to go on reading after a mistake in the grammar: at the next statement."""
 
 import re
+from typing import Any
 
 from stretto.compiler.diagnostics.suggest import nearest
 from stretto.compiler.language.lookahead import (
@@ -11,22 +12,21 @@ from stretto.compiler.language.lookahead import (
     between_statements,
     list_height,
 )
-from stretto.grammar.parser import Parser
 
 ELSE = re.compile(r"\s*else\b")
 
 
-def go_on(text: str, state: Parser, at: int) -> int:
+def go_on(text: str, state: Any, lexer: Any, at: int) -> int:
     """Skips to the next statement at or behind position `at`: shortens the parser's stack to the
     list of statements that it belongs to and puts the lexer there. Returns the position, or -1 if
     there is none."""
-    table, stack = state.table, state.state_stack
+    states, stack = state.parse_conf.states, state.state_stack
     closes = not balanced(text)  # whether a statement may end blocks that are still open
     if text.startswith("//", at):  # meant as a comment: what it says is no part of the schedule
-        ended = between_statements(table, stack[-1]) or accepts(table, stack, "SEMICOLON")
+        ended = between_statements(states, stack[-1]) or accepts(states, stack, "SEMICOLON")
         at = max(text.find("\n", at), at)
         if ended:
-            return _resume(state, list_height(state, ";"), at)
+            return _resume(text, state, lexer, list_height(states, state, ";"), at)
     before = text[text.rfind("\n", 0, at) + 1 : at].lstrip()
     if before.startswith("//") or (closes and "//" in before):  # taken for a division so far
         at = max(text.find("\n", at), at)
@@ -43,20 +43,25 @@ def go_on(text: str, state: Parser, at: int) -> int:
         if word == "}" and depth == 1 and not ELSE.match(text, match.end()):
             start = ";"  # the block was the mistaken statement's
         if start is not None:
-            height = list_height(state, start, closes)
+            height = list_height(states, state, start, closes)
             if height:
                 go_on_at = match.end() if start == ";" else match.start()
-                return _resume(state, height, go_on_at)
+                return _resume(text, state, lexer, height, go_on_at)
         depth = max(0, depth + (word == "{") - (word == "}"))
         first = word == "}" and depth == 0
     return -1
 
 
-def _resume(state: Parser, height: int, at: int) -> int:
+def _resume(text: str, state: Any, lexer: Any, height: int, at: int) -> int:
     """Forgets what stands above this height of the stack, and reads on at the position."""
     del state.state_stack[height:]
     del state.value_stack[height - 1 :]
-    state.lexer.at = at
+    counter = lexer.line_ctr
+    counter.char_pos = at
+    counter.line = text.count("\n", 0, at) + 1
+    counter.line_start_pos = text.rfind("\n", 0, at) + 1
+    counter.column = at - counter.line_start_pos + 1
+    lexer.last_token = None
     return at
 
 

@@ -7,12 +7,12 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
+from lark import Token
 from msgspec import Struct
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.language import syntax as s
-from stretto.grammar.lexer import Token
 
 MOST_DIGITS = 300
 

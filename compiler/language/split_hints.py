@@ -4,8 +4,9 @@ the statement up to the word that does not fit.
 
 from typing import Any
 
+from lark import Token
+
 from stretto.compiler.language.hints import Hint, first_fitting
-from stretto.grammar.lexer import Token
 
 FORWARD = r"^split F\b.*"
 ITEM = rf"{FORWARD}(?:\binto|,|\() *"  # where a part is named

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 BARE = Path(__file__).parent / "bare"
 FOLDERS = ("compiler", "grammar", "runtime", "schedules")
-STOOD_IN = tuple(name for name in ("msgspec",) if find_spec(name) is None)
+STOOD_IN = tuple(name for name in ("lark", "msgspec") if find_spec(name) is None)
 """The packages that are missing here."""
 
 

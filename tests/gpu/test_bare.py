@@ -1,5 +1,5 @@
-"""`make test-gpu` where there is torch and no other package: the stand-in for msgspec makes
-the same plans, byte for byte, and the runtime runs them."""
+"""`make test-gpu` where there is torch and no other package: the stand-ins for lark and msgspec
+make the same plans, byte for byte, and the runtime runs them."""
 
 import subprocess
 import sys

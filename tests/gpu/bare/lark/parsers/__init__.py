@@ -1,0 +1,1 @@
+"""Modules of lark that are imported by name."""
