@@ -19,7 +19,7 @@ from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
 from stretto.compiler.order.engines.cpsat import large_neighbourhood as lns
 from stretto.compiler.order.engines.priority_rules import ListScheduler, rules
-from stretto.compiler.order.kernels.evaluator import evaluate
+from stretto.compiler.order.kernels import evaluator
 from stretto.compiler.order.kernels.instance import instance_of
 from stretto.compiler.order.kernels.jit import ints
 from stretto.compiler.order.kernels.sequences import order_of
@@ -247,7 +247,7 @@ def test_stretches_make_a_poor_order_better(shape: str) -> None:
             one = start_search(made, Budget(effort=2), bound(problem).ticks)
             words = [ListScheduler(one.t).run(rule) for rule in rules(made)]
             listed = [word for word in words if word is not None]
-            values = [evaluate(one.evaluator, ints(word), False) for word in listed]
+            values = [evaluator.evaluate(one.evaluator, ints(word), False) for word in listed]
             start = listed[values.index(max(values))]
             with suppress(SearchDone):
                 one.submit(start, "list")

@@ -11,8 +11,8 @@ from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
 from stretto.compiler.order.engines import modulo, one_f_one_b
+from stretto.compiler.order.kernels import evaluator
 from stretto.compiler.order.kernels.annealing import Cooling, Goal
-from stretto.compiler.order.kernels.evaluator import evaluate
 from stretto.compiler.order.kernels.instance import instance_of
 from stretto.compiler.order.kernels.jit import ints
 from stretto.compiler.order.kernels.sequences import complete
@@ -68,7 +68,7 @@ def test_alternating_orders_take_as_long_as_their_sequences(seed: int) -> None:
             value = one_f_one_b.anneal(search, Cooling(moves, 3.0, 0.1), Goal(found.span, 0.1, 0))
             if value >= 0:
                 assert complete(found.t, [int(u) for u in search.best])
-                assert evaluate(found.evaluator, search.best, found.span) == value
+                assert evaluator.evaluate(found.evaluator, search.best, found.span) == value
                 ran += 1
     assert ran
 
@@ -101,7 +101,7 @@ def test_circles_take_as_long_as_their_sequences(seed: int) -> None:
     )
     assert 0 <= value <= first
     assert complete(found.t, [int(u) for u in best])
-    assert evaluate(found.evaluator, best, found.span) == value
+    assert evaluator.evaluate(found.evaluator, best, found.span) == value
 
 
 def test_a_circle_is_shifted_there_and_back() -> None:
