@@ -101,7 +101,7 @@ def test_a_second_of_its_clock_ends_a_search_and_not_seconds_of_its_own() -> Non
 
 def test_loops_return_when_they_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of any length ends at once, with what it has: whole stages and parts."""
-    from stretto.compiler.order.engines.local_search import anneal
+    from stretto.compiler.order.engines import local_search
     from stretto.compiler.order.engines.parts.anneal import PartsRun, annealed
     from stretto.compiler.order.engines.parts.starts import starts
     from stretto.compiler.order.engines.parts.state import parts_search
@@ -114,7 +114,9 @@ def test_loops_return_when_they_are_told(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sequence is not None
     state.stop[0] = 1
     best, goal = sequence.copy(), Goal(False, 0.1, 0)
-    value = anneal(state.evaluator, sequence, best, Cooling(endless, 5.0, 1.0), goal, False)
+    value = local_search.anneal(
+        state.evaluator, sequence, best, Cooling(endless, 5.0, 1.0), goal, False
+    )
     assert value > 0 and list(best) == list(sequence)
     assert ListScheduler(state.t, state.stop).run(next(rules(state.instance))) is None
     problem = expand(parts_spec(2, 4))
