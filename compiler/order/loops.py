@@ -6,7 +6,10 @@ never waits: another process compiles, and until that is done the search goes on
 """
 
 from collections.abc import Callable
+from functools import wraps
 from math import inf
+from threading import RLock
+from typing import ParamSpec, TypeVar
 
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.order.kept import LoopsToCome, compiling, kept
@@ -25,7 +28,24 @@ those that are used without an effort."""
 
 COMPILES = "compiling the search's loops, once per machine"
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 Starter = Callable[[str], LoopsToCome | None]
+
+
+_one = RLock()
+
+
+def one_at_a_time(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """The function, of which one call runs in this process at a time: searches in several threads
+    would exchange the loops under each other."""
+
+    @wraps(function)
+    def alone(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        with _one:
+            return function(*arguments, **named)
+
+    return alone
 
 
 def loops_for(

@@ -19,13 +19,14 @@ from stretto.compiler.order.engines.table import SearchStep, engine, phases
 from stretto.compiler.order.kernels.instance import instance_of
 from stretto.compiler.order.kernels.jit import engage
 from stretto.compiler.order.kernels.sequences import complete, order_of, sequence_of
-from stretto.compiler.order.loops import loops_for
+from stretto.compiler.order.loops import loops_for, one_at_a_time
 from stretto.compiler.order.open_search import LoopsAreThere, SearchDone
 from stretto.compiler.order.search_state import Incumbent, SearchState, start_search
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import Operation
 
 
+@one_at_a_time
 def search(problem: Problem, budget: Budget) -> Order:
     """The best Order that the budget allows. Raises `LookupError` if none was found at all, or for
     an engine that there is not, and `KeyboardInterrupt` where the Budget's `interrupted` does not
@@ -74,6 +75,7 @@ def search(problem: Problem, budget: Budget) -> Order:
     return replace(order, bound=least)
 
 
+@one_at_a_time
 def improve(
     problem: Problem, start: Sequence[Sequence[tuple[Operation, ...]]], budget: Budget
 ) -> Order | None:

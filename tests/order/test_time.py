@@ -4,7 +4,9 @@ ends, and what it runs on where loops are not compiled yet. No test looks at a r
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -289,3 +291,25 @@ def test_an_interrupted_run_gives_what_it_has() -> None:
     state.deadline, state.coming = 1e18, Coming(0)  # type: ignore[assignment]
     with pytest.raises(LoopsAreThere):
         state.went_on("x")
+
+
+def test_searches_in_threads_run_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process has one form of its loops, so nobody else may exchange them meanwhile."""
+    inside: list[int] = []
+    most: list[int] = []
+    run = searching.run_engines
+
+    def watched(state: SearchState) -> None:
+        inside.append(1)
+        most.append(len(inside))
+        sleep(0.02)  # a thread that could come in would
+        try:
+            run(state)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(searching, "run_engines", watched)
+    with ThreadPoolExecutor(4) as threads:
+        orders = list(threads.map(lambda _: searching.search(v(), Budget(effort=0)), range(4)))
+    assert most == [1] * 4
+    assert len({order.engine for order in orders}) == 1
