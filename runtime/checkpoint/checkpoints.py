@@ -12,10 +12,11 @@ import torch.distributed as dist
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from stretto.runtime.checkpoint import folders
 from stretto.runtime.checkpoint.contents import CheckpointTable, Held, Stateful, table, take, wanted
+from stretto.runtime.checkpoint.damage import NamingReader, is_damage, read_table, way_out, why
 from stretto.runtime.checkpoint.names import named_tensors
 from stretto.runtime.checkpoint.running_means import reconcile
 from stretto.runtime.errors import PipelineError
@@ -57,18 +58,24 @@ def save(
     held = _held(executor, optimizers, extra or {}, own or {})
     progress = {"format": FORMAT, "step": step, "processes": _processes(executor)}
     root, first = Path(folder), held.process == 0
-    failure = None
+    what = f"the checkpoint of step {step} was not written"
+    failure, rows = None, {}
     try:
         if first:
             folders.begin(root, step)
-        _write(executor, table(held, progress), folders.partial_of(root, step))
+        rows = table(held, progress)
+    except Exception as error:  # a user's `state_dict` can raise anything
+        failure = why(error)
+    _end_together(executor, failure, what)  # before ranks wait for each other in torch
+    try:
+        _write(executor, rows, folders.partial_of(root, step))
         if first:
             folders.finish(root, step, keep)
-    except (OSError, CheckpointException, RuntimeError) as error:
-        failure = _why(error)
+    except (Exception, CheckpointException) as error:  # the latter is none of the former
+        failure = why(error)
         if first:
             shutil.rmtree(folders.partial_of(root, step), ignore_errors=True)
-    _end_together(executor, failure, f"the checkpoint of step {step} was not written")
+    _end_together(executor, failure, what)
 
 
 def load(
@@ -95,8 +102,10 @@ def load(
     held = _held(executor, optimizers, extra or {}, own or {})
     try:
         _read(executor, held, where)
-    except Exception as error:  # a damaged file can raise anything
-        failure = _why(error)
+    except (Exception, CheckpointException) as error:  # the latter is none of the former
+        failure = why(error)
+        if is_damage(error):
+            failure += f"; {way_out(root, found)}"
     _end_together(executor, failure, f"the checkpoint {where} cannot be loaded")
     return int(found)
 
@@ -104,8 +113,8 @@ def load(
 def _read(executor: Executor, held: Held, where: Path) -> None:
     if not where.is_dir():
         raise PipelineError("it is not there")
-    reader = FileSystemReader(where)
-    read = wanted(held, reader.read_metadata())
+    reader = NamingReader(where)
+    read = wanted(held, read_table(reader, where))
     state_dict_loader.load(
         read,
         storage_reader=reader,
@@ -169,11 +178,3 @@ def _end_together(executor: Executor, failure: str | None, what: str) -> None:
     for process, reason in enumerate(_exchange(executor, failure)):
         if reason is not None:
             raise PipelineError(f"{what}: rank {process}: {reason}")
-
-
-def _why(error: BaseException) -> str:
-    """The first line of what went wrong."""
-    if isinstance(error, CheckpointException):
-        return _why(next(iter(error.failures.values()))[0])
-    told = str(error).splitlines()[0] if str(error) else ""
-    return told if isinstance(error, PipelineError) else f"{type(error).__name__}: {told}"

@@ -171,9 +171,9 @@ def test_running_means_of_copies_are_one_in_a_checkpoint(tmp_path: Path) -> None
         assert torch.equal(mean, (first + second) / 2)
 
 
-def refusal(run: Trained, folder: Path, make: Any = Part) -> str:
+def refusal(run: Trained, folder: Path, make: Any = Part, step: int | None = None) -> str:
     with pytest.raises(PipelineError) as error:
-        run.run(lambda executor, optimizer, _: load(executor, folder, optimizer), make)
+        run.run(lambda executor, optimizer, _: load(executor, folder, optimizer, step=step), make)
     return str(error.value)
 
 
@@ -203,7 +203,40 @@ def test_what_does_not_fit_is_refused_on_every_rank(tmp_path: Path) -> None:
         run, tmp_path, Nameless
     )
     (tmp_path / "step-00000003" / ".metadata").write_bytes(b"broken")
-    assert "cannot be loaded: rank 0: UnpicklingError" in refusal(run, tmp_path)
+    told = refusal(run, tmp_path)
+    assert "cannot be loaded: rank 0: its file `.metadata` cannot be read: UnpicklingError" in told
+    assert "there is no older checkpoint" in told
+
+
+def spoil(folder: Path, how: str) -> str:
+    """Damages the file of a step; its name."""
+    file = min(folder.glob("*.distcp"))
+    whole = file.read_bytes()
+    if how == "missing":
+        file.unlink()
+    else:
+        cut = whole[: len(whole) // 2]
+        file.write_bytes(cut if how == "cut" else bytes(len(whole)))
+    return file.name
+
+
+def test_a_damaged_file_is_named_and_the_way_out(tmp_path: Path) -> None:
+    run = Trained(compiled("one_f_one_b", ranks=2, microbatches=8), tmp_path)
+
+    def body(executor: Executor, optimizer: Any, _: Any) -> None:
+        for step in (1, 2, 3, 4):
+            save(executor, tmp_path, step, optimizer, keep=4)
+
+    run.run(body)
+    told = {}
+    for step, how in ((2, "zeros"), (4, "cut"), (3, "missing")):
+        folder = tmp_path / f"step-{step:08d}"
+        name = spoil(folder, how)
+        told[how] = refusal(run, tmp_path, step=step)
+        assert f"{folder} cannot be loaded: rank 0: its file `{name}` " in told[how]
+        older = 3 if how == "cut" else 1 if how == "zeros" else 2
+        assert f"of step {older} are all there: delete {folder}" in told[how]
+    assert " has " in told["cut"] and "FileNotFoundError" in told["missing"]
 
 
 def test_only_the_newest_are_kept_and_none_is_half_there(tmp_path: Path) -> None:
