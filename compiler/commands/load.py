@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from stretto.compiler.commands import files, screen
 from stretto.compiler.commands.flags import without_effect
@@ -16,6 +17,9 @@ from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.show.summary import away, step_of
+
+if TYPE_CHECKING:
+    from stretto.compiler.evaluation.settings import SeldomMeant
 
 
 class Refused(Rejected):
@@ -81,6 +85,7 @@ def from_schedule(
         settings = Settings(
             values=dict(chosen.settings),
             costs=parse_costs(texts[1]) if texts[1:] else None,
+            doubt=_doubting(chosen, paths),
             **({} if chosen.max_ops is None else {"max_ops": chosen.max_ops}),
         )
         slots = getattr(chosen, "receive_slots", None)  # not every command has it
@@ -121,6 +126,19 @@ def _rounded(plan: Plan, paths: Mapping[str, str]) -> None:
         )
     if notes:
         files.say(f"rounded, since no common denominator fits: {'; '.join(notes)}")
+
+
+def _doubting(chosen: Namespace, paths: Mapping[str, str]) -> "Callable[[SeldomMeant], None]":
+    """Says what is doubtful, with the file and the line, once for each place in a command."""
+    told = chosen.__dict__.setdefault("doubts", set())
+
+    def tell(doubt: "SeldomMeant") -> None:
+        place = doubt.at
+        if (place.file, place.line) not in told:
+            told.add((place.file, place.line))
+            files.say(f"{paths.get(place.file, place.file)}:{place.line}: {doubt.words}")
+
+    return tell
 
 
 def _slow(plan: Plan) -> None:

@@ -13,6 +13,7 @@ from stretto.compiler.evaluation.costs.memory import check_kept, limit, transfer
 from stretto.compiler.evaluation.costs.sizes_in import sizes_in
 from stretto.compiler.evaluation.costs.statements import cost_table
 from stretto.compiler.evaluation.costs.ticks import TickCosts, stage_in_ticks, to_ticks
+from stretto.compiler.evaluation.costs.unstated import unstated
 from stretto.compiler.evaluation.declarations import declare
 from stretto.compiler.evaluation.declared import Declarations
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget
@@ -70,7 +71,7 @@ def _spec(declared: Declarations, settings: Settings, unit: str, reports: Report
         limit(deferred, declared, costs)
     costs.reduces = collective(declared.reduce_gradients, known, costs)
     costs.unshards = collective(declared.unshard_weights, known, costs)
-    exact = ExactCosts(declared, known, costs, budget)
+    exact = stated = ExactCosts(declared, known, costs, budget)
     ticks = None
     if cut and not reports.count:  # how a pair of parts is joined depends on what they cost
         ticks = to_ticks(exact, [], reports)
@@ -80,6 +81,9 @@ def _spec(declared: Declarations, settings: Settings, unit: str, reports: Report
     ruled = rules(declared, known, spans.intern, budget, reports)
     if reports.count or pipelines is None:
         return None
+    complete = bool(written) and all(order.whole for order in written)
+    for doubt in unstated(stated, [order.units for order in written], complete):
+        settings.doubt(doubt)
     ticks = ticks or to_ticks(exact, [order.units for order in written], reports)
     table = ticks.costs.table
     limits = [

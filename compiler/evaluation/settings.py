@@ -1,20 +1,35 @@
 """What stands beside a schedule file: values for its parameters, costs of another file, limits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import NamedTuple
 
+from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.language.syntax import CostFile
 
 MOST_OPERATIONS = 4_000_000
+
+
+class SeldomMeant(NamedTuple):
+    """What is right by the language and seldom meant: a sentence, and where to look."""
+
+    words: str
+    at: Span
+
+
+def ignored(doubt: SeldomMeant) -> None:
+    """For those who asked nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`values` replace those of `ranks`, `microbatches` and `param` (`--set NAME=VALUE`); `costs`
     count as if they stood at the end of the schedule (`--costs FILE`); `max_ops` is the most
-    operations that a step may have, and the most rounds that the loops of an order may make."""
+    operations that a step may have, and the most rounds that the loops of an order may make;
+    `doubt` is told what is seldom meant."""
 
     values: Mapping[str, Fraction | int] = field(default_factory=dict)
     costs: CostFile | None = None
     max_ops: int = MOST_OPERATIONS
+    doubt: Callable[[SeldomMeant], None] = ignored

@@ -95,3 +95,12 @@ def test_explain_knows_streams(stretto: Run) -> None:
     assert code == 0 and found["relaxed"] == []
     assert [set(rank) for rank in found["idle"]] == [{"compute", "comm"}] * 4
     assert {one["stream"] for one in found["chain"]} == {"compute", "comm"}
+
+
+def test_a_doubt_is_told_once_in_a_command_with_its_place(stretto: Run, folder: Path) -> None:
+    (folder / "measured.pipe").write_text("cost F = 17.3\ncost B = 35.1\n")
+    code, _, said = stretto("list", "--costs", "measured.pipe", "--json")
+    assert code == 0
+    assert [line.split(": ")[0] for line in said.splitlines()] == ["measured.pipe:2"]
+    assert "`I` and `W`, which take 1" in said
+    assert stretto("compile", "gpipe", "--costs", "measured.pipe", "--json")[2] == ""

@@ -75,7 +75,7 @@ class CostTable(Struct):
         stated = self.stages.get((kind, pipeline, stage, part))
         if stated is not None:
             return stated
-        made_of = self._made_of(kind, pipeline, stage, part)
+        made_of = self.made_of(kind, pipeline, stage, part)
         return sum(self.of_stage(k, pipeline, stage, part) for k in made_of) if made_of else 1
 
     def of_cell(
@@ -85,12 +85,12 @@ class CostTable(Struct):
         stated = self.cells.get((kind, pipeline, stage, part), {}).get(cell)
         if stated is not None:
             return stated
-        made_of = self._made_of(kind, pipeline, stage, part)
+        made_of = self.made_of(kind, pipeline, stage, part)
         if not made_of:
             return self.of_stage(kind, pipeline, stage, part)
         return sum(self.of_cell(k, pipeline, stage, cell, part) for k in made_of)
 
-    def _made_of(self, kind: Kind, pipeline: int, stage: int, part: int) -> tuple[Kind, ...]:
+    def made_of(self, kind: str, pipeline: int, stage: int, part: int) -> tuple[Kind, ...]:
         """The kinds whose costs together are the cost of this one; none where it has its own, or
         costs 1."""
         if (kind, pipeline, stage, part) in self.stages or kind == "F":
@@ -123,7 +123,7 @@ class CostTable(Struct):
     ) -> list[CellKey]:
         """Micro-batches and slices where the operation may cost something else, in order."""
         cells = set(self.cells.get((kind, pipeline, stage, part), {}))
-        for k in self._made_of(kind, pipeline, stage, part):
+        for k in self.made_of(kind, pipeline, stage, part):
             cells.update(self.varying_cells(k, pipeline, stage, part))
         return sorted(cells)
 

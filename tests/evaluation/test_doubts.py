@@ -1,0 +1,66 @@
+"""What is right by the language and seldom meant is told, and nothing else is."""
+
+import pytest
+
+from stretto.compiler import library
+from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.evaluation import Settings, evaluate
+from stretto.compiler.evaluation.settings import SeldomMeant
+from stretto.compiler.language.parse import parse, parse_costs
+
+HEAD = "schedule example\nranks 4\nmicrobatches 8\npipeline main { }\n"
+SPLIT = "split B into I, W\n"
+WHOLE = "order rank r { repeat 8 { F }; repeat 8 { B } }\n"
+PARTS = "split F into mlp, a2a on comm\n"
+
+
+def doubts(text: str, costs: str = "") -> list[SeldomMeant]:
+    """What is told of a file with these statements and these of a file of costs."""
+    found: list[SeldomMeant] = []
+    file = parse_costs(Source("costs.pipe", costs)) if costs else None
+    evaluate(parse(Source("example.pipe", text)), Settings(costs=file, doubt=found.append))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "costs", "line", "told"),
+    [
+        (SPLIT, "cost F = 17.3\ncost B = 35.1\n", 2, "`I` and `W`, which take 1:"),
+        (SPLIT, "cost F = 2\ncost I = 3\n", 2, "`W`, which takes 1: `cost W = ...`"),
+        (SPLIT, "cost W = 2\ncost I = 3\n", 2, "`F`, which takes 1:"),
+        ("", "cost F = 2\n", 1, "`B`, which takes 2, 1 for each half:"),
+        ("", "cost F = 2\ncost I = 3\n", 2, "`W`, which takes 1:"),
+        ("", "cost B[0] = 3\ncost F = 2\ncost B[1] = 4\n", 3, "`B[2]` and `B[3]`, which take 2"),
+        ("", "cost B = 3\ncost F[0] = 2\n", 2, "`F[1]`, `F[2]` and `F[3]`, which take 1:"),
+        ("", "cost B = 3\ncost F = 3 - 2\ncost F[1, 2] = 2\n", 0, ""),
+        ("", "cost B = 3\ncost F[s, m] = 2 for s in 0 .. 4, m in 0 .. 8\n", 0, ""),
+        (
+            "",
+            "cost B = 3\ncost F[s, m] = 2 for s in 0 .. 4, m in 1 .. 8\n",
+            2,
+            "`F`, which takes 1",
+        ),
+        ("", "cost F = 2\ncost I = 3\ncost W = 1\n", 0, ""),
+        (SPLIT, "cost F = 2\ncost I = 3\ncost W = 1\n", 0, ""),
+        (SPLIT + WHOLE, "cost F = 2\ncost B = 3\n", 0, ""),
+        (SPLIT, "transfer 1/3\nactivation = 2\n", 0, ""),
+        (PARTS + SPLIT, "cost F.mlp = 2\n", 1, "`F.a2a`, which takes 1:"),
+        (PARTS + SPLIT, "cost F.mlp = 2\ncost F.a2a = 3\n", 0, ""),
+        (PARTS, "cost F.mlp = 2\ncost B.a2a = 3\ncost F.a2a[0] = 3\n", 3, "`F.a2a[1]`, `F.a2a[2]`"),
+    ],
+)
+def test_costs_that_nothing_is_said_of_are_named(
+    text: str, costs: str, line: int, told: str
+) -> None:
+    found = doubts(HEAD + text, costs)
+    assert [(one.at.file, one.at.line) for one in found] == ([("costs.pipe", line)] if line else [])
+    assert told in (found[0].words if found else "")
+
+
+def test_a_forward_only_pipeline_needs_no_costs_of_backwards() -> None:
+    text = HEAD.replace("{ }", "{ forward only }")
+    assert not doubts(text, "cost F = 2\n")
+
+
+def test_the_library_raises_no_doubts() -> None:
+    assert not [name for name in library.names() if doubts(library.read(name).text)]
