@@ -28,20 +28,22 @@ those that are used without an effort."""
 
 COMPILES = "compiling the search's loops, once per machine"
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+LoopArguments = ParamSpec("LoopArguments")
+LoopResult = TypeVar("LoopResult")
 Starter = Callable[[str], LoopsToCome | None]
 
 
 _one = RLock()
 
 
-def one_at_a_time(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+def one_at_a_time(
+    function: Callable[LoopArguments, LoopResult],
+) -> Callable[LoopArguments, LoopResult]:
     """The function, of which one call runs in this process at a time: searches in several threads
     would exchange the loops under each other."""
 
     @wraps(function)
-    def alone(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+    def alone(*arguments: LoopArguments.args, **named: LoopArguments.kwargs) -> LoopResult:
         with _one:
             return function(*arguments, **named)
 
