@@ -63,15 +63,7 @@ def _spec(declared: Declarations, settings: Settings, unit: str, reports: Report
     sensible = sensible and (cut is not None) == (declared.parts is not None)
     pipelines = resolve_pipelines(declared, cut, reports) if sensible else None
     known = pipelines or ()  # without pipelines names are still checked
-    costs = cost_table(declared, known, budget, reports)
-    check_kept(costs, known, reports)
-    if declared.transfer is not None:
-        transfer(declared.transfer, known, costs)
-    for deferred in declared.limits:
-        limit(deferred, declared, costs)
-    costs.reduces = collective(declared.reduce_gradients, known, costs)
-    costs.unshards = collective(declared.unshard_weights, known, costs)
-    exact = stated = ExactCosts(declared, known, costs, budget)
+    exact = stated = _costs(declared, known, budget, reports)
     ticks = None
     if cut and not reports.count:  # how a pair of parts is joined depends on what they cost
         ticks = to_ticks(exact, [], reports)
@@ -129,6 +121,24 @@ def _spec(declared: Declarations, settings: Settings, unit: str, reports: Report
         streams=cut.streams if cut else (),
         parts=cut.parts if cut else (),
     )
+
+
+def _costs(
+    declared: Declarations,
+    pipelines: tuple[ResolvedPipeline, ...],
+    budget: LoopBudget,
+    reports: Reports,
+) -> ExactCosts:
+    """Everything that is said of times and sizes. Mistakes go to the reports."""
+    costs = cost_table(declared, pipelines, budget, reports)
+    check_kept(costs, pipelines, reports)
+    if declared.transfer is not None:
+        transfer(declared.transfer, pipelines, costs)
+    for deferred in declared.limits:
+        limit(deferred, declared, costs)
+    costs.reduces = collective(declared.reduce_gradients, pipelines, costs)
+    costs.unshards = collective(declared.unshard_weights, pipelines, costs)
+    return ExactCosts(declared, pipelines, costs, budget)
 
 
 def _pipeline(p: ResolvedPipeline, ticks: TickCosts, spans: Spans) -> Pipeline:
