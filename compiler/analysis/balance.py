@@ -25,8 +25,10 @@ from stretto.compiler.problem.spec import NONE, CostOverride, Costs, Operation, 
 from stretto.compiler.program.collectives import without_collectives
 from stretto.compiler.program.program import Program
 
-WORK = 3_000_000
-"""Units and edges that are gone over, all timings together: about two seconds."""
+EACH_SECOND = 1_500_000
+"""Units and edges that are gone over in a second, about."""
+
+WORK = 2 * EACH_SECOND  # all timings together
 
 FEWEST = 30  # timings; where there is work for fewer, nothing is tried
 SHOWN = 3  # the best moves
@@ -34,6 +36,11 @@ LONGEST = 1000  # bits of the common denominator of pairs
 
 TOO_LARGE = "what moving work between stages would gain is not worked out at this size"
 PAIRS = "what moving work between stages would gain is not worked out for so many costs of pairs"
+MEANING = (
+    "moving work keeps the order, the transfers and the sizes of activations; shares are whole "
+    "percents, and in this order a larger one gains no more"
+)
+NO_MOVE = "in this order no stage's work gains anything at the stage before or behind it"
 FRACTIONS = 100
 LARGEST = 1 << 52  # ticks that a search counts with
 
@@ -47,7 +54,7 @@ class StageNeighbours(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """The `moves` between neighbours that gain most, the best first; what there would be to gain if
+    """The `moves` between neighbours that gain most, the best first; what the order would take if
     the work were spread evenly over all stages of a model; and what is to be said of both."""
 
     moves: tuple[WorkMove, ...] = ()
@@ -72,12 +79,7 @@ def moving_work(program: Program, work: int = WORK) -> Balance:
         return Balance(notes=(PAIRS,))
     moves, missed = _tried(spec, trials, ways, timings)
     even = tuple(_even(spec, trials, dict.fromkeys(way.model for way in ways)))
-    notes = []
-    if moves or even:
-        notes.append(
-            "moving work keeps the order, the transfers and the sizes of activations; shares are "
-            "whole percents, and a larger one gains no more"
-        )
+    notes = [MEANING if moves else NO_MOVE]
     if missed:
         notes.append(
             f"moving work was not tried for all neighbours at this size: {missed} are left out"
@@ -143,12 +145,12 @@ def _tried(
 
 
 def _even(spec: Spec, trials: "ShareTrials", models: Iterable[int]) -> Iterator[Gain]:
-    """What each of these models would gain by stages that are all alike."""
+    """What each of these models would take if its stages were all alike: in an order made for
+    uneven ones that may be more."""
     for model in models:
-        before, after = trials.spread(model, 0), trials.spread(model, 1)
-        if after < before:
-            name = spec.pipelines[model].name
-            yield Gain(f"the work of {name} spread evenly over its stages", before, after)
+        name = spec.pipelines[model].name
+        what = f"the work of {name} spread evenly over its stages, in this order"
+        yield Gain(what, trials.spread(model, 0), trials.spread(model, 1))
 
 
 def _bisect(value: Callable[[int], Fraction]) -> tuple[int, Fraction]:
@@ -238,18 +240,22 @@ def moved_ticks(spec: Spec, costs: Costs, way: StageNeighbours, operation: Opera
 
 
 def moved_spec(spec: Spec, move: WorkMove) -> Spec | None:
-    """The Spec after the move, in ticks a hundredth as long; None where pairs have costs of their
-    own, and where its numbers would be too large to search with."""
+    """The Spec after the move, in ticks a hundredth as long; where those would be too many to
+    search with, in the ticks there are, costs rounded to whole ones. None where pairs have costs of
+    their own."""
     if spec.pairs or spec.exceptional_pairs:
         return None
     whole = FRACTIONS // gcd(FRACTIONS, move.percent)
-    percent = move.percent * whole // FRACTIONS
+    work = sum(max(_work(spec, p)) for p in range(len(spec.pipelines)))
+    if work * spec.ranks * whole >= LARGEST:
+        whole = 1
+    share = Fraction(move.percent * whole, FRACTIONS)
     model = next(p for p, line in enumerate(spec.pipelines) if line.name == move.pipeline)
     way, costs = StageNeighbours(model, move.source, move.target), Costs(spec)
 
     def ticks(operation: Operation) -> int:
         moved = moved_ticks(spec, costs, way, operation)
-        return costs.of(operation) * whole + moved * percent
+        return costs.of(operation) * whole + round(moved * share)
 
     lines = tuple(
         replace(line, stages=tuple(_stage(ticks, p, s, old) for s, old in enumerate(line.stages)))
@@ -257,8 +263,6 @@ def moved_spec(spec: Spec, move: WorkMove) -> Spec | None:
     )
     special = {operation for operation, _ in spec.exceptions}
     special |= {o._replace(stage=way.target) for o in special if o.stage == way.source}
-    if sum(max(_work(spec, p)) for p in range(len(lines))) * spec.ranks * whole >= LARGEST:
-        return None
     return replace(
         spec,
         time_unit=spec.time_unit * whole,

@@ -74,19 +74,23 @@ def what_would_help(
         spec = replace(spec, written=())
     ways = list(_easings(explained, program, spec, written))
     trials = EasingTrials(units, budget, len(ways), tell)
-    now, gains = _baseline(program, spec, trials, bool(ways) and not written)
+    now, gains = _as_it_is(program, spec, trials)
     try:
+        if ways and not written:
+            now = _searched_again(spec, trials, now, gains)
         for easing in ways:
             after = trials.value(easing, now)
             if after is not None and after < now:
                 gains.append(Gain(easing.what, now, after))
     except KeyboardInterrupt:
-        pass
+        trials.why = "interrupted"
     gains.sort(key=lambda one: (one.after, one.before))
     tried = {*trials.useless, *trials.missed, *(gain.what for gain in gains)}
     without = [one.what for one in ways if one.what not in tried and one.what in trials.tried]
     trials.missed += [one.what for one in ways if one.what not in {*tried, *without}]
     notes = list(_notes(spec, trials, without))
+    if explained.moves and not written and (spec.pairs or spec.exceptional_pairs):
+        notes.append("no move is searched anew where pairs have costs of their own")
     if beside:
         notes.append("these are times of the computations alone, without what runs beside them")
     return tuple(gains), tuple(notes)
@@ -99,37 +103,38 @@ def _notes(spec: Spec, trials: "EasingTrials", without: list[str]) -> Iterator[s
     if without:
         yield f"no gain was found: {'; '.join(without)}"
     if trials.missed:
-        yield f"not tried, for want of time (see --time-limit): {'; '.join(trials.missed)}"
+        yield f"not tried, {trials.why}: {'; '.join(trials.missed)}"
     if spec.jitter[0]:
         yield "these are times without jitter"
 
 
-def _baseline(
-    program: Program, spec: Spec, trials: "EasingTrials", search: bool
-) -> tuple[Fraction, list[Gain]]:
-    """The value that easings are measured against: the plan's, or what is found without easing
-    anything."""
+def _as_it_is(program: Program, spec: Spec, trials: "EasingTrials") -> tuple[Fraction, list[Gain]]:
+    """The value of the plan's order, and what it gains where no receive is posted late."""
     timeline = time(program)
     ticks = timeline.span if spec.minimize == "span" else timeline.makespan
-    now, gains = Fraction(ticks, spec.time_unit), []
+    now = Fraction(ticks, spec.time_unit)
     free = Fraction(timed(trials.units, expand(spec)), spec.time_unit)
     if free < now:
-        gains.append(Gain("receives posted as early as they can be of use", now, free))
-        now = free
-    if search:
-        again = Easing(SEARCHED_AGAIN, spec, True)
-        after = trials.value(again, now)
-        trials.useless, trials.missed = [], []
-        if after is not None and after < now:
-            if not spec.jitter[0]:
-                gains.append(Gain(SEARCHED_AGAIN, now, after))
-            now = after
-    return now, gains
+        return free, [Gain("receives posted as early as they can be of use", now, free)]
+    return now, []
+
+
+def _searched_again(
+    spec: Spec, trials: "EasingTrials", now: Fraction, gains: list[Gain]
+) -> Fraction:
+    """The value that easings are measured against: what is found without easing anything."""
+    after = trials.value(Easing(SEARCHED_AGAIN, spec, True), now)
+    trials.useless, trials.missed = [], []
+    if after is None or after >= now:
+        return now
+    if not spec.jitter[0]:
+        gains.append(Gain(SEARCHED_AGAIN, now, after))
+    return after
 
 
 class EasingTrials:
     """Shares the budget out among what is still to be tried. `tried`, all that was; `useless`, what
-    a bound shows to gain nothing; `missed`, what there was no time for."""
+    a bound shows to gain nothing; `missed`, what was not tried, and `why`."""
 
     def __init__(self, units: Units, budget: Budget, many: int, tell: Callable[[str], None]):
         self.units, self.budget, self.tell = units, budget, tell
@@ -138,6 +143,7 @@ class EasingTrials:
         self.tried: list[str] = []
         self.useless: list[str] = []
         self.missed: list[str] = []
+        self.why = "for want of time (see --time-limit)"
 
     def value(self, easing: Easing, now: Fraction) -> Fraction | None:
         """The value under the easing, if there was time to look for it."""
@@ -154,7 +160,8 @@ class EasingTrials:
             return now
         seconds = self.budget.seconds
         if self.budget.effort is None:
-            seconds = (self.end - monotonic()) / (self.left + 1)
+            rest = self.end - monotonic()  # where it is short, the likeliest are tried
+            seconds = max(rest / (self.left + 1), min(rest, SHORTEST))
             if seconds < SHORTEST:
                 self.missed.append(easing.what)
                 return None
@@ -176,10 +183,10 @@ def _easings(
     if written:
         yield from _other_order(program, spec)
     else:
+        yield from _moves(explained, spec)
         yield from _memory(explained, spec)
     yield from _transfers(explained, spec, not written)
     if not written:
-        yield from _moves(explained, spec)
         yield from _rules(spec)
         if any(spec.written):
             yield Easing("the whole order left to the compiler", _free(program, spec), True)

@@ -68,6 +68,7 @@ def run(chosen: Namespace) -> int:
 
 
 NOT_EASED = "what easing a demand would gain is not worked out where stages are cut into parts"
+NOT_TRIED = "interrupted: what would help was not tried"
 
 SECONDS = 6.0
 """From the start of the command, if nothing else is said; half of them for an order that is not
@@ -88,7 +89,12 @@ def of_plan(chosen: Namespace) -> int:
     if program.spec.parts:
         found = msgspec.structs.replace(found, notes=(NOT_EASED,))
         return told(chosen, program.spec, found)
-    balance = moving_work(program)
+    if chosen.interrupts.begin_again():
+        return told(chosen, program.spec, msgspec.structs.replace(found, notes=(NOT_TRIED,)))
+    try:
+        balance = moving_work(program, _work(chosen, seconds))
+    except KeyboardInterrupt:
+        return told(chosen, program.spec, msgspec.structs.replace(found, notes=(NOT_TRIED,)))
     found = msgspec.structs.replace(found, moves=balance.moves)
     teller = Trying()
     budget = Budget(
@@ -106,6 +112,16 @@ def of_plan(chosen: Namespace) -> int:
         found, gains=(*balance.even, *gains), notes=(*balance.notes, *notes)
     )
     return told(chosen, program.spec, found)
+
+
+def _work(chosen: Namespace, seconds: float) -> int:
+    """How much of moving work may be tried: where seconds count, about a third of those left."""
+    from stretto.compiler.analysis.balance import EACH_SECOND, WORK
+
+    if chosen.effort is not None:
+        return WORK
+    left = chosen.began + seconds - monotonic()
+    return min(WORK, int(max(left, 0.5) / 3 * EACH_SECOND))
 
 
 def told(chosen: Namespace, spec: "Spec", found: "Explanation") -> int:

@@ -44,6 +44,12 @@ class Interrupts:
         self.asked = True
         say(f"interrupted: the best order so far is kept; {AGAIN}")
 
+    def begin_again(self) -> bool:
+        """What was found by then is safe: from here the next one raises `KeyboardInterrupt`
+        anew. Returns whether one has come."""
+        self.settled = False
+        return self.asked
+
     @contextmanager
     def caught(self) -> Iterator[None]:
         """While this lasts, signals come here; those that the process ignores stay ignored."""

@@ -156,10 +156,9 @@ def _slow(plan: Plan) -> None:
 
 def searching(chosen: Namespace, seconds: float = 30.0) -> Budget:
     """The budget that the flags give, of so many seconds from the start of the command where they
-    say nothing. On Ctrl-C most commands go on with the best order so far;
-    `run` and `explain` exit."""
+    say nothing. On Ctrl-C all commands but `run`, which exits, go on with the best order so far."""
     teller, interrupts = Teller(), getattr(chosen, "interrupts", None)
-    if chosen.command in ("run", "explain"):
+    if chosen.command == "run":
         interrupts = None
     if chosen.time_limit is not None:
         seconds = float(chosen.time_limit)

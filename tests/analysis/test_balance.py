@@ -155,6 +155,42 @@ def test_the_spec_after_a_move_is_timed_alike() -> None:
     assert Fraction(time(again).makespan, again.spec.time_unit) == move.after < move.before
 
 
+def test_costs_of_many_figures_move_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: object
+) -> None:
+    """Costs as a profiler prints them leave no room for hundredths; what is searched anew is the
+    same order of nearly the same costs."""
+    random = Random("figures")
+    costs = f"{tmp_path}/c.pipe"
+    with open(costs, "w") as file:
+        for stage in range(8):
+            file.writelines(f"cost {k}[{stage}] = {1 + random.random()!r}\n" for k in "FBW")
+    sizes = ["--set=ranks=4", "--set=microbatches=8", f"--costs={costs}"]
+    assert main(["explain", "v_half", "--effort", "1", "--json", *sizes]) == 0
+    found = json.loads(capsys.readouterr().out)
+    whats = {gain["what"]: gain for gain in found["relaxed"]}
+    whats |= {what: {} for note in found["notes"] for what in note.split(": ")[-1].split("; ")}
+    (best, *_) = found["moves"]
+    words = f"moving {best['percent']} % of the work of stage {best['source']} to stage "
+    assert f"{words}{best['target']}, ordered anew" in whats
+    assert "the work of main spread evenly over its stages, in this order" in whats
+
+
+def test_a_spec_too_fine_for_hundredths_is_rounded() -> None:
+    made = uneven()
+    fine = 1 << 40
+    stages = tuple(
+        msgspec.structs.replace(s, F=s.F * fine + 1, B=s.B * fine, I=0, W=0)
+        for s in made.spec.pipelines[0].stages
+    )
+    lines = (msgspec.structs.replace(made.spec.pipelines[0], stages=stages),)
+    spec = msgspec.structs.replace(made.spec, pipelines=lines, time_unit=fine)
+    eased = moved_spec(spec, WorkMove("main", 2, 1, 37, Fraction(0), Fraction(0)))
+    assert eased is not None and eased.time_unit == fine
+    for stage, whole in ((0, 4), (1, 5 + 9 * 0.37), (2, 9 * 0.63)):
+        assert eased.pipelines[0].stages[stage].F / fine == pytest.approx(whole, rel=1e-9)
+
+
 def test_costs_of_single_microbatches_move_too() -> None:
     """A micro-batch that is dear on stage 2 is as dear, by its share, where its work goes."""
     made = uneven()

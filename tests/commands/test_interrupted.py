@@ -90,6 +90,32 @@ def test_an_interrupted_run_trains_nothing(
     assert (code, out) == (130, "") and err.endswith("stretto: interrupted\n")
 
 
+def test_an_interrupted_search_is_explained(stretto: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first search: the best order so far, with nothing tried. In what is tried: what was
+    found until then."""
+    interrupting(monkeypatch, "offsets")
+    code, out, err = stretto("explain", "v_half", "--no-cache", "--time-limit", "600")
+    assert code == 0, err
+    assert "interrupted: the best order so far is kept" in err
+    assert "the chain of operations that makes it" in out
+    assert "(interrupted: what would help was not tried)" in out
+
+
+def test_interrupted_trying_is_told(
+    stretto: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = ("--set", "ranks=3", "--set", "microbatches=4", "--effort", "0")
+    assert stretto("compile", "v_half", "-o", "mine.plan", *sizes)[0] == 0
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stretto.compiler.analysis.what_if.better", interrupted)
+    code, out, err = stretto("explain", "mine.plan", "--effort", "0")
+    assert code == 0, err
+    assert "(not tried, interrupted: one more activation on every rank" in out
+
+
 def signalled(
     monkeypatch: pytest.MonkeyPatch, where: str, *signals: signal.Signals
 ) -> Callable[[], None]:
