@@ -166,10 +166,10 @@ class EasingTrials:
                 self.missed.append(easing.what)
                 return None
         self.tell(easing.what)
-        self.tried.append(easing.what)
         found = better(
             self.units, problem, changed(self.budget, seconds=seconds, until=None, cache=False)
         )
+        self.tried.append(easing.what)
         return now if found is None else min(now, Fraction(found, unit))
 
 
