@@ -3,8 +3,10 @@ exceptions, of names in plans, files and metrics, of hosts. None of them steers 
 line around, or is a command in the log of a CI: `told` spells such characters out."""
 
 import argparse
+import inspect
 import sys
 import warnings
+from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 from stretto.compiler.diagnostics.ascii import marked
@@ -12,6 +14,9 @@ from stretto.compiler.diagnostics.printable import told
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
+
+
+OURS = ("stretto", "torch", "runpy", "threading")  # packages and modules that are no user's
 
 
 def say(words: str) -> None:
@@ -34,9 +39,22 @@ def _shown(words: str, stream: TextIO) -> str:
     return marked(told(words), stream.encoding or "utf-8")
 
 
-def warn(words: str, category: type[Warning] = UserWarning, stacklevel: int = 1) -> None:
-    """As `warnings.warn`, of whose `stacklevel` this function is none."""
-    warnings.warn(told(words), category, stacklevel=stacklevel + 1)
+def warn(words: str, category: type[Warning] = UserWarning) -> None:
+    """As `warnings.warn`, at the line of the user's that led here; where none did, as in `stretto
+    run`, in a line of our own."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and _package(frame) in OURS:
+        level, frame = level + 1, frame.f_back
+    if frame is None:
+        caution(words)
+    else:
+        warnings.warn(told(words), category, stacklevel=level)
+
+
+def _package(frame: FrameType) -> str:
+    """The outermost one; of a module that is in none its own name."""
+    told = frame.f_globals.get("__package__") or frame.f_globals.get("__name__") or ""
+    return str(told).partition(".")[0]
 
 
 class ArgumentReader(argparse.ArgumentParser):

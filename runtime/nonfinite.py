@@ -95,7 +95,7 @@ class LossWatch:
         if self.on == "stop":
             raise NonFiniteError(message)
         if self.peers.rank == 0 and self.on == "warn":
-            warn(message, RuntimeWarning, stacklevel=5)
+            warn(message, RuntimeWarning)
         elif self.peers.rank == 0 and callable(self.on):
             self.on(message)
 

@@ -144,15 +144,18 @@ def agree_on_ties(
         cards = [TieCard.read(card) for card in read]
         ties = find_ties(graph, cards)
         same: list[list[TiedPlace]] = []
+        doubt = ""
         if given is None:
             equal = _equal(peers, graph, ties)
             same = same_objects(equal, _by_stage(graph, build)) if build else []
             ties = find_ties(graph, cards, same)
             refuse_signs(graph, (sign for card in cards for sign in card.signs), ties)
             left = doubtful(equal, same, asked=build is not None)
-            if left:
-                warn(equal_words(graph, left), stacklevel=2)
+            doubt = equal_words(graph, left) if left else ""
+            if doubt:
+                warn(doubt)
         peers.store.post("ties/same", same)
+        peers.store.post("ties/doubt", doubt)
         tied(context.plan, ties)
         if whole is not None:
             prove_tied(whole, ties)
@@ -160,6 +163,12 @@ def agree_on_ties(
     cards = [TieCard.read(card) for card in shake_hands(peers, context.plan.hash, own, judge)]
     (found,) = peers.wait(["ties/same"])
     return find_ties(graph, cards, [[TiedPlace(*place) for place in one] for one in found])
+
+
+def doubt_of(peers: Peers) -> str:
+    """What was warned of when the executor was made: what starts equal, and nothing ties. Empty
+    where that is nothing."""
+    return str(peers.wait(["ties/doubt"])[0])
 
 
 def prove_tied(whole: Plan, ties: tuple[Tie, ...]) -> None:

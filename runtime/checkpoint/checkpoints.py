@@ -15,9 +15,17 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, Def
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from stretto.runtime.checkpoint import folders
-from stretto.runtime.checkpoint.contents import CheckpointTable, Held, Stateful, table, take, wanted
+from stretto.runtime.checkpoint.contents import (
+    CheckpointTable,
+    Held,
+    Stateful,
+    compare_ties,
+    table,
+    take,
+    wanted,
+)
 from stretto.runtime.checkpoint.damage import NamingReader, is_damage, read_table, way_out, why
-from stretto.runtime.checkpoint.names import named_tensors
+from stretto.runtime.checkpoint.names import model_names
 from stretto.runtime.checkpoint.running_means import reconcile
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.executor import Executor
@@ -56,7 +64,8 @@ def save(
         raise PipelineError(f"keep={keep}: at least the newest checkpoint is kept")
     reconcile(executor.replicas)
     held = _held(executor, optimizers, extra or {}, own or {})
-    progress = {"format": FORMAT, "step": step, "processes": _processes(executor)}
+    progress: dict[str, Any] = {"format": FORMAT, "step": step, "processes": _processes(executor)}
+    progress["ties"] = held.names.ties
     root, first = Path(folder), held.process == 0
     what = f"the checkpoint of step {step} was not written"
     failure, rows = None, {}
@@ -123,6 +132,7 @@ def _read(executor: Executor, held: Held, where: Path) -> None:
     )
     if read["progress"].get("format") != FORMAT:
         raise PipelineError("it is of another format")
+    compare_ties(held.names, read["progress"])
     if read["progress"]["processes"] != _processes(executor):
         read.pop(f"random.{held.process}", None)
     take(held, read)
@@ -136,7 +146,7 @@ def _held(
 ) -> Held:
     given = (optimizers,) if isinstance(optimizers, torch.optim.Optimizer) else tuple(optimizers)
     process = executor.rank if _is_local(executor) else dist.get_rank()
-    return Held(named_tensors(executor), given, extra, own, process)
+    return Held(model_names(executor), given, extra, own, process)
 
 
 def _is_local(executor: Executor) -> bool:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from stretto.runtime.checkpoint.names import NamedTensor
+from stretto.runtime.checkpoint.names import NamedTensor, TensorNames, joined
 from stretto.runtime.errors import PipelineError
 
 CheckpointTable = dict[str, Any]
@@ -40,14 +40,20 @@ class Stateful(Protocol):
 
 
 class Held(NamedTuple):
-    """What is saved of a rank: its tensors, its optimizers, what else the user handed in (`extra`
-    is the same on every rank, `own` each one's), and the number of the process among all."""
+    """What is saved of a rank: its tensors with their `names`, its optimizers, what else the user
+    handed in (`extra` is the same on every rank, `own` each one's), and the number of the process
+    among all."""
 
-    tensors: list[NamedTensor]
+    names: TensorNames
     optimizers: tuple[torch.optim.Optimizer, ...]
     extra: Mapping[str, Stateful]
     own: Mapping[str, Stateful]
     process: int
+
+    @property
+    def tensors(self) -> list[NamedTensor]:
+        """Those of the rank."""
+        return self.names.tensors
 
     def stateful(self) -> dict[str, Stateful]:
         """What was handed in, by its key."""
@@ -128,6 +134,25 @@ def wanted(held: Held, metadata: Metadata) -> CheckpointTable:
                 "read by as many ranks as have written it"
             )
     return found
+
+
+def compare_ties(names: TensorNames, progress: Mapping[str, Any]) -> None:
+    """Raises `PipelineError` where what was one parameter when it was saved is several here, or the
+    other way round: one of the values would be lost, or each trained by itself."""
+    if "ties" not in progress:
+        return  # saved before ties were
+    there = joined(names.all.intersection(group) for group in progress["ties"])
+    for these, others, words in (
+        (there, names.ties, "was saved with {} as one parameter, and here they are several"),
+        (names.ties, there, "was saved with {} as several parameters, and here they are one"),
+    ):
+        for group in these:
+            if not any(set(group) <= set(other) for other in others):
+                named = " and ".join(f"`{name}`" for name in group)
+                raise PipelineError(
+                    f"it {words.format(named)}: tie here what was tied there (`tied` in the "
+                    "stages' modules, or `ties=`), and nothing else"
+                )
 
 
 def take(held: Held, read: CheckpointTable) -> None:

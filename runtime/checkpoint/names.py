@@ -7,6 +7,7 @@ model). Else its names are taken for the model's, as long as no two stages use o
 all of the model's begin with `stage2of4.`, and fit this number of stages alone."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -35,9 +36,18 @@ class NamedTensor(NamedTuple):
     is_parameter: bool
 
 
-def named_tensors(executor: Executor) -> list[NamedTensor]:
-    """Those of all stages of this rank, of copies all; the names are found once, together with all
-    ranks, so that all of them must call it. Raises `MissingKeys` where another does not."""
+class TensorNames(NamedTuple):
+    """The `tensors` of all stages of this rank, of copies all; and of the whole model, the same on
+    every rank, all names of parameters and buffers, and those groups that are one parameter."""
+
+    tensors: list[NamedTensor]
+    all: frozenset[str]
+    ties: list[list[str]]
+
+
+def model_names(executor: Executor) -> TensorNames:
+    """Found together with all ranks, so that all of them must call it. Raises `MissingKeys` where
+    another does not."""
     graph, peers = executor.plan.graph, executor.peers
     own = {stage: _tensors(one.module) for stage, one in executor.stages.items()}
     first = {place: tie.places[0] for tie in graph.spec.ties for place in tie.places}
@@ -47,6 +57,7 @@ def named_tensors(executor: Executor) -> list[NamedTensor]:
             stage.stage,
             list(found),
             _knows(executor.stages[stage].module),
+            _same(found),
             {one.own: name for name, one in found.items() if (*stage, one.own) in first},
         ]
         for stage, found in own.items()
@@ -68,7 +79,32 @@ def named_tensors(executor: Executor) -> list[NamedTensor]:
                 )
             is_parameter = isinstance(one.tensor, nn.Parameter)
             result.append(NamedTensor(prefix + name, once, stage, one.tensor, is_parameter))
-    return result
+    rows = [row for told in every for row in told]
+    before = {(p, s): _prefix(executor, StageId(p, s), clashing) for p, s, *_ in rows}
+    names = frozenset(before[p, s] + name for p, s, found, *_ in rows for name in found)
+    groups = [[before[p, s] + n for n in same] for p, s, _, _, sames, _ in rows for same in sames]
+    for tie in graph.spec.ties:
+        kept = [place for place in tie.places if place in tied]  # not: a state that leaves it out
+        groups.append([before[place[:2]] + tied[place] for place in kept])
+    return TensorNames(result, names, joined(groups))
+
+
+def _same(found: Mapping[str, "_OwnTensor"]) -> list[list[str]]:
+    """The names of parameters that have several in the stage."""
+    names: dict[int, list[str]] = {}
+    for name, one in found.items():
+        if isinstance(one.tensor, nn.Parameter):
+            names.setdefault(id(one.tensor), []).append(name)
+    return [same for same in names.values() if len(same) > 1]
+
+
+def joined(groups: Iterable[Iterable[str]]) -> list[list[str]]:
+    """The groups, those that share a name made one; what has one name alone is none."""
+    found: list[set[str]] = []
+    for group in groups:
+        whole = set(group).union(*(one for one in found if not one.isdisjoint(group)))
+        found = [one for one in found if one.isdisjoint(group)] + [whole]
+    return sorted(sorted(one) for one in found if len(one) > 1)
 
 
 def _prefix(executor: Executor, stage: StageId, clashing: set[int]) -> str:
@@ -86,7 +122,7 @@ def _clashing(executor: Executor, every: list[list[list[Any]]]) -> set[int]:
     """The models of which two stages, neither of which knows the model's names, use one name."""
     graph = executor.plan.graph
     names: dict[int, dict[int, list[str]]] = {}
-    for pipeline, stage, found, knows, _ in (row for rows in every for row in rows):
+    for pipeline, stage, found, knows, *_ in (row for rows in every for row in rows):
         if not knows:
             names.setdefault(graph.original(pipeline), {})[stage] = found
     return {

@@ -19,6 +19,7 @@ from stretto.runtime.errors import PipelineError
 from stretto.runtime.executor import Executor
 from stretto.runtime.given import step_arguments
 from stretto.runtime.stage.from_user import Loss, loss_of
+from stretto.runtime.ties import doubt_of
 from stretto.runtime.topology import StageGraph, StageId
 from stretto.runtime.train.gather import Gathered, gather
 from stretto.runtime.train.reference import Batch, Losses, Reference
@@ -47,7 +48,8 @@ class StageDifference(NamedTuple):
 class Verdict(NamedTuple):
     """`losses` and `unequal_losses` count; `weights` names copies that did not start equal;
     `causes` says why there may be a difference, `notes` what is equal and still not as in one
-    process that takes the whole batch at once. As text, what `--verify` prints."""
+    process that takes the whole batch at once; `untied` what starts with the same values, and is
+    compared as parameters of their own. As text, what `--verify` prints."""
 
     stages: tuple[StageDifference, ...]
     losses: int
@@ -55,6 +57,7 @@ class Verdict(NamedTuple):
     weights: tuple[str, ...]
     causes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    untied: str = ""
 
     @property
     def equal(self) -> bool:
@@ -73,10 +76,14 @@ class Verdict(NamedTuple):
                 f"  {stage.stage}: gradients {told}; from plain micro-batch order {stage.plain:.3g}"
             )
         lines += [f"  {difference}" for difference in self.weights]
+        if self.untied:
+            lines.append(f"  not tied: {self.untied}")
         if self.unequal_losses:
             lines.append(f"  {self.unequal_losses} of {self.losses} losses differ")
         if self.equal:
-            lines.append(f"  {self.losses} losses and all gradients are equal, bit for bit")
+            lines.append(
+                f"  {self.losses} losses and all gradients are equal, bit for bit{_as_here(self)}"
+            )
         else:
             lines.append("  this is not what one process computes")
             lines += [f"  likely cause: {cause}" for cause in self.causes]
@@ -87,6 +94,11 @@ class Verdict(NamedTuple):
                 lines.append(LAYOUT)
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def _as_here(verdict: Verdict) -> str:
+    """Equal to what, where a model that ties them would have other gradients."""
+    return ", to those of a model in which these are not tied" if verdict.untied else ""
 
 
 def _by(stage: StageDifference) -> str:
@@ -156,7 +168,7 @@ def verify(
     judges = {p: loss_of(graph, p, loss_fn) for p in graph.originals()}
     notes = tuple(reference.observed.notes(reference.microbatches, judges))
     causes = () if verdict.equal else tuple(_causes(executor, reference, verdict.stages))
-    return verdict._replace(causes=causes, notes=notes)
+    return verdict._replace(causes=causes, notes=notes, untied=doubt_of(executor.peers))
 
 
 def _causes(

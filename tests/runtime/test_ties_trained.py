@@ -137,6 +137,20 @@ def test_stretto_run_trains_tied_models(
             assert near(ours.detach(), expected[parameter].detach()), (s, parameter)
 
 
+def test_what_may_be_a_tie_stands_in_the_verdict(trained: Trained) -> None:
+    given = Told(compiled("one_f_one_b", ranks=2, microbatches=4))
+    given.ties = None
+    told = trained(compiled("one_f_one_b", ranks=2, microbatches=4), given, "--verify")
+    pair = "`main[0].embedding.weight` and `main[1].head.weight` start with the same values"
+    assert f"warning: {pair}" in told and f"\n  not tied: {pair}" in told
+    assert "equal, bit for bit, to those of a model in which these are not tied" in told
+    assert ".py:" not in told
+    given.ties = {}
+    again = trained(compiled("one_f_one_b", ranks=2, microbatches=4), given, "--verify")
+    assert again.count("start with") == told.count("start with")  # those of before, printed again
+    assert "equal, bit for bit\n" in again
+
+
 class Grouped(Declared):
     """No decay of embeddings, by name."""
 
@@ -268,6 +282,28 @@ def test_a_checkpoint_fits_where_holders_are_elsewhere(
         alone.optimizer.step()
         alone.optimizer.zero_grad()
     assert all(near(holder.detach(), alone.weight.detach()) for holder in run_.holders())  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+@pytest.mark.parametrize("saved_tied", [True, False])
+def test_a_checkpoint_of_other_ties_is_refused(saved_tied: bool, tmp_path: Path) -> None:
+    """And so where one rank has both, as one object or as two."""
+
+    def body(name: str, tied: bool, act: Callable[..., Any]) -> None:
+        plan = compiled(name, ranks=2 if name == "zb_v" else 4, microbatches=4)
+        modules = [tied_stages(plan, rank, one_object=tied) for rank in range(spec_of(plan).ranks)]
+        for module in (module for own in modules for module in own.values() if not tied):
+            module.tied = {}  # type: ignore[assignment]
+        options: Any = {} if tied else {"ties": {}}
+        tied_run(plan, modules, body=act, **options)
+
+    pair = r"with `stage0of4.embedding.weight` and `stage3of4.head.weight` as "
+    body("one_f_one_b", saved_tied, lambda executor, _: save(executor, tmp_path, 1))
+    for name in ("one_f_one_b", "zb_v"):
+        body(name, saved_tied, lambda executor, _: load(executor, tmp_path))
+        with pytest.raises(PipelineError, match=pair) as told:
+            body(name, not saved_tied, lambda executor, _: load(executor, tmp_path))
+        expected = "here they are several" if saved_tied else "here they are one"
+        assert expected in str(told.value)
 
 
 # Several models, evaluations --------------------------------------------------------------------

@@ -150,21 +150,7 @@ def _dispatcher(loop: _HotLoop) -> Any:
             pass
         finally:
             numba.config.CACHE_DIR = before
-    made = numba.njit(nogil=True, **options)(loop.source)
-    if "no_cpython_wrapper" in options:
-        made.__class__ = _inner_kind(type(made))
-    return made
-
-
-@cache
-def _inner_kind(dispatcher: type[Any]) -> type[Any]:
-    """numba's kind of function for a loop that has no entry from plain code, which would end the
-    process there: called from plain code, it runs plain."""
-
-    def plain(self: Any, *arguments: Any) -> Any:
-        return self.py_func(*arguments)
-
-    return type("InnerLoop", (dispatcher,), {"__call__": plain})
+    return numba.njit(nogil=True, **options)(loop.source)
 
 
 class _Forgiving:
