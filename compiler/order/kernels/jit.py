@@ -150,7 +150,22 @@ def _dispatcher(loop: _HotLoop) -> Any:
             pass
         finally:
             numba.config.CACHE_DIR = before
-    return numba.njit(nogil=True, **options)(loop.source)
+    made = numba.njit(nogil=True, **options)(loop.source)
+    if "no_cpython_wrapper" in options:
+        kind: Any = type(made)
+        made.__class__ = _inner_kind(kind)
+    return made
+
+
+@cache
+def _inner_kind(dispatcher: type[Any]) -> type[Any]:
+    """numba's kind of function for a loop that has no entry from plain code, which would end the
+    process there: called from plain code, it runs plain."""
+
+    def plain(self: Any, *arguments: Any) -> Any:
+        return self.py_func(*arguments)
+
+    return type("InnerLoop", (dispatcher,), {"__call__": plain})
 
 
 class _Forgiving:
