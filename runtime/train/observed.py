@@ -86,10 +86,14 @@ class Observed:
         return all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
     def notes(
-        self, microbatches: Mapping[int, PipelineMicrobatches], losses: Mapping[int, Any]
+        self,
+        microbatches: Mapping[int, PipelineMicrobatches],
+        losses: Mapping[int, Any],
+        several: bool = False,
     ) -> Iterator[str]:
         """What is as in one process that takes the same micro-batches, and not as in one that takes
-        the whole batch at once."""
+        the whole batch at once. `several`: losses are divided by a total that the user gave, over
+        several steps or replicas, of which this batch is a part."""
         for stage, module in self.modules.items():
             if self.graph.original(stage.pipeline) == stage.pipeline:
                 for name, part in module.named_modules():
@@ -101,7 +105,7 @@ class Observed:
                         )
         models = {self.graph.original(p): None for p in self.judged}
         for model in () if self.sliced else models:
-            note = self._of_parts(model, microbatches, losses)
+            note = self._of_parts(model, microbatches, losses[model], several)
             if note is not None:
                 yield note
 
@@ -109,19 +113,24 @@ class Observed:
         self,
         model: int,
         microbatches: Mapping[int, PipelineMicrobatches],
-        losses: Mapping[int, Any],
+        loss: Any,
+        several: bool,
     ) -> str | None:
         """Whether the loss of the whole batch is what its parts add up to; where that can be
         computed."""
-        outputs, targets, total = [], [], 0.0
+        outputs, targets, total, own_weight = [], [], 0.0, 0.0
         for p in self.graph.topology.copies(model):
             own = microbatches[p]
             for m, (output, value) in sorted(self.judged.get(p, {}).items()):
                 share = own.judging[m].share
                 outputs.append(output)
                 targets.append(mapped(lambda tensor: tensor.detach().cpu(), own.target[m]))
-                total += value * share.weight / share.total if share.weight else 0.0
-        whole = _whole_loss(losses[model], outputs, targets)
+                own_weight += share.weight
+                divisor = 1.0 if several else share.total
+                total += value * share.weight / divisor if share.weight else 0.0
+        if several and own_weight:
+            total /= own_weight
+        whole = _whole_loss(loss, outputs, targets)
         kind = next((t.dtype for o in outputs for t in tensors(o)), torch.float32)
         near = 0.02 if kind in (torch.bfloat16, torch.float16) else 1e-4
         if whole is None or math.isclose(whole, total, rel_tol=near, abs_tol=near * 1e-2):

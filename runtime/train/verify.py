@@ -166,7 +166,8 @@ def verify(
         tuple(_unequal_copies(graph, plan, before)),
     )
     judges = {p: loss_of(graph, p, loss_fn) for p in graph.originals()}
-    notes = tuple(reference.observed.notes(reference.microbatches, judges))
+    several = step.get("weight_total") is not None
+    notes = tuple(reference.observed.notes(reference.microbatches, judges, several))
     causes = () if verdict.equal else tuple(_causes(executor, reference, verdict.stages))
     return verdict._replace(causes=causes, notes=notes, untied=doubt_of(executor.peers))
 

@@ -83,6 +83,24 @@ def test_all_that_a_step_does_is_what_one_process_does(
     assert lines == [[f"step {k}/3", f"loss {means[k - 1]:.4f}"] for k in (1, 2, 3)]
 
 
+class Summing(Trainee):
+    """Its loss is no mean."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return super().loss(output, target) * len(output)
+
+
+@pytest.mark.parametrize("name", ["one_f_one_b", "dualpipe"])
+def test_accumulation_is_no_reason_for_a_note(name: str, trained: Callable[..., str]) -> None:
+    """The loss is divided by the micro-batches of all batches; a note is of one batch."""
+    plan = compiled(name, ranks=2, microbatches=4)
+    flags = ("--steps", "1", "--verify", "--accumulate")
+    for many in ("2", "3"):
+        told = trained(plan, Trainee(4), *flags, many)
+        assert "equal, bit for bit" in told and "note:" not in told
+    assert "the loss is no mean over equal parts" in trained(plan, Summing(4), *flags, "2")
+
+
 @pytest.mark.parametrize("make", [Adapted, frozen_first])
 def test_frozen_parameters_and_adapters(make: Any, trained: Callable[..., str]) -> None:
     """Also where a rank has nothing to optimize."""
