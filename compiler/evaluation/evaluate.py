@@ -10,7 +10,8 @@ from stretto.compiler.evaluation.chains import chains
 from stretto.compiler.evaluation.costs.collectives import StageTimes, collective
 from stretto.compiler.evaluation.costs.exact import ExactCosts
 from stretto.compiler.evaluation.costs.memory import check_kept, limit, transfer
-from stretto.compiler.evaluation.costs.sizes_in import sizes_in
+from stretto.compiler.evaluation.costs.mixed_sizes import WrittenUnits, bare_limit, bare_sizes
+from stretto.compiler.evaluation.costs.sizes_in import sizes_in, written_units
 from stretto.compiler.evaluation.costs.statements import cost_table
 from stretto.compiler.evaluation.costs.ticks import TickCosts, stage_in_ticks, to_ticks
 from stretto.compiler.evaluation.costs.unstated import unstated
@@ -45,9 +46,9 @@ def evaluate(schedule: s.Schedule, settings: Settings | None = None) -> Spec:
     reports = Reports(schedule.source.name)
     declared = declare(schedule, settings, reports)
     costs = settings.costs.statements if settings.costs else ()
-    unit = sizes_in((*schedule.statements, *costs))
+    units = written_units((*schedule.statements, *costs))
     try:
-        spec = _spec(declared, settings, unit, reports)
+        spec = _spec(declared, settings, units, reports)
     except EvalError as error:
         reports.add_repeated(error.diagnostic, error.bindings or "")
         spec = None
@@ -56,14 +57,16 @@ def evaluate(schedule: s.Schedule, settings: Settings | None = None) -> Spec:
     return spec
 
 
-def _spec(declared: Declarations, settings: Settings, unit: str, reports: Reports) -> Spec | None:
+def _spec(
+    declared: Declarations, settings: Settings, units: WrittenUnits, reports: Reports
+) -> Spec | None:
     spans, budget = Spans(), LoopBudget(settings.max_ops)
     sensible = not declared.failed_requirements and _few_enough(declared, settings, reports)
     cut = chains(declared, settings.max_ops, reports)
     sensible = sensible and (cut is not None) == (declared.parts is not None)
     pipelines = resolve_pipelines(declared, cut, reports) if sensible else None
     known = pipelines or ()  # without pipelines names are still checked
-    exact = stated = _costs(declared, known, budget, reports)
+    exact = stated = _costs(declared, known, units, budget, reports)
     ticks = None
     if cut and not reports.count:  # how a pair of parts is joined depends on what they cost
         ticks = to_ticks(exact, [], reports)
@@ -74,7 +77,10 @@ def _spec(declared: Declarations, settings: Settings, unit: str, reports: Report
     if reports.count or pipelines is None:
         return None
     complete = bool(written) and all(order.whole for order in written)
-    for doubt in unstated(stated, [order.units for order in written], complete):
+    for doubt in (
+        *unstated(stated, [order.units for order in written], complete),
+        *bare_sizes(stated.table, known, units),
+    ):
         settings.doubt(doubt)
     ticks = ticks or to_ticks(exact, [order.units for order in written], reports)
     table = ticks.costs.table
@@ -113,7 +119,7 @@ def _spec(declared: Declarations, settings: Settings, unit: str, reports: Report
         or ("",) * (declared.ranks or 0),
         written=tuple(order.units for order in written),
         joined=joined(written, pair_costs.unit, ticks, len(cut.streams)) if cut else (),
-        sizes_in=unit,
+        sizes_in=sizes_in(units),
         rounded={what: spans.intern(at) for what, at in ticks.rounded.items()},
         reduce_gradients=_stage_ticks(table.reduces, ticks),
         unshard_weights=_stage_ticks(table.unshards, ticks),
@@ -126,6 +132,7 @@ def _spec(declared: Declarations, settings: Settings, unit: str, reports: Report
 def _costs(
     declared: Declarations,
     pipelines: tuple[ResolvedPipeline, ...],
+    units: WrittenUnits,
     budget: LoopBudget,
     reports: Reports,
 ) -> ExactCosts:
@@ -136,6 +143,8 @@ def _costs(
         transfer(declared.transfer, pipelines, costs)
     for deferred in declared.limits:
         limit(deferred, declared, costs)
+    if (refusal := bare_limit(costs, pipelines, units)) and not reports.count:
+        reports.add_for_values(refusal)
     costs.reduces = collective(declared.reduce_gradients, pipelines, costs)
     costs.unshards = collective(declared.unshard_weights, pipelines, costs)
     return ExactCosts(declared, pipelines, costs, budget)

@@ -3,6 +3,7 @@
 import pytest
 
 from stretto.compiler import library
+from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.evaluation import Settings, evaluate
 from stretto.compiler.evaluation.settings import SeldomMeant
@@ -60,6 +61,38 @@ def test_costs_that_nothing_is_said_of_are_named(
 def test_a_forward_only_pipeline_needs_no_costs_of_backwards() -> None:
     text = HEAD.replace("{ }", "{ forward only }")
     assert not doubts(text, "cost F = 2\n")
+
+
+UNITS = [
+    ("limit activations <= 40 GiB\n", "", 5, "the activation is not said: it counts as 1 byte"),
+    ("activation = 10\nlimit activations <= 40 GiB\n", "", 5, "the activation has none: it counts"),
+    ("param room = 40 GiB\nlimit activations <= room / 2\n", "", 6, "holds nothing back; write"),
+    ("", "activation[0] = 2 GiB\n", 1, "stage 1 of `main` (and of 2 more) is not said"),
+    ("activation = 2 GiB\nlimit activations <= 40 GiB\n", "", 0, ""),
+    ("activation = 2 * 1024 * 1024 * 1024\nlimit activations <= 40 GiB\n", "", 0, ""),
+    ("activation = 2 GiB\nlimit activations <= 40 * 1024 * 1024 * 1024\n", "", 0, ""),
+    ("activation = 2\nlimit activations <= 40\n", "", 0, ""),
+    ("activation = 0\nlimit activations <= 1 GiB\n", "", 0, ""),
+    (PARTS + "activation F.mlp = 1 GiB\nlimit activations <= 9 GiB\n", "", 0, ""),
+]
+
+
+@pytest.mark.parametrize(("text", "costs", "line", "told"), UNITS)
+def test_sizes_without_a_unit_beside_others_are_named(
+    text: str, costs: str, line: int, told: str
+) -> None:
+    found = doubts(HEAD + text, costs)
+    assert [one.at.line for one in found] == ([line] if line else [])
+    assert told in (found[0].words if found else "")
+
+
+def test_a_limit_in_stages_beside_activations_with_a_unit_is_refused_by_name() -> None:
+    with pytest.raises(Rejected, match="the limit has no unit and counts bytes, 10 here") as caught:
+        doubts(library.read("v_half").text, "activation = 1.2 GiB\n")
+    places = [(x.span.file, x.span.line) for x in caught.value.diagnostics[0].labels]
+    assert places == [("example.pipe", 17), ("costs.pipe", 1)]
+    with pytest.raises(Rejected, match=r"in GiB: one forward of stage 0 leaves 2\.4 GiB"):
+        doubts(HEAD + "activation = 2.4 GiB\nlimit activations <= 40 for rank r\n")
 
 
 def test_the_library_raises_no_doubts() -> None:

@@ -1,29 +1,40 @@
-"""The unit in which a file writes its sizes, from its syntax alone, to tell them in it."""
+"""The units in which a file writes its sizes, from its syntax alone: to tell sizes in the largest,
+and to tell which have none."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.expressions.names import leaves
 from stretto.compiler.language import syntax as s
 
 UNITS = ("", "KiB", "MiB", "GiB", "TiB")
 
 
-def sizes_in(statements: Iterable[s.Statement | s.CostStatement]) -> str:
-    """The largest unit that stands in an activation or a limit, or in what a name stands for there;
-    empty where there is none."""
-    named: dict[str, s.Expression] = {}
-    rest: list[s.Expression] = []
+def written_units(statements: Iterable[s.Statement | s.CostStatement]) -> dict[Span, str]:
+    """For the value of every activation and limit, by its place, the largest unit that stands in it
+    or in what a name stands for there; empty where there is none."""
+    named: dict[str, str] = {}
+    found: dict[Span, str] = {}
     for statement in statements:
         match statement:
             case s.Let(name, value) | s.Param(name, value):
-                named.setdefault(name.text, value)
+                named.setdefault(name.text, _unit(value, named))
             case s.Activation() | s.PartActivation() | s.Kept() | s.Limit():
-                rest.append(statement.value)
+                found[statement.value.span] = _unit(statement.value, named)
+    return found
+
+
+def sizes_in(units: Mapping[Span, str]) -> str:
+    """The largest of the units; empty where there is none."""
+    return max(units.values(), key=UNITS.index, default="")
+
+
+def _unit(value: s.Expression, named: dict[str, str]) -> str:
+    """The largest unit of an expression whose names have these."""
     found = {""}
-    while rest:
-        for leaf in leaves(rest.pop()):
-            if isinstance(leaf, s.Number):
-                found.add(leaf.unit)
-            elif isinstance(leaf, s.Name) and leaf.text in named:
-                rest.append(named.pop(leaf.text))
+    for leaf in leaves(value):
+        if isinstance(leaf, s.Number):
+            found.add(leaf.unit)
+        elif isinstance(leaf, s.Name):
+            found.add(named.get(leaf.text, ""))
     return max(found, key=UNITS.index)
