@@ -92,13 +92,14 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         required=True,
         metavar="MODULE:NAME",
-        help="an object with stage(index, count), loss(output, target), and if you like "
+        help="a Python object with stage(index, count), loss(output, target), and if you like "
         "optimizer(parameters), scheduler(optimizer), data, eval_data, after_step(done)",
     )
     parser.add_argument(
         "--data",
         metavar="MODULE:NAME",
-        help="a function step -> (x, target), the same on every rank; default: the model's own",
+        help="a Python function that is called with the number of the step and returns "
+        "(x, target), the same on every rank; default: the model's own",
     )
     parser.add_argument(
         "--device",

@@ -45,12 +45,13 @@ def add(parser: ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="MODULE:NAME",
-        help="the Python function that makes the stages of the model",
+        help="a Python object with `stage(index, count)` and `loss(output, target)`",
     )
     parser.add_argument(
         "--data",
         metavar="MODULE:NAME",
-        help="the Python function that yields `(x, target)` for every step",
+        help="a Python function that is called with the number of the step and returns "
+        "`(x, target)` (default: the model's own `data`)",
     )
     parser.add_argument(
         "--steps", type=positive, metavar="N", help="train for N steps (default 10)"
