@@ -112,7 +112,7 @@ def _run(chosen: Namespace, began: float) -> int:
 
     try:
         check(chosen)
-        if chosen.command in ("run", "explain"):
+        if chosen.command == "run":
             code: int = chosen.run(chosen)
             return code
         with chosen.interrupts.caught():

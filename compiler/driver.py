@@ -108,7 +108,7 @@ def _plan(spec: Spec, budget: Budget, wanted: _Choices, sources: tuple[Source, .
 def _made(spec: Spec, budget: Budget, wanted: _Choices) -> _MadePrograms:
     """Its Programs, not proved yet."""
     problem = expand(spec)
-    order = arrange(problem, _leaving_time(budget, len(problem.operations)))
+    order = arrange(problem, _leaving_time(budget, problem))
     if spec.parts and wanted.whole:
         from stretto.compiler.program.whole import whole_order
 
@@ -140,13 +140,16 @@ AFTER, AT_LEAST = 6e-5, 0.15
 is written, about: the search ends so much earlier."""
 
 
-def _leaving_time(budget: Budget, operations: int) -> Budget:
+def _leaving_time(budget: Budget, problem: Problem) -> Budget:
     """The budget of the search, where the given one is of all: what is left then takes as long as
     this process gets to run, of which the time so far tells something."""
     if budget.effort is not None:
         return budget
     end, now = budget.deadline(), budget.clock()
-    rest = (AT_LEAST + AFTER * operations) * budget.slower()
+    rest = AT_LEAST + AFTER * len(problem.operations)
+    if budget.after is not None:
+        rest += budget.after(problem)
+    rest *= budget.slower()
     return changed(budget, until=end - min(rest, (end - now) / 2))
 
 

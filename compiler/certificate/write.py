@@ -22,6 +22,7 @@ from stretto.compiler.certificate.evidence import evidence, split_backwards
 from stretto.compiler.certificate.parts import parts_evidence, parts_instance, parts_schedule
 from stretto.compiler.problem.computations import has_collectives
 from stretto.compiler.problem.figures import figure
+from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import NONE, Operation, Spec
 from stretto.compiler.program.program import Claims, Program
 from stretto.compiler.program.timeline import Timed, time
@@ -58,6 +59,20 @@ def certificate(
     if bound is not None:
         found["stated"] = {"bound": bound.ticks, "reason": bound.reason}
     return json.dumps(found, separators=(",", ":")) + "\n"
+
+
+EVIDENCE, MOST_EVIDENCE, WRITING = 8e-4, 5.0, 1e-4
+"""Seconds of one core: the evidence of an operation, and of all of them at most, since larger steps
+get fewer rounds; and each operation's instance and start. What the slowest of `v_half` from 2 to 16
+ranks and 16 to 512 micro-batches takes, about (`benchmarks/certificate_seconds.py`)."""
+
+
+def seconds_for(problem: Problem) -> float:
+    """How many seconds of one core a certificate takes, about: rather more than less."""
+    many = len(problem.operations)
+    if problem.spec.streams:
+        return WRITING * many
+    return min(EVIDENCE * many, MOST_EVIDENCE) + WRITING * many
 
 
 def of_program(program: Program) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 import json
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 
 import msgspec
 
 from stretto.compiler.commands import files, outputs, screen
 from stretto.compiler.commands.flags import add_inputs, add_messages, add_search
-from stretto.compiler.commands.load import load
+from stretto.compiler.commands.load import load, searching
 from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.plan.plan import Plan, plan_bytes
 from stretto.compiler.show.summary import of_plan, step_of, table
@@ -54,7 +55,8 @@ def add(parser: ArgumentParser) -> None:
         parser,
         "--certificate",
         metavar="FILE",
-        help="also write a certificate of the plan, its order and bound, for `stretto certify`",
+        help="also write a certificate of the plan, its order and bound, for `stretto certify`; of "
+        "--time-limit up to half is left for what comes after the search",
     )
 
 
@@ -71,7 +73,12 @@ def run(chosen: Namespace) -> int:
     to_stdout = any(outputs.is_stdout(n) for n in (chosen.output, chosen.certificate) if n)
     if chosen.json and to_stdout:
         raise files.Unusable("the summary of --json and a file cannot both go to standard output")
-    plan = load(chosen.file, chosen, forward_only=chosen.forward_only)
+    budget = searching(chosen)
+    if chosen.certificate is not None:
+        from stretto.compiler.certificate.write import seconds_for
+
+        budget = replace(budget, after=seconds_for)
+    plan = load(chosen.file, chosen, budget, forward_only=chosen.forward_only)
     written = {}
     if chosen.output is not None:
         written[chosen.output] = plan_bytes(plan, packed=chosen.output.endswith(".gz"))

@@ -6,6 +6,8 @@ from fractions import Fraction
 from time import monotonic, process_time
 from typing import NamedTuple
 
+from stretto.compiler.problem.problem import Problem
+
 
 class SearchProgress(NamedTuple):
     """What a search has to say while it runs: the engine at work, the best value so far and the
@@ -30,7 +32,9 @@ class Budget:
     to be taken from, and left for, another run. `progress` is told of every step. `interrupted`,
     where given, is called on Ctrl-C once an order exists: the search then ends with the best so
     far. Without it, and before there is an order, `KeyboardInterrupt` is raised. `ended`
-    is called when a search has ended with an order. `clock` counts seconds."""
+    is called when a search has ended with an order. `after`: the seconds of one core that the
+    caller takes once the plan is there, about, which come out of the seconds too. `clock` counts
+    seconds."""
 
     seconds: float = 30.0
     until: float | None = None
@@ -42,6 +46,7 @@ class Budget:
     progress: Callable[[SearchProgress], None] | None = None
     interrupted: Callable[[], None] | None = None
     ended: Callable[[], None] | None = None
+    after: Callable[[Problem], float] | None = None
     clock: Callable[[], float] = monotonic
 
     def deadline(self) -> float:

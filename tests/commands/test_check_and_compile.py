@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from stretto.compiler.certificate.write import EVIDENCE
+from stretto.compiler.order import Order
+from stretto.compiler.order.arrange import arrange as real_arrange
+from stretto.compiler.order.budget import Budget
+from stretto.compiler.problem.problem import Problem
 from tests.support.command_line import GOOD, WRONG, Run
 from tests.support.paths import ROOT
 
@@ -183,3 +188,23 @@ def test_what_is_not_optimal_is_never_zero_percent_away(stretto: Run, folder: Pa
     assert "less than 0.1 % from optimal" in out and " 0.0 %" not in out
     _, out, _ = stretto("compile", "one_f_one_b", *sizes)
     assert "less than 0.1 % from optimal" in out
+
+
+def test_the_search_leaves_time_for_the_certificate(
+    stretto: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many seconds as the certificate of so many operations takes, about."""
+    ends = []
+
+    def arrange(problem: Problem, budget: Budget) -> Order:
+        assert budget.until is not None
+        ends.append(budget.until - budget.clock())
+        return real_arrange(problem, Budget(effort=0))
+
+    monkeypatch.setattr("stretto.compiler.driver.arrange", arrange)
+    asked = ("compile", "v_half", "--no-cache", "--time-limit", "1000")
+    for more in ((), ("--certificate", "c.json")):
+        assert stretto(*asked, *more)[0] == 0
+    alone, certified = ends
+    operations = 8 * 2 * 16 * 3
+    assert alone - certified >= operations * EVIDENCE

@@ -101,6 +101,17 @@ def test_an_interrupted_search_is_explained(stretto: Run, monkeypatch: pytest.Mo
     assert "(interrupted: what would help was not tried)" in out
 
 
+def test_a_signal_in_the_proof_does_not_lose_what_explain_found(
+    stretto: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signalled(monkeypatch, AFTER[0], signal.SIGINT)
+    sizes = ("--set", "ranks=3", "--set", "microbatches=4", "--no-cache")
+    code, out, err = stretto("explain", "v_half", "--effort", "0", *sizes)
+    assert code == 0, err
+    assert "interrupted: the order is there" in err
+    assert "(interrupted: what would help was not tried)" in out
+
+
 def test_interrupted_trying_is_told(
     stretto: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
