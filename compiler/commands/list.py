@@ -18,7 +18,7 @@ from stretto.compiler.diagnostics.layout import TextTable, hung
 from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
-from stretto.compiler.problem.figures import figure
+from stretto.compiler.problem.figures import figure, size_in
 from stretto.compiler.problem.spec import NONE, Spec
 from stretto.compiler.show.summary import Summary, of_plan, percent, step_of
 
@@ -45,7 +45,8 @@ FILE_WIDTH = 200  # columns where the output is no terminal
 FOOT = """\
 stages: that each rank holds. makespan, bound and memory are those of whole stages, of which a rank
 holds one copy: where it holds two stages, each is half of one. makespan and bound are in the units
-of the costs; memory is what the fullest rank holds of activations; gap: at most so far from the
+of the costs; memory is what the fullest rank holds of activations: in the unit of `activation`
+where that is stated, else how many of whole stages; gap: at most so far from the
 least possible makespan, or from the least possible span (the longest time one rank is occupied)
 where the schedule is made for that; copies: of every weight. Where a file leaves the order open
 (v_half), the first one found is listed; `stretto compile` looks for better ones."""
@@ -57,10 +58,19 @@ PARTS = (
 )
 
 
+DIVIDED = (
+    "Not to be compared with the other rows: {}. A rank holds several stages there, all figures "
+    "are divided by their number, and so is {}."
+)
+UNLIKE = "what single stages cost or hold beyond the others (embedding, output)"
+TRANSFERS = "every transfer, which takes no less for a part of a stage"
+
+
 class LibraryRow(NamedTuple):
     """A schedule of the library at the size that was asked for. Where it refuses that size there is
     no `summary`, but a `reason`. `stages`: that a rank holds of one copy of the model. `share`: the
-    memory, see the text below the table."""
+    memory, see the text below the table. `divided`: what is wrongly divided by `stages`, in
+    words."""
 
     name: str
     about: str
@@ -68,6 +78,7 @@ class LibraryRow(NamedTuple):
     stages: Fraction
     share: Fraction
     reason: str  # of a refusal
+    divided: str = ""
 
 
 EXAMPLES = """\
@@ -122,6 +133,9 @@ def tables(rows: list[LibraryRow], width: int) -> Iterator[str]:
         yield from wrap(PARTS, width)
         yield ""
         yield from table(cut, width)
+    for what in sorted({row.divided for row in rows if row.divided}):
+        names = ", ".join(row.name for row in rows if row.divided == what)
+        yield from (*wrap(DIVIDED.format(names, what), min(width, 100)), "")
     yield from wrap(" ".join(FOOT.split()), min(width, 100))
 
 
@@ -174,7 +188,9 @@ def compared(chosen: Namespace) -> Iterator[LibraryRow]:
                 name, about, None, Fraction(1), Fraction(0), error.diagnostics[0].message
             )
         else:
-            yield LibraryRow(name, about, of_plan(plan), stages(plan), share(plan), "")
+            yield LibraryRow(
+                name, about, of_plan(plan), stages(plan), share(plan), "", divided(plan)
+            )
 
 
 def stages(plan: Plan) -> Fraction:
@@ -185,12 +201,20 @@ def stages(plan: Plan) -> Fraction:
 
 
 def share(plan: Plan) -> Fraction:
-    """The highest peak over what a micro-batch leaves behind on one rank if all hold as much."""
+    """The highest peak, in the unit of the costs' sizes, of whole stages."""
     step = step_of(plan)
-    spec: Spec = plan.programs[step].spec
-    models = [p for p in spec.pipelines if p.replicates == NONE]
-    left = sum(stage.activation for p in models for stage in p.stages)
-    return Fraction(max(plan.claims[step].activations) * spec.ranks * len(models), left or 1)
+    peak = max(plan.claims[step].activations)
+    return Fraction(peak, plan.programs[step].spec.size_unit) / stages(plan)
+
+
+def divided(plan: Plan) -> str:
+    """What does not belong to every stage alike, where figures are divided by their number; else
+    empty."""
+    spec: Spec = plan.programs[step_of(plan)].spec
+    if stages(plan) == 1:
+        return ""
+    kinds = {(s.F, s.B, s.I, s.W, s.activation) for p in spec.pipelines for s in p.stages}
+    return " and ".join([UNLIKE] * (len(kinds) > 1) + [TRANSFERS] * bool(spec.transfers))
 
 
 def merit(row: LibraryRow) -> tuple[bool, float, Fraction, str]:
@@ -214,7 +238,7 @@ def cells(row: LibraryRow) -> tuple[str, ...]:
         f"{figure(Fraction(s.lower_bound) / row.stages)}{aim}",
         f"{gap}{aim}",
         percent(s.bubble),
-        figure(row.share),
+        size_in(s.sizes_in, row.share),
         str(s.weight_copies),
         row.about,
     )

@@ -104,3 +104,29 @@ def test_a_doubt_is_told_once_in_a_command_with_its_place(stretto: Run, folder: 
     assert [line.split(": ")[0] for line in said.splitlines()] == ["measured.pipe:2"]
     assert "`I` and `W`, which take 1" in said
     assert stretto("compile", "gpipe", "--costs", "measured.pipe", "--json")[2] == ""
+
+
+def test_list_tells_sizes_as_they_are_stated_and_what_it_divides(
+    stretto: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    costs = folder / "measured.pipe"
+    words = ("list", "--set", "ranks=4", "--set", "microbatches=8", "--costs", "measured.pipe")
+
+    def memory(out: str, name: str) -> str:
+        head, row = (
+            next(line for line in out.splitlines() if line.startswith(word))
+            for word in ("schedule", name)
+        )
+        at = head.index("memory") + len("memory")
+        return row[:at].split("  ")[-1].strip()
+
+    costs.write_text("activation = 0.25 GiB\n")
+    out = stretto(*words)[1]
+    assert (memory(out, "gpipe"), memory(out, "zb_v")) == ("2 GiB", "1 GiB")
+    assert "Not to be compared with the other rows" not in out
+    costs.write_text("cost F = 10\ncost I = 10\ncost W = 10\ncost F[0] = 14.2\ntransfer 1\n")
+    out = " ".join(stretto(*words)[1].split())
+    told = out.split("Not to be compared with the other rows: ")[1]
+    assert "zb_v" in told.split(".")[0] and "gpipe" not in told.split(".")[0]
+    assert "so is what single stages cost" in told and "and every transfer" in told
