@@ -22,6 +22,7 @@ imported.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stretto.runtime import checkpoint as checkpoint
     from stretto.runtime.batch import Arguments as Arguments
     from stretto.runtime.clip import clip_grad_norm_ as clip_grad_norm_
     from stretto.runtime.clip import get_total_norm as get_total_norm
@@ -104,6 +105,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
+    if name == "checkpoint":  # a room, not a name of this one
+        return import_module(f"{__name__}.checkpoint")
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_WHERE[name]), name)

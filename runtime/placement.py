@@ -28,7 +28,11 @@ def stages_of(plan: Plan | str | os.PathLike[str], rank: int) -> list[HeldStage]
     """
     spec = _spec(plan)
     if not 0 <= rank < spec.ranks:
-        raise PipelineError(f"the plan has ranks 0 to {spec.ranks - 1}, not {rank}")
+        raise PipelineError(
+            f"the plan has ranks 0 to {spec.ranks - 1}, not {rank}: start {spec.ranks} "
+            f"(`torchrun --nproc-per-node {spec.ranks} …`), or compile it with `--set ranks=N` for "
+            "N of them"
+        )
     return [HeldStage(spec.pipelines[p].name, s) for p, s in StageGraph(spec).on_rank(rank)]
 
 

@@ -10,6 +10,7 @@ from stretto.compiler.commands import screen
 from stretto.compiler.commands.examination import examine
 from stretto.compiler.diagnostics.layout import beside
 from stretto.compiler.diagnostics.printable import printable
+from stretto.compiler.diagnostics.wording import count
 
 SIGNS = {"ok": " ", "warning": "!", "problem": "x"}
 
@@ -40,5 +41,5 @@ def run(chosen: Namespace) -> int:
             head = f"  {'':{margin}}-> "
             print(*beside(head, printable(finding.advice), room), sep="\n")
     warnings = sum(finding.state == "warning" for finding in findings)
-    print(f"{problems} problems, {warnings} warnings")
+    print(f"{count(problems, 'problem')}, {count(warnings, 'warning')}")
     return 1 if problems else 0

@@ -55,6 +55,18 @@ class Criterion:
         return found[0]
 
 
+def refuse_no_loss(found: Any) -> None:
+    """Raises `PipelineError` where what the loss function gave is no tensor with one number."""
+    if isinstance(found, Tensor) and found.numel() == 1:
+        return
+    words = "the loss function must give a tensor with one number, and gave "
+    if isinstance(found, Tensor):
+        words += f"one of shape {tuple(found.shape)}: did you mean `.mean()` of it?"
+    else:
+        words += "None: does it return its loss?" if found is None else f"a {type(found).__name__}"
+    raise PipelineError(words)
+
+
 def scaled(loss: Tensor, output: Any, share: LossShare) -> Tensor:
     """Where the backward of the micro-batch starts: its loss times weight / total. Of weight 0 it
     is a zero that depends on the output and on nothing else, so that its gradients are zeros also

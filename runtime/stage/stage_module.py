@@ -17,7 +17,7 @@ from stretto.runtime.stage import split_backward
 from stretto.runtime.stage.arrivals import hooks_made
 from stretto.runtime.stage.carried import KEYWORD, CarriedEdges, SliceMemory
 from stretto.runtime.stage.engine import Gradients, Root, edge_of
-from stretto.runtime.stage.judge import Criterion, Judging, LossFunction, scaled
+from stretto.runtime.stage.judge import Criterion, Judging, LossFunction, refuse_no_loss, scaled
 from stretto.runtime.stage.own_weight_gradients import OwnWeightGradients, run_left
 from stretto.runtime.stage.parts import uncut
 from stretto.runtime.stage.precision import outside_autocast
@@ -153,8 +153,8 @@ class StageModule:
     ) -> ForwardOutput:
         """Saves what the backward needs, and nothing else. Raises `PipelineError`, as `forward`."""
         result = flat(output, f"`{self.name}`") if self.sends else ()
-        if given.target is not None and (not isinstance(loss, Tensor) or loss.numel() != 1):
-            raise PipelineError("the loss function must give a tensor with one number")
+        if given.target is not None:
+            refuse_no_loss(loss)
         if given.learn:
             leaves = tuple([tensor for tensor in given.given if tensor.requires_grad])
             if (

@@ -46,7 +46,7 @@ def test_codes_and_forms(stretto: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         assert json.loads(out) == [finding._asdict() for finding in findings]
         told, out, _ = stretto("doctor")
         assert told == code and "! a  x\n" in out and "-> do\n" in out and "\x1b" not in out
-    assert "1 problems, 1 warnings" in out
+    assert "1 problem, 1 warning\n" in out
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import stretto.runtime
 from stretto.compiler.plan.plan import Plan
 from stretto.runtime import Executor, PipelineError, run_local
 from stretto.runtime.checkpoint import latest, load, save
@@ -105,6 +106,11 @@ def saved(folder: Path, name: str = "dualpipe", ranks: int = 4, running: bool = 
         return weights(modules)
 
     return whole(run.run(body))
+
+
+def test_it_is_found_through_its_package() -> None:
+    """Also where nobody has imported it before."""
+    assert stretto.runtime.__getattr__("checkpoint").load is load
 
 
 @pytest.mark.parametrize(
