@@ -191,7 +191,7 @@ def compile_file(
     how it goes. Raises `Rejected`, `OSError`, `ValueError` for a text that is no number, and
     `LookupError` for an engine that is none."""
     began = monotonic()
-    values = {name: Fraction(value) for name, value in {**(parameters or {}), **more}.items()}
+    values = {name: _number(name, value) for name, value in {**(parameters or {}), **more}.items()}
     if engine is not None and engine not in BY_NAME:
         raise LookupError(f"there is no engine `{engine}`: one of {', '.join(NAMES)}")
     source, where = _read(path)
@@ -221,6 +221,14 @@ def compile_file(
         )
     except Rejected as error:
         raise Rejected(renamed(error.diagnostics, paths)) from None
+
+
+def _number(name: str, value: int | str | Fraction) -> Fraction:
+    """The value of a parameter. Raises `ValueError` where it is no number."""
+    try:
+        return Fraction(value)
+    except (ValueError, TypeError, ArithmeticError):
+        raise ValueError(f"`{name}` is no exact number: {value!r}; write 8, 1.5 or 9/8") from None
 
 
 def _read(path: str | PathLike[str]) -> tuple[Source, str]:

@@ -34,7 +34,7 @@ HEAD = """# Python API
 
 <!-- made from the docstrings by `make docs` -->
 
-What each room offers to others, from the text of a schedule to its run. Times are in ticks and sizes in grains unless a name says otherwise: see the [glossary](glossary.md). `stretto.compiler` has the functions of the line by themselves, so that `from stretto.compiler import compile_file` will do.
+What each room offers to others, from the text of a schedule to its run. Times are in ticks and sizes in grains unless a name says otherwise: see the [glossary](glossary.md). `Plan.summary()` has a plan's figures in the units of its schedule. `stretto.compiler` has the functions of the line by themselves, so that `from stretto.compiler import compile_file` will do.
 
 | room | what it is |
 | --- | --- |

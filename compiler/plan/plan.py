@@ -71,6 +71,14 @@ class Plan(Struct, frozen=True):
     hash: str
     verified: Bound | None = None
 
+    def summary(self) -> dict[str, Any]:
+        """The figures of the plan's step, times and sizes in the units of the schedule: the object
+        that `stretto compile --json` prints (`docs/json.md`). The programs and claims themselves
+        count in ticks and grains."""
+        show = import_module("stretto.compiler.show.summary")
+        found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(show.of_plan(self)))
+        return found
+
     def _repr_html_(self) -> str:
         """The picture that a notebook shows. The room of pictures stands above this one, and is
         loaded when a notebook asks."""

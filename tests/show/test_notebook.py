@@ -1,11 +1,13 @@
 """What Python has of the command line: its flags as keywords, and a plan that a notebook shows."""
 
+import json
+from fractions import Fraction
 from html import unescape
 from pathlib import Path
 
 import pytest
 
-from stretto.compiler import Rejected, compile_file
+from stretto.compiler import Rejected, cli, compile_file
 from stretto.compiler.order.budget import SearchProgress
 from stretto.compiler.show import draw
 
@@ -25,6 +27,18 @@ def test_flags_are_keywords(tmp_path: Path) -> None:
     assert compile_file("dualpipe", forward_only=True).programs.keys() == {"eval"}
 
 
+def test_a_summary_is_the_object_of_the_command_in_units_of_the_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs = tmp_path / "measured.pipe"
+    costs.write_text("cost F = 1/3\ncost B = 1.5\nactivation = 0.3 GiB\n")
+    found = compile_file("gpipe", ranks=2, microbatches=4, costs=costs).summary()
+    size = ("--set", "ranks=2", "--set", "microbatches=4")
+    assert cli.main(("compile", "gpipe", "--json", "--costs", str(costs), *size)) == 0
+    assert found == json.loads(capsys.readouterr().out)
+    assert Fraction(found["makespan"]) == 5 * (Fraction(1, 3) + Fraction(3, 2))
+
+
 def test_what_is_wrong_is_told_by_its_path(tmp_path: Path) -> None:
     costs = tmp_path / "measured.pipe"
     costs.write_text("cost F = nothing\n")
@@ -33,8 +47,9 @@ def test_what_is_wrong_is_told_by_its_path(tmp_path: Path) -> None:
     assert raised.value.diagnostics[0].labels[0].span.file == str(costs)
     with pytest.raises(LookupError, match="there is no engine `magic`: one of library, list"):
         compile_file("v_half", engine="magic")
-    with pytest.raises(ValueError, match="many"):
-        compile_file("v_half", ranks="many")
+    for wrong in ("many", "1/0", None, float("nan")):
+        with pytest.raises(ValueError, match="`ranks` is no exact number"):
+            compile_file("v_half", ranks=wrong)  # type: ignore[arg-type]
     with pytest.raises(OSError, match="nowhere"):
         compile_file(tmp_path / "nowhere.pipe")
     with pytest.raises(Rejected):
