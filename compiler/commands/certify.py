@@ -99,7 +99,10 @@ def _is_of(certificate: dict[str, Any], name: str) -> None:
         same = certificate["schedule_name"] == own
         what = f"another version of `{own}`" if same else "another plan"
         hashes = f"{certificate['plan'][:12]}, and {name} is {plan.hash[:12]}"
-        raise Refuted(f"it is of {what}: it names the plan {hashes}")
+        raise Refuted(
+            f"it is of {what}: it names the plan {hashes}; `stretto compile {name} --certificate "
+            "FILE` writes the one of this plan"
+        )
     sizes_in = plan.programs[step].spec.sizes_in
     if certificate.get("sizes_in", sizes_in) != sizes_in:
         raise Refuted("it names this plan, and shows sizes in another unit: it was forged")

@@ -108,18 +108,19 @@ def _pipe(name: str) -> _Pipe:
         return _Pipe(name)
 
 
-def schedule(name: str) -> Source:
-    """The text of a schedule: of the file `name`, of standard input for `-`, else of the library's
-    schedule of this name. Raises `Unusable` where there is none or it cannot be read."""
+def schedule(name: str, *, ships: bool = True) -> Source:
+    """The text of a schedule: of the file `name`, of standard input for `-`, else, unless none that
+    `ships` would do, of the library's schedule of this name. Raises `Unusable` where there is none
+    or it cannot be read."""
     if is_stream(name):
         with guarded(name):
             data = _pipe(name).file.read(LARGEST_TEXT + 1)
         return Source("<stdin>" if name == "-" else name, decoded(name, data))
     path = Path(name)
-    if not path.is_file() and library.has(name):
+    if ships and not path.is_file() and library.has(name):
         return library.read(name)
     if not path.exists():
-        raise Unusable(unknown(name))
+        raise Unusable(unknown(name, ships=ships))
     with guarded(name), path.open("rb") as file:
         return Source(name, decoded(name, file.read(LARGEST_TEXT + 1)))
 
@@ -161,7 +162,7 @@ def unknown(name: str, *, ships: bool = True) -> str:
         for typed in (schedule, f"{schedule}.pipe"):
             known.setdefault(typed, schedule)
     near = path.name if path.name in known else nearest(path.name, known)
-    asked = bare and not name.endswith(".pipe")
+    asked = bare and not path.suffix
     what = f"there is no file `{name}`"
     if asked:
         what += ", and the library has no schedule of this name"

@@ -76,11 +76,11 @@ def add_search(parser: ArgumentParser, seed: str = "random seed of the search (d
     flags = parser.add_argument_group("finding an order that was not written")
     flags.add_argument(
         "--time-limit",
-        type=natural,
+        type=seconds,
         metavar="SECONDS",
-        help="seconds of wall time from the start of the command, proof and writing included, in "
-        "which the search does what it can (default 30; `explain`: 6, half of them for what would "
-        "help)",
+        help="seconds (2.5, 90s; 3m are minutes) of wall time from the start of the command, proof "
+        "and writing included, in which the search does what it can (default 30; `explain`: 6, "
+        "half of them for what would help)",
     )
     flags.add_argument(
         "--effort",
@@ -92,9 +92,9 @@ def add_search(parser: ArgumentParser, seed: str = "random seed of the search (d
     )
     flags.add_argument(
         "--gap",
-        type=fraction,
+        type=part,
         metavar="PART",
-        help="stop within this fraction of the lower bound (0.02 is 2 %%; default 0, beyond "
+        help="stop within this fraction of the lower bound (0.02 or 2%%; default 0, beyond "
         "100 000 operations 0.002)",
     )
     flags.add_argument(
@@ -168,6 +168,27 @@ def fraction(text: str) -> Fraction:
     except (ValueError, ZeroDivisionError):
         raise ArgumentTypeError(
             f"`{text}` is not a number such as 8, 1.5, 9/8, 1e-3 or 20GiB"
+        ) from None
+
+
+def seconds(text: str) -> float:
+    """Seconds, or minutes with an `m` behind them. Raises `ArgumentTypeError`."""
+    words = text.strip()
+    unit = words[-1:] if words[-1:] in ("s", "m") else ""
+    number = words.removesuffix(unit).strip()
+    if not re.fullmatch(r"(\d{1,9}(\.\d*)?|\.\d+)", number, re.ASCII):
+        raise ArgumentTypeError(f"`{text}` is no time such as 10, 2.5, 90s or 3m")
+    return float(number) * (60 if unit == "m" else 1)
+
+
+def part(text: str) -> Fraction:
+    """A fraction, or a percentage with a `%` behind it. Raises `ArgumentTypeError`."""
+    words = text.strip()
+    try:
+        return fraction(words.removesuffix("%").strip()) / (100 if words.endswith("%") else 1)
+    except ArgumentTypeError:
+        raise ArgumentTypeError(
+            f"`{text}` is no fraction of the bound such as 0.02, 1/50 or 2%"
         ) from None
 
 

@@ -12,7 +12,7 @@ from stretto.compiler.commands import files, screen
 from stretto.compiler.commands.flags import without_effect
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.printable import one_line
-from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.diagnostics.source import Source, Span
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.plan.plan import Plan
@@ -63,7 +63,6 @@ def from_plan(name: str) -> Plan:
         plan = verify(plan)
     except Rejected as error:
         raise Refused(error.diagnostics, sources) from None
-    _rounded(plan, {})
     return plan
 
 
@@ -76,7 +75,7 @@ def from_schedule(
     from stretto.compiler.evaluation import Settings
     from stretto.compiler.language.parse import parse_costs
 
-    given = [source, *([files.schedule(chosen.costs)] if chosen.costs else [])]
+    given = [source, *([files.schedule(chosen.costs, ships=False)] if chosen.costs else [])]
     paths = {one_line(Path(text.name).name): text.name for text in given}
     texts = [text._replace(name=one_line(text.name)) for text in given]
     if len(paths) == len(given):
@@ -103,7 +102,7 @@ def from_schedule(
 
             if word := raised(plan.programs[step_of(plan)], slots):
                 files.say(f"{source.name}: {word}")
-        _rounded(plan, paths)
+        _rounded(plan, paths, chosen)
         _slow(plan)
         return plan
     except Rejected as error:
@@ -113,14 +112,19 @@ def from_schedule(
             budget.progress.clear()
 
 
-def _rounded(plan: Plan, paths: Mapping[str, str]) -> None:
-    """A word where costs had to be rounded, with the file and the line of the finest."""
+def _rounded(plan: Plan, paths: Mapping[str, str], chosen: Namespace) -> None:
+    """A word where costs had to be rounded, with the file and the line of the finest; once in a
+    command for each line."""
     spec = plan.programs[step_of(plan)].spec
     notes = []
+    told: set[tuple[str, Span]] = vars(chosen).setdefault("rounded", set())
     for what, at in spec.rounded.items():
         unit = spec.time_unit if what == "times" else spec.size_unit
         step = f"multiples of 2^-{unit.bit_length() - 1}" if unit > 1 else "whole numbers"
         place = spec.spans[at]
+        if (what, place) in told:
+            continue
+        told.add((what, place))
         notes.append(
             f"{what} to {step}, the finest is {paths.get(place.file, place.file)}:{place.line}"
         )

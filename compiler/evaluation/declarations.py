@@ -188,6 +188,12 @@ def _complete(context: FileContext) -> None:
         help_ = "`stretto new NAME` writes a file to begin with"
         reports.add(diagnosis("missing", "the file says nothing", top, help=help_))
         return
+    if all(isinstance(one, s.CostStatement) for one in context.schedule.statements):
+        help_ = f"give it to a schedule: `stretto compile SCHEDULE --costs {top.file}`"
+        reports.add(
+            diagnosis("missing", "this is a file of costs, and no schedule", top, help=help_)
+        )
+        return
     title = declared.stated_at.get("schedule", top)
     if "schedule" not in declared.stated_at:
         message = "a schedule file begins with its name"

@@ -499,6 +499,7 @@ class OrderAuto(Struct, frozen=True):
 
 
 CostStatement = Cost | Activation | PartActivation | Kept | Transfer
+"""What a file for `--costs` has."""
 
 Statement = (
     Titled

@@ -4,6 +4,7 @@ line; help with examples that can be typed as they stand; completion in a real s
 import shlex
 import shutil
 import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,12 @@ from tests.support.command_line import Run
         ("compile dualpipe --beta 3/2", "is set with `--set beta=3/2`"),
         ("run dualpipe --nproc 4 --model x", "`--set ranks=4`; each rank is a process"),
         ("doctor --ranks 3", "there is no flag `--ranks`"),
+        ("compile dualpipe --time-limit 10x", "`10x` is no time such as 10, 2.5, 90s or 3m"),
+        ("compile dualpipe --time-limit nan", "`nan` is no time such as"),
+        (
+            "compile dualpipe --gap 2%%",
+            "`2%%` is no fraction of the bound such as 0.02, 1/50 or 2%",
+        ),
         ("compile dualpipe --timeout 4", "did you mean `--time-limit`?"),
         ("check dualpipe -o out.plan", "this one prints; `stretto compile FILE -o PLAN`"),
         ("compile dualpipe out.plan", "one word too many; did you mean `-o out.plan`?"),
@@ -133,3 +140,16 @@ def test_scripts_for_other_shells_name_commands_and_schedules(stretto: Run, shel
     if shutil.which(shell):
         read = subprocess.run([shell, "-n"], input=script, text=True, timeout=60)
         assert read.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"), [("2.5", 2.5), ("10s", 10), ("3m", 180), ("0", 0), (".5", 0.5)]
+)
+def test_times(words: str, seconds: float) -> None:
+    chosen = parser().parse_args(["compile", "dualpipe", "--time-limit", words, "--gap", "2%"])
+    assert (chosen.time_limit, chosen.gap) == (seconds, Fraction(1, 50))
+
+
+def test_a_file_of_costs_that_is_missing_is_no_schedule_of_the_library(stretto: Run) -> None:
+    code, _, err = stretto("compile", "dualpipe", "--costs", "missing.costs")
+    assert (code, err) == (2, "stretto: there is no file `missing.costs`\n")

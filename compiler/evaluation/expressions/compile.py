@@ -132,7 +132,8 @@ def _unknown(e: s.Name, scope: Scope) -> None:
                 "wrong-kind",
                 f"`{e.text}` is an operation, and not a value",
                 e.span,
-                help="only the cost of a pair may use `F` and `B`: `cost F | B = max(F, B)`",
+                help="only the cost of a pair may use `F` and `B`, as in `cost F | B = max(F, B)`; "
+                "elsewhere write its number, or a `param` that both use",
             )
         )
     else:

@@ -42,6 +42,14 @@ class ErrorBinding(NamedTuple):
 
 Binding = Constant | Slot | QueueSlot | ErrorBinding
 
+VALUES_ELSEWHERE = {
+    **dict.fromkeys(("true", "false"), "write a comparison, such as `1 == 1`"),
+    **dict.fromkeys(
+        ("nan", "inf", "infinity"), "write a number, such as 18.5: what was not measured has none"
+    ),
+}
+"""Words that are values in other languages, to what to write here."""
+
 
 class Scope:
     """The names of a block, and of all blocks around it."""
@@ -171,8 +179,7 @@ class Scope:
 
     def _undefined(self, word: Word, what: str) -> Diagnostic:
         message = f"`{word.text}` is not defined"
-        if word.text in ("true", "false"):
-            help_ = "write a comparison, such as `1 == 1`"
+        if help_ := VALUES_ELSEWHERE.get(word.text.lower()):
             return diagnosis("unknown-name", message, Label(word.span), help=help_)
         if word.text in self.reports.parts:
             return _part_alone(word, self.reports.parts[word.text])
