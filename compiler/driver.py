@@ -11,6 +11,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
+from warnings import warn
 
 from stretto.compiler import library
 from stretto.compiler.bounds.bound import EXHAUSTIVE, Bound, bound, whole_bound
@@ -19,7 +20,7 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.evaluation import Settings, evaluate
-from stretto.compiler.evaluation.settings import MOST_OPERATIONS
+from stretto.compiler.evaluation.settings import MOST_OPERATIONS, SeldomMeant
 from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.arrange import arrange
@@ -189,7 +190,7 @@ def compile_file(
     are called like a keyword here. A text is an exact number (`"9/8"`). `costs` is the path of a
     file; `time_limit` is in seconds of a search, where an order has to be found; `progress` is told
     how it goes. Raises `Rejected`, `OSError`, `ValueError` for a text that is no number, and
-    `LookupError` for an engine that is none."""
+    `LookupError` for an engine that is none. Warns of what is seldom meant."""
     began = monotonic()
     values = {name: _number(name, value) for name, value in {**(parameters or {}), **more}.items()}
     if engine is not None and engine not in BY_NAME:
@@ -197,6 +198,7 @@ def compile_file(
     source, where = _read(path)
     paths = {source.name: where}
     statements = None
+    doubts: list[SeldomMeant] = []
     try:
         if costs is not None:
             text, paths[text.name] = _read(costs)
@@ -214,13 +216,16 @@ def compile_file(
         return compile_text(
             source.text,
             source.name,
-            Settings(values, statements, max_ops),
+            Settings(values, statements, max_ops, doubts.append),
             budget,
             forward_only=forward_only,
             whole=whole,
         )
     except Rejected as error:
         raise Rejected(renamed(error.diagnostics, paths)) from None
+    finally:
+        for words, at in doubts:
+            warn(f"{paths.get(at.file, at.file)}:{at.line}: {words}", stacklevel=2)
 
 
 def _number(name: str, value: int | str | Fraction) -> Fraction:

@@ -39,6 +39,14 @@ def test_a_summary_is_the_object_of_the_command_in_units_of_the_costs(
     assert Fraction(found["makespan"]) == 5 * (Fraction(1, 3) + Fraction(3, 2))
 
 
+def test_what_is_seldom_meant_is_a_warning(tmp_path: Path) -> None:
+    costs = tmp_path / "measured.pipe"
+    costs.write_text("cost F = 17.3\ncost B = 35.1\n")
+    with pytest.warns(UserWarning, match=r"measured\.pipe:2: costs are stated") as caught:
+        compile_file("zb_h1", ranks=2, microbatches=4, costs=costs)
+    assert [one.filename for one in caught] == [__file__]
+
+
 def test_what_is_wrong_is_told_by_its_path(tmp_path: Path) -> None:
     costs = tmp_path / "measured.pipe"
     costs.write_text("cost F = nothing\n")
