@@ -56,14 +56,21 @@ class Watchdog:
         self.thread.start()
         if peers.store.port:
             threading.Thread(target=self._look_out, name="stretto-lookout", daemon=True).start()
-        atexit.register(self.stop)
+        atexit.register(self._await_end)
 
     def stop(self) -> None:
         """Ends the thread."""
         self.over.set()
         if threading.current_thread() is not self.thread:
             self.thread.join(timeout=2)
-        atexit.unregister(self.stop)
+        if not self.thread.is_alive():
+            atexit.unregister(self._await_end)
+
+    def _await_end(self) -> None:
+        """Before the interpreter's teardown, which a thread that the store answers meanwhile would
+        turn into an abort: torch then asks for an interpreter that is gone."""
+        self.over.set()
+        self.thread.join(timeout=self.peers.timeout)
 
     def _watch(self) -> None:
         lost = 0.0  # since when the store is

@@ -144,7 +144,9 @@ def farewell(start: RankStart | None, failed: bool) -> None:
 
     saying = threading.Thread(target=say, daemon=True)
     saying.start()
-    saying.join(seconds + 1 if keeps else 1)  # it may be silent
+    # The store may be silent. At an ordinary end a thread that it answers during the interpreter's
+    # teardown aborts the process, so there is patience; a failed rank ends without teardown.
+    saying.join(seconds + 1 if keeps or not failed else 1)
 
 
 def tell_others(start: RankStart | None, message: str) -> None:

@@ -1,0 +1,66 @@
+"""Before the interpreter ends no thread of ours is left inside torch's store: one that is answered
+during the teardown aborts the process, of a training that has succeeded."""
+
+import atexit
+import threading
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from stretto.runtime.coordination.peers import Peers
+from stretto.runtime.coordination.store import Store
+from stretto.runtime.coordination.watchdog import Position, Watchdog
+from stretto.runtime.train.environment import RankEnvironment
+from stretto.runtime.train.start import RankStart, farewell
+
+
+class Slow:
+    """A store that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.store = dist.HashStore()  # type: ignore[attr-defined]
+        self.asked, self.answers = threading.Event(), threading.Event()
+
+    def add(self, key: str, amount: int) -> int:
+        self._wait()
+        return int(self.store.add(key, amount))
+
+    def check(self, keys: list[str]) -> bool:
+        self._wait()
+        return bool(self.store.check(keys))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def _wait(self) -> None:
+        self.asked.set()
+        self.answers.wait(30)
+
+
+def test_the_farewell_of_a_success_waits_for_the_store() -> None:
+    slow = Slow()
+    peers = Peers(1, 2, Store(slow, ""), 20.0)
+    environment = RankEnvironment(1, 2, "localhost", 1, True, 1, 2, "0", "")
+    later = threading.Timer(1.5, slow.answers.set)
+    later.start()
+    farewell(RankStart(peers, slow.store, environment), failed=False)
+    assert slow.answers.is_set() and not peers.store.calls
+    later.join()
+
+
+def test_a_watchdog_inside_the_store_is_awaited_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, forgotten = Slow(), list[Any]()
+    monkeypatch.setattr(atexit, "unregister", forgotten.append)
+    here = Position((0, 0), "waits", (), False)
+    watchdog = Watchdog(Peers(0, 2, Store(slow, ""), 20.0), lambda: here, lambda _: None)
+    assert slow.asked.wait(20)
+    watchdog.stop()
+    assert watchdog.thread.is_alive() and not forgotten
+    later = threading.Timer(0.2, slow.answers.set)
+    later.start()
+    watchdog._await_end()
+    assert not watchdog.thread.is_alive()
+    watchdog.stop()
+    assert forgotten == [watchdog._await_end]
+    later.join()
