@@ -95,5 +95,12 @@ def test_a_limit_in_stages_beside_activations_with_a_unit_is_refused_by_name() -
         doubts(HEAD + "activation = 2.4 GiB\nlimit activations <= 40 for rank r\n")
 
 
+def test_a_limit_that_was_set_to_a_number_without_its_unit_is_refused_by_name() -> None:
+    text = HEAD + "param room = 40 GiB\nactivation = 2 GiB\nlimit activations <= room\n"
+    evaluate(parse(Source("example.pipe", text)), Settings({"room": 40 * 2**30}))
+    with pytest.raises(Rejected, match="the limit has no unit and counts bytes, 40 here"):
+        evaluate(parse(Source("example.pipe", text)), Settings({"room": 40}))
+
+
 def test_the_library_raises_no_doubts() -> None:
     assert not [name for name in library.names() if doubts(library.read(name).text)]

@@ -11,7 +11,7 @@ from stretto.compiler.evaluation.expressions.values import show
 from stretto.compiler.evaluation.reports import diagnosis
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.evaluation.settings import SeldomMeant
-from stretto.compiler.problem.figures import size_in
+from stretto.compiler.problem.figures import BYTES, size_in
 
 SMALL = 1 << 20  # bytes: a bare number from here on may well count them
 
@@ -20,9 +20,11 @@ WrittenUnits = Mapping[Span, str]
 
 
 def _bare(table: CostTable, units: WrittenUnits, amount: Exact) -> bool:
-    """Whether it is a small number, and where it stands none has a unit."""
+    """Whether it is a small number, and where it stands none has a unit; or so small that the name
+    which has one there was set to a number without."""
     at = table.stated.get(amount)
-    return 0 < amount < SMALL and (at is None or not units.get(at))
+    unit = units.get(at) if at else None
+    return 0 < amount < (SMALL if not unit else 1 if unit == "KiB" else BYTES["KiB"])
 
 
 def _totals(
