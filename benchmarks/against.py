@@ -44,10 +44,10 @@ class Spent(NamedTuple):
 def against(folder: str, words: Sequence[str]) -> None:
     """Print a line for every size."""
     other = Path(folder).resolve()
-    sizes = SIZES
+    sizes: Sequence[tuple[str, int, int, int]] = SIZES
     if words:
-        name, ranks, microbatches, *times = words
-        sizes = ((name, int(ranks), int(microbatches), int(times[0]) if times else 5),)
+        times = int(words[3]) if len(words) > 3 else 5
+        sizes = [(words[0], int(words[1]), int(words[2]), times)]
     print("| | there: CPU | here: CPU | ratio | there: memory | here: memory |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, ranks, microbatches, times in sizes:

@@ -206,7 +206,8 @@ def batch(spec: Spec) -> tuple[Any, Any]:
         if one in models
     }
     x = {name: torch.randn(many, WIDTH) for name, many in rows.items()}
-    return (x, x) if len(x) > 1 else (next(iter(x.values())),) * 2
+    only = next(iter(x.values()))
+    return (x, x) if len(x) > 1 else (only, only)
 
 
 def loss(output: Tensor, target: Tensor) -> Tensor:

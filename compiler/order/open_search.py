@@ -31,6 +31,7 @@ class Valued(Protocol):
     @property
     def value(self) -> int:
         """What is minimized of it (ticks)."""
+        ...
 
 
 def _unset() -> Any:

@@ -37,7 +37,9 @@ from stretto.compiler.program.program import (
 def check_line(spec: Spec, channels: int, reductions: int, line: RankLine) -> Iterator[Wrong]:
     """One rank's line: its table, its lists, and their columns. Where nothing is wrong it can be
     unfolded, to no more than one instruction for each number in it."""
-    counts = {name: Counter(own.list) for name, own in line.programs.items()}
+    counts: dict[ProgramName, Counter[int]] = {
+        name: Counter(own.list) for name, own in line.programs.items()
+    }
     wrong = [*islice(_numbers(line, counts), 1)] or [*_entry_streams(spec, line)]
     yield from wrong
     fine = not wrong

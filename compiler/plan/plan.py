@@ -222,7 +222,9 @@ def _rank_lines(programs: Mapping[ProgramName, Program]) -> list[bytes]:
             return made.lines
     lines = []
     for rank in range(next(iter(programs.values())).spec.ranks):
-        lists = {name: _issued(program, rank) for name, program in programs.items()}
+        lists: dict[ProgramName, IssuedList] = {
+            name: _issued(program, rank) for name, program in programs.items()
+        }
         lines.append(encode(fold(rank, lists)))
     _LAST[:] = [_Made({name: ref(program) for name, program in programs.items()}, lines)]
     return lines

@@ -21,7 +21,7 @@ def expand(spec: Spec) -> Problem:
     """The Problem of the Spec. Raises `Rejected`: `deadlock`, `listed-too-early`,
     `no-such-operation` (a rule)."""
     if spec.parts:
-        from stretto.compiler.problem.expand_parts import parts_problem, stream_orders
+        from stretto.compiler.problem.expand_parts import parts_problem
 
         problem = parts_problem(spec)
         edges = EdgeLists(problem)
@@ -36,6 +36,8 @@ def expand(spec: Spec) -> Problem:
     )
     _rules(spec, index, edges)
     if spec.parts:
+        from stretto.compiler.problem.expand_parts import stream_orders
+
         stream_orders(spec, index, problem, edges)
     else:
         _orders(spec, index, problem, edges)

@@ -133,7 +133,8 @@ def test_moves_are_the_best_of_all_shares() -> None:
 
 
 def uneven(minimize: str = "makespan", transfer: int = 1) -> Program:
-    spec = specs.linear(3, 6, lambda s: ((4, 5, 9)[s],) * 3, transfer=transfer)
+    each = (4, 5, 9)
+    spec = specs.linear(3, 6, lambda s: (each[s], each[s], each[s]), transfer=transfer)
     spec = msgspec.structs.replace(spec, minimize=minimize)
     return communicate(written(expand(specs.ordered(spec, specs.one_f_one_b))))
 

@@ -204,7 +204,8 @@ def test_what_a_search_runs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     try:
         told = Told()
         coming = loops_for("whole", 100, Budget(progress=told.append), start)
-        assert coming == LoopsToCome("whole") and began == ["whole"] and not engaged
+        assert coming is not None and coming == LoopsToCome("whole")
+        assert began == ["whole"] and not engaged
         assert told.words()[0].startswith("compiling the search's loops, once per machine")
         assert not coming.there()
         assert loops_for("whole", 500, Budget(effort=0), start) is None and not compiled

@@ -3,7 +3,7 @@ during the teardown aborts the process, of a training that has succeeded."""
 
 import atexit
 import threading
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch.distributed as dist
@@ -40,7 +40,7 @@ class Slow:
 
 def test_the_farewell_of_a_success_waits_for_the_store() -> None:
     slow = Slow()
-    peers = Peers(1, 2, Store(slow, ""), 20.0)
+    peers = Peers(1, 2, Store(cast(Any, slow), ""), 20.0)
     environment = RankEnvironment(1, 2, "localhost", 1, True, 1, 2, "0", "")
     later = threading.Timer(1.5, slow.answers.set)
     later.start()
@@ -53,7 +53,7 @@ def test_a_watchdog_inside_the_store_is_awaited_at_the_end(monkeypatch: pytest.M
     slow, forgotten = Slow(), list[Any]()
     monkeypatch.setattr(atexit, "unregister", forgotten.append)
     here = Position((0, 0), "waits", (), False)
-    watchdog = Watchdog(Peers(0, 2, Store(slow, ""), 20.0), lambda: here, lambda _: None)
+    watchdog = Watchdog(Peers(0, 2, Store(cast(Any, slow), ""), 20.0), lambda: here, lambda _: None)
     assert slow.asked.wait(20)
     watchdog.stop()
     assert watchdog.thread.is_alive() and not forgotten
