@@ -117,14 +117,12 @@ def _rounded(plan: Plan, paths: Mapping[str, str], chosen: Namespace) -> None:
     command for each line."""
     spec = plan.programs[step_of(plan)].spec
     notes = []
-    told: set[tuple[str, Span]] = vars(chosen).setdefault("rounded", set())
     for what, at in spec.rounded.items():
         unit = spec.time_unit if what == "times" else spec.size_unit
         step = f"multiples of 2^-{unit.bit_length() - 1}" if unit > 1 else "whole numbers"
         place = spec.spans[at]
-        if (what, place) in told:
+        if not _untold(chosen, (what, place)):
             continue
-        told.add((what, place))
         notes.append(
             f"{what} to {step}, the finest is {paths.get(place.file, place.file)}:{place.line}"
         )
@@ -132,14 +130,21 @@ def _rounded(plan: Plan, paths: Mapping[str, str], chosen: Namespace) -> None:
         files.say(f"rounded, since no common denominator fits: {'; '.join(notes)}")
 
 
+def _untold(chosen: Namespace, what: tuple[str, Span | int]) -> bool:
+    """Whether this was not told yet by this command; it is taken as told from now on."""
+    told: set[tuple[str, Span | int]] = vars(chosen).setdefault("told", set())
+    if what in told:
+        return False
+    told.add(what)
+    return True
+
+
 def _doubting(chosen: Namespace, paths: Mapping[str, str]) -> "Callable[[SeldomMeant], None]":
     """Says what is doubtful, with the file and the line, once for each place in a command."""
-    told = chosen.__dict__.setdefault("doubts", set())
 
     def tell(doubt: "SeldomMeant") -> None:
         place = doubt.at
-        if (place.file, place.line) not in told:
-            told.add((place.file, place.line))
+        if _untold(chosen, (place.file, place.line)):
             files.say(f"{paths.get(place.file, place.file)}:{place.line}: {doubt.words}")
 
     return tell
