@@ -2,6 +2,8 @@
 `<!-- end of NAME -->`, and only the command that measured it writes it."""
 
 from collections.abc import Iterable
+from fractions import Fraction
+from math import ceil, floor
 from pathlib import Path
 
 
@@ -22,6 +24,16 @@ def put(text: str, name: str, lines: Iterable[str]) -> str:
         raise ValueError(f"the document has no place for {name!r}: it needs the marks of one")
     part = "\n".join(lines).strip("\n")
     return f"{before}{begin}\n\n{part}\n\n{end}{after}"
+
+
+def at_most(part: Fraction, digits: int = 1) -> str:
+    """A part of 1 in percent, rounded up: what is said not to be exceeded."""
+    return f"{ceil(part * 10 ** (digits + 2)) / 10**digits:.{digits}f}%"
+
+
+def at_least(part: Fraction, digits: int = 1) -> str:
+    """A part of 1 in percent, rounded down: what is said to be gained, or not to be undercut."""
+    return f"{floor(part * 10 ** (digits + 2)) / 10**digits:.{digits}f}%"
 
 
 def row(cells: Iterable[object]) -> str:

@@ -220,18 +220,19 @@ def sentence(curves: Iterable[Sequence[Point]]) -> str:
     all_of = [(case, one) for case, points in zip(CASES, curves, strict=True) for one in points]
     optimal = sum(one.found == one.bound for _, one in all_of)
     none = sum(one.published is None for _, one in all_of)
-    gains: dict[bool, list[float]] = {True: [0.0], False: [0.0]}  # less than 1F1B holds, or not
+    gains = {less: [Fraction(0)] for less in (True, False)}  # than 1F1B holds
     for case, one in all_of:
         if one.published is not None:
-            little = one.limit < case.chunks * case.ranks
-            gains[little].append(1 - one.found / one.published)
+            less = one.limit < case.chunks * case.ranks
+            gains[less].append(1 - Fraction(one.found, one.published))
     shorter = sum(gain > 0 for some in gains.values() for gain in some)
     longer = sum(gain < 0 for some in gains.values() for gain in some)
+    little, much = document.at_least(max(gains[True]), 0), document.at_least(max(gains[False]))
     return (
         f"Of {len(all_of)} cases {optimal} are solved to proven optimality. In {none} no published "
         f"schedule fits; in {shorter} the order found is shorter than the best that does: with "
-        f"less memory than 1F1B takes by up to {max(gains[True]):.0%}, from there on by up to "
-        f"{max(gains[False]):.1%}. In {longer or 'none'} it is longer."
+        f"less memory than 1F1B takes by up to {little}, from there on by up to {much}. In "
+        f"{longer or 'none'} it is longer."
     )
 
 
@@ -254,13 +255,16 @@ def cells(case: Case, one: Point) -> Iterator[str]:
     def share(makespan: int) -> str:
         return f"{1 - case.work / makespan:.1%} ({makespan})"
 
+    def least(bound: int) -> str:
+        return f"{document.at_least(1 - Fraction(case.work) / bound)} ({bound})"
+
     yield f"{one.limit / case.chunks:g}"
     yield f"`{one.schedule}`" if one.schedule else "none"
     yield share(one.published) if one.published else ""
     yield share(one.found)
-    yield "optimal" if one.found == one.bound else share(one.bound)
-    gain = 1 - one.found / one.published if one.published else 0
-    yield f"{gain:.1%}" if gain else ""
+    yield "optimal" if one.found == one.bound else least(one.bound)
+    gain = 1 - Fraction(one.found, one.published) if one.published else Fraction(0)
+    yield document.at_least(gain) if gain else ""
 
 
 if __name__ == "__main__":

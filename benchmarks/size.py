@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -155,7 +156,9 @@ def page(rows: Iterable[Row]) -> Iterator[str]:
                         f"{row['cpu']:.1f} s",
                         f"{row['memory']:.0f} MiB",
                         each(row),
-                        f"{row['gap']:.2%}",
+                        document.at_most(
+                            Fraction(row["makespan"]) / Fraction(row["lower_bound"]) - 1, 2
+                        ),
                         f"`{row['engine']}`",
                         f"{other['cpu']:.1f} s" if "cpu" in other else "too long",
                         each(other) if "cpu" in other else "",

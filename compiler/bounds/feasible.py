@@ -120,7 +120,8 @@ def _diagnostic(relaxed: Relaxation, ranks: list[tuple[int, MemoryNeed]]) -> Dia
     rank, need = max(ranks, key=lambda one: one[1].grains)
     limit = spec.limits[rank]
     assert limit is not None
-    least, given = (size_figure(spec, grains) for grains in (need.grains, limit.grains))
+    least = size_figure(spec, need.grains, "up")  # so that it is enough where it is allowed
+    given = size_figure(spec, limit.grains, "down")
     names = [_name(relaxed, place) for place in need.held]
     if need.written:
         why = f"its written order holds {_list(names)} at once"

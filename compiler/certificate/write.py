@@ -110,7 +110,7 @@ def unproven(found: dict[str, Any]) -> str | None:
     if not stated or stated["bound"] <= proven:
         return None
     more, less = (
-        figure(Fraction(ticks, found["time_unit"])) for ticks in (stated["bound"], proven)
+        figure(Fraction(ticks, found["time_unit"]), "down") for ticks in (stated["bound"], proven)
     )
     return (
         f"the plan's own lower bound of {more} ({stated['reason']}); "

@@ -51,12 +51,13 @@ def run(chosen: Namespace) -> int:
         return 1
     time, size = certificate["time_unit"], certificate["size_unit"]
     bound, peak = Fraction(claims["bound"], time), Fraction(max(claims["peaks"]), size)
+    held = size_in(certificate.get("sizes_in", ""), peak, "up")
     rows = {
         "schedule": certificate["schedule_name"],
         "makespan": figure(Fraction(claims["makespan"], time)),
         "span": figure(Fraction(claims["span"], time)),
-        "lower bound": f"{figure(bound)} of the {claims['minimize']}{_kept(certificate)}",
-        "activations": f"{size_in(certificate.get('sizes_in', ''), peak)} at most on a rank",
+        "lower bound": f"{figure(bound, 'down')} of the {claims['minimize']}{_kept(certificate)}",
+        "activations": f"{held} at most on a rank",
         "optimal": "proven" if claims["optimal"] else "not proven",
         "plan": _plan(certificate, chosen),
     }

@@ -113,7 +113,7 @@ def shorter(plan: Plan, chosen: Namespace) -> str:
     found = of_plan(better(plan, load.searching(chosen)))
     before = of_plan(plan)
     a, b = Fraction(before.makespan), Fraction(found.makespan)
-    known = "optimal" if found.optimal else f"{away(found.gap)} from optimal"
+    known = "optimal" if found.optimal else f"{away(found)} from optimal"
     if b >= a:
         return f"  the same placement and memory: no shorter order was found ({known})"
     gain = f"makespan {figure(b)}, {percent(float(1 - b / a))} shorter ({known})"

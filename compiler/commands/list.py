@@ -20,7 +20,7 @@ from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.figures import figure, size_in
 from stretto.compiler.problem.spec import NONE, Spec
-from stretto.compiler.show.summary import Summary, of_plan, percent, step_of
+from stretto.compiler.show.summary import Summary, away, of_plan, percent, step_of
 
 SIZE = 8, 2
 """Ranks, and micro-batches for each, where no other size is asked for: all that ship fit."""
@@ -228,14 +228,14 @@ def cells(row: LibraryRow) -> tuple[str, ...]:
     """The row as texts, in the columns of `HEAD`."""
     s = row.summary
     assert s is not None
-    gap = "optimal" if s.optimal else percent(s.gap)
+    gap = "optimal" if s.optimal else away(s).removeprefix("at most ")
     aim = " (span)" if s.minimize == "span" else ""
     return (
         row.name,
         f"{s.ranks} × {s.microbatches}",
         figure(row.stages),
         figure(Fraction(s.makespan) / row.stages),
-        f"{figure(Fraction(s.lower_bound) / row.stages)}{aim}",
+        f"{figure(Fraction(s.lower_bound) / row.stages, 'down')}{aim}",
         f"{gap}{aim}",
         percent(s.bubble),
         size_in(s.sizes_in, row.share),

@@ -16,7 +16,7 @@ from stretto.compiler.diagnostics.source import Source, Span
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.plan.plan import Plan
-from stretto.compiler.show.summary import away, step_of
+from stretto.compiler.show.summary import away_from, step_of
 
 if TYPE_CHECKING:
     from stretto.compiler.evaluation.settings import SeldomMeant
@@ -213,7 +213,7 @@ class Teller:
         if monotonic() < self.next:
             return
         self.next = monotonic() + (0.2 if self.terminal else 10)
-        gap = away(now.best / now.bound - 1) if now.bound else "unknown how far"
+        gap = away_from(now.best, now.bound) if now.bound else "unknown how far"
         words = f"{now.engine}: {gap} from optimal so far, {now.left:.0f} s left"
         if self.terminal:
             self.line(words)

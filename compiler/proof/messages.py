@@ -219,7 +219,7 @@ def _remedy(spec: Spec, group: Sequence[Excess], forward: Operation) -> str:
     if len({excess.limit.grains for excess in group}) == 1:
         allow = f"allow {size(spec, max(excess.peak for excess in group))}"
     else:
-        allow = f"allow {size(spec, first.peak)} on rank {first.place[0]}"
+        allow = f"allow {size_figure(spec, first.peak, 'up')} on rank {first.place[0]}"
     backwards = sorted({o.kind for unit in first.units for o in unit if KINDS[o.kind].sums})
     alone = spec.pipelines[forward.pipeline].stages[forward.stage].activation
     if not backwards or alone > first.limit.grains:

@@ -11,12 +11,13 @@ from stretto.compiler.diagnostics.layout import labelled
 from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.plan.plan import Plan
-from stretto.compiler.problem.figures import figure, size_in
+from stretto.compiler.problem.figures import at_most, figure, size_in
 from stretto.compiler.problem.spec import NONE, Spec, number
 from stretto.compiler.program.program import Claims, Compute, Program, ProgramName
 from stretto.compiler.program.timeline import time
 
 LEAST = 0.0005  # of 1: what would be written as 0.0 %
+TENTH = Fraction(1, 1000)  # a tenth of a percent
 
 
 class HiddenSummary(Struct, frozen=True):
@@ -77,7 +78,7 @@ def summarize(
         span=number(claims.span, spec.time_unit),
         lower_bound=number(bound.ticks, spec.time_unit),
         stated_bound=number(stated.ticks, spec.time_unit) if stated else None,
-        gap=reached / bound.ticks - 1 if bound.ticks else 0.0,
+        gap=float(Fraction(reached - bound.ticks, bound.ticks)) if bound.ticks else 0.0,
         optimal=reached == bound.ticks,
         bubble=_bubble(spec, claims, claims.makespan),
         span_bubble=_bubble(spec, claims, claims.span),
@@ -159,15 +160,27 @@ def distance(s: Summary) -> str:
     """How far from the best possible: `optimal`, or the bound and the gap to it."""
     if s.optimal:
         return "optimal"
-    found = f"lower bound {figure(s.lower_bound)}, {away(s.gap)} from optimal"
+    found = f"lower bound {figure(s.lower_bound, 'down')}, {away(s)} from optimal"
     if s.stated_bound is not None:
-        found += f"; stated, not checked: {figure(s.stated_bound)} by an exhaustive search"
+        found += f"; stated, not checked: {figure(s.stated_bound, 'down')} by an exhaustive search"
     return found
 
 
-def away(gap: float) -> str:
-    """How far from a bound, which may be met: `at most 4.8 %`."""
-    return "less than 0.1 %" if gap < LEAST else f"at most {percent(gap)}"
+def away(s: Summary) -> str:
+    """How far from its bound, which may be met: `at most 4.8 %`."""
+    return away_from(*of_bound(s))
+
+
+def away_from(reached: Fraction | int, bound: Fraction | int) -> str:
+    """How far what is reached is from a bound above 0, which may be met; rounded up."""
+    gap = Fraction(reached) / bound - 1
+    return "less than 0.1 %" if gap < TENTH else f"at most {at_most(gap)}"
+
+
+def of_bound(s: Summary) -> tuple[Fraction, Fraction]:
+    """What the order reaches of what it aims at, and the lower bound of that."""
+    reached = s.span if s.minimize == "span" else s.makespan
+    return Fraction(reached), Fraction(s.lower_bound)
 
 
 def figures(s: Summary) -> str:
@@ -236,8 +249,8 @@ def bubble(s: Summary) -> str:
 
 
 def largest(s: Summary) -> str:
-    """The most activations that a rank holds, in the units of the file."""
-    return size_in(s.sizes_in, max(s.peak_activations, key=Fraction))
+    """The most activations that a rank holds, in the units of the file; rounded up."""
+    return size_in(s.sizes_in, max(s.peak_activations, key=Fraction), "up")
 
 
 def sizes(s: Summary) -> tuple[str, ...]:

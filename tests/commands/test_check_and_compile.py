@@ -2,6 +2,7 @@
 
 import json
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from stretto.compiler.certificate.write import EVIDENCE
 from stretto.compiler.order import Order
 from stretto.compiler.order.arrange import arrange as real_arrange
 from stretto.compiler.order.budget import Budget
+from stretto.compiler.problem.figures import figure
 from stretto.compiler.problem.problem import Problem
 from tests.support.command_line import GOOD, WRONG, Run
 from tests.support.paths import ROOT
@@ -209,3 +211,25 @@ def test_the_search_leaves_time_for_the_certificate(
     alone, certified = ends
     operations = 8 * 2 * 16 * 3
     assert alone - certified >= operations * EVIDENCE
+
+
+def test_claims_are_rounded_to_where_they_stay_true(stretto: Run) -> None:
+    """A gap of 13.73 % is not at most 13.7 %, whoever says so."""
+    sizes = ("--set", "ranks=4", "--set", "microbatches=8")
+    summary = json.loads(stretto("compile", "two_models", *sizes, "--json")[1])
+    gap = Fraction(summary["makespan"]) / Fraction(summary["lower_bound"]) - 1
+    assert Fraction(f"{100 * float(gap):.1f}") / 100 < gap  # to the nearest tenth it is less
+    listed = stretto("list", *sizes)[1]
+    for words in ("compile two_models", "check two_models", "show two_models --format svg"):
+        said = re.search(r"at most (\d+\.\d) % from optimal", stretto(*words.split(), *sizes)[1])
+        assert said
+        assert 0 <= Fraction(said[1]) / 100 - gap < Fraction(1, 1000)
+        assert f"{said[1]} %" in listed
+
+
+@pytest.mark.parametrize("value", [Fraction(2, 3), Fraction(10**8, 7), Fraction(1, 3 * 10**9)])
+def test_figures_know_their_side(value: Fraction) -> None:
+    down, near, up = (Fraction(figure(value, to)) for to in ("down", "nearest", "up"))
+    assert down < value < up
+    assert near in (down, up) and abs(near - value) == min(value - down, up - value)
+    assert (up - down) / value <= Fraction(1, 10**5)

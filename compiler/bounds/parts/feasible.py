@@ -58,7 +58,8 @@ def _diagnostic(problem: Problem, ranks: list[tuple[int, PartsNeed]]) -> Diagnos
     rank, need = max(ranks, key=lambda one: one[1].grains)
     limit = spec.limits[rank]
     assert limit is not None
-    least, given = (size_figure(spec, grains) for grains in (need.grains, limit.grains))
+    least = size_figure(spec, need.grains, "up")  # so that it is enough where it is allowed
+    given = size_figure(spec, limit.grains, "down")
     during = show(spec, problem.operations[need.during])
     notes = [f"of one micro-batch alone it holds that much while `{during}` runs"]
     others = [f"rank {r}" for r, other in ranks if r != rank and other.grains == need.grains]
