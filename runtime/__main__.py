@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from stretto.runtime.aloud import ArgumentReader, say
+from stretto.runtime.ending import end_with
 
 STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # one of them: somebody starts ranks
 
@@ -237,4 +238,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

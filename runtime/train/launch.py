@@ -120,7 +120,11 @@ def local(job: TrainingJob) -> int:
 
 def _finished(report: TrainingReport, me: int) -> int:
     if me == 0:
-        answer(report.summary)
+        try:
+            answer(report.summary)
+        except OSError as error:
+            say(f"error: standard output: {error.strerror}")
+            return 1
     return 1 if report.verified is False else 0
 
 

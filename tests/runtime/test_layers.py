@@ -5,7 +5,7 @@ from tests.repository.sources import modules, ours
 
 LAYERS = (
     ("aloud",),
-    ("accelerator", "errors", "leave", "loss_scaler", "surroundings", "whereabouts"),
+    ("accelerator", "ending", "errors", "leave", "loss_scaler", "surroundings", "whereabouts"),
     ("collectives", "containers", "topology"),
     ("chunks",),
     ("batch",),
