@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from stretto.runtime.aloud import ArgumentReader, say
 from stretto.runtime.ending import end_with
@@ -16,6 +17,7 @@ STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # one of them: somebody starts r
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line, by default that of the process. Returns the exit code."""
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     _take_stderr()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is told by us, in a line
     chosen = _parser().parse_args(arguments)
@@ -71,6 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
         check_messages=chosen.check_messages,
     )
     return launch.local(job) if chosen.local else launch.rank(job) or 0
+
+
+def _nowhere() -> TextIO:
+    """Stands in for a stream that is closed, as `>&-` leaves it."""
+    return open(os.devnull, "w")
 
 
 def _take_stderr() -> None:

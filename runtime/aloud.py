@@ -6,6 +6,7 @@ import argparse
 import inspect
 import sys
 import warnings
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
@@ -20,8 +21,9 @@ OURS = ("stretto", "torch", "runpy", "threading")  # packages and modules that a
 
 
 def say(words: str) -> None:
-    """Talk, on stderr."""
-    print(_shown(words, sys.stderr), file=sys.stderr, flush=True)
+    """Talk, on stderr. Where that is full, or nobody reads it, what was asked for goes on."""
+    with suppress(OSError):
+        print(_shown(words, sys.stderr), file=sys.stderr, flush=True)
 
 
 def caution(words: str) -> None:

@@ -1,7 +1,8 @@
 """How a process ends that is ours from its first line to its last, as `python -m stretto.runtime`
-is: by itself, when all that a user may rely on is done, and without the interpreter's teardown. That
-aborts a process in which a thread that is inside torch, one of torch's own too, comes back while it
-goes on: up to Python 3.13 such a thread is ended inside a destructor of C++. No success ends so.
+is: by itself, when all that a user may rely on is done, and without the interpreter's teardown.
+That aborts a process in which a thread that is inside torch, one of torch's own too, comes back
+while it goes on: up to Python 3.13 such a thread is ended inside a destructor of C++. No success
+ends so.
 
 What a teardown does for users is done: threads that are no daemons are awaited, exit functions run,
 files that were left open are written. What it does besides is to call `__del__` of what is left."""
@@ -30,8 +31,8 @@ def end_with(main: Callable[[], int]) -> NoReturn:
     for step in (_await_threads, _run_exit_functions, _close_files):
         try:
             step()
-        except BaseException:  # as in a teardown, which goes on
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:  # as in a teardown, which goes on
+            _tell(error)
     code = _flushed(code)
     if code < 0:
         signal.signal(-code, signal.SIG_DFL)
@@ -47,12 +48,16 @@ def _code_of(main: Callable[[], int]) -> int:
         if error.code is None or isinstance(error.code, int):
             return (error.code or 0) & 0xFF
         print(error.code, file=sys.stderr)
-    except KeyboardInterrupt:
-        sys.excepthook(*sys.exc_info())
+    except KeyboardInterrupt as error:
+        _tell(error)
         return -signal.SIGINT
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        _tell(error)
     return 1
+
+
+def _tell(error: BaseException) -> None:
+    sys.excepthook(type(error), error, error.__traceback__)
 
 
 def _await_threads() -> None:
@@ -64,8 +69,8 @@ def _run_exit_functions() -> None:
 
 
 def _close_files() -> None:
-    """Those on a disk that somebody has left open to write: what they still hold would be lost. Each
-    before the one that it writes to: text, what compresses, bytes."""
+    """Those on a disk that somebody has left open to write: what they still hold would be lost.
+    Each before the one that it writes to: text, what compresses, bytes."""
     files: Any = _io._IOBase  # the class in C: to ask an abstract one of every object takes long
     left = [found for found in gc.get_objects() if issubclass(type(found), files)]
     plain = (io.BufferedWriter, io.BufferedRandom)
@@ -86,11 +91,12 @@ def _flushed(code: int) -> int:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         if not code:
-            with suppress(OSError, ValueError):
-                say(f"error: standard output: {getattr(error, 'strerror', None) or error}")
-            code = 1
+            say(f"error: standard output: {error.strerror}")
+        code = code or 1
+    except ValueError:  # somebody has closed it
+        pass
     with suppress(OSError, AttributeError):  # a system without it
         ctypes.CDLL(None).fflush(None)
     return code

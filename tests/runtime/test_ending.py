@@ -117,9 +117,10 @@ def test_we_do_not_abort_there(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_training_does_not_abort_there(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        f"""{LATE}
+def trained(folder: Path, before: str = "", to: str = "") -> "subprocess.CompletedProcess[str]":
+    """A training of a step, of a model whose file begins so; its streams go there."""
+    (folder / "mine.py").write_text(
+        f"""{before}
 import torch
 class Mine:
     def stage(self, index, count):
@@ -131,17 +132,30 @@ def data(step):
     return torch.ones(4, 2), torch.ones(4, 2)
 """
     )
-    write_plan(compiled("gpipe", ranks=2, microbatches=4), tmp_path / "plan")
+    write_plan(compiled("gpipe", ranks=2, microbatches=4), folder / "plan")
     words = ["plan", "--local", "--model", "mine:MODEL", "--data", "mine:data", "--steps", "1"]
-    done = subprocess.run(
-        [sys.executable, "-m", "stretto.runtime", *words],
-        cwd=tmp_path,
+    return subprocess.run(
+        ["sh", "-c", f'exec "$0" -m stretto.runtime "$@" {to}', sys.executable, *words],
+        cwd=folder,
+        env=BUFFERED,
         capture_output=True,
         text=True,
         timeout=60,
     )
+
+
+def test_a_training_does_not_abort_there(tmp_path: Path) -> None:
+    done = trained(tmp_path, before=LATE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("gpipe on 2 ranks: 1 step")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_a_training_needs_nobody_who_listens(tmp_path: Path) -> None:
+    assert trained(tmp_path, to=">&- 2>/dev/full").returncode == 0
+    done = trained(tmp_path, to=">/dev/full")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: standard output: No space left on device"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
