@@ -224,7 +224,7 @@ def compile_file(
     except Rejected as error:
         raise Rejected(renamed(error.diagnostics, paths)) from None
     finally:
-        for words, at in doubts:
+        for _, words, at in doubts:
             warn(f"{paths.get(at.file, at.file)}:{at.line}: {words}", stacklevel=2)
 
 

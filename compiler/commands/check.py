@@ -6,6 +6,7 @@ from fractions import Fraction
 from time import monotonic
 
 from stretto.compiler.commands import files, load, screen
+from stretto.compiler.commands.doubts import warnings
 from stretto.compiler.commands.flags import FILE, add_inputs, add_messages, add_search, add_tables
 from stretto.compiler.commands.report import report
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
@@ -54,6 +55,7 @@ def run(chosen: Namespace) -> int:
     found: list[Diagnostic] = []
     sources: list[Source] = []
     codes = {0}
+    chosen.diagnostics_are_data = chosen.format != "full"
     rests: dict[str, None] = {}  # what the proofs rest on, each once
     for name in chosen.files:
         chosen.began = monotonic() if name != chosen.files[0] else chosen.began
@@ -79,6 +81,8 @@ def run(chosen: Namespace) -> int:
                     told.append(shorter(plan, chosen))
                 for line in map(printable, told):
                     print(*hung(line, screen.width(sys.stdout)), sep="\n")
+    if chosen.diagnostics_are_data:
+        found += dict.fromkeys(warnings(chosen))
     report(found, sources, chosen.format)
     if chosen.assumptions and chosen.format in ("full", "concise"):
         print("What the proofs rest on:")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 
 from stretto.compiler.commands import files, outputs, screen
+from stretto.compiler.commands.doubts import as_data
 from stretto.compiler.commands.flags import add_inputs, add_messages, add_search
 from stretto.compiler.commands.load import load, searching
 from stretto.compiler.diagnostics.printable import printable
@@ -91,7 +92,8 @@ def run(chosen: Namespace) -> int:
         files.say(f"{chosen.certificate}: {weaker}")
     summary = of_plan(plan)
     if chosen.json:
-        screen.write_data(msgspec.json.encode(summary).decode() + "\n")
+        told = {**msgspec.to_builtins(summary), "warnings": as_data(chosen)}
+        screen.write_data(msgspec.json.encode(told).decode() + "\n")
     else:
         stream = sys.stderr if to_stdout else sys.stdout
         print(printable(table(summary, screen.width(stream))), file=stream)

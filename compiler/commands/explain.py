@@ -14,6 +14,7 @@ import msgspec
 
 from stretto.compiler import library
 from stretto.compiler.commands import files, screen
+from stretto.compiler.commands.doubts import as_data
 from stretto.compiler.commands.flags import add_inputs, add_search
 from stretto.compiler.commands.load import Teller, load, searching
 from stretto.compiler.diagnostics.codes import CODES, complete
@@ -129,7 +130,8 @@ def told(chosen: Namespace, spec: "Spec", found: "Explanation") -> int:
     from stretto.compiler.show.explanation import data, text
 
     if chosen.json:
-        screen.write_data(msgspec.json.encode(data(spec, found)).decode() + "\n")
+        object = {**data(spec, found), "warnings": as_data(chosen)}
+        screen.write_data(msgspec.json.encode(object).decode() + "\n")
     else:
         print(printable(text(spec, found, screen.width(sys.stdout))))
     return 0

@@ -12,6 +12,7 @@ import msgspec
 
 from stretto.compiler import library
 from stretto.compiler.commands import files, screen
+from stretto.compiler.commands.doubts import as_data, warnings
 from stretto.compiler.commands.flags import add_inputs
 from stretto.compiler.commands.load import Refused, from_schedule
 from stretto.compiler.diagnostics.layout import TextTable, hung
@@ -79,6 +80,7 @@ class LibraryRow(NamedTuple):
     share: Fraction
     reason: str  # of a refusal
     divided: str = ""
+    warnings: tuple[dict[str, object], ...] = ()
 
 
 EXAMPLES = """\
@@ -180,7 +182,7 @@ def compared(chosen: Namespace) -> Iterator[LibraryRow]:
     """Every schedule of the library, compiled; where nobody wrote the order, without a search."""
     for name in library.names():
         source = library.read(name)
-        about = library.about(source)
+        about, before = library.about(source), len(warnings(chosen))
         try:
             plan = from_schedule(source, chosen, Budget(effort=0))
         except Refused as error:
@@ -189,7 +191,14 @@ def compared(chosen: Namespace) -> Iterator[LibraryRow]:
             )
         else:
             yield LibraryRow(
-                name, about, of_plan(plan), stages(plan), share(plan), "", divided(plan)
+                name,
+                about,
+                of_plan(plan),
+                stages(plan),
+                share(plan),
+                "",
+                divided(plan),
+                tuple(as_data(chosen, before)),
             )
 
 
@@ -248,4 +257,8 @@ def listed(row: LibraryRow) -> dict[str, object]:
     """The row as an object of `list --json`."""
     if row.summary is None:
         return {"schedule": row.name, "about": row.about, "refused": row.reason}
-    return {**msgspec.to_builtins(row.summary), "about": row.about}
+    return {
+        **msgspec.to_builtins(row.summary),
+        "about": row.about,
+        "warnings": row.warnings,
+    }

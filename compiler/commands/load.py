@@ -3,23 +3,20 @@ proved. `Refused` is a `Rejected` that also carries the texts its diagnostics po
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from stretto.compiler.commands import files, screen
+from stretto.compiler.commands.doubts import doubting, warn
 from stretto.compiler.commands.flags import without_effect
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.printable import one_line
-from stretto.compiler.diagnostics.source import Source, Span
+from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.show.summary import away_from, step_of
-
-if TYPE_CHECKING:
-    from stretto.compiler.evaluation.settings import SeldomMeant
 
 
 class Refused(Rejected):
@@ -84,7 +81,7 @@ def from_schedule(
         settings = Settings(
             values=dict(chosen.settings),
             costs=parse_costs(texts[1]) if texts[1:] else None,
-            doubt=_doubting(chosen, paths),
+            doubt=doubting(chosen, paths),
             **({} if chosen.max_ops is None else {"max_ops": chosen.max_ops}),
         )
         slots = getattr(chosen, "receive_slots", None)  # not every command has it
@@ -101,8 +98,8 @@ def from_schedule(
             from stretto.compiler.program.slot_advice import raised
 
             if word := raised(plan.programs[step_of(plan)], slots):
-                files.say(f"{source.name}: {word}")
-        _rounded(plan, paths, chosen)
+                warning = Diagnostic("more-receive-slots", word, severity="warning")
+                warn(chosen, warning, source.name)
         _slow(plan)
         return plan
     except Rejected as error:
@@ -110,44 +107,6 @@ def from_schedule(
     finally:
         if isinstance(budget.progress, Teller):
             budget.progress.clear()
-
-
-def _rounded(plan: Plan, paths: Mapping[str, str], chosen: Namespace) -> None:
-    """A word where costs had to be rounded, with the file and the line of the finest; once in a
-    command for each line."""
-    spec = plan.programs[step_of(plan)].spec
-    notes = []
-    for what, at in spec.rounded.items():
-        unit = spec.time_unit if what == "times" else spec.size_unit
-        step = f"multiples of 2^-{unit.bit_length() - 1}" if unit > 1 else "whole numbers"
-        place = spec.spans[at]
-        if not _untold(chosen, (what, place)):
-            continue
-        notes.append(
-            f"{what} to {step}, the finest is {paths.get(place.file, place.file)}:{place.line}"
-        )
-    if notes:
-        files.say(f"rounded, since no common denominator fits: {'; '.join(notes)}")
-
-
-def _untold(chosen: Namespace, what: tuple[str, Span | int]) -> bool:
-    """Whether this was not told yet by this command; it is taken as told from now on."""
-    told: set[tuple[str, Span | int]] = vars(chosen).setdefault("told", set())
-    if what in told:
-        return False
-    told.add(what)
-    return True
-
-
-def _doubting(chosen: Namespace, paths: Mapping[str, str]) -> "Callable[[SeldomMeant], None]":
-    """Says what is doubtful, with the file and the line, once for each place in a command."""
-
-    def tell(doubt: "SeldomMeant") -> None:
-        place = doubt.at
-        if _untold(chosen, (place.file, place.line)):
-            files.say(f"{paths.get(place.file, place.file)}:{place.line}: {doubt.words}")
-
-    return tell
 
 
 def _slow(plan: Plan) -> None:

@@ -453,6 +453,28 @@ CODES: dict[str, ErrorCode] = {
         "NCCL has one communicator for the messages of two ranks, to and fro, and takes them in "
         "sequence: each rank may wait for the other. Over gloo they arrive. A warning.",
     ),
+    "unstated-cost": ErrorCode(
+        "other costs are stated, and an operation that runs takes 1 because nothing is said of it",
+        "Beside costs that were measured a default is seldom meant. A backward that is split costs "
+        "what `I` and `W` do, whatever `B` is said to cost. A warning.",
+    ),
+    "unstated-activation": ErrorCode(
+        "other activations are stated, and a stage leaves 1 because nothing is said of it",
+        "A statement without a stage, above the others, is for all of them. A warning.",
+    ),
+    "size-without-unit": ErrorCode(
+        "sizes have a unit, and one of them, or the default of 1, counts bytes",
+        "A number without a unit is one of bytes where others are in KiB to TiB. A warning.",
+    ),
+    "rounded": ErrorCode(
+        "costs or sizes have no common denominator that fits, and are rounded",
+        "To 2^-40 of the largest; the finest of them is marked. The proof, the bound and the "
+        "certificate are of the rounded ones. A warning.",
+    ),
+    "more-receive-slots": ErrorCode(
+        "a rank needs more receive slots than `--receive-slots` says",
+        "The order cannot run with fewer. A warning.",
+    ),
     "wrong-message": ErrorCode(
         "a receive meets another message than it expects",
         "Messages on one channel arrive in the order in which they were sent.",

@@ -6,6 +6,8 @@ order block is run for every rank (`orders`, `blocks`, `taking`). All that is fo
 is raised together.
 """
 
+from collections.abc import Iterator
+
 from stretto.compiler.evaluation.chains import chains
 from stretto.compiler.evaluation.costs.collectives import StageTimes, collective
 from stretto.compiler.evaluation.costs.exact import ExactCosts
@@ -13,8 +15,8 @@ from stretto.compiler.evaluation.costs.memory import check_kept, limit, transfer
 from stretto.compiler.evaluation.costs.mixed_sizes import WrittenUnits, bare_limit, bare_sizes
 from stretto.compiler.evaluation.costs.sizes_in import sizes_in, written_units
 from stretto.compiler.evaluation.costs.statements import cost_table
-from stretto.compiler.evaluation.costs.ticks import TickCosts, stage_in_ticks, to_ticks
-from stretto.compiler.evaluation.costs.unstated import unstated
+from stretto.compiler.evaluation.costs.ticks import TickCosts, roundings, stage_in_ticks, to_ticks
+from stretto.compiler.evaluation.costs.unstated import unstated, unstated_activations
 from stretto.compiler.evaluation.declarations import declare
 from stretto.compiler.evaluation.declared import Declarations
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget
@@ -25,7 +27,7 @@ from stretto.compiler.evaluation.placement import resolve_pipelines
 from stretto.compiler.evaluation.reports import EvalError, Reports, diagnosis
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.evaluation.rules import rules
-from stretto.compiler.evaluation.settings import Settings
+from stretto.compiler.evaluation.settings import SeldomMeant, Settings
 from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import (
     Kind,
@@ -77,12 +79,11 @@ def _spec(
     if reports.count or pipelines is None:
         return None
     complete = bool(written) and all(order.whole for order in written)
-    for doubt in (
-        *unstated(stated, [order.units for order in written], complete),
-        *bare_sizes(stated.table, known, units),
-    ):
+    for doubt in unstated(stated, [order.units for order in written], complete):
         settings.doubt(doubt)
     ticks = ticks or to_ticks(exact, [order.units for order in written], reports)
+    for doubt in (*_of_sizes(stated, known, units), *roundings(ticks)):
+        settings.doubt(doubt)
     table = ticks.costs.table
     limits = [
         None if (found := table.limits.get(rank)) is None
@@ -148,6 +149,14 @@ def _costs(
     costs.reduces = collective(declared.reduce_gradients, pipelines, costs)
     costs.unshards = collective(declared.unshard_weights, pipelines, costs)
     return ExactCosts(declared, pipelines, costs, budget)
+
+
+def _of_sizes(
+    stated: ExactCosts, pipelines: tuple[ResolvedPipeline, ...], units: WrittenUnits
+) -> Iterator[SeldomMeant]:
+    if not sizes_in(units):
+        yield from unstated_activations(stated)
+    yield from bare_sizes(stated.table, pipelines, units)
 
 
 def _pipeline(p: ResolvedPipeline, ticks: TickCosts, spans: Spans) -> Pipeline:

@@ -12,8 +12,10 @@ MOST_OPERATIONS = 4_000_000
 
 
 class SeldomMeant(NamedTuple):
-    """What is right by the language and seldom meant: a sentence, and where to look."""
+    """What is right by the language and seldom meant: a row of `codes.CODES`, a sentence, and where
+    to look."""
 
+    code: str
     words: str
     at: Span
 

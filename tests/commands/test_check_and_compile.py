@@ -152,10 +152,36 @@ def test_rounded_costs_are_told_with_file_and_line(stretto: Run, folder: Path) -
     code, _, err = stretto("compile", "one_f_one_b", *chosen, "-o", "rounded.plan")
     assert code == 0
     assert err.count("rounded") == 2  # the note, and the name of the plan
-    assert "times to multiples of 2^-26, the finest is measured.pipe:2" in err
+    assert "measured.pipe:2: times are rounded to multiples of 2^-26" in err
     assert stretto("check", "rounded.plan")[2] == ""
     assert stretto("list", *chosen)[2].count("rounded") == 1
     assert "rounded" not in stretto("compile", "one_f_one_b", "--set", "ranks=4")[2]
+
+
+def test_json_has_the_warnings_that_people_read(stretto: Run, folder: Path) -> None:
+    """All of them, with code, file and line, wherever an object is printed."""
+    (folder / "measured.pipe").write_text(
+        "cost F = 17.3\ncost B = 18522.083749271637\ncost W = 1.2345678e-5\nactivation[1] = 2\n"
+    )
+    asked = ("--costs", "measured.pipe", "--set", "ranks=2", "--set", "microbatches=2")
+    said = stretto("check", "zb_h1", *asked)[2].splitlines()
+    lines = {tuple(line.split(": ")[0].split(":")) for line in said}
+    assert lines == {("measured.pipe", str(line)) for line in (2, 3, 4)} and len(said) == 3
+
+    code, out, err = stretto("check", "zb_h1", *asked, "--format", "json")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert {one["severity"] for one in found} == {"warning"}
+    assert {(one["file"], str(one["line"])) for one in found} == lines
+    assert [one["code"] for one in found] == ["unstated-cost", "unstated-activation", "rounded"]
+    assert [f"{one['file']}:{one['line']}: {one['message']}" for one in found] == said
+    for words in (("compile", "zb_h1", "--json"), ("explain", "zb_h1", "--json")):
+        assert json.loads(stretto(*words, *asked)[1])["warnings"] == found
+    rows = {row["schedule"]: row for row in json.loads(stretto("list", *asked, "--json")[1])}
+    assert rows["zb_h1"]["warnings"] == found
+    assert all("warnings" in row for row in rows.values() if "refused" not in row)
+    concise = stretto("check", "zb_h1", *asked, "--format", "concise")[1]
+    assert concise.count("warning[") == 3
 
 
 def test_a_certificate_shows_sizes_and_times_as_people_read_them(

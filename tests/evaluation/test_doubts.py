@@ -86,6 +86,39 @@ def test_sizes_without_a_unit_beside_others_are_named(
     assert told in (found[0].words if found else "")
 
 
+@pytest.mark.parametrize(
+    ("text", "costs", "place", "told"),
+    [
+        (
+            "",
+            "activation[1] = 2\n",
+            "costs.pipe:1",
+            "`main[0]`, `main[2]` and `main[3]`, which leave",
+        ),
+        (
+            "activation[0] = 2\nactivation[3] = 2.5\n",
+            "",
+            "example.pipe:6",
+            "`main[1]` and `main[2]`",
+        ),
+        (
+            "activation main[s] = s for s in 1 .. 4\n",
+            "",
+            "example.pipe:5",
+            "`main[0]`, which leaves 1",
+        ),
+        ("activation = 2\nactivation[0] = 3\n", "", "", ""),
+        ("activation after I = 1/2\n", "", "", ""),
+    ],
+)
+def test_activations_that_nothing_is_said_of_are_named(
+    text: str, costs: str, place: str, told: str
+) -> None:
+    found = doubts(HEAD + text, costs)
+    assert [f"{one.at.file}:{one.at.line}" for one in found] == ([place] if place else [])
+    assert told in (found[0].words if found else "")
+
+
 def test_a_limit_in_stages_beside_activations_with_a_unit_is_refused_by_name() -> None:
     with pytest.raises(Rejected, match="the limit has no unit and counts bytes, 10 here") as caught:
         doubts(library.read("v_half").text, "activation = 1.2 GiB\n")

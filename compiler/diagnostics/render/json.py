@@ -10,11 +10,12 @@ from stretto.compiler.diagnostics.source import Source, Span
 
 def json(diagnostics: Iterable[Diagnostic], sources: Iterable[Source] = ()) -> str:
     """One list, one object to a line. Only ASCII, so that whatever a file contains arrives."""
-    lines = ",\n".join(dumps(_object(d)) for d in diagnostics)
+    lines = ",\n".join(dumps(as_object(d)) for d in diagnostics)
     return f"[{lines}]\n"
 
 
-def _object(diagnostic: Diagnostic) -> dict[str, Any]:
+def as_object(diagnostic: Diagnostic) -> dict[str, Any]:
+    """One diagnostic with the keys of `docs/json.md`."""
     first, others = diagnostic.labels[:1], diagnostic.labels[1:]
     return {
         "code": diagnostic.code,

@@ -84,6 +84,7 @@ def bare_sizes(
     nothing = ", and the limit holds nothing back" if table.limits else ""
     counted = f"{show(total)} {'byte' if total == 1 else 'bytes'}"
     yield SeldomMeant(
+        "size-without-unit",
         f"sizes have a unit here, {unit}, and {where}{more} "
         f"{'has none' if stated else 'is not said'}: it counts as {counted}{nothing}; "
         f"write `{name} = ... {unit}`",

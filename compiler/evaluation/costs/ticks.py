@@ -2,6 +2,7 @@
 have no common denominator which fits are rounded here, all of them before anything is derived from
 them; after that nothing is."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -20,6 +21,7 @@ from stretto.compiler.evaluation.costs.table import CostTable, Exact, StageKey
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget
 from stretto.compiler.evaluation.reports import Reports, diagnosis
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
+from stretto.compiler.evaluation.settings import SeldomMeant
 from stretto.compiler.problem.spec import (
     MAIN_KINDS,
     NONE,
@@ -184,6 +186,17 @@ def _rounded(costs: ExactCosts, time: UnitScale, size: UnitScale) -> CostTable:
         kept={key: (size.near(value, down), at) for key, (value, at) in table.kept.items()},
         limits={key: (size.near(value, up), at) for key, (value, at) in table.limits.items()},
     )
+
+
+def roundings(ticks: TickCosts) -> Iterator[SeldomMeant]:
+    """That times, or sizes, were rounded, and where the finest of them stands."""
+    for what, at in ticks.rounded.items():
+        unit = (ticks.time if what == "times" else ticks.size).unit
+        step = f"multiples of 2^-{unit.bit_length() - 1}" if unit > 1 else "whole numbers"
+        words = (
+            f"{what} are rounded to {step}, since no common denominator fits: the finest is here"
+        )
+        yield SeldomMeant("rounded", words, at)
 
 
 def _without(costs: ExactCosts, unused: dict[StageKey, Exact]) -> CostTable:

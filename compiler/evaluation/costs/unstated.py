@@ -1,6 +1,6 @@
 """Costs that nothing is said of while others are stated: they take 1, which is seldom what was
-meant beside costs that were measured. In: the table as the statements left it, before anything is
-rounded. Out: a `SeldomMeant` that names what runs so."""
+meant beside costs that were measured; and activations likewise. In: the table as the statements
+left it, before anything is rounded. Out: a `SeldomMeant` that names what runs so."""
 
 from collections.abc import Iterator, Sequence
 
@@ -37,7 +37,29 @@ def unstated(
     if not lacking:
         return
     names = [name for kind in "FBIW" for name in _names(costs, asked, lacking, kind)]
-    yield SeldomMeant(_words(names), _place(costs, names[0][0]))
+    yield SeldomMeant("unstated-cost", _words(names), _place(costs, names[0][0]))
+
+
+def unstated_activations(costs: ExactCosts) -> Iterator[SeldomMeant]:
+    """Stages that leave 1 in memory because nothing is said of them, beside others of which
+    something is."""
+    table = costs.table
+    if not table.activation:
+        return
+    stages = [(p, stage) for p in costs.pipelines for stage in range(len(p.ranks))]
+    names = [f"{p.name}[{i}]" for p, i in stages if (p.index, i) not in table.activation]
+    if not names:
+        return
+    named = [*(f"`{name}`" for name in names[:MOST_NAMED])]
+    if len(names) > MOST_NAMED:
+        named.append(f"{len(names) - MOST_NAMED} more")
+    leaves = "leaves" if len(names) == 1 else "leave"
+    yield SeldomMeant(
+        "unstated-activation",
+        f"activations are stated, but nothing is said of {_listed(named)}, which {leaves} 1: "
+        f"`activation {names[0]} = ...` says otherwise",
+        max(table.stated[value] for value in table.activation.values()),
+    )
 
 
 def _stated(costs: ExactCosts) -> set[StageKey]:
@@ -111,13 +133,16 @@ def _by_label(costs: ExactCosts, keys: Iterator[StageKey]) -> dict[str, set[tupl
 
 def _words(names: list[str]) -> str:
     told = [f"`{name}`" for name in names]
-    these = told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
     takes = "takes" if len(told) == 1 else "take"
     default = "2, 1 for each half" if all(name[0] == "B" for name in names) else "1"
     return (
-        f"costs are stated, but nothing is said of {these}, which {takes} {default}: "
+        f"costs are stated, but nothing is said of {_listed(told)}, which {takes} {default}: "
         f"`cost {names[0]} = ...` says otherwise"
     )
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _place(costs: ExactCosts, kind: str) -> Span:
