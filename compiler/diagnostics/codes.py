@@ -453,6 +453,12 @@ CODES: dict[str, ErrorCode] = {
         "NCCL has one communicator for the messages of two ranks, to and fro, and takes them in "
         "sequence: each rank may wait for the other. Over gloo they arrive. A warning.",
     ),
+    "messages-circle": ErrorCode(
+        "three or more ranks wait for each other if each takes its messages one by one",
+        "So it does where a process group has one communicator for all messages (torch's "
+        "`device_id`), or where sends block. Over gloo they arrive, and over NCCL with a "
+        "communicator for each two ranks. A warning.",
+    ),
     "unstated-cost": ErrorCode(
         "other costs are stated, and an operation that runs takes 1 because nothing is said of it",
         "Beside costs that were measured a default is seldom meant. A backward that is split costs "

@@ -135,6 +135,29 @@ def test_messages_that_cross_are_a_warning(stretto: Run, folder: Path) -> None:
     assert [one["level"] for one in json.loads(out)["runs"][0]["results"]] == ["warning"]
 
 
+def test_messages_in_a_circle_are_a_warning(stretto: Run, folder: Path) -> None:
+    """Rank 0 waits for what rank 2 makes of what rank 1 sends only after it has more of rank 0."""
+    good = (
+        "0F0,0SEND_F0,3RECV_F0,0F1,0SEND_F1,3F0,3RECV_F1,3F1,3B0,3SEND_B0,0RECV_B0,0B0,3B1,3SEND_B1"
+        ",0RECV_B1,0B1,0REDUCE_GRAD,3REDUCE_GRAD\n"
+        "1RECV_F0,1F0,1SEND_F0,1RECV_F1,1F1,1SEND_F1,1RECV_B0,1B0,1SEND_B0,1RECV_B1,1B1,1SEND_B1"
+        ",1REDUCE_GRAD\n"
+        "2RECV_F0,2F0,2SEND_F0,2RECV_F1,2F1,2SEND_F1,2RECV_B0,2B0,2SEND_B0,2RECV_B1,2B1,2SEND_B1"
+        ",2REDUCE_GRAD\n"
+    )
+    check = ("check", "--from", "torch-csv", "--ranks", "3", "t.csv")
+    (folder / "t.csv").write_text(good)
+    assert stretto(*check)[::2] == (0, "")
+    (folder / "t.csv").write_text(good.replace("1SEND_F0,1RECV_F1", "1RECV_F1,1SEND_F0"))
+    code, out, err = stretto(*check)
+    assert (code, "proved" in out) == (0, True)
+    assert "warning[messages-circle]: ranks 0 to 2 would wait for each other" in err
+    assert "rank 0 would wait here for rank 2" in err and "t.csv:1:14" in err
+    sent_first = good.replace("3RECV_F0,0F1,0SEND_F1", "0F1,0SEND_F1,3RECV_F0")
+    (folder / "t.csv").write_text(sent_first.replace("1SEND_F0,1RECV_F1", "1RECV_F1,1SEND_F0"))
+    assert stretto(*check)[::2] == (0, "")
+
+
 def test_what_cannot_be_read_is_said(stretto: Run, folder: Path) -> None:
     (folder / "t.csv").write_bytes(b"0F0\xff")
     assert stretto("check", "--from", "torch-csv", "t.csv")[0] == 2
