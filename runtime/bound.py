@@ -3,6 +3,7 @@ stages; out comes what each instruction is about: for a computation its stage an
 reads, for a message what it carries and to whom. So a step looks up nothing that is the same for
 every micro-batch."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 from stretto.compiler.program.program import (
@@ -35,7 +36,7 @@ class BoundCompute(NamedTuple):
     stage's output; `single`: there is one, which sends back nothing else. `hands_on`: its result is
     an output, on which nobody may write any more. `partner` is the index of the other computation
     of an overlapped unit, -1 if there is none. `learns`: a backward will follow; `judged`: the
-    output goes to the loss, if there is a target."""
+    output goes to the loss, if there is a target; `alone`: nothing else reads what it reads."""
 
     at: int
     operation: Operation
@@ -48,6 +49,7 @@ class BoundCompute(NamedTuple):
     partner: int
     learns: bool
     judged: bool
+    alone: bool
 
 
 class BoundMessage(NamedTuple):
@@ -66,11 +68,13 @@ def bound_instructions(context: RankContext, program: RankProgram) -> list[Any]:
     receive or a send a `BoundMessage`, of a wait or a free the slot, of others the instruction."""
     found: list[Any] = []
     held: dict[int, Operation] = {}
+    readers = Counter(read for reads in program.reads.values() for read in reads)
     for at, one in enumerate(program.instructions):
         what: Any = one
         match one:
             case Compute():
-                what = _bound(context, program, at, one)
+                alone = all(readers[read] == 1 for read in program.reads[at])
+                what = _bound(context, program, at, one, alone)
                 held[one.writes] = one.operation
             case Receive(slot, channel, result):
                 what = _message(context.plan.channels[channel], slot, channel, result)
@@ -93,7 +97,9 @@ def _message(
     return BoundMessage(slot, number, result, activation, peer)
 
 
-def _bound(context: RankContext, program: RankProgram, at: int, one: Compute) -> BoundCompute:
+def _bound(
+    context: RankContext, program: RankProgram, at: int, one: Compute, alone: bool
+) -> BoundCompute:
     operation, train = one.operation, program.name == "train"
     stage = context.stages[StageId(*operation[1:3])]
     held = {StageId(*made[1:3]): HeldResult(slot, made) for slot, made in program.reads[at]}
@@ -116,6 +122,7 @@ def _bound(context: RankContext, program: RankProgram, at: int, one: Compute) ->
         partner=program.partner.get(at, NONE) if train else NONE,
         learns=train and stage.learns,
         judged=stage.loss is not None and (stage.learns or not train),
+        alone=alone,
     )
 
 

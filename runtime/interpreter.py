@@ -349,7 +349,7 @@ def _forward_input(run: Interpreter, own: BoundCompute) -> ForwardInput:
         leaving = mailbox.is_sending(slot)
         for tensor, spec in zip(run.slots[slot], edges.of_result(made), strict=True):
             assert tensor is not None
-            leaf = tensor.detach().clone() if leaving else tensor.detach()
+            leaf = tensor.clone() if leaving else tensor if own.alone else tensor.detach()
             given.append(leaf.requires_grad_() if learn and spec.gradient else leaf)
     return ForwardInput(
         m,

@@ -38,7 +38,8 @@ def sealed(
 
 def dense(gradient: Tensor) -> Tensor:
     """The gradient as numbers beside each other: an embedding's may be sparse."""
-    return (gradient.to_dense() if gradient.is_sparse else gradient).detach()
+    dense = gradient.to_dense() if gradient.is_sparse else gradient
+    return dense.detach() if dense.requires_grad else dense
 
 
 def opened(received: Tensor, at_hand: bool = False) -> Tensor | None:

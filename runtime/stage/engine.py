@@ -27,6 +27,9 @@ def _accelerator() -> torch.device | None:
 
 
 ACCELERATOR = _accelerator()
+CUSTOM = torch._C._FunctionBase  # whose nodes are Python's objects
+PLAIN = frozenset([Tensor])
+ROOTS = frozenset([Tensor, GradientEdge])
 
 RUN: Callable[..., Gradients] = (
     Variable._execution_engine.run_backward if ACCELERATOR is None else _engine_run_backward
@@ -39,7 +42,7 @@ threads of a device, which compile in it."""
 def edge_of(tensor: Tensor) -> GradientEdge:
     """Where a tensor that has a gradient stands in the graph: as torch's `get_gradient_edge`."""
     node = tensor.grad_fn
-    if node is None or isinstance(node, torch._C._FunctionBase):  # torch has to keep these alive
+    if node is None or isinstance(node, CUSTOM):  # torch has to keep these alive
         return get_gradient_edge(tensor)
     return GradientEdge(node, tensor.output_nr)
 
@@ -47,9 +50,7 @@ def edge_of(tensor: Tensor) -> GradientEdge:
 def accumulate(roots: Sequence[Root], gradients: Sequence[Tensor | None]) -> None:
     """As `torch.autograd.backward`: adds to the `.grad` of every leaf. Raises what the backward
     raises."""
-    if all(type(root) is GradientEdge or type(root) is Tensor for root in roots) and all(
-        type(gradient) is Tensor for gradient in gradients
-    ):
+    if ROOTS.issuperset(map(type, roots)) and PLAIN.issuperset(map(type, gradients)):
         add_up(roots, gradients)
     else:  # a subclass of Tensor may have a backward of its own
         torch.autograd.backward(tuple(roots), tuple(gradients))  # type: ignore[arg-type]
@@ -71,7 +72,7 @@ def gradients_at(
     elsewhere. `keep`: the graph may be run again. Raises what torch raises."""
     if not starts or not ends:
         return (None,) * len(ends)
-    if all(type(gradient) is Tensor for gradient in gradients):
+    if PLAIN.issuperset(map(type, gradients)):
         return RUN(tuple(starts), tuple(gradients), keep, False, tuple(ends), True, False)
     return torch.autograd.grad(
         tuple(starts), tuple(ends), tuple(gradients), retain_graph=keep, allow_unused=True

@@ -152,7 +152,9 @@ class StageModule:
         hooks_before: int | None = None,
     ) -> ForwardOutput:
         """Saves what the backward needs, and nothing else. Raises `PipelineError`, as `forward`."""
-        result = flat(output, f"`{self.name}`") if self.sends else ()
+        result: Outputs = ()
+        if self.sends:
+            result = (output,) if type(output) is Tensor else flat(output, f"`{self.name}`")
         if given.target is not None:
             refuse_no_loss(loss)
         if given.learn:

@@ -1,8 +1,9 @@
 """Messages over gloo, on CPU. A lane is a tag in one process group: hundreds of receives posted
 early on several tags keep their order, and no group of its own, with threads and sockets, is
 needed for any of them. What is sent are the bytes of contiguous memory, whatever its type: gloo's
-own point-to-point calls take any, and are entered without what `torch.distributed.isend` looks up
-for every message."""
+own point-to-point calls take any, and are entered without what `torch.distributed.isend` and
+torch's dispatcher look up for every message. gloo keeps the memory of a message that is under
+way."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +30,7 @@ class Gloo:
         self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
         self.device = torch.device("cpu")
         self.lanes: list[P2PLane] = []
-        self.backend: Any = group or dist.group.WORLD
+        self.backend = _backend(group or dist.group.WORLD, self.device)
 
     def open(self, lanes: Sequence[P2PLane]) -> int:
         """As `Transport.open`."""
@@ -39,29 +40,24 @@ class Gloo:
     def send(self, lane: int, tensors: Sequence[Tensor]) -> list[Pending]:
         """As `Transport.send`."""
         target, tag = self.lanes[lane].target, FIRST_TAG + lane
-        there = [plain(tensor) for tensor in tensors if tensor.numel()]
-        return [_Sending(one, self.backend.send([one], target, tag)) for one in there]
+        send = self.backend.send
+        return [send([plain(one)], target, tag) for one in tensors if one.numel()]
 
     def receive(self, lane: int, buffers: Sequence[Tensor]) -> list[Pending]:
         """As `Transport.receive`."""
         source, tag = self.lanes[lane].source, FIRST_TAG + lane
-        return [self.backend.recv([one], source, tag) for one in buffers if one.numel()]
+        receive = self.backend.recv
+        return [receive([one], source, tag) for one in buffers if one.numel()]
 
     def abort(self, report: str) -> None:
         """Prints the report and ends the process."""
         leave(report)
 
 
-class _Sending:
-    """A send, and the memory that it reads."""
-
-    __slots__ = ("memory", "work")
-
-    def __init__(self, memory: Tensor, work: dist.Work):
-        self.memory, self.work = memory, work
-
-    def wait(self) -> object:
-        return self.work.wait()
+def _backend(group: Any, device: torch.device) -> Any:
+    """What the group calls for tensors on the device; the group itself where torch does not tell."""
+    ask = getattr(group, "_get_backend", None)
+    return group if ask is None else ask(device)
 
 
 def begun(work: dist.Work | None) -> dist.Work:
