@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 
-OURS = ("stretto", "torch", "runpy", "threading")  # packages and modules that are no user's
+OURS = ("stretto", "torch", "runpy", "threading", "contextlib", "functools", "importlib")
+"""Packages and modules that are no user's."""
 
 
 def say(words: str) -> None:
@@ -45,12 +46,17 @@ def warn(words: str, category: type[Warning] = UserWarning) -> None:
     """As `warnings.warn`, at the line of the user's that led here; where none did, as in `stretto
     run`, in a line of our own."""
     level, frame = 1, inspect.currentframe()
-    while frame is not None and _package(frame) in OURS:
+    while frame is not None and is_ours(frame):
         level, frame = level + 1, frame.f_back
     if frame is None:
         caution(words)
     else:
         warnings.warn(told(words), category, stacklevel=level)
+
+
+def is_ours(frame: FrameType) -> bool:
+    """Whether it is of no code of the user's."""
+    return _package(frame) in OURS
 
 
 def _package(frame: FrameType) -> str:

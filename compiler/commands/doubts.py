@@ -3,7 +3,10 @@ where a command's diagnostics are data, among them; `--json` has all of them, as
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from json import dumps
+from typing import TYPE_CHECKING
+
+from msgspec import Raw
 
 from stretto.compiler.commands import files
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
@@ -43,8 +46,9 @@ def warnings(chosen: Namespace) -> list[Diagnostic]:
     return found
 
 
-def as_data(chosen: Namespace, since: int = 0) -> list[dict[str, Any]]:
-    """The warnings of this command, from this one on, as the objects of `check --format json`."""
+def as_data(chosen: Namespace, since: int = 0) -> list[Raw]:
+    """The warnings of this command, from this one on, as the objects of `check --format json`:
+    text already, since the names of files may be no Unicode."""
     from stretto.compiler.diagnostics.render.json import as_object
 
-    return [as_object(one) for one in dict.fromkeys(warnings(chosen)[since:])]
+    return [Raw(dumps(as_object(one)).encode()) for one in dict.fromkeys(warnings(chosen)[since:])]

@@ -80,7 +80,7 @@ class LibraryRow(NamedTuple):
     share: Fraction
     reason: str  # of a refusal
     divided: str = ""
-    warnings: tuple[dict[str, object], ...] = ()
+    warnings: tuple[msgspec.Raw, ...] = ()
 
 
 EXAMPLES = """\

@@ -136,7 +136,7 @@ def _failed(error: BaseException, me: int, progress: _Progress) -> int:
     tell_others(progress.start, message)
     if progress.own is not None:
         post_failure(progress.own, me, message)
-    progress.teller.tell(message, error.__cause__ if known else error)
+    progress.teller.tell(message, error.__cause__ if known else error, whole=not known)
     farewell(progress.start, failed=True)
     sys.stdout.flush()
     os._exit(1)  # threads that wait for other ranks inside torch would keep the process

@@ -7,13 +7,13 @@ import os
 import re
 import threading
 import time
-import traceback
 from pathlib import Path
 
 from stretto.compiler.diagnostics.printable import told
 from stretto.runtime.aloud import say
 from stretto.runtime.coordination.store import Store
 from stretto.runtime.leave import to_stderr
+from stretto.runtime.train.traces import trace_of
 
 FOLDER = "STRETTO_RUN"  # the variable with the folder that `stretto run` has made
 SENTENCE = "error.txt"  # what it then prints
@@ -29,8 +29,11 @@ class ErrorTeller:
         self.store: Store | None = None
         self.over = False
 
-    def tell(self, message: str, cause: BaseException | None = None) -> None:
-        """Unless another rank has told, or this one. `cause`: what the user's own code raised."""
+    def tell(
+        self, message: str, cause: BaseException | None = None, *, whole: bool = False
+    ) -> None:
+        """Unless another rank has told, or this one. `cause`: what the user's own code raised; of
+        an error of which that is not known the `whole` traceback is shown."""
         if self.over:
             return
         self.over = True
@@ -41,7 +44,9 @@ class ErrorTeller:
         if not (_first_in(folder, message) if folder else self._first()):
             return
         if cause is not None:
-            say("".join(traceback.format_exception(cause)).removesuffix("\n"))
+            trace = trace_of(cause, message, whole=whole)
+            if trace:
+                say(trace)
         if not folder or not _attempt()[1]:  # the ranks are started again: it is not the last word
             to_stderr(message)
         _record(message)

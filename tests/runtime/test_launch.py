@@ -83,12 +83,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(folder: Path, *words: str, ranks: int = 0) -> subprocess.CompletedProcess[str]:
+def start(
+    folder: Path, *words: str, ranks: int = 0, **more: str
+) -> subprocess.CompletedProcess[str]:
     launcher = [*TORCHRUN, str(ranks)] if ranks else [sys.executable]
     return subprocess.run(
         [*launcher, "-m", "stretto.runtime", *words],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **more},
         capture_output=True,
         text=True,
         timeout=100,
@@ -124,6 +126,32 @@ def test_a_module_that_fails_shows_its_own_traceback(folder: Path) -> None:
     assert "rank 1 computes `F main[1, 0]` (one_f_one_b.pipe:" in lines[0]
     assert "fails: RuntimeError: The size of tensor a (5) must match" in lines[0]
     assert re.search(r'mine.py", line \d+, in loss', done.stderr)
+
+
+def test_a_traceback_has_the_users_frames_alone_and_the_sentence_last(folder: Path) -> None:
+    words = ("small.plan.gz", "--model", "mine:bad", "--data", "mine:data", "--local")
+    *trace, last = start(folder, *words).stderr.splitlines()
+    assert "fails: RuntimeError: The size of tensor a (5) must match" in last
+    places = [re.search(r'File "(.*)", line \d+, in (\w+)', line) for line in trace]
+    assert [(Path(at[1]).name, at[2]) for at in places if at] == [("mine.py", "loss")]
+    assert "RuntimeError" not in "".join(trace) and len(trace) < 6
+    *trace, again = start(folder, *words, STRETTO_TRACEBACK="full").stderr.splitlines()
+    assert again == last
+    assert "mine.py" in "".join(trace) and "runtime/interpreter.py" in "".join(trace)
+
+
+def test_an_error_without_a_frame_of_the_users_is_a_sentence(folder: Path) -> None:
+    """An ordinary torch module that is given the wrong shape, in all ranks alike."""
+    (folder / "mine.py").write_text(
+        MODELS
+        + "narrow = Good()\n"
+        + "narrow.stage = lambda index, count: torch.nn.Linear(4 + index, 4)\n"
+    )
+    done = start(
+        folder, "small.plan.gz", "--model", "mine:narrow", "--data", "mine:data", "--local"
+    )
+    (line,) = done.stderr.splitlines()
+    assert "error: rank 1 computes `F main[1, 0]`" in line and "mat1 and mat2 shapes" in line
 
 
 def test_the_wrong_number_of_ranks(folder: Path) -> None:
