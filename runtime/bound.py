@@ -13,6 +13,7 @@ from stretto.compiler.program.program import (
     Free,
     Operation,
     Receive,
+    Reduce,
     Send,
     Wait,
 )
@@ -65,7 +66,8 @@ class BoundMessage(NamedTuple):
 
 def bound_instructions(context: RankContext, program: RankProgram) -> list[Any]:
     """By the index of an instruction what it is about: of a computation a `BoundCompute`, of a
-    receive or a send a `BoundMessage`, of a wait or a free the slot, of others the instruction."""
+    receive or a send a `BoundMessage`, of a wait or a free the slot, of a reduction its number and
+    those of the reductions right behind it, of others the instruction."""
     found: list[Any] = []
     held: dict[int, Operation] = {}
     readers = Counter(read for reads in program.reads.values() for read in reads)
@@ -83,10 +85,22 @@ def bound_instructions(context: RankContext, program: RankProgram) -> list[Any]:
                 what = _message(context.plan.channels[channel], slot, channel, held[slot], True)
             case Wait(slot) | Free(slot):
                 what = slot
+            case Reduce():
+                what = _reductions(program, at)
             case _:
                 pass
         found.append(what)
     return found
+
+
+def _reductions(program: RankProgram, at: int) -> tuple[int, ...]:
+    """Where streams run side by side, what is behind it in the list may not be so in time."""
+    found: list[int] = []
+    for one in program.instructions[at : at + 1 if program.streams else None]:
+        if not isinstance(one, Reduce):
+            break
+        found.append(one.reduction)
+    return tuple(found)
 
 
 def _message(

@@ -221,9 +221,9 @@ def free(slot: int, run: Interpreter) -> None:
     del run.slots[slot]
 
 
-def reduce(instruction: Reduce, run: Interpreter) -> None:
+def reduce(reductions: tuple[int, ...], run: Interpreter) -> None:
     """Sums the gradients of the copies of a stage."""
-    run.replicas.sum(instruction.reduction)
+    run.replicas.sum(*reductions)
 
 
 def reduce_gradients(instruction: BeginReduction, run: Interpreter) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from stretto.compiler.program.program import Copy
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.errors import PipelineError
-from stretto.runtime.holders import Holders, between, copies, twins
+from stretto.runtime.holders import Holders, Summand, between, copies, twins
 from stretto.runtime.parameters import some_values
+from stretto.runtime.parcels import buffers, packed
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import RankPlan
 from stretto.runtime.stage.gradients import (
@@ -47,6 +48,7 @@ class Replicas:
         self.context, self.rank = context, context.plan.rank
         self.holders = Holders(context)
         self.set_aside: dict[int, tuple[Holder, Tensor]] = {}  # by `key_of`
+        self.under_way: dict[int, _SumUnderWay] = {}  # by the reduction's number
         first = len(context.plan.channels)
         self.lanes = {lane: first + k for k, lane in enumerate(between(context.plan.graph))}
 
@@ -98,7 +100,7 @@ class Replicas:
     def set_gradients_aside(self) -> None:
         """Takes away the gradients of earlier steps, which are sums over the holders already; `sum`
         adds them again. Raises `PipelineError` where what was one parameter is no more."""
-        self.set_aside = {}
+        self.set_aside, self.under_way = {}, {}
         for tie in self.context.plan.spec.ties:
             self.holders.look_at(tie)
         for reduction in self.context.plan.reductions:
@@ -111,40 +113,52 @@ class Replicas:
                         self.set_aside[key_of(parameter)] = parameter, parameter.grad
                         parameter.grad = None
 
-    def sum(self, number: int) -> None:
-        """Replaces each own holder's gradients by the sum over all that the reduction names. Raises
+    def sum(self, number: int, *behind: int) -> None:
+        """Replaces each own holder's gradients by the sum over all that the reduction names. Those
+        that stand right `behind` it are begun too, so that their messages travel meanwhile. Raises
         `PipelineError` where holders of a tie have come apart."""
-        summands = self.holders.of(self.context.plan.reductions[number])
-        tie = self.context.plan.reductions[number].tie
+        for one in (number, *behind):
+            if one not in self.under_way:
+                self.under_way[one] = self._begin(one)
+        self._finish(number, self.under_way.pop(number))
+
+    def _begin(self, number: int) -> "_SumUnderWay":
+        transport = self.context.transport
+        reduction = self.context.plan.reductions[number]
+        summands = self.holders.of(reduction)
         own = {
-            k: _gradients(summand.gradients, bool(tie))
+            k: _gradients(summand.gradients, bool(reduction.tie))
             for k, summand in enumerate(summands)
             if summand.rank == self.rank
         }
         every: dict[int, _HolderGradients] = dict(own)
         arriving: dict[int, Sequence[Pending]] = {}
         begun: list[Pending] = []
+        like = next(iter(own.values())).flat
         for k, summand in enumerate(summands):
             if k not in own:
-                buffers = [torch.empty_like(tensor) for tensor in next(iter(own.values())).flat]
+                message, flat = _buffers(like) if transport.tells else buffers(like)
                 lane = self.lanes[P2PLane(summand.rank, self.rank)]
-                arriving[k] = self.context.transport.receive(lane, buffers)
-                every[k] = _HolderGradients(buffers[0], buffers[1:], [])
+                arriving[k] = transport.receive(lane, message)
+                every[k] = _HolderGradients(flat[0], flat[1:], [])
         others = dict.fromkeys(one.rank for one in summands if one.rank != self.rank)
-        for gradients in own.values():
+        for gradients in own.values() if others else ():
+            leaving = gradients.known if transport.tells else packed(gradients.flat)
             for rank in others:
-                lane = self.lanes[P2PLane(self.rank, rank)]
-                leaving = gradients.known if self.context.transport.tells else gradients.flat
-                begun += self.context.transport.send(lane, leaving)
-        for pending in [*begun, *(one for of in arriving.values() for one in of)]:
+                begun += transport.send(self.lanes[P2PLane(self.rank, rank)], leaving)
+        return _SumUnderWay(summands, list(own), every, arriving, begun)
+
+    def _finish(self, number: int, begun: "_SumUnderWay") -> None:
+        tie, every = self.context.plan.reductions[number].tie, begun.every
+        for pending in [*begun.leaving, *(one for of in begun.arriving.values() for one in of)]:
             pending.wait()
-        for k, received in arriving.items():
+        for k, received in begun.arriving.items():
             every[k] = every[k].arrived(received if self.context.transport.tells else None)
-        in_order = [every[k] for k in range(len(summands))]
+        in_order = [every[k] for k in range(len(every))]
         if tie and any(not torch.equal(g.beside, in_order[0].beside) for g in in_order):
             raise PipelineError(DRIFT.format(tie))
-        for k in own:
-            for at, holder in enumerate(summands[k].gradients):
+        for k in begun.own:
+            for at, holder in enumerate(begun.summands[k].gradients):
                 give(holder, _total([g.tensors[at] for g in in_order if g.there[at]]))
                 self._add_set_aside(holder)
 
@@ -206,6 +220,17 @@ class _HolderGradients(NamedTuple):
         return self._replace(there=[at not in missing for at in range(1, len(self.flat))])
 
 
+class _SumUnderWay(NamedTuple):
+    """A sum whose messages were begun: its `summands`, which of them are this rank's `own`, the
+    gradients of `every` one, and what to wait for."""
+
+    summands: Sequence[Summand]
+    own: list[int]
+    every: dict[int, _HolderGradients]
+    arriving: dict[int, Sequence[Pending]]
+    leaving: list[Pending]
+
+
 def _gradients(parameters: Sequence[Holder], tied: bool) -> _HolderGradients:
     """Those of a sparse embedding as dense tensors: messages have a size that both ends know.
     Nothing here waits for a device, but what is looked at of a tie."""
@@ -224,6 +249,12 @@ def _sendable(tensor: Tensor) -> Tensor:
     return tensor.resolve_conj().resolve_neg().contiguous()
 
 
+def _buffers(like: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """For each tensor by itself, as transports take them that tell which are not there."""
+    found = [torch.empty_like(tensor) for tensor in like]
+    return found, found
+
+
 def _buffer(tensor: Tensor) -> Tensor:
     """For a message with such a tensor."""
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
@@ -233,8 +264,10 @@ def _total(gradients: Sequence[Tensor]) -> Tensor | None:
     """The sum from left to right, in memory of its own; None of an empty list."""
     if not gradients:
         return None
-    total = gradients[0].clone()
-    for gradient in gradients[1:]:
+    if len(gradients) == 1:
+        return gradients[0].clone()
+    total = gradients[0] + gradients[1]
+    for gradient in gradients[2:]:
         total += gradient
     return total
 

@@ -55,7 +55,7 @@ class Gloo:
 
 
 def _backend(group: Any, device: torch.device) -> Any:
-    """What the group calls for tensors on the device; the group itself where torch does not tell."""
+    """What the group calls for tensors on the device; where torch does not tell, the group."""
     ask = getattr(group, "_get_backend", None)
     return group if ask is None else ask(device)
 

@@ -11,7 +11,7 @@ LAYERS = (
     ("batch",),
     ("given",),
     ("transport",),
-    ("rank_program", "tensor_spec"),
+    ("parcels", "rank_program", "tensor_spec"),
     ("describe", "placement", "stage"),
     ("coordination", "parameters", "rank_context", "slices", "weights"),
     ("alike", "microbatches", "declared_ties", "holders", "shared_memory", "untied"),

@@ -106,7 +106,7 @@ def verified(plan: Plan, more: tuple[int, ...] = (), broken: bool = False) -> Ve
 
     def body(executor: Executor, _: torch.optim.Optimizer) -> None:
         if broken:
-            executor.replicas.sum = lambda number: None  # type: ignore[method-assign]
+            executor.replicas.sum = lambda *numbers: None  # type: ignore[method-assign]
         x, target = tokens(spec)
         found.append(verify(executor, plan, build, token_loss, x, target, {}))
 

@@ -80,7 +80,7 @@ def test_what_it_says_when_all_is_well() -> None:
 
 def test_a_dropped_sum_is_found() -> None:
     def drop(executor: Executor) -> None:
-        executor.replicas.sum = lambda number: None  # type: ignore[method-assign]
+        executor.replicas.sum = lambda *numbers: None  # type: ignore[method-assign]
 
     verdict = verified(dualpipe(), drop)
     assert not verdict.equal and not verdict.unequal_losses
