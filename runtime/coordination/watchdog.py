@@ -53,24 +53,33 @@ class Watchdog:
         self.failed_since = 0.0
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, name="stretto-watchdog", daemon=True)
-        self.thread.start()
+        self.threads = [self.thread]
         if peers.store.port:
-            threading.Thread(target=self._look_out, name="stretto-lookout", daemon=True).start()
+            lookout = threading.Thread(target=self._look_out, name="stretto-lookout", daemon=True)
+            self.threads.append(lookout)
+        for thread in self.threads:
+            thread.start()
         atexit.register(self._await_end)
 
     def stop(self) -> None:
-        """Ends the thread."""
-        self.over.set()
-        if threading.current_thread() is not self.thread:
-            self.thread.join(timeout=2)
-        if not self.thread.is_alive():
+        """Ends the threads."""
+        if self._ended(within=2):
             atexit.unregister(self._await_end)
 
     def _await_end(self) -> None:
-        """Before the interpreter's teardown, which a thread that the store answers meanwhile would
-        turn into an abort: torch then asks for an interpreter that is gone."""
+        """Before the interpreter's teardown, which a thread of ours that is inside torch would turn
+        into an abort: torch then asks for an interpreter that is gone. It is inside when the store
+        answers late, and also in its last moment, if it is the last that holds the store."""
+        self._ended(within=self.peers.timeout)
+
+    def _ended(self, within: float) -> bool:
+        """Lets the threads end; whether they did, in so many seconds."""
         self.over.set()
-        self.thread.join(timeout=self.peers.timeout)
+        last = time.monotonic() + within
+        for thread in self.threads:
+            if thread is not threading.current_thread():
+                thread.join(timeout=max(0.0, last - time.monotonic()))
+        return not any(thread.is_alive() for thread in self.threads)
 
     def _watch(self) -> None:
         lost = 0.0  # since when the store is

@@ -1,5 +1,5 @@
-"""Before the interpreter ends no thread of ours is left inside torch's store: one that is answered
-during the teardown aborts the process, of a training that has succeeded."""
+"""Before the interpreter ends no thread of ours is left inside torch's store, or on its way there:
+it would abort the process during the teardown, of a training that has succeeded."""
 
 import atexit
 import threading
@@ -57,10 +57,38 @@ def test_a_watchdog_inside_the_store_is_awaited_at_the_end(monkeypatch: pytest.M
     assert slow.asked.wait(20)
     watchdog.stop()
     assert watchdog.thread.is_alive() and not forgotten
-    later = threading.Timer(0.2, slow.answers.set)
+    _awaited_at_the_end(watchdog, slow.answers)
+    assert forgotten == [watchdog._await_end]
+
+
+def test_a_lookout_in_its_last_moment_is_awaited_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be the last that holds the store, whose end is in torch too."""
+    store, forgotten = Store(dist.HashStore(), ""), list[Any]()  # type: ignore[attr-defined]
+    monkeypatch.setattr(atexit, "unregister", forgotten.append)
+    monkeypatch.setattr(Store, "port", 1)  # as one by TCP, which may be silent
+    looks, last_moment = threading.Event(), threading.Event()
+
+    def position() -> Position:
+        if threading.current_thread().name == "stretto-lookout":
+            looks.set()
+            last_moment.wait(30)
+        return Position((0, 0), "waits", (), False)
+
+    watchdog = Watchdog(Peers(0, 2, store, 20.0), position, lambda _: None)
+    assert looks.wait(20)
+    watchdog.stop()
+    assert any(thread.is_alive() for thread in watchdog.threads) and not forgotten
+    _awaited_at_the_end(watchdog, last_moment)
+    assert forgotten == [watchdog._await_end]
+
+
+def _awaited_at_the_end(watchdog: Watchdog, free: threading.Event) -> None:
+    """The exit function returns when the threads have ended, soon after they are `free` to."""
+    later = threading.Timer(0.2, free.set)
     later.start()
     watchdog._await_end()
-    assert not watchdog.thread.is_alive()
+    assert not any(thread.is_alive() for thread in watchdog.threads)
     watchdog.stop()
-    assert forgotten == [watchdog._await_end]
     later.join()
