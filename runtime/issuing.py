@@ -28,6 +28,7 @@ def run_list(run: Interpreter) -> None:
     for kept in run.step.mailbox.unsent:
         run.at = page[AT] = kept.at
         kept.finish()
+    run.step.mailbox.transport.flush()
     for made in run.returned:
         made.check(run)
     run.at = len(run.program.instructions)

@@ -58,6 +58,11 @@ class Transport(Protocol):
         """Posts a receive into the buffers, whose shapes are those of the sender's tensors."""
         ...
 
+    def flush(self) -> None:
+        """Returns when what was sent, and waited for, needs this process no more. To be called when
+        the process has nothing left to do for others."""
+        ...
+
     def abort(self, report: str) -> None:
         """Ends this rank's waits, although nothing will come: by an exception where that is
         possible, else by the end of the process. Called from another thread."""
@@ -76,6 +81,8 @@ def absent(received: Sequence[Pending]) -> frozenset[int]:
 def plain(tensor: Tensor) -> Tensor:
     """The tensor, contiguous, and with memory that holds what it is: a view may be conjugated or
     negated when it is read."""
+    if tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
+        return tensor
     return tensor.resolve_conj().resolve_neg().contiguous()
 
 

@@ -104,6 +104,9 @@ class Local:
             raise PipelineError(hub.report or "the ranks of this process have stopped") from None
         return every
 
+    def flush(self) -> None:
+        """As `Transport.flush`: a message is over for both ends at once."""
+
     def abort(self, report: str) -> None:
         """Ends every rank's waits with `PipelineError`."""
         self.hub.fail(report)

@@ -107,6 +107,9 @@ class Nccl:
         (source, target), group = self.lanes[lane]
         return group, self.own[target if source == self.rank else source]
 
+    def flush(self) -> None:
+        """As `Transport.flush`: the device sees to it."""
+
     def abort(self, report: str) -> None:
         """Prints the report and ends the process."""
         leave(report)
