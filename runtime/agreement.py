@@ -2,14 +2,17 @@
 and posts its verdict for all. So either every rank takes the step, knowing the signature of every
 micro-batch, or none does, and all can try again with another batch.
 
-It takes one write and one read of the store for each rank and step. How long a rank may wait for
-another here is judged by the watchdog, which knows whether that one is at work.
+It takes one write and one read of the store for each rank and step. A step of the same cards as one
+before is begun without the store where all ranks are on one machine (`known_steps`). How long a
+rank may wait for another here is judged by the watchdog, which knows whether that one is at work.
 """
 
 from collections.abc import Callable, Sequence
 
+from stretto.runtime.coordination.board import Board
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.errors import StepRefused
+from stretto.runtime.known_steps import KnownSteps
 from stretto.runtime.signatures import (
     StepCard,
     StepSignatures,
@@ -28,10 +31,14 @@ class StepAgreement:
         self.compared = False  # the contents of the batch, at the first step
         self.read: dict[str, StepSignatures] = {}
         self.old: list[str] = []  # keys of this rank that all have read
+        self.known: KnownSteps | None = None  # where all ranks see one board
 
     def agree(self, number: int, card: StepCard) -> tuple[StepSignatures, bool]:
         """What holds for step `number` (from 1, with those that were refused), and whether all
         ranks have completed the steps before. Raises `StepRefused`, on every rank."""
+        if self.known is not None and (signatures := self.known.ask(number, card)):
+            self._forget()
+            return self._read(signatures), True
         verdict = self._verdict(number, card)
         if card.fault:
             raise StepRefused(card.fault)
@@ -43,11 +50,29 @@ class StepAgreement:
                 f"{verdict.fault}"
             )
         self.compared = True
-        if verdict.signatures not in self.read:
+        if self.known is not None:
+            self.known.learn(card, verdict.signatures)
+        elif verdict.near and self.board is not None:
+            self.known = KnownSteps(self.board, self.peers.rank, self.peers.world, self._look)
+        return self._read(verdict.signatures), verdict.complete
+
+    @property
+    def board(self) -> Board | None:
+        """That of the ranks of this machine."""
+        return self.peers.neighbours.board if self.peers.neighbours else None
+
+    def _look(self, lacking: Sequence[int]) -> None:
+        """These have not come for long."""
+        self.notice(lacking)
+        if self.peers.store.on_wait is not None:
+            self.peers.store.on_wait()
+
+    def _read(self, signatures: str) -> StepSignatures:
+        if signatures not in self.read:
             if len(self.read) > 64:
                 self.read.clear()
-            self.read[verdict.signatures] = read_signatures(verdict.signatures, self.graph)
-        return self.read[verdict.signatures], verdict.complete
+            self.read[signatures] = read_signatures(signatures, self.graph)
+        return self.read[signatures]
 
     def _verdict(self, number: int, card: StepCard) -> StepVerdict:
         store, key = self.peers.store, f"verdict/{number}"
@@ -66,6 +91,8 @@ class StepAgreement:
             self.old.append(key)
         else:
             verdict = judge([card, *self._others(number)], self.graph)
+            if self.board is not None:
+                verdict = verdict._replace(near=self.board.is_whole(self.peers.world))
             store.post(key, verdict)
             self._forget()
             self.old.append(key)

@@ -49,12 +49,13 @@ class StepCard(NamedTuple):
 class StepVerdict(NamedTuple):
     """What holds for all ranks. `fault`: why the step cannot begin, else empty, and `by`, the rank
     that cannot (-1: they do not fit each other). `signatures` as text, for `read_signatures`.
-    `complete`: all ranks have come to this step."""
+    `complete`: all ranks have come to this step; `near`: they see one board."""
 
     fault: str
     by: int
     signatures: str
     complete: bool
+    near: bool = False
 
 
 class StepSignatures(NamedTuple):

@@ -4,6 +4,7 @@ they did last. A rank that was killed cannot say that itself; its neighbours do.
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from stretto.runtime.coordination.board import Board, board_of
 from stretto.runtime.coordination.processes import Process, state, this_process
 from stretto.runtime.coordination.store import Store
 from stretto.runtime.describe import ranks
@@ -18,8 +19,8 @@ class Neighbour(NamedTuple):
 
 
 class RanksHere:
-    """This rank's page is `own`. `tell(rank, place)` is what another does at a
-    place, to follow `rank 2 `."""
+    """This rank's page is `own`, and `board` the one on which all write; None where rank 0 is not
+    known to be here. `tell(rank, place)` is what another does at a place, to follow `rank 2 `."""
 
     def __init__(
         self, store: Store, rank: int, own: Whereabouts, tell: Callable[[int, LastPlace], str]
@@ -28,20 +29,27 @@ class RanksHere:
         self.here = this_process()
         self.key = f"machine/{self.here.machine}"
         self.known: dict[int, Neighbour] = {}
+        self.board: Board | None = None
 
     def announce(self) -> None:
         """Lets the others find this rank."""
-        number = self.store.count(self.key)
-        self.store.post(f"{self.key}/{number}", [self.rank, self.own.file, *self.here])
+        if self.rank == 0:
+            self.board = Board()
+        number, board = self.store.count(self.key), self.board.file if self.board else -1
+        self.store.post(f"{self.key}/{number}", [self.rank, self.own.file, board, *self.here])
 
     def look(self) -> None:
         """Finds who has announced itself. To be called when all have, and while they run."""
         for number in range(1, self.store.counted(self.key) + 1):
             told = self.store.read(f"{self.key}/{number}")
             if told is not None and told[0] not in (self.rank, *self.known):
-                process = Process(*told[2:])
+                process = Process(*told[3:])
                 page = of_other(process.number, told[1])
                 self.known[told[0]] = Neighbour(process, page)
+                if told[0] == 0:
+                    self.board = board_of(process.number, told[2])
+        if self.board is not None:
+            self.board.enter(self.rank)
 
     def state(self, rank: int) -> str:
         """As `processes.state`; empty where the rank is on another machine."""

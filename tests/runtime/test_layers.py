@@ -16,6 +16,7 @@ LAYERS = (
     ("coordination", "parameters", "rank_context", "slices", "weights"),
     ("alike", "microbatches", "declared_ties", "holders", "shared_memory", "untied"),
     ("collective_peers", "data_parallel", "header", "presence", "replicas", "signatures", "ties"),
+    ("known_steps",),
     ("agreement", "bound", "edges"),
     ("mailbox", "streams"),
     ("interpreter",),
