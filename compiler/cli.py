@@ -1,29 +1,37 @@
 """`stretto` on the command line: the commands, and what becomes of what they raise. Each command is
-a file of `commands/`, which declares its own flags and is loaded when it is asked for.
+a file of `commands/`, which declares its own flags and is loaded when it is asked for. This module
+itself loads nothing, so that Ctrl-C is caught almost from the first instant on.
 
 Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 the user's file or plan is wrong, 2 usage
 or input that cannot be read, 70 a bug of ours, 128 and more: ended by a signal, 130 interrupted.
 """
 
 import os
-import re
 import sys
-from argparse import Namespace
-from collections.abc import Sequence
-from contextlib import suppress
 from time import CLOCK_BOOTTIME, clock_gettime, monotonic, process_time
-from typing import TextIO
 
-from stretto.compiler.commands import COMMANDS, screen
-from stretto.compiler.commands.parsers import commands_of, parser, unknown
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Sequence
+    from typing import TextIO
 
 DONE, WRONG, USAGE, BUG, INTERRUPTED, PIPE, TERMINATED = 0, 1, 2, 70, 130, 141, 143
-ASSIGNED = re.compile(r"[A-Za-z_]\w*=")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: "Sequence[str] | None" = None) -> int:
     """Run one command and return its exit code. `arguments`: those of the process by default."""
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt:  # while modules are loaded, or just before the end
+        sys.stderr.write("stretto: interrupted\n")
+        return INTERRUPTED
+
+
+def _main(arguments: "Sequence[str] | None") -> int:
+    from stretto.compiler.commands import screen
+
     screen.prepare(sys.stdout, sys.stderr)
     began = monotonic() if arguments is not None else _started()
     try:
@@ -47,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _started() -> float:
     """The second of `monotonic` at which this process began, which limits of time count from."""
+    from contextlib import suppress
+
     with suppress(OSError, ValueError, IndexError, AttributeError):
         with open("/proc/self/stat") as file:
             ticks = int(file.read().rpartition(")")[2].split()[19])
@@ -61,24 +71,31 @@ def _say(words: str) -> None:
     say(words)
 
 
-def _given_up(stream: TextIO) -> None:
+def _given_up(stream: "TextIO") -> None:
     """What a stream could not be given is forgotten: it would be tried again at the very end, and
     told by a traceback."""
     try:
         stream.flush()
     except OSError:
+        from contextlib import suppress
+
         with suppress(OSError, ValueError):  # a stream without a descriptor
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _nowhere() -> TextIO:
+def _nowhere() -> "TextIO":
     """Stands in for a stream that is closed, as `>&-` leaves it."""
     return open(os.devnull, "w")
 
 
-def _parsed(arguments: Sequence[str] | None) -> Namespace:
+def _parsed(arguments: "Sequence[str] | None") -> "Namespace":
     """The command line. A `NAME=VALUE` in the place of a file, or where nothing belongs, is taken
     for a second value of a `--set`, and refused as such."""
+    import re
+
+    from stretto.compiler.commands import COMMANDS
+    from stretto.compiler.commands.parsers import commands_of, parser, unknown
+
     top = parser()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if not words:
@@ -93,7 +110,7 @@ def _parsed(arguments: Sequence[str] | None) -> Namespace:
     own = commands_of(top)[chosen.command]
     named = getattr(chosen, "files", [getattr(chosen, "file", "")])
     for word in (*left, *named):
-        if ASSIGNED.match(word) and not os.path.exists(word):
+        if re.match(r"[A-Za-z_]\w*=", word) and not os.path.exists(word):
             from stretto.compiler.commands.flags import ONE_EACH
 
             own.error(f"{ONE_EACH}: --set {word}")
@@ -102,7 +119,7 @@ def _parsed(arguments: Sequence[str] | None) -> Namespace:
     return chosen
 
 
-def _run(chosen: Namespace, began: float) -> int:
+def _run(chosen: "Namespace", began: float) -> int:
     """Run the command. What it raises becomes a message and an exit code."""
     from stretto.compiler.commands.files import Unusable, say
     from stretto.compiler.commands.interrupts import Interrupts
@@ -128,7 +145,7 @@ def _run(chosen: Namespace, began: float) -> int:
         return _failed(error, chosen)
 
 
-def _failed(error: Exception, chosen: Namespace) -> int:
+def _failed(error: Exception, chosen: "Namespace") -> int:
     """Report what a command raised: diagnostics of the user's file, or a bug."""
     from stretto.compiler.commands.files import say
     from stretto.compiler.diagnostics.diagnostic import Rejected

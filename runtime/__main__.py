@@ -17,6 +17,14 @@ STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # one of them: somebody starts r
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line, by default that of the process. Returns the exit code."""
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt:  # while torch is loaded, for seconds
+        say("interrupted")
+        return 130
+
+
+def _main(arguments: list[str] | None) -> int:
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     _take_stderr()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is told by us, in a line
@@ -130,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trust", action="store_true", help="do not prove the plan again")
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=_above_zero,
         default=60.0,
         metavar="SECONDS",
         help="seconds to wait for other ranks; default: 60",
@@ -231,9 +239,12 @@ def _checkpoint_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _above_zero(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("above 0")
+        raise argparse.ArgumentTypeError(f"`{text}` is no number above 0")
     return value
 
 

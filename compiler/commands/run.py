@@ -16,6 +16,7 @@ from stretto.compiler.commands.flags import (
     add_search,
     natural,
     positive,
+    seconds,
 )
 from stretto.compiler.commands.load import load
 from stretto.compiler.commands.startable import check_named, check_plan
@@ -65,9 +66,9 @@ def add(parser: ArgumentParser) -> None:
     _checkpoint_flags(parser)
     parser.add_argument(
         "--timeout",
-        type=natural,
+        type=_patience,
         metavar="SECONDS",
-        help="seconds to wait for other ranks (default 60)",
+        help="seconds (2.5, 90s; 3m are minutes) to wait for other ranks (default 60)",
     )
     parser.add_argument(
         "--verify",
@@ -160,10 +161,21 @@ def _checkpoint_flags(parser: ArgumentParser) -> None:
 
 
 def _norm(text: str) -> float:
-    """A number above 0."""
-    value = float(text)
+    """A number above 0. Raises `ArgumentTypeError`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
     if not 0 < value < float("inf"):
-        raise ArgumentTypeError("above 0")
+        raise ArgumentTypeError(f"`{text}` is no number above 0")
+    return value
+
+
+def _patience(text: str) -> float:
+    """Seconds above 0. Raises `ArgumentTypeError`."""
+    value = seconds(text)
+    if not value:
+        raise ArgumentTypeError("without any time no other rank can be waited for: more than 0")
     return value
 
 
@@ -229,6 +241,7 @@ def command(plan: str, ranks: int, chosen: Namespace) -> list[str]:
     for flag in HANDED_ON:
         value = getattr(chosen, flag.replace("-", "_"))
         if value is not None:
-            words += [f"--{flag}", str(value)]
+            text = str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+            words += [f"--{flag}", text]
     flags = ("verify", "check-messages", "trust", "local", "resume")
     return words + [f"--{flag}" for flag in flags if getattr(chosen, flag.replace("-", "_"))]

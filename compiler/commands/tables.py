@@ -8,10 +8,12 @@ from re import sub
 from msgspec.structs import replace
 
 from stretto.compiler.commands import files
+from stretto.compiler.commands.doubts import warn
 from stretto.compiler.commands.load import Refused, from_schedule
-from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.driver import compile_spec, plan_of
 from stretto.compiler.imports.communicating import communicating
 from stretto.compiler.imports.directions import crossing
@@ -103,6 +105,11 @@ def _source(name: str) -> Source:
 def _read(source: Source, chosen: Namespace) -> tuple[ImportedTable, Spec]:
     most = MOST_ACTIONS if chosen.max_ops is None else chosen.max_ops
     table = READERS[chosen.system](source, most, chosen.placement)
+    if table.passed_over:
+        many = count(len(table.passed_over), "cell")
+        words = f"{many} of messages or offloading passed over: stretto's own messages are proved"
+        first = Label(table.passed_over[0], "the first")
+        warn(chosen, Diagnostic("passed-over", words, (first,), severity="warning"))
     sizes = TableSizes(chosen.ranks, chosen.microbatches, chosen.placement)
     return table, understood(table, sizes, most, schedule_name(source.name))
 

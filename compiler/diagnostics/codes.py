@@ -5,7 +5,8 @@ and a test compiles every example.
 An example that does not begin with `schedule` stands below the lines of `AROUND`.
 """
 
-from typing import NamedTuple
+from stretto.compiler.diagnostics.error_code import ErrorCode
+from stretto.compiler.diagnostics.warning_codes import WARNINGS
 
 AROUND = """\
 schedule example
@@ -16,18 +17,6 @@ pipeline main {
 }
 
 """
-
-
-class ErrorCode(NamedTuple):
-    """`title` says in a line what is wrong, `explanation` why it matters and what to do."""
-
-    title: str
-    explanation: str
-    wrong: str = ""
-    mended: str = ""
-
-    def __str__(self) -> str:
-        return self.title
 
 
 def complete(example: str) -> str:
@@ -448,39 +437,6 @@ CODES: dict[str, ErrorCode] = {
         "a message is sent and not received, or received and not sent",
         "The n-th message sent on a channel meets the n-th receive posted on it.",
     ),
-    "messages-cross": ErrorCode(
-        "two ranks have the messages between them in different sequences",
-        "NCCL has one communicator for the messages of two ranks, to and fro, and takes them in "
-        "sequence: each rank may wait for the other. Over gloo they arrive. A warning.",
-    ),
-    "messages-circle": ErrorCode(
-        "three or more ranks wait for each other if each takes its messages one by one",
-        "So it does where a process group has one communicator for all messages (torch's "
-        "`device_id`), or where sends block. Over gloo they arrive, and over NCCL with a "
-        "communicator for each two ranks. A warning.",
-    ),
-    "unstated-cost": ErrorCode(
-        "other costs are stated, and an operation that runs takes 1 because nothing is said of it",
-        "Beside costs that were measured a default is seldom meant. A backward that is split costs "
-        "what `I` and `W` do, whatever `B` is said to cost. A warning.",
-    ),
-    "unstated-activation": ErrorCode(
-        "other activations are stated, and a stage leaves 1 because nothing is said of it",
-        "A statement without a stage, above the others, is for all of them. A warning.",
-    ),
-    "size-without-unit": ErrorCode(
-        "sizes have a unit, and one of them, or the default of 1, counts bytes",
-        "A number without a unit is one of bytes where others are in KiB to TiB. A warning.",
-    ),
-    "rounded": ErrorCode(
-        "costs or sizes have no common denominator that fits, and are rounded",
-        "To 2^-40 of the largest; the finest of them is marked. The proof, the bound and the "
-        "certificate are of the rounded ones. A warning.",
-    ),
-    "more-receive-slots": ErrorCode(
-        "a rank needs more receive slots than `--receive-slots` says",
-        "The order cannot run with fewer. A warning.",
-    ),
     "wrong-message": ErrorCode(
         "a receive meets another message than it expects",
         "Messages on one channel arrive in the order in which they were sent.",
@@ -502,4 +458,6 @@ CODES: dict[str, ErrorCode] = {
         "the copies of a model do not share its micro-batches",
         "Each micro-batch belongs to one copy, the first ones to the original.",
     ),
+    # ---- What is right and seldom meant
+    **WARNINGS,
 }

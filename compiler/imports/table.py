@@ -41,7 +41,8 @@ class ImportedTable:
     line of every row; `communicates`: whether the table says what is sent and received. `mixes`:
     whether the system takes losses in the order in which the last stage runs its forwards, as
     PyTorch does. `pipelines` has more than one name where micro-batches enter at several ends;
-    `backwards`: of those that run from the last rank to the first, the indices."""
+    `backwards`: of those that run from the last rank to the first, the indices. `passed_over`: the
+    cells that are known and no computation, of systems whose messages are not read."""
 
     source: Source
     rows: tuple[tuple[TableAction, ...], ...]
@@ -50,6 +51,7 @@ class ImportedTable:
     communicates: bool = False
     mixes: bool = False
     pipelines: tuple[str, ...] = ("main",)
+    passed_over: tuple[Span, ...] = ()
 
     def label(self, one: TableAction, text: str = "") -> Label:
         """The place of the action, with a text beside it."""

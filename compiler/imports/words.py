@@ -57,6 +57,7 @@ def read_words(source: Source, most: int, dialect: Dialect) -> ImportedTable:
         tuple(range(1, len(rows) + 1)),
         tuple(reader.faults),
         pipelines=dialect.pipelines,
+        passed_over=tuple(reader.passed_over),
     )
 
 
@@ -67,6 +68,7 @@ class _Words:
         self.source, self.most, self.dialect, self.ranks = source, most, dialect, ranks
         self.room, self.more = most, 0
         self.faults: list[Diagnostic] = []
+        self.passed_over: list[Span] = []
 
     def row(self, row: str, rank: int) -> Iterator[TableAction]:
         """The actions of a row."""
@@ -96,6 +98,8 @@ class _Words:
         if meaning is None:
             self.refuse(cell)
             return
+        if not meaning.words:
+            self.passed_over.append(self.place(cell))
         _, stage, microbatch, pipeline = meaning
         for word in meaning.words:
             yield TableAction(
@@ -107,7 +111,10 @@ class _Words:
             self.more += 1
             return
         short = cell.text if len(cell.text) <= LONGEST else f"{cell.text[: LONGEST // 2]}…"
-        span = Span(self.source.name, cell.line, cell.column, cell.line, cell.end)
         what = f"`{short}` says nothing that is known"
         help = f"a cell is such as {self.dialect.example}"
-        self.faults.append(Diagnostic("unknown-cell", what, (Label(span),), help=help))
+        self.faults.append(Diagnostic("unknown-cell", what, (Label(self.place(cell)),), help=help))
+
+    def place(self, cell: TableCell) -> Span:
+        """Where the cell stands."""
+        return Span(self.source.name, cell.line, cell.column, cell.line, cell.end)

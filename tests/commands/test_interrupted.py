@@ -1,8 +1,11 @@
 """Ctrl-C: what was found so far is kept, and what is half done is not."""
 
+import ast
+import builtins
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.command_line import Run
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +27,25 @@ def test_interruption_is_no_bug(stretto: Run, monkeypatch: pytest.MonkeyPatch) -
         raise KeyboardInterrupt
 
     monkeypatch.setattr("stretto.compiler.driver.compile_text", interrupted)
+    assert stretto("check", "dualpipe") == (130, "", "stretto: interrupted\n")
+
+
+def test_an_interruption_while_modules_are_loaded_is_a_word(
+    stretto: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C when the command line loads what it needs, of which it has nothing of its own yet."""
+    text = (ROOT / "compiler/cli.py").read_text()
+    loaded = {n.module for n in ast.parse(text).body if isinstance(n, ast.ImportFrom)}
+    assert loaded == {"time"}  # which is built in
+    monkeypatch.delitem(sys.modules, "stretto.compiler.commands.screen")
+    real = builtins.__import__
+
+    def interrupted(name: str, *rest: Any) -> Any:
+        if name == "stretto.compiler.commands":
+            raise KeyboardInterrupt
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", interrupted)
     assert stretto("check", "dualpipe") == (130, "", "stretto: interrupted\n")
 
 

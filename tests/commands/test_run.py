@@ -24,12 +24,12 @@ def test_run_starts_torchrun_and_prints_how(stretto: Run, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(run, "find_spec", lambda _: object())
     monkeypatch.setattr(Training, "run", ended)
-    words = "run good.pipe --model a:b --data c:d --steps 5 --timeout 9 --verify --trust"
+    words = "run good.pipe --model a:b --data c:d --steps 5 --timeout 2.5 --verify --trust"
     assert stretto(*words.split())[0] == 3
     (command,) = started
     text = " ".join(command[1:])
     assert text.startswith("-m torch.distributed.run --standalone --nproc-per-node 2 -m stretto.")
-    assert text.endswith("--model a:b --data c:d --steps 5 --timeout 9 --verify --trust")
+    assert text.endswith("--model a:b --data c:d --steps 5 --timeout 2.5 --verify --trust")
     training = (
         "--accumulate 2 --clip 0.5 --amp bfloat16 --on-nonfinite warn --log-every 3 "
         "--eval-every 4 --eval-data e:f --seed 5"

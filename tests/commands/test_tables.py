@@ -20,6 +20,21 @@ def test_check_reads_a_table(stretto: Run, folder: Path) -> None:
     assert stretto("check", "--from", "torch-csv", "t.csv", "--format", "json")[1] == "[]\n"
 
 
+def test_messages_that_are_not_read_are_told(stretto: Run, folder: Path) -> None:
+    (folder / "t.csv").write_text(
+        "0F0,0SEND_FORWARD0,0F1,0RECV_BACKWARD0,0BW0,0BW1\n1RECV_FORWARD0,1F0,1BW0,1F1,1BW1\n"
+    )
+    for words in (("check",), ("import", "-o", "x.pipe")):
+        code, _, err = stretto(*words, "--from", "zero-bubble", "t.csv")
+        told = "t.csv:1: 3 cells of messages or offloading passed over"
+        assert code == 0 and [line.startswith(told) for line in err.splitlines()][:1] == [True]
+    _, out, _ = stretto("check", "--from", "zero-bubble", "t.csv", "--format", "json")
+    (one,) = json.loads(out)
+    assert (one["code"], one["line"], one["column"]) == ("passed-over", 1, 5)
+    (folder / "t.csv").write_text("(F|0|0),(SF|0|0|1),(BW|0|0)\n(F|0|0),(BW|0|0)\n")
+    assert "t.csv:1: 1 cell of" in stretto("check", "--from", "primus", "t.csv")[2]
+
+
 def test_check_points_at_the_cell(stretto: Run, folder: Path) -> None:
     (folder / "t.csv").write_text(ZB_H1.replace("0F1", "0F0"))
     code, _, err = stretto("check", "--from", "torch-csv", "t.csv")
