@@ -177,6 +177,7 @@ class Executor:
         self.batching = batch_options(options)
         self.shares: dict[str, list[LossShare]] = {}  # of the last step's losses, by pipeline
         self.bound: dict[ProgramName, BoundProgram] = {}
+        self.nothing: dict[ProgramName, dict[int, PipelineMicrobatches]] = {}  # of steps given none
         self.broken = ""  # why no step can be taken any more
         self.gathered, self.gather_lanes = 0, NONE  # of `train.gather`
         device = transport.accelerator
@@ -303,7 +304,12 @@ def _prepare(
             raise PipelineError(
                 "this plan has only its forwards: call `eval`, or compile it without --forward-only"
             )
-        return microbatches(executor.plan, executor.stages, name, given, executor.batching)
+        if given.are_none and name in executor.nothing:
+            return executor.nothing[name]
+        own = microbatches(executor.plan, executor.stages, name, given, executor.batching)
+        if given.are_none:
+            executor.nothing[name] = own
+        return own
 
     step = executor.preparation.begin(name, cut, wanted.outputs)
     bound = executor.bound.get(name)

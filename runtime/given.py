@@ -27,6 +27,12 @@ class StepArguments(NamedTuple):
     loss_kwargs: Mapping[str, Any] | None = None
     weight_total: Any = None
 
+    @property
+    def are_none(self) -> bool:
+        """Whether nothing is given at all."""
+        some = self.args or self.kwargs or self.stage_kwargs or self.loss_kwargs
+        return not some and self.target is None and self.weight_total is None
+
 
 def step_arguments(x: Any, target: Any, step: Mapping[str, Any]) -> StepArguments:
     """What `step(x, target=target, **step)` is given."""

@@ -65,6 +65,8 @@ class Holders:
 
     def _untied(self, copy: Copy) -> list[Holder]:
         """The gradients of a copy that no tie names."""
+        if not self.all_tied:
+            return gradient_holders(self.module(copy)) if copy.rank == self.rank else []
         own = self._by_name(copy) if copy.rank == self.rank else {}
         return [
             holder
@@ -117,9 +119,12 @@ def between(graph: StageGraph) -> list[P2PLane]:
 
 def twins(own: Sequence[Summand]) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
     """Parameters over the memory of an earlier one, which is the one that optimizers know."""
+    held = [one for summand in own for one in summand.gradients if isinstance(one, nn.Parameter)]
+    plain = [parameter.data_ptr() for parameter in held if type(parameter) is nn.Parameter]
+    if len(plain) == len(held) == len(set(plain)):  # nearly always, and found more quickly
+        return
     seen: dict[Hashable, nn.Parameter] = {}
-    for parameter in (holder for summand in own for holder in summand.gradients):
-        if isinstance(parameter, nn.Parameter):
-            first = seen.setdefault(memory_of(parameter), parameter)
-            if first is not parameter:
-                yield first, parameter
+    for parameter in held:
+        first = seen.setdefault(memory_of(parameter), parameter)
+        if first is not parameter:
+            yield first, parameter

@@ -48,7 +48,8 @@ class Replicas:
         self.context, self.rank = context, context.plan.rank
         self.holders = Holders(context)
         self.set_aside: dict[int, tuple[Holder, Tensor]] = {}  # by `key_of`
-        self.under_way: dict[int, _SumUnderWay] = {}  # by the reduction's number
+        self.summands: dict[int, list[Summand]] = {}  # in a step, by the reduction's number
+        self.under_way: dict[int, _SumUnderWay] = {}  # likewise
         first = len(context.plan.channels)
         self.lanes = {lane: first + k for k, lane in enumerate(between(context.plan.graph))}
 
@@ -103,8 +104,9 @@ class Replicas:
         self.set_aside, self.under_way = {}, {}
         for tie in self.context.plan.spec.ties:
             self.holders.look_at(tie)
-        for reduction in self.context.plan.reductions:
-            own = [one for one in self.holders.of(reduction) if one.rank == self.rank]
+        for number, reduction in enumerate(self.context.plan.reductions):
+            summands = self.summands[number] = self.holders.of(reduction)
+            own = [one for one in summands if one.rank == self.rank]
             for first, twin in twins(own):
                 twin.grad = None if first.grad is None else first.grad.clone()
             for summand in own:
@@ -124,10 +126,9 @@ class Replicas:
 
     def _begin(self, number: int) -> "_SumUnderWay":
         transport = self.context.transport
-        reduction = self.context.plan.reductions[number]
-        summands = self.holders.of(reduction)
+        summands, tied = self.summands[number], bool(self.context.plan.reductions[number].tie)
         own = {
-            k: _gradients(summand.gradients, bool(reduction.tie))
+            k: _gradients(summand.gradients, tied)
             for k, summand in enumerate(summands)
             if summand.rank == self.rank
         }
@@ -215,7 +216,7 @@ class _HolderGradients(NamedTuple):
         """Once the message has come: what there is of it as `told` by the transport, else as the
         head says it, for which the process must look at what is on the device."""
         if told is None:
-            return self._replace(there=self.head[: len(self.tensors)].bool().tolist())
+            return self._replace(there=list(map(bool, self.head.tolist()[: len(self.tensors)])))
         missing = absent(told)
         return self._replace(there=[at not in missing for at in range(1, len(self.flat))])
 

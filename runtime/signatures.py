@@ -214,13 +214,22 @@ def _short(value: Any) -> str:
 
 def _runs(values: Sequence[Any]) -> Runs:
     found: Runs = []
+    before: Any = None
     for value in values:
-        one = signature(value)
+        if found and _are_alike(before, value):
+            found[-1][1] += 1
+            continue
+        one, before = signature(value), value
         if found and found[-1][0] == one:
             found[-1][1] += 1
         else:
             found.append([one, 1])
     return found
+
+
+def _are_alike(a: Any, b: Any) -> bool:
+    """Whether their signatures are the same, where that is seen at once: of two tensors."""
+    return type(a) is type(b) is torch.Tensor and a.shape == b.shape and a.dtype is b.dtype
 
 
 def _checksum(values: Sequence[Any]) -> int:

@@ -9,13 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.pipelining.microbatch import TensorChunkSpec, _Replicate
 
-from stretto.runtime import Arguments, Executor, MicrobatchList, PipelineError
+from stretto.runtime import Arguments, Executor, MicrobatchList, PipelineError, run_local
 from stretto.runtime.containers import tensors
 from stretto.runtime.topology import StageId
 from stretto.runtime.train.verify import verify
+from stretto.runtime.transport.local import Local
 from tests.support.specs import linear, one_f_one_b, ordered, zb_h1
 from tests.support.steps import double, executors
-from tests.support.training import WIDTH, batch, compiled, plan_of, spec_of, there
+from tests.support.training import (
+    WIDTH,
+    batch,
+    built,
+    compiled,
+    plan_of,
+    spec_of,
+    there,
+)
 
 PLAN = plan_of(ordered(linear(3, 4), zb_h1))
 BOTH_WAYS = compiled("dualpipe", ranks=4, microbatches=8)
@@ -390,3 +399,28 @@ def test_what_does_not_fit_is_refused_before_anything_is_sent(
     _, told = stepped(PLAN, take, **options)
     assert any(words in message for message in told), told
     assert not any(ran)
+
+
+def test_a_rank_in_the_middle_may_be_given_nothing_or_all_of_it() -> None:
+    """In turns: the gradients of four steps are those of four that every rank was given."""
+    plan = compiled("one_f_one_b", ranks=3, microbatches=4)
+    spec = spec_of(plan)
+    batches = [batch(spec, seed=seed) for seed in range(4)]
+    found: dict[bool, list[list[torch.Tensor | None]]] = {}
+    for everywhere in (True, False):
+        modules = [built(spec, rank) for rank in range(3)]
+
+        def rank(transport: Local, modules: Any = modules, all_of_it: bool = everywhere) -> None:
+            own = transport.rank
+            executor = Executor(plan, modules[own], loss, transport=transport, timeout=20)
+            for number, (x, target) in enumerate(batches):
+                given = (x,) if all_of_it or own == 0 or number == 2 else ()
+                executor.step(*given, target=target if all_of_it or own == 2 else None)
+            executor.close()
+
+        run_local(plan, rank)
+        found[everywhere] = [
+            [p.grad for p in module.parameters()] for own in modules for module in own.values()
+        ]
+    for ours, theirs in zip(found[False], found[True], strict=True):
+        assert all(there(a).equal(there(b)) for a, b in zip(ours, theirs, strict=True))
