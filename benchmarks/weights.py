@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 
-from stretto.runtime.stage.arrivals import hooks_made
+from stretto.runtime.stage.cut_plans import CutPlans
+from stretto.runtime.stage.hooks import hooks_made
 from stretto.runtime.stage.split_backward import input_gradient, weight_gradient, whole
 
 TURNS = 60
@@ -117,8 +118,9 @@ def measured(case: Case) -> Iterator[str]:
     x = torch.randn(case.x)
     times: Times = {}
     turns = max(TURNS // 4, 5) if case.x[-1] > 64 else TURNS
+    plans = CutPlans()
     for _ in range(turns):
-        ours(module, x, times)
+        ours(module, x, plans, times)
         theirs(module, x, times)
     found = {name: median(seconds) * 1e6 for name, seconds in times.items()}
     parameters = len(list(module.parameters()))
@@ -132,7 +134,7 @@ def measured(case: Case) -> Iterator[str]:
     yield f"{(found['torch I'] + found['torch W']) / found['B']:.2f}"
 
 
-def ours(module: nn.Module, x: Tensor, times: Times) -> None:
+def ours(module: nn.Module, x: Tensor, plans: CutPlans, times: Times) -> None:
     """B of one micro-batch, and I and W of another."""
     _, leaf, edge, above = forward(module, x)
     begin = time.thread_time()
@@ -142,7 +144,7 @@ def ours(module: nn.Module, x: Tensor, times: Times) -> None:
 
     hooks, leaf, edge, above = forward(module, x)
     begin = time.thread_time()
-    _, deferred = input_gradient([edge], (above,), [leaf], hooks)
+    _, deferred = input_gradient([edge], (above,), [leaf], hooks, plans)
     del edge
     middle = time.thread_time()
     weight_gradient(deferred)

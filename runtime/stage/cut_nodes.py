@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 from stretto.runtime.stage import node_calls
-from stretto.runtime.stage.engine import ACCELERATOR, Gradients, gradients_at
-from stretto.runtime.stage.graph_cut import SideEdges, walk
+from stretto.runtime.stage.engine import ACCELERATOR, Gradients, add_up, gradients_at
+from stretto.runtime.stage.graph_cut import LEAF, TRANSPOSE, SideEdges, walk
+from stretto.runtime.stage.hooks import none_at_parameters
 from stretto.runtime.stage.node_calls import computing_only
 from stretto.runtime.stage.saved_tensors import drop_saved
 
@@ -68,12 +69,16 @@ class KnownGradients(NamedTuple):
             self.edges.append(edge)
             self.gradients.append(gradient)
 
+    def clear(self) -> None:
+        """They are used."""
+        self.edges.clear()
+        self.gradients.clear()
 
-def towards_parameters(cuts: list[CutPlace], known: KnownGradients) -> KnownGradients:
+
+def towards_parameters(cuts: list[CutPlace], known: KnownGradients) -> None:
     """Uses up `cuts`, from the end, and what a node has saved is released as soon as it was used.
-    Adds what is known then of edges to the parameters' side. Returns what is known at edges that
-    lead where no other does; when that is much, before all are used up."""
-    ready = KnownGradients([], [])
+    Adds what is known then of edges to the parameters' side, but for what was added to parameters
+    already."""
     calls = node_calls.NODES_CAN_BE_CALLED and not torch.is_anomaly_enabled()
     while cuts:
         count = 0
@@ -83,48 +88,85 @@ def towards_parameters(cuts: list[CutPlace], known: KnownGradients) -> KnownGrad
             count += 1
         if not calls or not count:
             _forked(cuts.pop(), known)
-        elif _called(cuts, count, known, ready):
-            break
-    return ready
+        else:
+            _called(cuts, count, known)
 
 
 def _elsewhere(cut: CutNode) -> bool:
     return cut.stream is not None and cut.stream != current_stream(cut.arrived)
 
 
-def _called(cuts: list[CutPlace], count: int, known: KnownGradients, ready: KnownGradients) -> bool:
-    """Calls this many of the last, from the end; whether it stops before, since much is ready."""
-    numbers = 0
+def _called(cuts: list[CutPlace], count: int, known: KnownGradients) -> None:
+    """Calls this many of the last, from the end. What leads where nothing else does is added to
+    parameters at once, by itself or, where much of it has come, by the engine."""
+    ready = KnownGradients([], [])
+    directly = none_at_parameters()
 
     def call() -> None:
-        nonlocal numbers
+        numbers = 0
         for _ in range(count):
             cut = cuts.pop()
             if isinstance(cut, EdgeGradient):
                 known.add(*cut)
                 continue
-            node: Any = cut.node
-            found = node(*cut.arrived)
-            if not isinstance(found, tuple):
-                found = (found,)
-            for place, edge in cut.edges:
-                gradient = found[place]
-                if gradient is None:
-                    continue
-                if cut.apart:
-                    ready.add(edge, gradient)
-                    numbers += gradient.numel()
-                else:
-                    known.add(edge, gradient)
-            del node
+            numbers += _computed(cut, directly, known, ready)
             if owners(cut) != ONE_OWNER:
                 drop_saved(cut.node)
             if numbers >= MANY:
-                break
+                add_up(*ready)
+                ready.clear()
+                numbers = 0
 
     edges = [edge for cut in cuts[-count:] if type(cut) is CutNode for _, edge in cut.edges]
     computing_only(edges, call)
-    return numbers >= MANY
+    known.edges.extend(ready.edges)
+    known.gradients.extend(ready.gradients)
+
+
+def _computed(cut: CutNode, directly: bool, known: KnownGradients, ready: KnownGradients) -> int:
+    """Calls the node. Returns how many numbers are `ready` now that were not."""
+    numbers = 0
+    node: Any = cut.node
+    found = node(*cut.arrived)
+    if not isinstance(found, tuple):
+        found = (found,)
+    for place, edge in cut.edges:
+        gradient = found[place]
+        if gradient is None:
+            continue
+        if not cut.apart:
+            known.add(edge, gradient)
+        elif not (directly and added(edge, gradient)):
+            ready.add(edge, gradient)
+            numbers += gradient.numel()
+    return numbers
+
+
+def added(edge: GradientEdge, gradient: Tensor) -> bool:
+    """Adds to the `.grad` of a parameter as the engine would; whether that was possible: there is
+    a `.grad`, the edge leads to the parameter or to its transpose, and there are no hooks of
+    gradients. What the engine adds costs it three times as long, and so it does where it would have
+    to be told of each parameter by itself."""
+    leaf: Any = edge.node
+    kind = type(leaf)
+    if kind is TRANSPOSE:
+        leaf = leaf.next_functions[0][0]
+        kind = type(leaf)
+        gradient = gradient.t()
+    if kind is not LEAF:
+        return False
+    total = leaf.variable.grad
+    if type(total) is not Tensor or type(gradient) is not Tensor:
+        return False
+    if total.dtype is not gradient.dtype or gradient.layout is not total.layout:
+        return False
+    if total.shape != gradient.shape:
+        leading = gradient.dim() - total.dim()
+        if leaf is not edge.node or leading < 1 or gradient.shape[leading:] != total.shape:
+            return False
+        gradient = gradient.sum(tuple(range(leading)))  # as the engine does behind every node
+    leaf(gradient)
+    return True
 
 
 def owners(cut: CutNode) -> int:

@@ -128,4 +128,5 @@ def leaves_below(starts: Sequence[GradientEdge]) -> list[Node]:
 
 
 with torch.inference_mode(False), torch.enable_grad():
-    LEAF = type(get_gradient_edge(torch.zeros((), device="cpu", requires_grad=True)).node)
+    _leaf = torch.zeros(1, 1, device="cpu", requires_grad=True)
+    LEAF, TRANSPOSE = type(get_gradient_edge(_leaf).node), type(get_gradient_edge(_leaf.t()).node)

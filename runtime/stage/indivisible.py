@@ -35,6 +35,12 @@ def is_indivisible(graph: GraphCut, has_inputs: bool) -> bool:
     return NORM in kinds and any(map(_crashes, graph.cut_nodes))
 
 
+def is_special(nodes: Iterable[Node]) -> bool:
+    """Whether one of the two above may hold for a graph with these nodes where nothing is
+    packed."""
+    return not _kinds(nodes).isdisjoint((CHECKPOINT, COMPILED, NORM))
+
+
 def _kinds(nodes: Iterable[Node]) -> set[str]:
     return {kind.__name__ for kind in set(map(type, nodes))}
 

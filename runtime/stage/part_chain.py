@@ -21,9 +21,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from stretto.runtime.batch import mapped
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.stage import split_backward
-from stretto.runtime.stage.arrivals import hooks_made
 from stretto.runtime.stage.cut_nodes import EdgeGradient
 from stretto.runtime.stage.engine import Gradients, Root
+from stretto.runtime.stage.hooks import hooks_made
 from stretto.runtime.stage.part_rules import (
     OWNER,
     PartRules,

@@ -1,7 +1,7 @@
 """What nodes of the autograd graph have saved for their backward. In comes a node; its saved
 tensors can be looked at, and dropped before the graph is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -58,6 +58,30 @@ def drop_saved(node: Node) -> None:
                 saved.register_hooks(_nothing, _nothing)
 
 
+def held(node: Node) -> list[tuple[str, Tensor]] | None:
+    """The node's saved tensors by their names; None where hooks have packed one, or one name is of
+    several."""
+    found = []
+    for name in _names(type(node)):
+        saved = getattr(node, name)
+        if saved is None:
+            continue
+        if isinstance(saved, tuple) or saved.unpack_hook is not None:
+            return None
+        if saved.data is not None:
+            found.append((name, saved.data))
+    return found
+
+
+def drop_named(node: Any, names: Iterable[str]) -> None:
+    """As `drop_saved`, of what is saved by these names alone."""
+    for name in names:
+        try:
+            getattr(node, name).register_hooks(_nothing, _nothing)
+        except (AttributeError, RuntimeError):  # there is none this time, or hooks have packed it
+            continue
+
+
 FACTORS = {
     "MmBackward0": ((0, "_raw_saved_mat2"), (1, "_raw_saved_self")),
     "BmmBackward0": ((0, "_raw_saved_mat2"), (1, "_raw_saved_self")),
@@ -75,7 +99,7 @@ def drop_factors(node: Node, sides: Sequence[tuple[int, GradientEdge]]) -> None:
     if factors is None:
         return
     places = [place for place, _ in sides]
-    if any(places[-1] == place for place, _ in factors) and _is_weight(sides[-1][1].node):
+    if any(places[-1] == place for place, _ in factors) and is_weight(sides[-1][1].node):
         return
     for place, name in factors:
         saved: Any = None if place in places else getattr(node, name, None)
@@ -86,7 +110,7 @@ def drop_factors(node: Node, sides: Sequence[tuple[int, GradientEdge]]) -> None:
             saved.register_hooks(_nothing, _nowhere)
 
 
-def _is_weight(node: Node) -> bool:
+def is_weight(node: Node) -> bool:
     """Whether it stands for a parameter as it is, or transposed."""
     while type(node).__name__ == "TBackward0":
         below = node.next_functions[0][0]

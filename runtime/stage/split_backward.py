@@ -26,7 +26,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
 from stretto.runtime.stage import node_calls
-from stretto.runtime.stage.arrivals import run_trunk
+from stretto.runtime.stage.arrivals import run_planned, run_trunk
 from stretto.runtime.stage.cut_nodes import (
     CutNode,
     CutPlace,
@@ -35,8 +35,10 @@ from stretto.runtime.stage.cut_nodes import (
     hooks_put_off,
     towards_parameters,
 )
+from stretto.runtime.stage.cut_plans import CutPlans
 from stretto.runtime.stage.engine import Gradients, Root, accumulate, add_up, edge_of, gradients_at
 from stretto.runtime.stage.graph_cut import cut_graph, leaves_below, walk
+from stretto.runtime.stage.hooks import none_since
 from stretto.runtime.stage.indivisible import adds_by_itself, is_indivisible
 from stretto.runtime.stage.saved_tensors import drop_factors, drop_saved
 
@@ -72,11 +74,19 @@ def input_gradient(
     gradients: Gradients,
     inputs: Sequence[Tensor],
     hooks_before: int | None = None,
+    plans: CutPlans | None = None,
 ) -> tuple[Gradients, DeferredWeightGrad]:
     """I: returns the gradient of each input (None where the outputs do not depend on it), and
     what `weight_gradient` needs to go on. Saved tensors that only I needed are dropped.
-    `hooks_before` is what `hooks_made` gave before the forward, if it was asked."""
-    starts, ends = edges_of(roots), edges_of(inputs)
+    `hooks_before` is what `hooks_made` gave before the forward, if it was asked. `plans` are those
+    of the stage, of which more are made as they are needed."""
+    starts = edges_of(roots)
+    if plans is not None and none_since(hooks_before):
+        known = plans.fitting(starts, inputs)
+        if known is not None:
+            given, left = run_planned(known, starts, gradients, inputs)
+            return given, DeferredWeightGrad(left, [])
+    ends = edges_of(inputs)
     graph = cut_graph(starts, ends)
     if adds_by_itself(graph.nodes):
         return whole(starts, gradients, inputs), DeferredWeightGrad([], [])
@@ -118,14 +128,7 @@ def weight_gradient(deferred: DeferredWeightGrad) -> None:
     did not. Hooks of the parameters run here, as they would in B."""
     cuts, known = deferred.cuts, KnownGradients([], [])
     cuts.reverse()
-    while cuts:
-        ready = towards_parameters(cuts, known)
-        if cuts:
-            add_up(*ready)
-        else:
-            known.edges.extend(ready.edges)
-            known.gradients.extend(ready.gradients)
-        del ready  # before the next ones are made
+    towards_parameters(cuts, known)
     if known.edges:
         add_up(*known)
 

@@ -14,9 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from stretto.runtime.batch import arguments, mapped
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.stage import split_backward
-from stretto.runtime.stage.arrivals import hooks_made
 from stretto.runtime.stage.carried import KEYWORD, CarriedEdges, SliceMemory
+from stretto.runtime.stage.cut_plans import CutPlans
 from stretto.runtime.stage.engine import Gradients, Root, edge_of
+from stretto.runtime.stage.hooks import hooks_made
 from stretto.runtime.stage.judge import Criterion, Judging, LossFunction, refuse_no_loss, scaled
 from stretto.runtime.stage.own_weight_gradients import OwnWeightGradients, run_left
 from stretto.runtime.stage.parts import uncut
@@ -90,7 +91,8 @@ class StageModule:
     `scale` before the backward. `overlapped` is its class's way to run a forward and another's
     backward in one call, `own` its ways to defer weights' gradients itself, `memory` what slices
     leave for later ones, where micro-batches are cut into slices; each then counts as a micro-batch
-    here. `ddp` is what was around the module, `whole` what runs it in one piece."""
+    here. `plans` say where its graphs are cut. `ddp` is what was around the module, `whole` what
+    runs it in one piece."""
 
     stage: StageId
     name: str
@@ -108,6 +110,7 @@ class StageModule:
     ddp: DistributedDataParallel | None = None
     saved: dict[int, SavedForward] = field(default_factory=dict)  # by micro-batch, as `deferred`
     deferred: dict[int, DeferredWeightGrad] = field(default_factory=dict)
+    plans: CutPlans = field(default_factory=CutPlans)
     whole: Callable[..., Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -202,7 +205,7 @@ class StageModule:
         saved = self.saved.pop(microbatch)
         if self.is_plain:
             found, self.deferred[microbatch] = split_backward.input_gradient(
-                *of_roots(saved, gradients), saved.inputs, saved.hooks_before
+                *of_roots(saved, gradients), saved.inputs, saved.hooks_before, self.plans
             )
             return found
         found, self.deferred[microbatch] = _put_off(self, saved, microbatch, gradients)
@@ -267,7 +270,7 @@ def _put_off(
 ) -> tuple[Gradients, DeferredWeightGrad]:
     """I of a stage with slices, or one that defers weights' gradients itself."""
     cut: Callable[..., tuple[Gradients, DeferredWeightGrad]] = partial(
-        split_backward.input_gradient, hooks_before=saved.hooks_before
+        split_backward.input_gradient, hooks_before=saved.hooks_before, plans=stage.plans
     )
     if stage.own.builder is not None:  # what it builds is of a backward that is over
         cut = split_backward.all_at_once

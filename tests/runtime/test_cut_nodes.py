@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stretto.runtime.stage import cut_nodes, node_calls
-from stretto.runtime.stage.arrivals import hooks_made
+from stretto.runtime.stage.hooks import hooks_made
 from stretto.runtime.stage.split_backward import input_gradient, weight_gradient, whole
 
 N = 6  # features

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stretto.runtime.stage import cut_nodes
-from stretto.runtime.stage.arrivals import hooks_made
+from stretto.runtime.stage.cut_plans import CutPlans
 from stretto.runtime.stage.engine import edge_of
+from stretto.runtime.stage.hooks import hooks_made
 from stretto.runtime.stage.split_backward import input_gradient, weight_gradient
 
 N, ROWS = 16, 4
@@ -94,28 +95,33 @@ HELD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[int]]] = {
 }
 
 
-def run(module: nn.Module, x: Tensor, hooks: int | None) -> tuple[list[Tensor | None], Any, Tensor]:
+def run(
+    module: nn.Module, x: Tensor, hooks: int | None, plans: CutPlans | None = None
+) -> tuple[list[Tensor | None], Any, Tensor]:
     """F and I; nothing of the graph is left but for W."""
     leaf = x.clone().requires_grad_()
     output = module(leaf)
     above = torch.ones_like(output)
     edge = edge_of(output)
     del output
-    found, deferred = input_gradient([edge], (above,), [leaf], hooks)
+    found, deferred = input_gradient([edge], (above,), [leaf], hooks, plans)
     return list(found), deferred, leaf
 
 
 ASKED = pytest.mark.parametrize("asked", [True, False], ids=["asked-for", "by-hooks"])
 
 
-@ASKED
+@pytest.mark.parametrize("way", ["planned", "asked-for", "by-hooks"])
 @pytest.mark.parametrize("name", HELD)
-def test_nothing_is_held_but_inputs_and_gradients_of_outputs(name: str, asked: bool) -> None:
+def test_nothing_is_held_but_inputs_and_gradients_of_outputs(name: str, way: str) -> None:
     torch.manual_seed(0)
     make, size, expected = HELD[name]
     module, x = make(), torch.randn(size)
+    plans = CutPlans() if way == "planned" else None
+    if way == "planned":
+        run(module, x, hooks_made(), plans)
     with Storages() as storages:
-        found, deferred, leaf = run(module, x, hooks_made() if asked else None)
+        found, deferred, leaf = run(module, x, None if way == "by-hooks" else hooks_made(), plans)
         del found
         assert storages.alive([*module.parameters(), leaf]) == sorted(expected)
         del leaf

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from stretto.runtime.stage import arrivals, cut_nodes, engine, node_calls
-from stretto.runtime.stage.arrivals import hooks_made
+from stretto.runtime.stage import cut_nodes, engine, hooks, node_calls
 from stretto.runtime.stage.cut_nodes import CutNode
 from stretto.runtime.stage.engine import edge_of
 from stretto.runtime.stage.graph_cut import cut_graph
+from stretto.runtime.stage.hooks import hooks_made
 from stretto.runtime.stage.private import writable
 from stretto.runtime.stage.split_backward import input_gradient, weight_gradient, whole
 from tests.runtime.test_stage_kinds import KINDS, same
@@ -231,7 +231,7 @@ def refused() -> None:
 def test_what_ran_on_another_stream_is_run_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device's stream, played by a number: the engine knows the node's, a call would not."""
     device = torch.device("cpu")
-    for place in (engine, arrivals, cut_nodes):
+    for place in (engine, hooks, cut_nodes):
         monkeypatch.setattr(place, "ACCELERATOR", device)
     here = [1]
     monkeypatch.setattr(torch.accelerator, "current_stream", lambda _: here[0])
