@@ -15,7 +15,7 @@ from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE, show
 from stretto.compiler.program.timeline import Timed
 from stretto.compiler.show.kinds import in_order
-from stretto.compiler.show.palette import colour
+from stretto.compiler.show.palette import LIGHTER, Shade, colour
 from stretto.compiler.show.scale import marks
 from stretto.compiler.show.summary import figures
 from stretto.compiler.show.svg_crowded import CROWDED, crowded
@@ -51,7 +51,7 @@ text { font: 10px ui-sans-serif, system-ui, -apple-system, 'Segoe UI', 'DejaVu S
 .idle { fill: #eef1f4 }
 .gap { fill: transparent }
 .grid { stroke: #d0d7de; stroke-width: 0.7 }
-.bar { stroke: #ffffff; stroke-width: 0.8 }
+.bar { stroke: #ffffff }
 .held { fill: #8c959f; fill-opacity: 0.32; stroke: #6e7781; stroke-width: 0.7 }
 .limit { stroke: #cf222e; stroke-width: 1; stroke-dasharray: 3 2 }
 .on { font-size: 10px; text-anchor: middle; pointer-events: none }
@@ -72,6 +72,13 @@ text { font: 10px ui-sans-serif, system-ui, -apple-system, 'Segoe UI', 'DejaVu S
 THIN = 4
 """Pixels, of what runs beside the computations."""
 
+EDGE = 10
+"""Per cent of a narrow bar's width that lie between two bars, at most 0.8 pixels."""
+
+SEVERAL = "shades of a kind, from left to right: the first stage that a rank has, its second, …"
+SHADES = 15
+"""Pixels from one shade of a kind to the next, in the legend."""
+
 
 def draw(view: View) -> str:
     """The picture."""
@@ -85,7 +92,7 @@ def draw(view: View) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" role="img">',
         f"<title>{escape(view.spec.name)}: who does what when</title>",
-        f"<style>{STYLE}{''.join(sorted(paints(view)))}{_beside(view)}{_hatched(view)}</style>",
+        f"<style>{STYLE}{''.join(sorted(paints(view)))}{_edges(view)}{_beside(view)}{_hatched(view)}</style>",
         *(HATCHES if view.spec.streams else ()),
         f'<rect class="ground" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="8"/>',
         *heading(view),
@@ -94,8 +101,13 @@ def draw(view: View) -> str:
     ]
     for words, row, left, paint in key:
         y = bottom + 30 + 18 * row
-        parts.append(f'<rect class="{paint}" x="{left}" y="{y}" width="12" height="12" rx="2"/>')
-        parts.append(f'<text x="{left + 17}" y="{y + 10}">{escape(words)}</text>')
+        if paint:
+            parts.append(
+                f'<rect class="{paint}" x="{left}" y="{y}" width="12" height="12" rx="2"/>'
+            )
+        if words:
+            at = left + 17 * bool(paint)
+            parts.append(f'<text x="{at}" y="{y + 10}">{escape(words)}</text>')
     if crowd:
         parts.append(f'<text x="{LEFT}" y="{below + 10}">{CROWDED}</text>')
     return "\n".join([*parts, "</svg>", ""])
@@ -120,6 +132,16 @@ def streams_of(view: View) -> list[list[int]]:
     for rank, stream in view.streams:
         found[rank].append(stream)
     return found
+
+
+def _edges(view: View) -> str:
+    """The style of what stands between bars, in the colour of the ground: of narrow ones it may not
+    eat up the colour."""
+    widths = sorted(
+        across(view, bar.end) - across(view, bar.start) for bars in view.lanes for bar in bars
+    )
+    usual = widths[len(widths) // 10] if widths else 0  # few are narrower
+    return f".bar {{ stroke-width: {hundredths(min(80, EDGE * usual // 100))} }}\n"
 
 
 def _beside(view: View) -> str:
@@ -158,10 +180,8 @@ def paints(view: View) -> set[str]:
     rules = set()
     for kind, pipeline, stage in {bar.operation[:3] for bars in view.lanes for bar in bars}:
         chunk = view.chunks[pipeline, stage]
-        for c in (0, chunk):  # the legend shows the first
-            paint = colour(kind, pipeline, c)
-            name = swatch(kind, pipeline, c)
-            rules.add(f".{name} {{ fill: {paint} }} .on.{name} {{ fill: {paint.ink} }}\n")
+        paint, name = colour(kind, pipeline, chunk), swatch(kind, pipeline, chunk)
+        rules.add(f".{name} {{ fill: {paint} }} .on.{name} {{ fill: {paint.ink} }}\n")
     return rules
 
 
@@ -281,26 +301,43 @@ def curve(view: View, rank: int, top: int) -> Iterator[str]:
         yield f'<path class="limit" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>'
 
 
+def _shades(view: View) -> set[Shade]:
+    """The colours that occur; further stages of a rank than four look alike."""
+    return {
+        (kind, pipeline, min(view.chunks[pipeline, stage], len(LIGHTER) - 1))
+        for kind, pipeline, stage in {b.operation[:3] for bars in view.lanes for b in bars}
+    }
+
+
 def legend(view: View) -> Iterator[tuple[str, int, int, str]]:
     """What the colours mean, as words, row, x and class: a row for every pipeline that has a name
-    of its own to tell, a column for every kind of operation that occurs."""
-    seen = {bar.operation[:2] for bars in view.lanes for bar in bars}
-    kinds = in_order(kind for kind, _ in seen)
+    of its own to tell, a column for every kind of operation that occurs, in it a shade for each of
+    the stages that a rank has of the pipeline."""
+    shades: dict[tuple[str, int], list[int]] = {}
+    for kind, p, chunk in sorted(_shades(view)):
+        shades.setdefault((kind, p), []).append(chunk)
     several = len(view.spec.pipelines) > 1
     left = LEFT
-    for kind in kinds:
+    for kind in in_order(kind for kind, _ in shades):
         widest = 0
         for p, pipeline in enumerate(view.spec.pipelines):
-            if (kind, p) in seen:
-                words = KINDS[kind].name + (f" {pipeline.name}" if several else "")
-                yield words, p, left, swatch(kind, p, 0)
-                widest = max(widest, len(words))
-        left += 17 + int(widest * 5.6) + 20
+            *others, last = shades.get((kind, p)) or [NONE]
+            if last == NONE:
+                continue
+            for k, chunk in enumerate(others):
+                yield "", p, left + SHADES * k, swatch(kind, p, chunk)
+            words = KINDS[kind].name + (f" {pipeline.name}" if several else "")
+            yield words, p, left + SHADES * len(others), swatch(kind, p, last)
+            widest = max(widest, SHADES * len(others) + int(len(words) * 5.6))
+        left += 17 + widest + 20
     if view.spec.streams:
         words = f"on {', '.join(view.spec.streams[1:])}"
         yield words, 0, left, "hatch-key"
         left += 17 + int(len(words) * 5.6) + 20
     yield "activations held", 0, left, "held"
+    if any(len(chunks) > 1 for chunks in shades.values()):
+        row = len(view.spec.pipelines)
+        yield SEVERAL, row, LEFT, ""
     if view.timeline.collectives:
         left += 17 + int(len("activations held") * 5.6) + 20
         yield "gradients reduced, weights unsharded", 0, left, "beside"

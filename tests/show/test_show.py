@@ -255,6 +255,23 @@ def test_the_svg_has_a_bar_for_every_operation() -> None:
         assert set(names) <= set(titles)
 
 
+@pytest.mark.parametrize("name", ["zb_v", "dualpipe", "looped_bfs", "gpipe"])
+def test_the_legend_of_an_svg_has_every_colour_that_occurs(name: str) -> None:
+    """And no other; what lies between bars leaves most of them to the colour."""
+    root = ElementTree.fromstring(draw(compile_file(name, ranks=4, microbatches=16), "svg"))
+    rects = [(e.get("class") or "", e) for e in root.iter("{http://www.w3.org/2000/svg}rect")]
+    bars = {paint.removeprefix("bar ") for paint, _ in rects if paint.startswith("bar ")}
+    key = [paint for paint, e in rects if e.get("width") == "12" and e.get("height") == "12"]
+    assert sorted(key) == sorted([*bars, "held"])
+    style = root.findtext("{http://www.w3.org/2000/svg}style") or ""
+    assert all(f".{paint} {{ fill: #" in style for paint in bars)
+    said = " ".join(e.text or "" for e in root.iter("{http://www.w3.org/2000/svg}text"))
+    assert ("shades of a kind" in said) == (len({paint[-1] for paint in bars}) > 1)
+    between = re.search(r"\.bar { stroke-width: ([\d.]+) }", style)
+    narrow = min(float(e.get("width") or 0) for paint, e in rects if paint.startswith("bar "))
+    assert between and 0 < float(between[1]) <= narrow / 8
+
+
 def test_a_crowded_svg_gives_every_colour_its_share_of_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
