@@ -9,12 +9,14 @@ Sharpened where j follows several operations of its own rank: they run one after
 any of them the head of j is at least their least head + the sum of their ticks (B1 for what is
 before j), and likewise for tails. The latest of each op class are taken.
 
-Op classes are walked micro-batch by micro-batch, as edges never lead to an earlier one; where an
-author's order or rule does, by a topological order of the operations.
+Op classes are walked one after the other, all of a class at once, where none follows another that
+follows it; where some do, as memory makes them, micro-batch by micro-batch, as edges never lead to
+an earlier one; where an author's order or rule does, by a topological order of the operations.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import add
 
 from stretto.compiler.bounds.microbatch_order import ancestors, sorted_classes
 from stretto.compiler.bounds.relaxation import ClassEdge, OpKey, Relaxation, TickTable
@@ -40,7 +42,8 @@ class Neighbours:
 class PrecedenceGraph:
     """`path`: ticks from the start of an operation to its result. `ticks`: how long it keeps others
     off its rank (`work`, or a share of it, see `overlap`). `before` has steps <= 0, `after` steps
-    >= 0. `order`: all operations, each after what it follows."""
+    >= 0. `order`: all operations, each after what it follows. `classes`: the op classes, each after
+    all others that its operations follow; None where there is no such order."""
 
     relaxed: Relaxation
     path: TickTable
@@ -48,6 +51,7 @@ class PrecedenceGraph:
     before: Neighbours
     after: Neighbours
     order: Sequence[OpKey]
+    classes: list[int] | None = None
 
 
 def precedence_graph(
@@ -75,9 +79,24 @@ def precedence_graph(
         relaxed, path, ticks, Neighbours(into, before, earlier), Neighbours(out, after, later), rows
     )
     if not before:
-        return graph
+        return replace(graph, classes=_class_by_class(graph.after))
     order = _sorted(graph)
     return replace(graph, order=order) if order else None
+
+
+def _class_by_class(after: Neighbours) -> list[int] | None:
+    """The op classes in an order in which operations follow those of classes before theirs, and of
+    their own; None where there is none."""
+    heads = [
+        [other for other, _, _ in edges if other != c] + [other for other, _ in near if other != c]
+        for c, (edges, near) in enumerate(zip(after.edges, after.same_rank, strict=True))
+    ]
+    waits = [0] * len(heads)
+    for row in heads:
+        for c in row:
+            waits[c] += 1
+    order = topological(heads, waits)
+    return order if len(order) == len(heads) else None
 
 
 def _sorted(graph: PrecedenceGraph) -> list[OpKey]:
@@ -97,12 +116,12 @@ def _sorted(graph: PrecedenceGraph) -> list[OpKey]:
 
 def heads(graph: PrecedenceGraph, least: TickTable | None = None) -> TickTable:
     """For every operation the longest chain before its start, at least `least`."""
-    return _longest(graph, graph.before, graph.order, _at_least(graph, least))
+    return _longest(graph, graph.before, _at_least(graph, least))
 
 
 def tails(graph: PrecedenceGraph, least: TickTable | None = None) -> TickTable:
     """For every operation the longest chain after its end, at least `least`."""
-    return _longest(graph, graph.after, reversed(graph.order), _at_least(graph, least))
+    return _longest(graph, graph.after, _at_least(graph, least))
 
 
 def heads_from(graph: PrecedenceGraph, source: OpKey) -> TickTable:
@@ -110,7 +129,7 @@ def heads_from(graph: PrecedenceGraph, source: OpKey) -> TickTable:
     where none leads there."""
     known = [[UNREACHED] * op_class.size for op_class in graph.relaxed.classes]
     known[source[0]][source[1]] = 0
-    return _longest(graph, graph.before, graph.order, known)
+    return _longest(graph, graph.before, known)
 
 
 def tails_to(graph: PrecedenceGraph, rank: int) -> TickTable:
@@ -120,7 +139,7 @@ def tails_to(graph: PrecedenceGraph, rank: int) -> TickTable:
         [0 if op_class.rank == rank else UNREACHED] * op_class.size
         for op_class in graph.relaxed.classes
     ]
-    return _longest(graph, graph.after, reversed(graph.order), known)
+    return _longest(graph, graph.after, known)
 
 
 def _at_least(graph: PrecedenceGraph, least: TickTable | None) -> TickTable:
@@ -129,11 +148,59 @@ def _at_least(graph: PrecedenceGraph, least: TickTable | None) -> TickTable:
     return [[max(0, ticks) for ticks in row] for row in least]
 
 
-def _longest(
+def _longest(graph: PrecedenceGraph, side: Neighbours, known: TickTable) -> TickTable:
+    """Raises what is `known`, in place, to the longest chain over the neighbours on one side."""
+    backwards = side is graph.after
+    if graph.classes is not None:
+        classes = graph.classes[::-1] if backwards else graph.classes
+        whole: TickTable = [[] for _ in known]  # with the operation itself
+        for c in classes:
+            _longest_of_class(graph, side, c, known, whole)
+    else:
+        _by_operation(graph, side, reversed(graph.order) if backwards else graph.order, known)
+    return known
+
+
+def _longest_of_class(
+    graph: PrecedenceGraph, side: Neighbours, c: int, known: TickTable, whole: TickTable
+) -> None:
+    """The same of one op class, where all that its operations have neighbours in is done: `known`,
+    and with the operations themselves `whole`."""
+    row, path, size = known[c], graph.path[c], len(known[c])
+    own = [(step, lag) for other, step, lag in side.edges[c] if other == c]
+    for other, step, lag in side.edges[c]:
+        first, last = max(0, -step), min(size, len(whole[other]) - step)
+        if other != c and first < last:
+            ends = whole[other][first + step : last + step]
+            if lag:
+                ends = [end + lag for end in ends]
+            row[first:last] = map(max, row[first:last], ends)
+    beside = [(known[o], graph.ticks[o], step, len(known[o])) for o, step in side.same_rank[c]]
+    if not own and not beside:
+        whole[c] = list(map(add, row, path))
+        return
+    ends = whole[c] = [0] * size
+    for i in range(size - 1, -1, -1) if side is graph.after else range(size):
+        longest = row[i]
+        for step, lag in own:
+            j = i + step
+            if 0 <= j < size and ends[j] + lag > longest:
+                longest = ends[j] + lag
+        if beside:
+            near = [
+                (head[j], ticks[j])
+                for head, ticks, step, many in beside
+                if 0 <= (j := i + step) < many
+            ]
+            longest = max(longest, _one_by_one(near))
+        row[i] = longest
+        ends[i] = longest + path[i]
+
+
+def _by_operation(
     graph: PrecedenceGraph, side: Neighbours, order: Iterable[OpKey], known: TickTable
-) -> TickTable:
-    """Raises what is `known`, in place, to the longest chain over the neighbours on one side.
-    `order`: all operations, each after those on that side."""
+) -> None:
+    """The same operation by operation. `order`: all of them, each after those on that side."""
     path, ticks, single = graph.path, graph.ticks, side.single
     sizes = [len(row) for row in known]
     whole = [[0] * size for size in sizes]  # with the operation itself
@@ -161,7 +228,6 @@ def _longest(
             longest = max(longest, _one_by_one(near))
         row[i] = longest
         whole[c][i] = longest + path[c][i]
-    return known
 
 
 def _one_by_one(jobs: list[tuple[int, int]]) -> int:

@@ -203,7 +203,7 @@ def _class_ticks(spec: Spec) -> Iterator[tuple[ClassKey, list[int]]]:
     """Every op class, and the ticks of its operations."""
     costs = Costs(spec)
     special = {(o.kind, o.pipeline, o.stage, o.slice) for o, _ in spec.exceptions}
-    split = spec.split_backward or any(op.kind in "IW" for op in _written(spec))
+    split = spec.split_backward or not _kinds_written(spec).isdisjoint("IW")
 
     def ticks(kind: Kind, p: int, s: int, k: int) -> list[int]:
         size = spec.pipelines[p].microbatches
@@ -309,6 +309,6 @@ def complete(spec: Spec) -> bool:
     )
 
 
-def _written(spec: Spec) -> Iterator[Operation]:
-    """The operations of the written orders."""
-    return (Operation(*op) for units in spec.written for unit in units for op in unit.operations)
+def _kinds_written(spec: Spec) -> set[Kind]:
+    """The kinds of operations in the written orders."""
+    return {op[0] for units in spec.written for unit in units for op in unit.operations}

@@ -186,7 +186,6 @@ def _lines(plan: Plan) -> Iterator[tuple[bytes, str]]:
     """The lines of the file, each with its SHA-256."""
     first = next(iter(plan.programs.values()))
     parts = _rank_lines(plan.programs)
-    digests = [sha256(part).hexdigest() for part in parts]
     header = Header(
         spec=first.spec,
         channels=first.channels,
@@ -195,18 +194,18 @@ def _lines(plan: Plan) -> Iterator[tuple[bytes, str]]:
         bound=plan.bound,
         engine=plan.engine,
         sources=plan.sources,
-        ranks=tuple(Line(len(p), digest) for p, digest in zip(parts, digests, strict=True)),
+        ranks=tuple(Line(len(line), digest) for line, digest in parts),
     )
     first_line = _encode(header)
     yield first_line, sha256(first_line).hexdigest()
-    yield from zip(parts, digests, strict=True)
+    yield from parts
 
 
 class _Made(NamedTuple):
-    """Lines of ranks, and the Programs that they were made of, by name."""
+    """Lines of ranks, each with its SHA-256, and the Programs that they were made of, by name."""
 
     programs: dict[ProgramName, "ref[Program]"]
-    lines: list[bytes]
+    lines: list[tuple[bytes, str]]
 
 
 _LAST: list[_Made] = []
@@ -214,8 +213,8 @@ _LAST: list[_Made] = []
 Programs do not change."""
 
 
-def _rank_lines(programs: Mapping[ProgramName, Program]) -> list[bytes]:
-    """The line of every rank."""
+def _rank_lines(programs: Mapping[ProgramName, Program]) -> list[tuple[bytes, str]]:
+    """The line of every rank, with its SHA-256."""
     for made in _LAST:
         known = {name: of() for name, of in made.programs.items()}
         if known.keys() == programs.keys() and all(known[n] is programs[n] for n in programs):
@@ -225,7 +224,8 @@ def _rank_lines(programs: Mapping[ProgramName, Program]) -> list[bytes]:
         lists: dict[ProgramName, IssuedList] = {
             name: _issued(program, rank) for name, program in programs.items()
         }
-        lines.append(encode(fold(rank, lists)))
+        line = encode(fold(rank, lists))
+        lines.append((line, sha256(line).hexdigest()))
     _LAST[:] = [_Made({name: ref(program) for name, program in programs.items()}, lines)]
     return lines
 
@@ -240,9 +240,9 @@ def _canonical(value: Any) -> bytes:
 
 def _encode(header: Header) -> bytes:
     """The header's line. The written orders stay out: the lists are the order."""
-    value = msgspec.to_builtins(header)
+    without = msgspec.structs.replace(header.spec, written=())  # they are as large as the lists
+    value = msgspec.to_builtins(msgspec.structs.replace(header, spec=without))
     spec = value["spec"]
-    del spec["written"]
     for pipeline in spec["pipelines"]:
         for stage in pipeline["stages"]:
             _leave_out(stage, Stage)

@@ -13,7 +13,7 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.edge_lists import EdgeLists
 from stretto.compiler.problem.kinds import KINDS, half
 from stretto.compiler.problem.problem import EdgeKind, Problem
-from stretto.compiler.problem.spec import NONE, Costs, Kind, Operation, Spec, show
+from stretto.compiler.problem.spec import NONE, Costs, Kind, Operation, Spec, operation_of, show
 from stretto.compiler.problem.topology import Topology
 
 
@@ -23,24 +23,22 @@ def expand(spec: Spec) -> Problem:
     if spec.parts:
         from stretto.compiler.problem.expand_parts import parts_problem
 
-        problem = parts_problem(spec)
+        problem, table = parts_problem(spec), _Table()
         edges = EdgeLists(problem)
     else:
         problem, table = _operations(spec)
         edges = EdgeLists(problem)
         _data(Topology(spec), table, edges)
-    index = (
-        {operation: i for i, operation in enumerate(problem.operations)}
-        if spec.rules or spec.written
-        else {}
-    )
-    _rules(spec, index, edges)
+    index: dict[Operation, int] = {}
+    if spec.rules or spec.parts:
+        index = {operation: i for i, operation in enumerate(problem.operations)}
+        _rules(spec, index, edges)
     if spec.parts:
         from stretto.compiler.problem.expand_parts import stream_orders
 
         stream_orders(spec, index, problem, edges)
     else:
-        _orders(spec, index, problem, edges)
+        _orders(spec, table, problem, edges)
         _share(problem)
     if len(problem.topological()) < len(problem.operations):
         from stretto.compiler.problem.deadlock import explain  # loads networkx, so only now
@@ -65,6 +63,15 @@ class _Table:
     cut: list[list[list[int]]] = field(default_factory=list)
     weight: list[list[list[int]]] = field(default_factory=list)
 
+    def numbers(self, kind: Kind, p: int, s: int) -> Sequence[int] | dict[int, int]:
+        """Those of one kind of a stage, by micro-batch and slice."""
+        if kind == "F":
+            return self.forward[p][s]
+        backward, cut, weight = self.backward[p][s], self.cut[p][s], self.weight[p][s]
+        if kind != "W" or len(cut) == len(backward):
+            return weight if kind == "W" else backward
+        return {i - backward[0]: w for i, w in zip(cut, weight, strict=True)}
+
 
 # ---------------------------------------------------------------------------- operations
 
@@ -80,7 +87,7 @@ def _operations(spec: Spec) -> tuple[Problem, _Table]:
         table.cut.append([])
         table.weight.append([])
         for s in range(len(pipeline.stages)):
-            places = [(p, s, m, k) for m in range(pipeline.microbatches) for k in slices]
+            places = [(m, k) for m in range(pipeline.microbatches) for k in slices]
             table.forward[p].append(operations.add(p, s, ["F"] * len(places), places))
             if pipeline.forward_only:
                 places = []
@@ -88,7 +95,7 @@ def _operations(spec: Spec) -> tuple[Problem, _Table]:
             if whole if spec.split_backward else split:  # the orders say otherwise of some
                 cut = [
                     place in split if place in split or place in whole else spec.split_backward
-                    for place in places
+                    for place in [(p, s, m, k) for m, k in places]
                 ]
             backward = operations.add(p, s, ["I" if c else "B" for c in cut], places)
             places = [place for place, c in zip(places, cut, strict=True) if c]
@@ -107,14 +114,17 @@ class _Operations:
         self.costs = Costs(spec)
 
     def add(
-        self, p: int, s: int, kinds: Sequence[Kind], places: Sequence[tuple[int, int, int, int]]
+        self, p: int, s: int, kinds: Sequence[Kind], places: Sequence[tuple[int, int]]
     ) -> list[int]:
-        """Add one operation of stage s of pipeline p for each of `places`, of the kind that stands
-        beside it in `kinds`. Returns the numbers that they got."""
+        """Add one operation of stage s of pipeline p for each of `places`, a micro-batch and slice,
+        of the kind that stands beside it in `kinds`. Returns the numbers that they got."""
         problem, pipeline = self.problem, self.problem.spec.pipelines[p]
         stage, trained = pipeline.stages[s], not pipeline.forward_only
         first, many = len(problem.operations), len(places)
-        operations = [Operation(kind, *place) for kind, place in zip(kinds, places, strict=True)]
+        operations = [
+            operation_of((kind, p, s, m, k, NONE))
+            for kind, (m, k) in zip(kinds, places, strict=True)
+        ]
         effects = {kind: KINDS[kind].memory(stage, trained) for kind in set(kinds)}
         problem.operations.extend(operations)
         problem.rank.extend([stage.rank] * many)
@@ -135,8 +145,11 @@ def _written_backwards(
     spec: Spec,
 ) -> tuple[set[tuple[int, int, int, int]], set[tuple[int, int, int, int]]]:
     """The backwards (pipeline, stage, micro-batch, slice) that the written orders run whole, and
-    those that they run as I and W."""
+    those that they run as I and W; both empty where all run as the Spec says of all."""
     whole, split = set(), set()
+    usual = {"F", "I", "W"} if spec.split_backward else {"F", "B"}
+    if {o[0] for units in spec.written for unit in units for o in unit[0]} <= usual:
+        return whole, split
     for units in spec.written:
         for operations, _ in units:
             for operation in operations:
@@ -203,20 +216,27 @@ def _missing(spec: Spec, at: int, operations: list[Operation]) -> Diagnostic:
     )
 
 
-def _orders(spec: Spec, index: dict[Operation, int], problem: Problem, edges: EdgeLists) -> None:
-    """The edges of the written orders: each unit comes after the one before it."""
+def _orders(spec: Spec, table: _Table, problem: Problem, edges: EdgeLists) -> None:
+    """The edges of the written orders: each unit comes after the one before it. Raises `KeyError`
+    for an operation that the Spec does not have."""
     tail, head = [], []
-    own, asked = problem.operations, problem.at
+    own, asked, slices = problem.operations, problem.at, max(spec.slices, 1)
+    stages: dict[tuple[Kind, int, int], Sequence[int] | dict[int, int]] = {}
     for units in spec.written:
-        before: tuple[int, ...] = ()
-        numbers: tuple[int, ...]
         row: list[tuple[int, ...]] = []
-        for unit in units:
-            numbers = ()
-            for operation in unit.operations:
-                i = index[operation]
+        before: tuple[int, ...] = ()
+        for operations, at in units:
+            numbers: tuple[int, ...] = ()
+            for operation in operations:
+                kind, p, s, microbatch, slice_, _ = operation
+                like = kind, p, s
+                if like not in stages:
+                    stages[like] = table.numbers(*like)
+                i = stages[like][microbatch * slices + (slice_ if slices > 1 else 0)]
+                if own[i] != operation:
+                    raise KeyError(operation)
                 own[i] = operation  # the Spec's: one object for both
-                asked[i] = unit.at
+                asked[i] = at
                 numbers += (i,)
                 for j in before:
                     tail.append(j)

@@ -7,8 +7,9 @@ nothing is rounded, where there are such; else `Spec.rounded` says what was. -1 
 wherever an index may be absent.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from functools import partial
 from hashlib import sha256
 from typing import Literal, NamedTuple
 
@@ -39,6 +40,12 @@ class Operation(NamedTuple):
     microbatch: int
     slice: int = NONE
     part: int = NONE
+
+
+operation_of: Callable[[tuple[Kind, int, int, int, int, int]], Operation]
+operation_of = partial(tuple.__new__, Operation)
+"""The Operation of these six values, for those who make all of a step: in half of the time that
+`Operation(...)` takes."""
 
 
 class Part(NamedTuple):

@@ -2,7 +2,8 @@
 receive, wait and free that it asks for. `docs/instructions.md` says where they stand and why."""
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from stretto.compiler.order import Order
 from stretto.compiler.order.earliest_start import Earliest
@@ -14,8 +15,7 @@ EARLY = 1  # how many units before the one that runs when its message is made a 
 LATE = 1  # how many units after the first one that starts when it has arrived a send is waited for
 
 
-@dataclass(slots=True)
-class Message:
+class Message(Struct, gc=False):
     """A result on its way to the lane `target`, a stream of another rank, where the units `first`
     to `last` use it. Its receive stands before the unit `posted` there."""
 
@@ -29,8 +29,7 @@ class Message:
     posted: int = NONE
 
 
-@dataclass(slots=True)
-class Output:
+class Output(Struct):
     """A result in a slot of the rank that makes it, in the unit `made` of its lane. It is sent as
     `messages`, which are waited for before the unit `send_wait` (-1: there are none), and used on
     its own lane, up to the unit `last` (-1: it is not). `elsewhere` has for other lanes of the

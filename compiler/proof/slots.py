@@ -1,22 +1,21 @@
 """The slots of one rank, followed through its list: a slot is written while empty, read while it
 holds something, freed once, and none is left."""
 
+from msgspec import Struct
+
 from stretto.compiler.problem.spec import Operation
 from stretto.compiler.proof.findings import RankFindings
 from stretto.compiler.proof.messages import Location
 
 
-class Content:
+class Content(Struct, gc=False):
     """What a slot holds, or will when it has arrived; where it was filled; whether it was used."""
 
-    __slots__ = ("arriving", "at", "operation", "received", "used")
-
-    def __init__(self, operation: Operation, at: int, received: bool):
-        self.operation = operation
-        self.at = at
-        self.received = received
-        self.arriving = received
-        self.used = False
+    operation: Operation
+    at: int
+    received: bool
+    arriving: bool
+    used: bool = False
 
 
 class Slots:
@@ -38,7 +37,7 @@ class Slots:
             self.findings.fault("slot-in-use", i, message, self._filled(slot, held))
         elif slot < 0:
             self.findings.fault("empty-slot", i, f"there is no slot {slot}")
-        self.held[slot] = Content(operation, i, received)
+        self.held[slot] = Content(operation, i, received, received)
         if received:
             self.receives += 1
             if self.receives > self.most_receives:

@@ -12,13 +12,13 @@ from stretto.compiler.evaluation.orders.request_errors import (
     twice,
 )
 from stretto.compiler.evaluation.orders.resolver import Request, Resolver
-from stretto.compiler.problem.spec import NONE, Kind, Operation
+from stretto.compiler.problem.spec import NONE, Kind, Operation, operation_of
 
 
 def resolve(resolver: Resolver, request: Request, at: int) -> Operation | None:
     """Resolves the request and marks its operation as scheduled by the text `at` (an index of the
     Spec's spans). None if the request is optional and no operation is left. Raises `EvalError`."""
-    kind, p, s, m, k, optional, span, *_ = request
+    kind, p, s, m, k, optional, span, _, _ = request
     if kind == "W" and m is None:
         return _oldest(resolver, request, at)
     cursor = None
@@ -86,7 +86,7 @@ def _numbered(resolver: Resolver, request: Request, cursor: Cursor) -> int | Non
 
 def _oldest(resolver: Resolver, request: Request, at: int) -> Operation | None:
     """The weight gradient that waits longest among those that the request may mean."""
-    kind, p, s, _, k, optional, span, *_ = request
+    kind, p, s, _, k, optional, span, _, _ = request
     if p is not None or s is not None:
         check_held(resolver, request)
     best: tuple[int, int] | None = None
@@ -135,6 +135,5 @@ def _schedule(
                 resolver.inputs += 1
                 cursor.waiting.append((resolver.inputs, number))
         microbatch, k = (number, 0) if cursor.slices == 1 else cursor.cell(number, True)
-    return Operation(
-        kind, cursor.pipeline.index, cursor.stage, microbatch, k if resolver.cut else NONE, NONE
-    )
+    k = k if resolver.cut else NONE
+    return operation_of((kind, cursor.pipeline.index, cursor.stage, microbatch, k, NONE))
