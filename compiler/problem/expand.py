@@ -141,12 +141,14 @@ class _Operations:
         return list(range(first, first + many))
 
 
-def _written_backwards(
-    spec: Spec,
-) -> tuple[set[tuple[int, int, int, int]], set[tuple[int, int, int, int]]]:
+_Backwards = set[tuple[int, int, int, int]]
+
+
+def _written_backwards(spec: Spec) -> tuple[_Backwards, _Backwards]:
     """The backwards (pipeline, stage, micro-batch, slice) that the written orders run whole, and
     those that they run as I and W; both empty where all run as the Spec says of all."""
-    whole, split = set(), set()
+    whole: _Backwards = set()
+    split: _Backwards = set()
     usual = {"F", "I", "W"} if spec.split_backward else {"F", "B"}
     if {o[0] for units in spec.written for unit in units for o in unit[0]} <= usual:
         return whole, split
