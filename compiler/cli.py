@@ -6,6 +6,7 @@ Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 the user's file or pl
 or input that cannot be read, 70 a bug of ours, 128 and more: ended by a signal, 130 interrupted.
 """
 
+import gc
 import os
 import sys
 from time import CLOCK_BOOTTIME, clock_gettime, monotonic, process_time
@@ -17,13 +18,22 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 DONE, WRONG, USAGE, BUG, INTERRUPTED, PIPE, TERMINATED = 0, 1, 2, 70, 130, 141, 143
+RARELY = 200_000
+"""So many objects more than before, and the garbage collector looks through a process of ours: what
+a command loads stays, and to look through that again and again takes as long as a proof."""
 
 
 def main(arguments: "Sequence[str] | None" = None) -> int:
     """Run one command and return its exit code. `arguments`: those of the process by default."""
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
+    own = arguments is None  # the process is ours
+    if own:
+        gc.set_threshold(RARELY)
     try:
-        return _main(arguments)
+        code = _main(arguments)
+        if own:
+            gc.freeze()  # before it ends Python would look through all of them once more
+        return code
     except KeyboardInterrupt:  # while modules are loaded, or just before the end
         sys.stderr.write("stretto: interrupted\n")
         return INTERRUPTED

@@ -5,15 +5,18 @@ is kept beside it in `table.json`, which `python -m stretto.grammar` writes anew
 two together. Where the table is missing, or another lark made it, it is built on the spot.
 """
 
-import json
 from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec.json import decode
 
 if TYPE_CHECKING:
     from lark import Lark
+
+FOLDER = Path(__file__).parent
 
 OPTIONS: dict[str, Any] = {
     "parser": "lalr",
@@ -29,16 +32,19 @@ def parser(build: object) -> "Lark":
     its name, with the list of the rule's children."""
     from lark import Lark
 
+    from stretto.grammar.lexer import LazyLexer
+
+    plugins = {"ContextualLexer": LazyLexer}
     table = _table()
     if table is None:
-        return Lark(grammar(), transformer=build, **OPTIONS)
+        return Lark(grammar(), transformer=build, _plugins=plugins, **OPTIONS)
     load: Callable[..., Lark] = Lark._load_from_dict
-    return load(table["data"], table["memo"], transformer=build)
+    return load(table["data"], table["memo"], transformer=build, _plugins=plugins)
 
 
 def grammar() -> str:
     """The text of `pipe.lark`."""
-    return (files(__name__) / "pipe.lark").read_text("utf-8")
+    return (FOLDER / "pipe.lark").read_text("utf-8")
 
 
 def make_table() -> str:
@@ -48,6 +54,8 @@ def make_table() -> str:
     from lark.lexer import TerminalDef
 
     data, memo = lark.Lark(grammar(), **OPTIONS).memo_serialize([TerminalDef, Rule])
+    import json
+
     return json.dumps({"made": _made(), "data": data, "memo": memo}, separators=(",", ":"))
 
 
@@ -61,7 +69,7 @@ def _made() -> str:
 @cache
 def _table() -> dict[str, Any] | None:
     try:
-        table: dict[str, Any] = json.loads((files(__name__) / "table.json").read_text("utf-8"))
+        table: dict[str, Any] = decode((FOLDER / "table.json").read_bytes())
     except FileNotFoundError:
         return None
     if table["made"] != _made():

@@ -1,7 +1,8 @@
 """Spec → Finding: every theorem asked about every rank, the largest answer kept."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from stretto.compiler.bounds.collectives import raised
 from stretto.compiler.bounds.context import BoundContext, Finding, Subject

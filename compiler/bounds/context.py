@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from stretto.compiler.bounds.longest_paths import PrecedenceGraph
 from stretto.compiler.bounds.microbatch_order import Chains, chains
 from stretto.compiler.bounds.overlap import OverlapPair
@@ -70,8 +72,7 @@ class BoundContext:
         return time_figure(self.relaxed.spec, ticks)
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """One question. `head` and `tail`: heads and tails of all operations, for the makespan or for
     the span of `rank`; then `first` is the operation taken for the first of the rank, if it
     matters which. `on`: the rank whose operations are counted; for a makespan it is `rank`.

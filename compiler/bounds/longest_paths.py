@@ -15,8 +15,10 @@ an earlier one; where an author's order or rule does, by a topological order of 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from operator import add
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stretto.compiler.bounds.microbatch_order import ancestors, sorted_classes
 from stretto.compiler.bounds.relaxation import ClassEdge, OpKey, Relaxation, TickTable
@@ -26,8 +28,7 @@ UNREACHED = -(1 << 62)
 """The head or tail of an operation that no chain connects: less than any time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbours:
+class Neighbours(Struct, frozen=True):
     """What comes right before operations, or right after. `edges[c]`: (class, step, lag) where
     micro-batch i of class c has micro-batch i + step of that class for a neighbour, `lag` ticks
     away. `single`: neighbours of single operations. `same_rank[c]`: the classes of its rank that c
@@ -38,8 +39,7 @@ class Neighbours:
     same_rank: list[list[tuple[int, int]]]
 
 
-@dataclass(frozen=True, slots=True)
-class PrecedenceGraph:
+class PrecedenceGraph(Struct, frozen=True):
     """`path`: ticks from the start of an operation to its result. `ticks`: how long it keeps others
     off its rank (`work`, or a share of it, see `overlap`). `before` has steps <= 0, `after` steps
     >= 0. `order`: all operations, each after what it follows. `classes`: the op classes, each after

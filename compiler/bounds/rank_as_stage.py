@@ -23,8 +23,9 @@ for any placement and without B0. And a forward that follows p − 1 others of i
 F₍ₚ₎: its head is no less, which may raise heads and tails elsewhere.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from stretto.compiler.bounds.context import EFFORT, Finding, Subject
 from stretto.compiler.bounds.longest_paths import (
@@ -66,8 +67,7 @@ class RankAsStage(NamedTuple):
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class TrainedRank:
+class TrainedRank(Struct, frozen=True):
     """The trained stages of a rank with a limit in grains."""
 
     rank: int

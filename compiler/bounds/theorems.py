@@ -3,8 +3,9 @@
 statement and proof, and a row here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from stretto.compiler.bounds import (
     collectives,
@@ -25,8 +26,7 @@ for each choice of shares (`shares`); about every rank once (`rank`); once too, 
 rank's first operation is (`memory`); about every rank for a makespan (`beside`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Theorem:
+class Theorem(Struct, frozen=True):
     """`says` and `applies`: what and when, for the documents. `find` answers when it is `asked`;
     `edges` gives edges that may be added to a Relaxation, of pipelines for which B0 holds; a
     theorem with neither is used by the others."""

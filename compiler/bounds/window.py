@@ -29,9 +29,11 @@ first backward, and none is left when the last forward has ended.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stretto.compiler.bounds.context import EFFORT, Finding, Subject
 from stretto.compiler.bounds.longest_paths import heads, tails, tails_to
@@ -68,8 +70,7 @@ class WindowEnds(NamedTuple):
     free: int
 
 
-@dataclass(frozen=True, slots=True)
-class RankWork:
+class RankWork(Struct, frozen=True):
     """What a rank has to do: its op classes, its trained stages, the units that its operations may
     be in."""
 

@@ -4,8 +4,9 @@ room for everything: a file, or a pipe.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from textwrap import wrap
+
+from msgspec import Struct
 
 from stretto.compiler.diagnostics.wording import columns
 
@@ -46,8 +47,7 @@ def beside(head: str, text: str, width: int | None) -> list[str]:
     return [(head + first).rstrip(), *(" " * len(head) + line for line in rest)]
 
 
-@dataclass(frozen=True, slots=True)
-class TextTable:
+class TextTable(Struct, frozen=True):
     """Rows under their `names`, those of the columns `right` flush right, and `indent` columns from
     the margin; without a head where they are `bare`. Where the width is too small the columns
     `spared` are left out, the first one first, and a line below tells which; the column `text`, the

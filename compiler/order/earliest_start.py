@@ -1,15 +1,14 @@
 """Order → when each of its units starts at the earliest, were messages under way the moment their
 results are made; and all units in one sequence."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from stretto.compiler.order import Order
 from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import NONE, Costs
 
 
-@dataclass(frozen=True, slots=True)
-class Earliest:
+class Earliest(Struct, frozen=True):
     """`start[l][k]` and `end[l][k]`: ticks of the k-th unit of lane l. `place[l][k]`: its place in
     one sequence of all units, by start, in which each comes after whatever it waits for; so along
     a lane places grow. `lane[i]` and `index[i]`: where operation i stands, -1 where it does not."""

@@ -7,7 +7,8 @@ whose data, rules and written orders make one is refused with the shortest.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.edge_lists import EdgeLists
@@ -52,16 +53,15 @@ def expand(spec: Spec) -> Problem:
     return problem
 
 
-@dataclass(slots=True)
-class _Table:
+class _Table(Struct):
     """Where the operations stand: the numbers of `forward[p][s]` and `backward[p][s]` (B or I;
     empty where there is none) by micro-batch and slice; `cut[p][s]`, the I's that have a W, and
     `weight[p][s]`, these."""
 
-    forward: list[list[list[int]]] = field(default_factory=list)
-    backward: list[list[list[int]]] = field(default_factory=list)
-    cut: list[list[list[int]]] = field(default_factory=list)
-    weight: list[list[list[int]]] = field(default_factory=list)
+    forward: list[list[list[int]]] = []
+    backward: list[list[list[int]]] = []
+    cut: list[list[list[int]]] = []
+    weight: list[list[list[int]]] = []
 
     def numbers(self, kind: Kind, p: int, s: int) -> Sequence[int] | dict[int, int]:
         """Those of one kind of a stage, by micro-batch and slice."""

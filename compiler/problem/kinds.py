@@ -7,8 +7,9 @@ with integers.) How long an operation takes stands in the Spec: `Stage.ticks`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from msgspec import Struct
 
 from stretto.compiler.problem.spec import Operation, Spec, Stage
 
@@ -25,8 +26,7 @@ class MemoryEffect(NamedTuple):
     pool: Literal["device"] = "device"
 
 
-@dataclass(frozen=True, slots=True)
-class OperationKind:
+class OperationKind(Struct, frozen=True):
     """What is true of all operations of one kind. Each happens at most once for a stage, a
     micro-batch and a slice.
 

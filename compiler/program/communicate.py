@@ -10,8 +10,9 @@ the sequence, and waits for sends whose receive is posted right after one that i
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order import Order, RankOrder

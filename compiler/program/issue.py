@@ -4,8 +4,10 @@ along the lists of all ranks together nothing stands before what it needs, so th
 each rank could run them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise, repeat
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stretto.compiler.order import Order
 from stretto.compiler.order.earliest_start import Earliest
@@ -14,8 +16,7 @@ from stretto.compiler.problem.spec import NONE
 from stretto.compiler.problem.topological import topological
 
 
-@dataclass(frozen=True, slots=True)
-class Issue:
+class Issue(Struct, frozen=True):
     """`times` with places in one sequence of all units of the step, which the lists of all ranks
     follow; for every rank its units in this sequence, each as (lane, place on the lane). A rank
     that has one lane has that lane's sequence, and `ranks` is empty."""

@@ -3,9 +3,10 @@ without the sums at their end: what stands before each unit, the unit, and what 
 `docs/instructions.md` says where each instruction stands and why."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple, TypeVar
+
+from msgspec import Struct
 
 from stretto.compiler.order import Order, RankOrder
 from stretto.compiler.problem.spec import NONE
@@ -25,12 +26,11 @@ from stretto.compiler.program.program import (
 from stretto.compiler.program.slots import assign
 
 
-@dataclass(slots=True)
-class RankList:
+class RankList(Struct):
     """The list of one rank, and the stream of each of its instructions; without streams none."""
 
-    instructions: list[Instruction] = field(default_factory=list)
-    streams: list[int] = field(default_factory=list)
+    instructions: list[Instruction] = []
+    streams: list[int] = []
 
 
 class ListInputs(NamedTuple):

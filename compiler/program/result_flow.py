@@ -1,7 +1,7 @@
 """Problem → `ResultFlow`: who uses whose results, and the channels between ranks on which these
 travel. All Programs of a plan share it."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.program.program import Channel, Traffic
@@ -10,8 +10,7 @@ ChannelKey = tuple[int, int, EdgeKind, int, int]
 """What makes a channel one of its own: its two ranks, the kind of its edges, its two streams."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResultFlow:
+class ResultFlow(Struct, frozen=True):
     """For every operation: `uses`, the edges (of the Problem, by number) along which its result is
     used; `reads`, the operations whose results it uses, its own pipeline's first, then the others
     by their place in the file. `channels`: every directed pair of streams of two ranks between

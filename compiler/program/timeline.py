@@ -12,6 +12,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+from msgspec import Struct
+
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.spec import NONE, Costs, Operation, show
 from stretto.compiler.problem.topology import Topology
@@ -136,8 +138,7 @@ def time(program: Program) -> Timeline:
     return Timeline(tuple([tuple(row) for row in clock.done]), tuple(messages), beside)
 
 
-@dataclass(slots=True)
-class _ChannelState:
+class _ChannelState(Struct):
     """One channel: what is sent and what is posted meet, first with first, second with second."""
 
     transfer: int

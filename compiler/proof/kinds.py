@@ -5,7 +5,8 @@ not trusted here: a mistake there must not be forgiven by the same mistake here.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from stretto.compiler.problem.spec import Operation, Stage
 from stretto.compiler.program.program import Traffic
@@ -14,8 +15,7 @@ FORWARD, BACKWARD, INPUT, WEIGHT = 1, 2, 4, 8
 """What was done of one stage for one micro-batch (and slice): a bit each."""
 
 
-@dataclass(frozen=True, slots=True)
-class KindObligation:
+class KindObligation(Struct, frozen=True):
     """What the proof asks of all operations of one kind.
 
     `bit` marks one that was done; `bars`: what must not have been done before it (itself, so that

@@ -3,8 +3,9 @@ entries in the `Ledger`, which all ranks share.
 """
 
 from array import array
-from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
+
+from msgspec import Struct
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.problem.spec import Operation
@@ -67,8 +68,7 @@ class PartTable:
         self.heard: dict[int, tuple[int, ...]] = {}
 
 
-@dataclass(slots=True)
-class Ledger:
+class Ledger(Struct):
     """What all ranks write into: by channel the results sent and the results that receives claim,
     with the places in the rank's list; by operation what was done (see `obligations`); the same
     of `parts`."""
@@ -80,7 +80,7 @@ class Ledger:
     posted: list[list[Operation]]
     posted_at: list[ListPlaces]
     parts: PartTable
-    findings: list[Diagnostic] = field(default_factory=list)
+    findings: list[Diagnostic] = []
 
     @staticmethod
     def of(program: Program, entries: int, parts: int = 0) -> "Ledger":

@@ -11,7 +11,8 @@ claim is recomputed.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.spec import Operation, Spec, by_stream, digest
@@ -58,8 +59,7 @@ STREAM_ASSUMPTIONS = (
 """What the proof of a Program with streams rests on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """What was shown of a Program: that all of `docs/proof.md` holds, and these figures, computed
     anew."""
 

@@ -9,8 +9,9 @@ the later of its sides as it travels, a wait lasts until then, a sum until its l
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import reduce
+
+from msgspec import Struct
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.program.program import Operation, Program
@@ -37,8 +38,7 @@ from stretto.compiler.proof.obligations import Rules
 SIDES = (SENT, POSTED)
 
 
-@dataclass(slots=True)
-class ProcessTimes:
+class ProcessTimes(Struct):
     """Times in ticks: per process of its first start and last end, and how long it computed;
     `beside`: per rank the end of what runs beside its computations. `began`: of parts by number the
     start."""
@@ -85,8 +85,7 @@ def run_together(
     return clock
 
 
-@dataclass(slots=True)
-class _Simulation:
+class _Simulation(Struct):
     """Where the run stands. By message: when its first side began, when it was over, which process
     waits for it; by reduction those that have come; of parts by number when it ended, and who waits
     for that. By rank: the end of the last averaging of gradients, the ends of all gatherings of
@@ -98,14 +97,14 @@ class _Simulation:
     gathered: list[list[int]]
     width: int
     lasting: list[int]
-    begun: dict[int, int] = field(default_factory=dict)
-    over: dict[int, int] = field(default_factory=dict)
-    waiting: dict[int, int] = field(default_factory=dict)
-    met: dict[int, list[int]] = field(default_factory=dict)
-    ended: dict[int, int] = field(default_factory=dict)
-    awaiting: dict[int, list[int]] = field(default_factory=dict)
-    needing: dict[int, list[int]] = field(default_factory=dict)
-    steps: list[tuple[int, int, int]] = field(default_factory=list)  # process, from and to event
+    begun: dict[int, int] = {}
+    over: dict[int, int] = {}
+    waiting: dict[int, int] = {}
+    met: dict[int, list[int]] = {}
+    ended: dict[int, int] = {}
+    awaiting: dict[int, list[int]] = {}
+    needing: dict[int, list[int]] = {}
+    steps: list[tuple[int, int, int]] = []  # process, from and to event
 
 
 def _advance(

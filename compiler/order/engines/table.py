@@ -6,16 +6,16 @@ load numba and the command line need not.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from stretto.compiler.order.search_state import SearchState
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
+class Engine(Struct, frozen=True):
     """`name` as in plans and for `--engine`, which takes the `aliases` too. `module`, in this
     folder, has `run(state, share)`, which looks for better orders within a share of what is left.
     `summary`: what it does; `suits`:
@@ -202,8 +202,7 @@ def _no(condition: Condition) -> Condition:
     return lambda state: not condition(state)
 
 
-@dataclass(frozen=True, slots=True)
-class SearchStep:
+class SearchStep(Struct, frozen=True):
     """Run an engine with a share of what is left then, if the condition holds when its phase
     begins."""
 

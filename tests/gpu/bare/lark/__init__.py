@@ -18,7 +18,7 @@ class Lark:
         raise NotImplementedError("this stand-in for lark builds no tables: see grammar/table.json")
 
     @classmethod
-    def _load_from_dict(cls, data: Any, memo: Any, transformer: Any) -> "Lark":
+    def _load_from_dict(cls, data: Any, memo: Any, transformer: Any, **_: Any) -> "Lark":
         made = object.__new__(cls)
         made.table = Table(data, memo)  # type: ignore[attr-defined]
         made.transformer = transformer  # type: ignore[attr-defined]
