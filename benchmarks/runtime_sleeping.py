@@ -117,9 +117,13 @@ class SleepingStage(nn.Module):
 
     def both(self, given: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Where W begins, and the output."""
-        x = given[0] if len(given) == 1 else sum(given)
-        weight = later(self.weight, self.seconds["W"]) if self.split else self.weight
-        return weight, product(x, weight, self.seconds["F"], self.seconds["I"])
+        x: Any = given[0] if len(given) == 1 else sum(given)
+        forward, behind = self.seconds["F"], self.seconds["I"]
+        if not self.split:
+            return self.weight, product(x, self.weight, forward, behind)
+        time.sleep(forward[0])
+        weight = later(self.weight, self.seconds["W"])
+        return weight, later(x * weight, behind)
 
 
 class Case(NamedTuple):
