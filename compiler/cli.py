@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
 
+SLACK = 1.1  # of a limit of time, before more is told
 DONE, WRONG, USAGE, BUG, INTERRUPTED, PIPE, TERMINATED = 0, 1, 2, 70, 130, 141, 143
 RARELY = 200_000
 """So many objects more than before, and the garbage collector looks through a process of ours: what
@@ -144,6 +145,7 @@ def _run(chosen: "Namespace", began: float) -> int:
             return code
         with chosen.interrupts.caught():
             code = chosen.run(chosen)
+        _late(chosen)
         return code
     except Unusable as error:
         first, *more = error.args
@@ -153,6 +155,18 @@ def _run(chosen: "Namespace", began: float) -> int:
         raise
     except Exception as error:
         return _failed(error, chosen)
+
+
+def _late(chosen: "Namespace") -> None:
+    """A word where a limit of time was not kept: only a search gets shorter with it."""
+    limit, took = getattr(chosen, "time_limit", None), monotonic() - chosen.began
+    if limit is not None and took > SLACK * limit:
+        from stretto.compiler.commands.files import say
+
+        say(
+            f"this took {took:.1f} s, and --time-limit says {limit:g}: what stands around a search "
+            "(reading, proof, certificate, writing) takes what it takes"
+        )
 
 
 def _failed(error: Exception, chosen: "Namespace") -> int:

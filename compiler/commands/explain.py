@@ -68,7 +68,11 @@ def run(chosen: Namespace) -> int:
     return 0
 
 
-NOT_EASED = "what easing a demand would gain is not worked out where stages are cut into parts"
+NOT_EASED = (
+    "what easing a demand would gain is not worked out where stages are cut into parts, nor what "
+    "moving work or parts from one stage to the next would; of a plan made with `stretto compile "
+    "--whole` it is, for whole stages"
+)
 NOT_TRIED = "interrupted: what would help was not tried"
 
 SECONDS = 6.0

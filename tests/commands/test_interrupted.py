@@ -49,6 +49,20 @@ def test_an_interruption_while_modules_are_loaded_is_a_word(
     assert stretto("check", "dualpipe") == (130, "", "stretto: interrupted\n")
 
 
+def test_a_limit_of_time_that_was_not_kept_is_told(
+    stretto: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds pass in the certificate, by a clock of our own."""
+    from stretto.compiler import cli
+
+    clock = iter([0.0, 6.7])
+    monkeypatch.setattr(cli, "monotonic", lambda: next(clock))
+    code, _, err = stretto("compile", "gpipe", "--time-limit", "4", "-o", "mine.plan")
+    assert code == 0 and "this took 6.7 s, and --time-limit says 4" in err
+    clock = iter([0.0, 4.3])
+    assert "this took" not in stretto("compile", "gpipe", "--time-limit", "4")[2]
+
+
 def interrupting(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Ctrl-C when these engines, or the `check` of what they found, begin."""
     from stretto.compiler.order import search

@@ -90,6 +90,10 @@ def test_explain_knows_streams(stretto: Run) -> None:
     assert (code, err) == (0, "")
     assert "needs `F.dispatch main[0, 0, layer 0]` on comm" in out
     assert "what easing a demand would gain is not worked out" in out
+    assert "nor what moving work or parts" in " ".join(out.split())
+    asked = ("compile", "moe_1f1b", "--whole", "-o", "whole.plan")
+    assert stretto(*asked)[0] == 0
+    assert "not worked out" not in stretto("explain", "whole.plan", "--effort", "0")[1]
     code, out, _ = stretto("explain", "moe_1f1b", "--json")
     found = json.loads(out)
     assert code == 0 and found["relaxed"] == []
