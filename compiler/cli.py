@@ -153,6 +153,9 @@ def _run(chosen: "Namespace", began: float) -> int:
         return USAGE
     except (OSError, KeyboardInterrupt):
         raise
+    except MemoryError:
+        say("stretto: there is not enough memory here for a step of this size")
+        return USAGE
     except Exception as error:
         return _failed(error, chosen)
 

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from stretto.compiler.bounds.collectives import raised
 from stretto.compiler.bounds.context import BoundContext, Finding, Subject
 from stretto.compiler.bounds.longest_paths import precedence_graph, tails_to
+from stretto.compiler.bounds.microbatch_order import rank_order
 from stretto.compiler.bounds.overlap import least_paths, overlap_pairs, share_choices
 from stretto.compiler.bounds.rank_as_stage import rounds, sharpen
 from stretto.compiler.bounds.relaxation import OpKey, relax
@@ -87,8 +88,9 @@ def _spans(context: BoundContext) -> Iterator[Finding]:
     relaxed, ranks = context.relaxed, _ranks(context)
     few = max(1, SPANS // relaxed.size)
     busiest = max(ranks, key=lambda rank: sum(sum(relaxed.work[c]) for c in relaxed.on(rank)))
+    order = rank_order(relaxed)
     for rank in dict.fromkeys([busiest, *ranks[:: -(-len(ranks) // few)]]):
-        candidates = first_candidates(relaxed, rank, context.fifo)
+        candidates = first_candidates(relaxed, order, rank, context.fifo)
         firsts: list[OpKey | None] = [None] if candidates is None else [*candidates]
         tail = tails_to(context.graph, rank)
         subjects = [

@@ -13,8 +13,8 @@ it leaves out gives memory back as early as possible.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from stretto.compiler.bounds.microbatch_order import ancestors
-from stretto.compiler.bounds.relaxation import OpKey, Relaxation, complete, relax
+from stretto.compiler.bounds.microbatch_order import RankOrder, ancestors, rank_order
+from stretto.compiler.bounds.relaxation import OpKey, Relaxation, Residency, complete, relax
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.figures import size_figure
 from stretto.compiler.problem.problem import Problem
@@ -51,37 +51,93 @@ def feasible(problem: Problem) -> None:
         raise Rejected([_diagnostic(relaxed, ranks) for ranks in short.values()])
 
 
+LOOKS = 40_000_000
+"""How many pairs of a limited rank and an op class are looked at, and of op classes of one rank."""
+
+
 def memory_needs(relaxed: Relaxation) -> list[MemoryNeed]:
-    """For every rank the least limit that could be met."""
-    lower = ancestors(relaxed)
+    """For every rank the least limit that could be met. Where very many op classes share ranks, or
+    wait for each other across very many ranks, it may be less than that."""
     written = _written(relaxed)
+    pairs = sum(len(relaxed.on(rank)) ** 2 for rank in relaxed.ranks)
+    order = rank_order(relaxed) if pairs <= LOOKS else None
+    ranks = range(relaxed.spec.ranks)
+    wide = [rank for rank in ranks if order is None or not _in_line(relaxed, order, rank)]
+    few = (len(wide) + len(relaxed.classes)) * len(relaxed.classes) <= LOOKS
+    lower = ancestors(relaxed) if wide and few else []
+    everywhere = set(wide if few else ())
     found = []
-    for rank in range(relaxed.spec.ranks):
-        choices = [MemoryNeed(0, []), *_turns(relaxed, lower, rank)]
+    for rank in ranks:
+        choices = [MemoryNeed(0, []), *_alone(relaxed, rank)]
+        if rank in everywhere:
+            choices += _turns(relaxed, lower, rank)
+        elif order is not None:
+            choices += _own_turns(relaxed, order, rank)
         if rank in written:
             choices.append(written[rank])
         found.append(max(choices, key=lambda need: need.grains))
     return found
 
 
-def _turns(relaxed: Relaxation, lower: list[int], rank: int) -> Iterator[MemoryNeed]:
-    """What the rank holds at least while an operation of any rank runs, and while a forward that
-    leaves nothing runs. `lower`: the bits of `ancestors`."""
-    residencies = relaxed.residencies(rank)
-    trained = {residency.alloc for residency in residencies}
-    for c, op_class in enumerate(relaxed.classes):
-        if not op_class.size:
+def _in_line(relaxed: Relaxation, order: RankOrder, rank: int) -> bool:
+    """Whether of any two forwards that leave something on the rank one precedes the other. Then of
+    all that are held together at any moment the last has begun, so that it is enough to ask what is
+    held while each of them runs."""
+    allocs = {residency.alloc for residency in relaxed.residencies(rank)}
+    mask = sum(1 << order.at[c] for c in allocs)
+    several = sum((order.before[c] & mask).bit_count() for c in allocs)
+    return several == len(allocs) * (len(allocs) + 1) // 2
+
+
+def _alone(relaxed: Relaxation, rank: int) -> Iterator[MemoryNeed]:
+    """What each forward of the rank leaves, or holds while it runs."""
+    leaves: dict[int, int] = {}
+    for alloc, _, grains in relaxed.residencies(rank):
+        leaves[alloc] = leaves.get(alloc, 0) + grains
+    for c in relaxed.on(rank):
+        op_class = relaxed.classes[c]
+        line = relaxed.spec.pipelines[op_class.pipeline]
+        if not op_class.size or op_class.kind != "F":
             continue
-        held = [
-            one for one in residencies if lower[c] >> one.alloc & 1 and lower[one.free] >> c & 1
-        ]
-        if held:
-            forwards = list(dict.fromkeys((one.alloc, 0) for one in held))
-            yield MemoryNeed(sum(one.grains for one in held), forwards)
-        if op_class.rank == rank and op_class.kind == "F" and c not in trained:
-            line = relaxed.spec.pipelines[op_class.pipeline]
-            if line.forward_only:
-                yield MemoryNeed(line.stages[op_class.stage].activation, [(c, 0)])
+        if c in leaves:
+            yield MemoryNeed(leaves[c], [(c, 0)])
+        elif line.forward_only:
+            yield MemoryNeed(line.stages[op_class.stage].activation, [(c, 0)])
+
+
+def _own_turns(relaxed: Relaxation, order: RankOrder, rank: int) -> Iterator[MemoryNeed]:
+    """What the rank holds at least while a forward of its own runs."""
+    residencies = relaxed.residencies(rank)
+    for c in dict.fromkeys(one.alloc for one in residencies):
+        if relaxed.classes[c].size:
+            yield _held(
+                [
+                    one
+                    for one in residencies
+                    if order.precedes(one.alloc, c) and order.precedes(c, one.free)
+                ]
+            )
+
+
+def _turns(relaxed: Relaxation, lower: list[int], rank: int) -> Iterator[MemoryNeed]:
+    """What the rank holds at least while an operation of any rank runs. `lower`: the bits of
+    `ancestors`."""
+    residencies = relaxed.residencies(rank)
+    for c, op_class in enumerate(relaxed.classes):
+        if op_class.size:
+            yield _held(
+                [
+                    one
+                    for one in residencies
+                    if lower[c] >> one.alloc & 1 and lower[one.free] >> c & 1
+                ]
+            )
+
+
+def _held(some: list[Residency]) -> MemoryNeed:
+    """What these hold together."""
+    forwards = list(dict.fromkeys((one.alloc, 0) for one in some))
+    return MemoryNeed(sum(one.grains for one in some), forwards)
 
 
 def _written(relaxed: Relaxation) -> dict[int, MemoryNeed]:

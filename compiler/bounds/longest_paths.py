@@ -20,7 +20,7 @@ from operator import add
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stretto.compiler.bounds.microbatch_order import ancestors, sorted_classes
+from stretto.compiler.bounds.microbatch_order import RankOrder, rank_order, sorted_classes
 from stretto.compiler.bounds.relaxation import ClassEdge, OpKey, Relaxation, TickTable
 from stretto.compiler.problem.topological import topological
 
@@ -246,17 +246,24 @@ def _one_by_one(jobs: list[tuple[int, int]]) -> int:
 
 SameRank = list[list[tuple[int, int]]]
 
+CLOSURE, LOOKS = 8_000_000, 40_000_000
+"""How many steps it may take to find what follows what on ranks, and how many operations may be
+looked at that come before or after others of their rank. Beyond, single edges have to do."""
+
 
 def _same_rank(
     relaxed: Relaxation, into: list[list[tuple[int, int, int]]]
 ) -> tuple[SameRank, SameRank]:
     """For every op class c those of its rank, with the least step, whose operations those of c
-    follow along edges of the rank or within a micro-batch; and those whose operations follow."""
-    lower = ancestors(relaxed)
+    follow along edges of the rank or within a micro-batch; and those whose operations follow. None
+    where many share a rank: what they say of each other sharpens heads and tails, no more."""
     before: SameRank = [[] for _ in relaxed.classes]
     after: SameRank = [[] for _ in relaxed.classes]
+    order = rank_order(relaxed) if _few(relaxed) else None
+    if order is None:
+        return before, after
     for rank in relaxed.ranks:
-        for b, steps in _least_steps(relaxed, rank, into, lower).items():
+        for b, steps in _least_steps(relaxed, rank, into, order).items():
             for a, shift in steps.items():
                 before[b].append((a, -shift))
                 after[a].append((b, shift))
@@ -266,14 +273,20 @@ def _same_rank(
     )
 
 
+def _few(relaxed: Relaxation) -> bool:
+    """Whether so few op classes share ranks that all may be looked at for each."""
+    many = [relaxed.on(rank) for rank in relaxed.ranks]
+    looks = sum(len(own) * sum(relaxed.classes[c].size for c in own) for own in many)
+    return looks <= LOOKS and sum(len(own) ** 3 for own in many) <= CLOSURE
+
+
 def _least_steps(
-    relaxed: Relaxation, rank: int, into: list[list[tuple[int, int, int]]], lower: list[int]
+    relaxed: Relaxation, rank: int, into: list[list[tuple[int, int, int]]], order: RankOrder
 ) -> dict[int, dict[int, int]]:
     """For every op class b of the rank those of it that b follows at all, with the least step
     between the two: shortest paths by Floyd and Warshall over the pairs that are there, which are
     few where many pipelines share a rank and no order was written."""
     own = relaxed.on(rank)
-    mine = sum(1 << c for c in own)
     follows: dict[int, dict[int, int]] = {b: {} for b in own}
     followed: dict[int, dict[int, int]] = {a: {} for a in own}
 
@@ -282,8 +295,8 @@ def _least_steps(
             follows[b][a] = followed[a][b] = shift
 
     for b in own:
-        for a in _bits(lower[b] & mine & ~(1 << b)):
-            shorten(a, b, 0)
+        for place in _bits(order.before[b] & ~(1 << order.at[b])):
+            shorten(own[place], b, 0)
         for a, step, _ in into[b]:
             if relaxed.classes[a].rank == rank:
                 shorten(a, b, -step)

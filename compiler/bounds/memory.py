@@ -29,42 +29,45 @@ K · min(own, a'_t) + own > L will do too.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from stretto.compiler.bounds.microbatch_order import ancestors
+from stretto.compiler.bounds.microbatch_order import RankOrder, rank_order
 from stretto.compiler.bounds.relaxation import ClassEdge, Relaxation, Residency
 
 
 class RankMemory(NamedTuple):
     """What one pipeline keeps on one rank: its residencies, the rank's limit in grains, the
-    backwards and weight gradients of the pipeline there, and for every op class the bits of its
-    `ancestors`."""
+    backwards and weight gradients of the pipeline there, and the order of op classes on ranks."""
 
     residencies: list[Residency]
     limit: int
     backwards: list[int]
-    ancestors: list[int]
+    order: RankOrder
 
-    def before(self, x: int, y: int) -> bool:
-        """Whether x ≼ y."""
-        return bool(self.ancestors[y] >> x & 1)
+
+MOST = 8_000_000
+"""How often it may be asked what a residency holds between two op classes."""
 
 
 def memory_edges(relaxed: Relaxation, fifo: list[bool]) -> list[ClassEdge]:
-    """The edges of B3, less those that others imply. `fifo`: for which pipelines B0 holds."""
-    lower = ancestors(relaxed)
+    """The edges of B3, less those that others imply. `fifo`: for which pipelines B0 holds. None
+    where very many stages share ranks."""
+    limited = [(rank, limit) for rank, limit in enumerate(relaxed.limits) if limit is not None]
+    questions = sum(len(relaxed.trained(rank)) ** 3 for rank, _ in limited)
+    order = rank_order(relaxed) if limited and questions <= MOST else None
+    if order is None:
+        return []
     return [
         edge
-        for rank, limit in enumerate(relaxed.limits)
-        if limit is not None
-        for memory in _memories(relaxed, rank, limit, fifo, lower)
+        for rank, limit in limited
+        for memory in _memories(relaxed, rank, limit, fifo, order)
         for forward in sorted({residency.alloc for residency in memory.residencies})
         for edge in _strongest(memory, forward, relaxed.classes[forward].size)
     ]
 
 
 def _memories(
-    relaxed: Relaxation, rank: int, limit: int, fifo: list[bool], lower: list[int]
+    relaxed: Relaxation, rank: int, limit: int, fifo: list[bool], order: RankOrder
 ) -> Iterator[RankMemory]:
-    """What each pipeline for which B0 holds keeps on the rank. `lower`: the bits of `ancestors`."""
+    """What each pipeline for which B0 holds keeps on the rank."""
     own = relaxed.trained(rank)
     ends = [c for stage in own for c in (stage.backward, stage.weight) if c is not None]
     by_pipeline: dict[int, list[Residency]] = {}
@@ -74,7 +77,7 @@ def _memories(
             by_pipeline.setdefault(pipeline, []).append(residency)
     for pipeline, residencies in by_pipeline.items():
         backwards = [c for c in ends if relaxed.classes[c].pipeline == pipeline]
-        yield RankMemory(residencies, limit, backwards, lower)
+        yield RankMemory(residencies, limit, backwards, order)
 
 
 def _strongest(memory: RankMemory, forward: int, size: int) -> Iterator[ClassEdge]:
@@ -82,7 +85,8 @@ def _strongest(memory: RankMemory, forward: int, size: int) -> Iterator[ClassEdg
     found = {c: _distance(memory, forward, c) for c in memory.backwards}
     for c, distance in found.items():
         implied = any(
-            other != c and memory.before(c, other) and found[other] <= distance for other in found
+            other != c and memory.order.precedes(c, other) and found[other] <= distance
+            for other in found
         )
         if 0 < distance < size and not implied:
             yield ClassEdge(c, forward, 0, distance)
@@ -90,7 +94,7 @@ def _strongest(memory: RankMemory, forward: int, size: int) -> Iterator[ClassEdg
 
 def _distance(memory: RankMemory, x: int, y: int) -> int:
     """The smallest K; 0 where the limit cannot be met, large where nothing is forced."""
-    limit, before = memory.limit, memory.before
+    limit, before = memory.limit, memory.order.precedes
     held = more = own = 0
     for alloc, free, grains in memory.residencies:
         early = before(alloc, x)
@@ -110,7 +114,7 @@ def _distance(memory: RankMemory, x: int, y: int) -> int:
 def _given_back(memory: RankMemory, x: int, y: int) -> int:
     """Grains that y gives back, if nothing that x left is given back before these were taken (the
     third form); else 0."""
-    before = memory.before
+    before = memory.order.precedes
     taken = [alloc for alloc, free, _ in memory.residencies if free == y]
     stays = all(
         before(other, free)

@@ -13,18 +13,19 @@ least over these. Else heads are 0.
 """
 
 from stretto.compiler.bounds.longest_paths import UNREACHED, PrecedenceGraph, heads_from
-from stretto.compiler.bounds.microbatch_order import ancestors
+from stretto.compiler.bounds.microbatch_order import RankOrder
 from stretto.compiler.bounds.relaxation import OpKey, Relaxation, TickTable
 
 
-def first_candidates(relaxed: Relaxation, rank: int, fifo: list[bool]) -> list[OpKey] | None:
+def first_candidates(
+    relaxed: Relaxation, order: RankOrder | None, rank: int, fifo: list[bool]
+) -> list[OpKey] | None:
     """The operations that may be the first of `rank`; None where they are too many to tell."""
-    lower = ancestors(relaxed)
     own = [c for c in relaxed.on(rank) if relaxed.classes[c].size]
-    if not all(fifo[relaxed.classes[c].pipeline] for c in own):
+    if order is None or not all(fifo[relaxed.classes[c].pipeline] for c in own):
         return None
-    mine = sum(1 << c for c in own)
-    return [(c, 0) for c in own if not lower[c] & mine & ~(1 << c)]
+    there = sum(1 << order.at[c] for c in own)
+    return [(c, 0) for c in own if order.before[c] & there == 1 << order.at[c]]
 
 
 def span_heads(graph: PrecedenceGraph, rank: int, first: OpKey | None) -> TickTable:

@@ -22,7 +22,7 @@ from stretto.compiler.evaluation.reports import (
     eval_error,
 )
 from stretto.compiler.language import syntax as s
-from stretto.compiler.problem.spec import NONE, Part, backward_kinds
+from stretto.compiler.problem.spec import MOST_STREAMS, NONE, Part, backward_kinds
 
 COMPUTE = "compute"
 
@@ -49,6 +49,9 @@ def chains(declared: Declarations, max_ops: int, reports: Reports) -> StageChain
         scope.binding_hint = "name the stage: `split F[{}] into …`"
     stage = scope.define_slot(statement.stage, varies=True) if statement.stage else None
     streams = (COMPUTE, *dict.fromkeys(stream_names(statement)))
+    if len(streams) > MOST_STREAMS:
+        reports.add(_too_many_streams(statement, streams))
+        return None
     items = [_compile_item(item, streams, scope) for item in statement.items]
     before, room, found = reports.count, max_ops, []
     known: dict[StageChain, StageChain] = {}
@@ -60,6 +63,7 @@ def chains(declared: Declarations, max_ops: int, reports: Reports) -> StageChain
             if stage is not None:
                 env[stage] = number
             try:
+                reports.work.spend(len(statement.items), statement.span)
                 layers = [item.layers(env) for item in items]
                 room -= _operations(declared, line, layers)
                 if room < 0:
@@ -120,8 +124,10 @@ def _compile_item(item: s.Part | s.PartGroup, streams: tuple[str, ...], scope: S
         return _Item(lambda env: _Layers(NONE, tuple(name for name, there in parts if there(env))))
     count = compile_whole(item.count, scope, "a number of layers")
     condition, span = _compile_condition(item.condition, scope), item.count.span
+    work = scope.reports.work
 
     def layers(env: Env) -> _Layers:
+        work.spend(len(parts), span)
         if not condition(env):
             return _Layers(0, ())
         layers = count(env)
@@ -170,6 +176,21 @@ def _too_many(statement: s.SplitForward, max_ops: int) -> EvalError:
     )
 
 
+def _too_many_streams(statement: s.SplitForward, streams: tuple[str, ...]) -> Diagnostic:
+    first = next(
+        part.stream
+        for part in parts_of(statement)
+        if part.stream is not None and part.stream.text == streams[MOST_STREAMS]
+    )
+    return diagnosis(
+        "too-large",
+        f"with `{COMPUTE}` every rank would have {len(streams):,} streams; {MOST_STREAMS} are the "
+        "most",
+        Label(first.span, "the first that is too many"),
+        help="let parts share streams: those that follow each other anyway lose nothing",
+    )
+
+
 def _without(statement: s.SplitForward, line: PipelineDecl, stage: int) -> EvalError:
     return eval_error(
         "no-part",
@@ -187,7 +208,7 @@ def check_part(mention: s.Mention, declared: Declarations) -> Diagnostic | None:
     word = mention.part
     assert word is not None and declared.parts is not None
     statement: s.SplitForward = declared.parts.statement
-    known = {part.name.text: part for part in parts_of(statement)}
+    known = declared.part_names
     part = known.get(word.text)
     if part is None:
         near = nearest(word.text, known)

@@ -67,7 +67,7 @@ def _statement(context: FileContext, statement: s.Statement) -> None:
                 declared.split = statement
         case s.SplitForward():
             if is_first(context, "split F", span):
-                _unique_parts(context.reports, statement)
+                _unique_parts(declared, context.reports, statement)
                 declared.parts = defer(context, statement)
         case s.SplitMicrobatch(slices):
             if is_first(context, "split microbatch", span):
@@ -121,9 +121,10 @@ def _pipeline(context: FileContext, statement: s.Pipeline) -> None:
     scope.define(statement.name, Constant(new.value, statement.name.span))
 
 
-def _unique_parts(reports: Reports, statement: s.SplitForward) -> None:
+def _unique_parts(declared: Declarations, reports: Reports, statement: s.SplitForward) -> None:
     """Notes the names of parts. Reports a part whose name another one has."""
     for part in parts_of(statement):
+        declared.part_names[part.name.text] = part
         first = reports.parts.setdefault(part.name.text, part.name.span)
         if first is not part.name.span:
             reports.add(

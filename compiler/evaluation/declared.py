@@ -70,6 +70,7 @@ class Declarations(Struct):
     split: s.SplitBackward | None = None
     parts: Deferred | None = None
     """`split F into …`."""
+    part_names: dict[str, s.Part] = {}
     overlap: dict[str, Span] = {}
     costs: list[Deferred] = []
     transfer: Deferred | None = None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from stretto.compiler.evaluation.chains import chains
 from stretto.compiler.evaluation.costs.collectives import StageTimes, collective
 from stretto.compiler.evaluation.costs.exact import ExactCosts
-from stretto.compiler.evaluation.costs.memory import check_kept, limit, transfer
+from stretto.compiler.evaluation.costs.memory import check_kept, limits, transfer
 from stretto.compiler.evaluation.costs.mixed_sizes import WrittenUnits, bare_limit, bare_sizes
 from stretto.compiler.evaluation.costs.sizes_in import sizes_in, written_units
 from stretto.compiler.evaluation.costs.statements import cost_table
@@ -24,7 +24,7 @@ from stretto.compiler.evaluation.orders.joined import joined
 from stretto.compiler.evaluation.orders.pair_costs import PairCosts
 from stretto.compiler.evaluation.orders.run import Spans, orders
 from stretto.compiler.evaluation.placement import resolve_pipelines
-from stretto.compiler.evaluation.reports import EvalError, Reports, diagnosis
+from stretto.compiler.evaluation.reports import WORK, EvalError, Reports, diagnosis
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.evaluation.rules import rules
 from stretto.compiler.evaluation.settings import SeldomMeant, Settings
@@ -45,7 +45,7 @@ def evaluate(schedule: s.Schedule, settings: Settings | None = None) -> Spec:
     """What is to be done. Raises `Rejected` with everything that is wrong, in the order of the
     text; whatever the file says, it does so before it has spent much time or memory."""
     settings = settings or Settings()
-    reports = Reports(schedule.source.name)
+    reports = Reports(schedule.source.name, WORK * settings.max_ops)
     declared = declare(schedule, settings, reports)
     costs = settings.costs.statements if settings.costs else ()
     units = written_units((*schedule.statements, *costs))
@@ -142,8 +142,7 @@ def _costs(
     check_kept(costs, pipelines, reports)
     if declared.transfer is not None:
         transfer(declared.transfer, pipelines, costs)
-    for deferred in declared.limits:
-        limit(deferred, declared, costs)
+    limits(declared, budget, costs)
     if (refusal := bare_limit(costs, pipelines, units)) and not reports.count:
         reports.add_for_values(refusal)
     costs.reduces = collective(declared.reduce_gradients, pipelines, costs)

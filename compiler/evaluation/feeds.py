@@ -3,7 +3,7 @@ not fit each other."""
 
 from itertools import pairwise
 
-from stretto.compiler.diagnostics.diagnostic import Label
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.suggest import nearest
 from stretto.compiler.evaluation.declared import PipelineDecl
 from stretto.compiler.evaluation.expressions.values import show, whole
@@ -14,6 +14,9 @@ from stretto.compiler.evaluation.reports import (
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import Feed
+
+MOST_TOLD = 8
+"""Pipelines of a ring that are told by name."""
 
 
 def feeds_of(
@@ -96,28 +99,32 @@ def check_no_ring(pipelines: list[ResolvedPipeline], reports: Reports) -> None:
     feeds = {p.index: [f.pipeline for f in p.feeds] for p in pipelines}
     done: set[int] = set()
     for p in pipelines:
-        path: list[int] = []
+        path: dict[int, None] = {}
         rest = [iter([p.index])]
         while rest:
             at = next(rest[-1], None)
             if at is None:
                 rest.pop()
                 if path:
-                    done.add(path.pop())
+                    done.add(path.popitem()[0])
             elif at in path:
-                ring = [*path[path.index(at) :], at]
-                names = " feeds ".join(f"`{by_index[i].name}`" for i in ring)
-                spans = [
-                    next(
-                        x.span
-                        for x, _ in by_index[a].declaration.feeds
-                        if x.pipeline.text == by_index[b].name
-                    )
-                    for a, b in pairwise(ring)
-                ]
-                message = f"{names}: each would wait for the other"
-                reports.add(diagnosis("ring", message, *spans))
+                way = [*path]
+                reports.add(_ring([by_index[i] for i in [*way[way.index(at) :], at]]))
                 return
             elif at not in done:
-                path.append(at)
+                path[at] = None
                 rest.append(iter(feeds.get(at, [])))
+
+
+def _ring(ring: list[ResolvedPipeline]) -> Diagnostic:
+    """Pipelines of which each feeds the next, and the last is the first. Of many the first and the
+    last are told."""
+    names = [f"`{p.name}`" for p in ring]
+    hops = [*pairwise(ring)]
+    if len(ring) > MOST_TOLD:
+        names[MOST_TOLD - 2 : -2] = [f"… {len(ring) - MOST_TOLD} more …"]
+        hops = [*hops[: MOST_TOLD - 3], *hops[-2:]]
+    spans = [
+        next(x.span for x, _ in a.declaration.feeds if x.pipeline.text == b.name) for a, b in hops
+    ]
+    return diagnosis("ring", f"{' feeds '.join(names)}: each would wait for the other", *spans)

@@ -12,6 +12,7 @@ from typing import Any
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.diagnostics.wording import listed
+from stretto.compiler.evaluation.settings import MOST_OPERATIONS
 from stretto.compiler.language.syntax import Word
 
 MOST_SHOWN = 100  # mistakes of one kind that are reported
@@ -77,6 +78,31 @@ def no_part(kind: str, part: Word) -> Diagnostic:
     return diagnosis("no-such-operation", message, part.span, help=f"leave `.{part.text}` out")
 
 
+WORK = 16
+"""Steps that a file may take to be worked out, for each operation that it may have."""
+
+
+class Work:
+    """How many steps may still be taken: single expressions, and steps of orders, where a great
+    many of them stand together. `nodes` and `charged` count, while expressions are compiled, those
+    there are and those whose computing is counted."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self.left = most
+        self.nodes = 0
+        self.charged = 0
+
+    def spend(self, steps: int, span: Span) -> None:
+        """Raises `TooManyRounds` before the steps are taken, if they are too many."""
+        if steps > self.left:
+            message = f"this file takes more than {self.most:,} steps to work out"
+            raise TooManyRounds(
+                diagnosis("too-large", message, span, help="`--max-ops` allows more")
+            )
+        self.left -= steps
+
+
 class Repeated:
     """A mistake that happened while something ran: its first occurrence, how often it happened, and
     on which ranks."""
@@ -111,8 +137,9 @@ class Repeated:
 class Reports:
     """All mistakes found so far in a file, and in a file of costs that is read beside it."""
 
-    def __init__(self, file: str = "") -> None:
+    def __init__(self, file: str = "", most_work: int = WORK * MOST_OPERATIONS) -> None:
         self._file = file
+        self.work = Work(most_work)
         self._static: list[Diagnostic] = []
         self._values: list[Diagnostic] = []
         self._repeated: dict[tuple[str, Span | None], Repeated] = {}

@@ -19,7 +19,15 @@ from stretto.compiler.plan.findings import (
 )
 from stretto.compiler.problem.figures import BYTES
 from stretto.compiler.problem.kinds import KINDS
-from stretto.compiler.problem.spec import NONE, JoinedPair, Operation, Spec, Stage, Tie
+from stretto.compiler.problem.spec import (
+    MOST_STREAMS,
+    NONE,
+    JoinedPair,
+    Operation,
+    Spec,
+    Stage,
+    Tie,
+)
 from stretto.compiler.program.program import Channel, Reduction
 
 COMPUTE = "compute"  # the name of the first stream
@@ -120,6 +128,9 @@ def _streams(spec: Spec) -> Iterator[Wrong]:
     if not spec.streams:
         if spec.parts:
             yield "$.spec.parts", "there are no streams for them to run on"
+        return
+    if len(spec.streams) > MOST_STREAMS:
+        yield "$.spec.streams", f"there are {len(spec.streams)}, and {MOST_STREAMS} are the most"
         return
     for k, name in enumerate(spec.streams):
         taken = name in spec.streams[:k] or (name == COMPUTE) != (k == 0)

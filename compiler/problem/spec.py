@@ -26,6 +26,10 @@ MAIN_KINDS = ("F", "B", "I", "W")
 
 NONE = -1
 
+MOST_STREAMS = 64
+"""How many streams a rank may have: each is a thread, and on a GPU a queue, of which there are 32.
+"""
+
 
 class Operation(NamedTuple):
     """The name of one computation. Two operations are the same iff their names are equal.

@@ -1,9 +1,13 @@
-"""What is wrong with one rank's list, told into the `Ledger`."""
+"""What is wrong with one rank's list, told into the `Ledger`; and how much is told of it all."""
 
-from stretto.compiler.diagnostics.diagnostic import Diagnostic
+from collections import Counter
+from collections.abc import Sequence
+
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.proof.ledger import Ledger
 from stretto.compiler.proof.messages import Location, Wording
 
+MOST = 100  # findings of one kind that are told; the others are counted
 FEW = 4  # findings of one kind on one rank that are told one by one
 
 
@@ -34,3 +38,20 @@ class RankFindings:
         for code, many in self.told.items():
             if many > FEW:
                 self.missing(code, f"rank {self.rank}: {many - FEW} more findings of this kind")
+
+
+def reject(findings: Sequence[Diagnostic]) -> None:
+    """Raise what was found, if anything: the first `MOST` of each kind, and how many more."""
+    if not findings:
+        return
+    many = Counter(one.code for one in findings)
+    told: Counter[str] = Counter()
+    kept = []
+    for one in findings:
+        told[one.code] += 1
+        if told[one.code] <= MOST:
+            kept.append(one)
+    for code, found in many.items():
+        if found > MOST:
+            kept.append(Diagnostic(code, f"{found - MOST} more findings of this kind"))
+    raise Rejected(kept)

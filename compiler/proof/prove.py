@@ -9,7 +9,6 @@ the circle in which ranks wait for each other is the explanation. The clock runs
 claim is recomputed.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
@@ -19,6 +18,7 @@ from stretto.compiler.problem.spec import Operation, Spec, by_stream, digest
 from stretto.compiler.program.program import Channel, Claims, Compute, Program, ProgramName
 from stretto.compiler.proof.chains import chains
 from stretto.compiler.proof.collectives import collectives
+from stretto.compiler.proof.findings import reject
 from stretto.compiler.proof.kinds import KINDS
 from stretto.compiler.proof.ledger import Ledger, RankTrace
 from stretto.compiler.proof.messages import Excess, Wording, over_limit
@@ -27,8 +27,6 @@ from stretto.compiler.proof.parts import PartObligations
 from stretto.compiler.proof.rank import walk
 from stretto.compiler.proof.simulate import ProcessTimes, run_together
 from stretto.compiler.proof.ties import ties
-
-MOST = 100  # findings of one kind that are told; the others are counted
 
 ASSUMPTIONS = (
     "Each rank runs its list from top to bottom, one instruction after another.",
@@ -78,10 +76,10 @@ def prove(program: Program, claims: Claims | None = None) -> Proof:
     wrong between them, else with the figures.
     """
     spec = program.spec
-    _reject([*chains(program)])
+    reject([*chains(program)])
     parts = PartObligations(spec, program.name) if spec.streams else None
     obligations = parts.stages if parts else Obligations(spec, program.name)
-    _reject(
+    reject(
         [
             *_sizes(spec),
             *ties(spec),
@@ -99,7 +97,7 @@ def prove(program: Program, claims: Claims | None = None) -> Proof:
         else _by_ranks(program, obligations, ledger, words)
     )
     found = _figures(clock, ranks)
-    _reject(
+    reject(
         [
             *_limits(program, ranks, words),
             *beyond,
@@ -122,7 +120,7 @@ def _by_ranks(
 ) -> Followed:
     """Follow each list, then all together: each rank is a process."""
     ranks = [walk(program, obligations, rank, ledger, words) for rank in range(len(program.ranks))]
-    _reject(
+    reject(
         [
             *ledger.findings,
             *_missing(obligations, ledger, words),
@@ -143,7 +141,7 @@ def _with_streams(
     ranks = [
         walk_streams(program, parts, rank, ledger, words) for rank in range(len(program.ranks))
     ]
-    _reject(
+    reject(
         [
             *ledger.findings,
             *missing_parts(parts, ledger, words),
@@ -179,23 +177,6 @@ def _forwards(program: Program, rank: int) -> list[tuple[Operation, ...]]:
         if type(one) is Compute and one.operation.kind in evaluates
     ]
     return [*by_stream(found, program.spec.parts)]
-
-
-def _reject(findings: Sequence[Diagnostic]) -> None:
-    """Raise what was found, if anything: the first `MOST` of each kind, and how many more."""
-    if not findings:
-        return
-    many = Counter(one.code for one in findings)
-    told: Counter[str] = Counter()
-    kept = []
-    for one in findings:
-        told[one.code] += 1
-        if told[one.code] <= MOST:
-            kept.append(one)
-    for code, found in many.items():
-        if found > MOST:
-            kept.append(Diagnostic(code, f"{found - MOST} more findings of this kind"))
-    raise Rejected(kept)
 
 
 # ---------------------------------------------------------------------------- the tables

@@ -16,6 +16,7 @@ from msgspec import Struct
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.program.program import Operation, Program
 from stretto.compiler.proof.circle import circle
+from stretto.compiler.proof.findings import reject
 from stretto.compiler.proof.kinds import ends
 from stretto.compiler.proof.ledger import (
     AWAIT,
@@ -80,8 +81,7 @@ def run_together(
         ready += _advance(process, processes[process].events, state, clock, lag, sizes)
     if any(at < len(trace.events) for at, trace in zip(state.at, processes, strict=True)):
         raise Rejected([circle(program, processes, state.at, state.met, ledger, words)])
-    if broken := [*_across(program, processes, state, words, across)]:
-        raise Rejected(broken)
+    reject([*_across(program, processes, state, words, across)])
     return clock
 
 

@@ -1,6 +1,9 @@
 """The statements `activation`, `activation after I` and `limit`, and `transfer` between ranks."""
 
-from stretto.compiler.evaluation.costs.table import CostTable
+from collections.abc import Iterator
+
+from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.evaluation.costs.table import CostTable, Exact
 from stretto.compiler.evaluation.costs.targets import (
     CompiledIndex,
     matching_pipelines,
@@ -37,12 +40,15 @@ def apply_memory(
 
     def apply(env: Env) -> None:
         amount = out.size(value(env), statement.value.span)
+        budget.spend(len(among) - 1, statement.span)
         hit = False
         for p in among:
             stage = places.at(env, len(p.ranks)).stage
             if stage is not None and not 0 <= stage < len(p.ranks):
                 continue
             hit = True
+            if stage is None:
+                budget.spend(len(p.ranks) - 1, statement.span)
             for at in range(len(p.ranks)) if stage is None else (stage,):
                 if isinstance(statement, s.Kept):
                     out.kept[p.index, at] = (amount, statement.value.span)
@@ -99,24 +105,43 @@ def links(pipelines: tuple[ResolvedPipeline, ...]) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-def limit(deferred: Deferred, declared: Declarations, out: CostTable) -> None:
-    """Applies one `limit` to every rank; of several the tightest counts."""
-    statement: s.Limit = deferred.statement
-    scope = deferred.scope.frame()
+def limits(declared: Declarations, budget: LoopBudget, out: CostTable) -> None:
+    """Applies every `limit` to its ranks; of several the tightest counts, of equals the first."""
+    for_all: tuple[Exact, int, Span] | None = None
+    found: dict[int, tuple[Exact, int, Span]] = {}
+    for number, deferred in enumerate(declared.limits):
+        statement: s.Limit = deferred.statement
+        at = statement.span
+        for rank, most in _limit(statement, deferred.scope.frame(), declared, budget, out):
+            one = most, number, at
+            if rank is None:
+                for_all = one if for_all is None else min(for_all, one)
+            else:
+                found[rank] = min(found.get(rank, one), one)
+    for rank in range(declared.ranks or 0):
+        least = [one for one in (for_all, found.get(rank)) if one is not None]
+        if least:
+            most, _, at = min(least)
+            out.limits[rank] = most, at
+
+
+def _limit(
+    statement: s.Limit, scope: Scope, declared: Declarations, budget: LoopBudget, out: CostTable
+) -> Iterator[tuple[int | None, Exact]]:
+    """What one `limit` allows: rank by rank, or where it names none every rank (None). Raises
+    `TooManyRounds`. `scope` is a frame of its own."""
     scope.binding_hint = "end the statement with `for rank {}`"
     slot = scope.define_slot(statement.rank, varies=True) if statement.rank else None
     value = compile_expression(statement.value, scope)
     env: Env = [None] * scope.size
-    for rank in range(declared.ranks or 0):
+    if slot is not None:
+        budget.spend(declared.ranks or 0, statement.span)
+    for rank in range(declared.ranks or 0) if slot is not None else (None,):
         if slot is not None:
             env[slot] = rank
         try:
-            most = out.size(value(env), statement.value.span)
+            yield rank, out.size(value(env), statement.value.span)
         except EvalError as error:
             scope.reports.add_repeated(error.diagnostic, bindings(scope, env))
-            continue
         except AlreadyReported:
             return
-        before = out.limits.get(rank)
-        if before is None or most < before[0]:
-            out.limits[rank] = (most, statement.span)

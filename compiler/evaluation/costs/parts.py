@@ -39,7 +39,7 @@ class PartStatements:
         self.pipelines = pipelines
         self.budget = budget
         self.out = out
-        self.named: dict[tuple[int, str], list[tuple[int, int]]] = {}
+        self.named: dict[tuple[int, str], dict[int, int]] = {}
 
     def apply(self, statement: s.Cost | s.PartActivation, scope: Scope) -> None:
         """Applies a statement, whose `scope` is a frame of its own. Mistakes go to its reports."""
@@ -62,6 +62,7 @@ class PartStatements:
             amount = (self.out.size if memory else self.out.duration)(
                 value(env), statement.value.span
             )
+            self.budget.spend(len(among) - 1, mention.span)
             found = [self.assign(mention, p, places, env, amount, memory) for p in among]
             if all(hit is None for hit in found):
                 raise no_such_target(mention, places, env, among, 0)
@@ -88,6 +89,8 @@ class PartStatements:
             if index is not None and not 0 <= index < count:
                 return None
         hits = 0
+        if stage is None:
+            self.budget.spend(len(p.ranks) - 1, mention.span)
         for at in range(len(p.ranks)) if stage is None else (stage,):
             for part in self.parts(p.chains[at], mention, layer):
                 hits += 1
@@ -109,9 +112,11 @@ class PartStatements:
         name = mention.part.text
         found = self.named.get((id(chain), name))
         if found is None:
-            found = [(i, part.layer) for i, part in enumerate(chain) if part.name == name]
+            found = {part.layer: i for i, part in enumerate(chain) if part.name == name}
             self.named[id(chain), name] = found
-        return [i for i, its in found if layer is None or its == layer]
+        if layer is None:
+            return [*found.values()]
+        return [found[layer]] if layer in found else []
 
     def fits_nowhere(self, mention: s.Mention) -> Diagnostic:
         """What is wrong with a statement that no part of any stage fits."""

@@ -77,6 +77,7 @@ class _CostStatements:
 
         def apply(env: Env) -> None:
             ticks = self.out.duration(value(env), statement.value.span)
+            self.budget.spend(len(among) - 1, mention.span)
             hits = [self.assign(mention, p, places, env, ticks) for p in among]
             if not any(hits):
                 raise no_such_target(mention, places, env, among, self.declared.slices or 0)
@@ -93,6 +94,8 @@ class _CostStatements:
         for index, count in ((stage, stages), (microbatch, p.microbatches), (slice_, slices)):
             if index is not None and not 0 <= index < count:
                 return False
+        if stage is None:
+            self.budget.spend(stages - 1, mention.span)
         for at in range(stages) if stage is None else (stage,):
             key = (mention.kind, p.index, at, NONE)
             if microbatch is None and slice_ is None:
@@ -135,6 +138,7 @@ class _CostStatements:
             here = tuple((slot, env[slot]) for slot in varying)
             self.ordinal += 1
             cost = PairCost(self.ordinal, code, scope.size, slots, here, statement.value.span)
+            self.budget.spend(len(forwards) * len(backwards) - 1, statement.span)
             self.out.pairs.update({(kind, f, b): cost for f in forwards for b in backwards})
 
         if all(among):

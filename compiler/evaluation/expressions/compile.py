@@ -32,10 +32,32 @@ from stretto.compiler.evaluation.expressions.values import (
 from stretto.compiler.evaluation.reports import AlreadyReported, diagnosis, eval_error
 from stretto.compiler.language import syntax as s
 
+LARGE = 32
+"""Nodes of an expression above which its computing is counted."""
+
 
 def compile_expression(e: s.Expression, scope: Scope) -> Code:
     """The expression as a closure. Unknown names are reported to the scope's reports; the code of
-    an expression that has one raises `AlreadyReported`."""
+    an expression that has one raises `AlreadyReported`. Of a large one the computing is counted,
+    and raises `TooManyRounds` where a file takes too long."""
+    work = scope.reports.work
+    nodes, charged = work.nodes, work.charged
+    work.nodes += 1
+    code = _compiled(e, scope)
+    size = work.nodes - nodes - (work.charged - charged)
+    if size <= LARGE:
+        return code
+    work.charged += size
+    span = e.span
+
+    def run(env: Env) -> Any:
+        work.spend(size, span)
+        return code(env)
+
+    return run
+
+
+def _compiled(e: s.Expression, scope: Scope) -> Code:
     match e:
         case s.Number(value):
             return lambda env: value

@@ -65,17 +65,24 @@ def iterate(codes: list[CompiledRange], env: Env, budget: LoopBudget) -> Iterato
     if not codes:
         yield
         return
-    code, rest = codes[0], codes[1:]
+    last, open_ = len(codes) - 1, [_values(codes[0], env, budget)]
+    while open_:
+        depth = len(open_) - 1
+        slot = codes[depth].slot
+        for env[slot] in open_[-1]:
+            if depth < last:
+                open_.append(_values(codes[depth + 1], env, budget))
+                break
+            yield
+        else:
+            open_.pop()
+
+
+def _values(code: CompiledRange, env: Env, budget: LoopBudget) -> Iterator[int]:
     first, last = code.first(env), code.last(env)
     if first < last:
         budget.spend(last - first, code.span)
-    slot = code.slot
-    for value in range(first, last):
-        env[slot] = value
-        if rest:
-            yield from iterate(rest, env, budget)
-        else:
-            yield
+    return iter(range(first, last))
 
 
 def for_each(

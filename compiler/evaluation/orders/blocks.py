@@ -4,6 +4,7 @@ the other. The environment holds the rank's `Resolver` first, the rank second, t
 
 from typing import assert_never
 
+from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.expressions.compile import compile_expression, compile_whole
 from stretto.compiler.evaluation.expressions.ranges import compile_ranges, iterate
 from stretto.compiler.evaluation.expressions.scope import Scope
@@ -21,6 +22,9 @@ from stretto.compiler.evaluation.orders.site import RANK, RESOLVER, Site, StepCo
 from stretto.compiler.evaluation.orders.units import compile_single
 from stretto.compiler.evaluation.reports import EvalError, SecondaryError, diagnosis
 from stretto.compiler.language import syntax as s
+
+FEW = 8
+"""Steps that are not counted where they stand together: rounds of loops are."""
 
 
 def compile_order(
@@ -44,7 +48,24 @@ def _block(block: s.Block, site: Site) -> StepCode:
         for step in steps:
             step(env)
 
-    return run
+    return _counted(run, len(steps), block.span, site)
+
+
+def _counted(run: StepCode, many: int, span: Span, site: Site) -> StepCode:
+    """The code of so many steps that stand together: where these are a great many, they are
+    counted."""
+    if many <= FEW:
+        return run
+    work, scope = site.context.reports.work, site.scope
+
+    def counted(env: Env) -> None:
+        try:
+            work.spend(many, span)
+        except EvalError as error:
+            raise located(error, scope, env) from None
+        run(env)
+
+    return counted
 
 
 def _step(step: s.Step, site: Site) -> StepCode:
@@ -168,7 +189,7 @@ def _if(step: s.If, site: Site) -> StepCode:
         if otherwise is not None:
             otherwise(env)
 
-    return run
+    return _counted(run, len(cases), step.span, site)
 
 
 def _let(step: s.Let, site: Site) -> StepCode:

@@ -27,8 +27,8 @@ class Cursor(StageCursor):
     micro-batch by micro-batch and slice by slice; backwards with the slices reversed."""
 
     __slots__ = (
-        "backward", "forward", "full", "next_backward", "next_forward", "slices", "total",
-        "waiting", "weight",
+        "backward", "forward", "full", "next_backward", "next_forward", "passed", "slices",
+        "total", "waiting", "waiting_slices", "weight",
     )  # fmt: skip
 
     def __init__(self, pipeline: ResolvedPipeline, stage: int, slices: int):
@@ -44,6 +44,8 @@ class Cursor(StageCursor):
         self.waiting: deque[tuple[int, int]] = (
             deque()
         )  # I's without their W: (number of the I on the rank, number of the W)
+        self.waiting_slices: dict[int, deque[tuple[int, int]]] = {}  # the same, by slice
+        self.passed: dict[tuple[bool, int], int] = {}
 
     def cell(self, number: int, backward: bool) -> tuple[int, int]:
         """Micro-batch and slice of the operation with this number."""
@@ -54,9 +56,30 @@ class Cursor(StageCursor):
         """The inverse of `cell`."""
         return microbatch * self.slices + (self.slices - 1 - k if backward else k)
 
-    def oldest(self) -> tuple[int, int] | None:
-        """The weight gradient that has waited longest, as it stands in `waiting`."""
-        waiting, weight = self.waiting, self.weight
+    def next_of_slice(self, k: int, backward: bool) -> int | None:
+        """The number of the first operation of slice k that is not scheduled. What was passed once
+        is not looked at again: `passed` has the micro-batch to go on with."""
+        scheduled = self.backward if backward else self.forward
+        for m in range(self.passed.get((backward, k), 0), self.microbatches):
+            self.passed[backward, k] = m
+            number = self.number(m, k, backward)
+            if scheduled[number] == UNSCHEDULED:
+                return number
+        return None
+
+    def wait(self, place: tuple[int, int]) -> None:
+        """An I was scheduled whose W is to come."""
+        self.waiting.append(place)
+        if self.slices > 1:
+            k = self.cell(place[1], True)[1]
+            self.waiting_slices.setdefault(k, deque()).append(place)
+
+    def oldest(self, k: int | None = None) -> tuple[int, int] | None:
+        """The weight gradient that has waited longest, of slice k if it is given, as it stands in
+        `waiting`."""
+        whole = k is None or self.slices == 1
+        waiting = self.waiting if whole else self.waiting_slices.get(k or 0)
+        weight = self.weight
         while waiting and weight[waiting[0][1]] != UNSCHEDULED:
             waiting.popleft()
         return waiting[0] if waiting else None

@@ -65,22 +65,19 @@ def _numbered(resolver: Resolver, request: Request, cursor: Cursor) -> int | Non
         raise no_microbatch(resolver, request, cursor, m)
     if k is not None and not 0 <= k < resolver.slices:
         raise no_slice(resolver, request, k)
-    if m is not None and k is not None:
-        numbers = iter([cursor.number(m, k, backward)])
-    elif m is not None:
-        numbers = iter(range(m * cursor.slices, (m + 1) * cursor.slices))
-    else:
+    if m is None:
         assert k is not None
-        numbers = iter(cursor.number(x, k, backward) for x in range(cursor.microbatches))
-    number = last = None
-    for number in numbers:
-        if scheduled[number] == UNSCHEDULED:
-            return number
-        last = number
+        number = cursor.next_of_slice(k, backward)
+        if number is None and not optional:
+            raise runs_out(resolver, request, cursor)
+        return number
+    cell = range(m * cursor.slices, (m + 1) * cursor.slices)
+    last = -1
+    for last in cell if k is None else (cursor.number(m, k, backward),):
+        if scheduled[last] == UNSCHEDULED:
+            return last
     if optional:
         return None
-    if m is None or last is None:
-        raise runs_out(resolver, request, cursor)
     raise twice(resolver, kind, cursor, last, scheduled[last], span)
 
 
@@ -109,10 +106,7 @@ def _oldest_slice(
     """As `Cursor.oldest`, among the weight gradients of one slice."""
     if not 0 <= k < resolver.slices:
         raise no_slice(resolver, request, k)
-    for rank_order, number in cursor.waiting:
-        if cursor.weight[number] == UNSCHEDULED and cursor.cell(number, True)[1] == k:
-            return rank_order, number
-    return None
+    return cursor.oldest(k)
 
 
 def _schedule(
@@ -133,7 +127,7 @@ def _schedule(
                 cursor.full[number] = 1
             else:
                 resolver.inputs += 1
-                cursor.waiting.append((resolver.inputs, number))
+                cursor.wait((resolver.inputs, number))
         microbatch, k = (number, 0) if cursor.slices == 1 else cursor.cell(number, True)
     k = k if resolver.cut else NONE
     return operation_of((kind, cursor.pipeline.index, cursor.stage, microbatch, k, NONE))
