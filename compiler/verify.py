@@ -166,6 +166,10 @@ def _without_lines(plan: Plan) -> Plan:
     shares = [line.microbatches for line in spec.pipelines]
     if not max(shares, default=0) <= spec.microbatches <= sum(shares):
         _false(f"the plan claims {spec.microbatches} micro-batches, its pipelines have {shares}")
+    if spec.jitter != (0, 1):
+        _false("the plan claims that its order was looked for under jitter, and has no text")
+    if any(spec.order) and not all(spec.order):
+        _false("the plan claims the order of some ranks, and has no text that leaves out others'")
     return replace(plan, programs={n: _unlined(program) for n, program in plan.programs.items()})
 
 
@@ -186,15 +190,14 @@ def _unlined(program: Program) -> Program:
 
 
 def _engine(plan: Plan) -> None:
-    """Whether the author wrote the order is for his text to say; a search's engine is one that
-    there is."""
+    """Whether the author wrote the order is for his text to say, or for the orders that a plan
+    without one has; a search's engine is one that there is."""
     program = next(iter(plan.programs.values()))
-    if not plan.sources:
-        return
     whole = bool(program.spec.order) and all(program.spec.order)
     if whole != (plan.engine == WRITTEN) or (not whole and plan.engine not in finders()):
         by = "its author's" if whole else "a search's"
-        _false(f"the plan claims an order by `{plan.engine}`, and by its text it is {by}")
+        where = "text" if plan.sources else "orders"
+        _false(f"the plan claims an order by `{plan.engine}`, and by its {where} it is {by}")
 
 
 def _bound(plan: Plan) -> Bound:

@@ -72,7 +72,7 @@ def _ranks(context: BoundContext) -> list[int]:
 def _makespans(context: BoundContext) -> Iterator[Finding]:
     """What every theorem says of every rank."""
     choices = [context.busy(share) for share in range(len(context.shares))]
-    head, tail = sharpen(context.graph, choices, rounds(context.relaxed.size))
+    head, tail = sharpen(context.graph, choices, rounds(context.relaxed))
     head, tail = raised(context, head, tail)
     yield from _ask("step", Subject(context, head, tail, -1, -1))
     for rank in _ranks(context):

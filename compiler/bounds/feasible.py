@@ -13,7 +13,7 @@ it leaves out gives memory back as early as possible.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from stretto.compiler.bounds.microbatch_order import RankOrder, ancestors, rank_order
+from stretto.compiler.bounds.microbatch_order import ClassOrder, ancestors, rank_order
 from stretto.compiler.bounds.relaxation import OpKey, Relaxation, Residency, complete, relax
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.problem.figures import size_figure
@@ -79,7 +79,7 @@ def memory_needs(relaxed: Relaxation) -> list[MemoryNeed]:
     return found
 
 
-def _in_line(relaxed: Relaxation, order: RankOrder, rank: int) -> bool:
+def _in_line(relaxed: Relaxation, order: ClassOrder, rank: int) -> bool:
     """Whether of any two forwards that leave something on the rank one precedes the other. Then of
     all that are held together at any moment the last has begun, so that it is enough to ask what is
     held while each of them runs."""
@@ -105,7 +105,7 @@ def _alone(relaxed: Relaxation, rank: int) -> Iterator[MemoryNeed]:
             yield MemoryNeed(line.stages[op_class.stage].activation, [(c, 0)])
 
 
-def _own_turns(relaxed: Relaxation, order: RankOrder, rank: int) -> Iterator[MemoryNeed]:
+def _own_turns(relaxed: Relaxation, order: ClassOrder, rank: int) -> Iterator[MemoryNeed]:
     """What the rank holds at least while a forward of its own runs."""
     residencies = relaxed.residencies(rank)
     for c in dict.fromkeys(one.alloc for one in residencies):

@@ -20,7 +20,7 @@ from operator import add
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stretto.compiler.bounds.microbatch_order import RankOrder, rank_order, sorted_classes
+from stretto.compiler.bounds.microbatch_order import ClassOrder, rank_order, sorted_classes
 from stretto.compiler.bounds.relaxation import ClassEdge, OpKey, Relaxation, TickTable
 from stretto.compiler.problem.topological import topological
 
@@ -281,7 +281,7 @@ def _few(relaxed: Relaxation) -> bool:
 
 
 def _least_steps(
-    relaxed: Relaxation, rank: int, into: list[list[tuple[int, int, int]]], order: RankOrder
+    relaxed: Relaxation, rank: int, into: list[list[tuple[int, int, int]]], order: ClassOrder
 ) -> dict[int, dict[int, int]]:
     """For every op class b of the rank those of it that b follows at all, with the least step
     between the two: shortest paths by Floyd and Warshall over the pairs that are there, which are

@@ -29,7 +29,7 @@ K · min(own, a'_t) + own > L will do too.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from stretto.compiler.bounds.microbatch_order import RankOrder, rank_order
+from stretto.compiler.bounds.microbatch_order import ClassOrder, rank_order
 from stretto.compiler.bounds.relaxation import ClassEdge, Relaxation, Residency
 
 
@@ -40,7 +40,7 @@ class RankMemory(NamedTuple):
     residencies: list[Residency]
     limit: int
     backwards: list[int]
-    order: RankOrder
+    order: ClassOrder
 
 
 MOST = 8_000_000
@@ -65,7 +65,7 @@ def memory_edges(relaxed: Relaxation, fifo: list[bool]) -> list[ClassEdge]:
 
 
 def _memories(
-    relaxed: Relaxation, rank: int, limit: int, fifo: list[bool], order: RankOrder
+    relaxed: Relaxation, rank: int, limit: int, fifo: list[bool], order: ClassOrder
 ) -> Iterator[RankMemory]:
     """What each pipeline for which B0 holds keeps on the rank."""
     own = relaxed.trained(rank)

@@ -56,7 +56,7 @@ def ancestors(relaxed: Relaxation) -> list[int]:
     return _walked(relaxed, [1 << c for c in range(len(relaxed.classes))])
 
 
-class RankOrder(NamedTuple):
+class ClassOrder(NamedTuple):
     """x ≼ y for op classes of one rank: `at[x]` is the place of x on its rank, and of y `before[y]`
     are those x ≼ y of its rank, as bits by their places."""
 
@@ -69,12 +69,12 @@ class RankOrder(NamedTuple):
 
 
 MOST_BITS = 1 << 31
-"""How large a RankOrder may be."""
+"""How large a ClassOrder may be."""
 AT_ONCE = 8192
 """Op classes that are followed together through all others."""
 
 
-def rank_order(relaxed: Relaxation) -> RankOrder | None:
+def rank_order(relaxed: Relaxation) -> ClassOrder | None:
     """The order within a micro-batch on every rank, in memory for the classes of one rank times
     themselves; None where so many share a rank that this is too much."""
     if sum(len(relaxed.on(rank)) ** 2 for rank in relaxed.ranks) > MOST_BITS:
@@ -96,7 +96,7 @@ def rank_order(relaxed: Relaxation) -> RankOrder | None:
             for c in own:
                 before[c] = found[c] >> start & (1 << len(own)) - 1
             start += len(own)
-    return RankOrder(at, before)
+    return ClassOrder(at, before)
 
 
 def _walked(relaxed: Relaxation, bits: list[int], across: bool = True) -> list[int]:

@@ -192,9 +192,9 @@ def _graph(
     return precedence_graph(small, least(graph.path), least(ticks), [])
 
 
-def rounds(size: int) -> int:
-    """How often `sharpen` goes round over so many operations."""
-    return min(ROUNDS, EFFORT // (32 * max(size, 1)))
+def rounds(relaxed: Relaxation) -> int:
+    """How often `sharpen` goes round over the operations of the ranks."""
+    return min(ROUNDS, EFFORT // (32 * max(relaxed.size, 1) + 1000 * len(relaxed.ranks)))
 
 
 def sharpen(

@@ -13,12 +13,12 @@ least over these. Else heads are 0.
 """
 
 from stretto.compiler.bounds.longest_paths import UNREACHED, PrecedenceGraph, heads_from
-from stretto.compiler.bounds.microbatch_order import RankOrder
+from stretto.compiler.bounds.microbatch_order import ClassOrder
 from stretto.compiler.bounds.relaxation import OpKey, Relaxation, TickTable
 
 
 def first_candidates(
-    relaxed: Relaxation, order: RankOrder | None, rank: int, fifo: list[bool]
+    relaxed: Relaxation, order: ClassOrder | None, rank: int, fifo: list[bool]
 ) -> list[OpKey] | None:
     """The operations that may be the first of `rank`; None where they are too many to tell."""
     own = [c for c in relaxed.on(rank) if relaxed.classes[c].size]

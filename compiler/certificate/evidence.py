@@ -32,7 +32,7 @@ def evidence(spec: Spec, instance: Instance) -> dict[str, Any]:
     makespan = not relaxed.size or spec.minimize == "makespan"
     draft: dict[str, Any] = {
         "rank": 0 if makespan else best(context).subject.rank,
-        "rounds": rounds(relaxed.size),
+        "rounds": rounds(relaxed),
         "shares": [
             [[list(relaxed.classes[c][:4]), ticks[0]] for c, ticks in shares.items() if ticks]
             for shares in context.shares

@@ -202,7 +202,7 @@ def _without(statement: s.SplitForward, line: PipelineDecl, stage: int) -> EvalE
 # ---- Mentions of parts
 
 
-def check_part(mention: s.Mention, declared: Declarations) -> Diagnostic | None:
+def check_part(mention: s.Mention, declared: Declarations, reports: Reports) -> Diagnostic | None:
     """What is wrong with the part that a mention names, on all stages: nothing where it may be
     there, as far as the text alone tells."""
     word = mention.part
@@ -211,7 +211,7 @@ def check_part(mention: s.Mention, declared: Declarations) -> Diagnostic | None:
     known = declared.part_names
     part = known.get(word.text)
     if part is None:
-        near = nearest(word.text, known)
+        near = nearest(word.text, known) if reports.suggests else None
         return diagnosis(
             "unknown-name",
             f"no part is called `{word.text}`",

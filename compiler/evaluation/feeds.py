@@ -30,7 +30,7 @@ def feeds_of(
             continue
         other = all_.get(name.text)
         if other is None:
-            near = nearest(name.text, all_)
+            near = nearest(name.text, all_) if reports.suggests else None
             reports.add_once(
                 name.text,
                 diagnosis(

@@ -82,7 +82,7 @@ WORK = 16
 """Steps that a file may take to be worked out, for each operation that it may have."""
 
 
-class Work:
+class StepsLeft:
     """How many steps may still be taken: single expressions, and steps of orders, where a great
     many of them stand together. `nodes` and `charged` count, while expressions are compiled, those
     there are and those whose computing is counted."""
@@ -139,7 +139,7 @@ class Reports:
 
     def __init__(self, file: str = "", most_work: int = WORK * MOST_OPERATIONS) -> None:
         self._file = file
-        self.work = Work(most_work)
+        self.work = StepsLeft(most_work)
         self._static: list[Diagnostic] = []
         self._values: list[Diagnostic] = []
         self._repeated: dict[tuple[str, Span | None], Repeated] = {}

@@ -93,7 +93,7 @@ def _operation(
         reports.add_once("split B", backward_not_split(mention.kind, mention.span))
         return None
     if mention.part is not None:
-        wrong = _wrong_part(mention, mention.part, declared)
+        wrong = _wrong_part(mention, mention.part, declared, reports)
         if wrong is not None:
             reports.add(wrong)
             return None
@@ -107,12 +107,14 @@ def _operation(
     return _named(mention, codes, p, declared.slices or 0)
 
 
-def _wrong_part(mention: s.Mention, part: s.Word, declared: Declarations) -> Diagnostic | None:
+def _wrong_part(
+    mention: s.Mention, part: s.Word, declared: Declarations, reports: Reports
+) -> Diagnostic | None:
     if declared.parts is None:
         return no_part(mention.kind, part)
     if mention.kind == "B" and declared.split is not None:
         return no_whole_backward(mention, declared.split)
-    return check_part(mention, declared)
+    return check_part(mention, declared, reports)
 
 
 def _named(

@@ -65,8 +65,6 @@ UNSEEN = {
     "spec.pipelines.stages.I",  # costs and sizes of halves, where no backward is split
     "spec.pipelines.stages.W",
     "spec.pipelines.stages.kept",
-    "spec.jitter",  # what an order was looked for under
-    "spec.order",
     "spec.pipelines.at",  # places in a text that is not there
     "programs.eval.at",
     "programs.train.at",

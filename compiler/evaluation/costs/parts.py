@@ -19,7 +19,7 @@ from stretto.compiler.evaluation.expressions.compile import compile_expression
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget, compile_ranges, for_each
 from stretto.compiler.evaluation.expressions.scope import Scope
 from stretto.compiler.evaluation.expressions.values import Env
-from stretto.compiler.evaluation.reports import diagnosis, no_part
+from stretto.compiler.evaluation.reports import Reports, diagnosis, no_part
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import NONE
@@ -44,7 +44,7 @@ class PartStatements:
     def apply(self, statement: s.Cost | s.PartActivation, scope: Scope) -> None:
         """Applies a statement, whose `scope` is a frame of its own. Mistakes go to its reports."""
         mention = statement.operation
-        wrong = _wrong(statement, self.declared)
+        wrong = _wrong(statement, self.declared, scope.reports)
         if wrong is not None:
             scope.reports.add(wrong)
             return
@@ -130,7 +130,9 @@ class PartStatements:
         )
 
 
-def _wrong(statement: s.Cost | s.PartActivation, declared: Declarations) -> Diagnostic | None:
+def _wrong(
+    statement: s.Cost | s.PartActivation, declared: Declarations, reports: Reports
+) -> Diagnostic | None:
     """What is wrong with a statement wherever it applies."""
     mention = statement.operation
     if declared.parts is None:
@@ -155,4 +157,4 @@ def _wrong(statement: s.Cost | s.PartActivation, declared: Declarations) -> Diag
         )
     if mention.kind == "B" and declared.split is not None:
         return no_whole_backward(mention, declared.split)
-    return check_part(mention, declared)
+    return check_part(mention, declared, reports)

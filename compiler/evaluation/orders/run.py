@@ -66,7 +66,7 @@ def orders(
         budget,
         reports,
         spans.intern,
-        _parts(declared, costs),
+        _parts(declared, costs, reports),
     )
     statement: s.OrderRank = declared.order.statement
     run, scope = compile_order(statement, declared.order.scope, context)
@@ -93,7 +93,7 @@ def orders(
     return written
 
 
-def _parts(declared: Declarations, costs: PairCosts) -> PartOrders | None:
+def _parts(declared: Declarations, costs: PairCosts, reports: Reports) -> PartOrders | None:
     """What orders need to know of parts; None where stages are whole."""
     if declared.parts is None:
         return None
@@ -101,7 +101,7 @@ def _parts(declared: Declarations, costs: PairCosts) -> PartOrders | None:
     def check(mention: s.Mention) -> Diagnostic | None:
         if mention.kind == "B" and declared.split is not None:
             return no_whole_backward(mention, declared.split)
-        return check_part(mention, declared)
+        return check_part(mention, declared, reports)
 
     return PartOrders(check, costs)
 
