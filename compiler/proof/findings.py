@@ -41,7 +41,8 @@ class RankFindings:
 
 
 def reject(findings: Sequence[Diagnostic]) -> None:
-    """Raise what was found, if anything: the first `MOST` of each kind, and how many more."""
+    """What was found, if anything, raised as `Rejected`: the first `MOST` of each kind, and how many
+    more."""
     if not findings:
         return
     many = Counter(one.code for one in findings)
