@@ -178,3 +178,28 @@ def test_run_without_torch_says_how_to_get_it(
     code, _, err = stretto("run", "good.pipe", "--model", "a:b")
     assert code == 2
     assert "pip install" in err
+
+
+def test_both_command_lines_of_a_training_have_the_same_flags() -> None:
+    """`stretto run` and `python -m stretto.runtime` are two tables, since one knows no torch: what
+    stands in one stands in the other, with the same choices and the same kind of value."""
+    from stretto.compiler.commands import run
+    from stretto.compiler.commands.parsers import commands_of, parser
+    from stretto.runtime.__main__ import _parser
+
+    command = commands_of(parser())["run"]
+    command.fill()
+    flags = [
+        {one.option_strings[-1]: one for one in some._actions if one.option_strings}
+        for some in (command, _parser())
+    ]
+    ours, ranks = flags
+    assert ranks.keys() <= ours.keys(), "a flag that only torchrun takes"
+    compiles = ["--set", "--costs", "--max-ops", "--receive-slots", "--restarts"]
+    searches = ["--time-limit", "--effort", "--gap", "--engine", "--no-cache"]
+    assert ours.keys() - ranks.keys() == {*compiles, *searches}
+    for name, one in ranks.items():
+        other = ours[name]
+        assert (one.nargs, one.choices, one.metavar) == (other.nargs, other.choices, other.metavar)
+    handed = {f"--{word}" for word in run.HANDED_ON}
+    assert handed == {n for n, one in ranks.items() if one.nargs != 0 and n != "--model"}
