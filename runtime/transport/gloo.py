@@ -19,6 +19,7 @@ from stretto.runtime.accelerator import Accelerator
 from stretto.runtime.leave import leave
 from stretto.runtime.transport import P2PLane, Pending, plain
 from stretto.runtime.transport.nearby import SHORT, Arriving, Departing, connect, this_machine
+from stretto.runtime.transport.settling import settle_at_exit
 
 FIRST_TAG = 1 << 20  # out of the way of the user's own tags
 MEETING_TAG = FIRST_TAG - 1  # by which ranks find each other's sockets
@@ -42,6 +43,7 @@ class Gloo:
         self.arriving: dict[int, Arriving] = {}
         self._sockets: list[socket] = []
         weakref.finalize(self, _close, self._sockets)
+        settle_at_exit()
 
     def open(self, lanes: Sequence[P2PLane]) -> int:
         """As `Transport.open`."""

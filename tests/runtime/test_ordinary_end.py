@@ -2,6 +2,9 @@
 it would abort the process during the teardown, of a training that has succeeded."""
 
 import atexit
+import signal
+import subprocess
+import sys
 import threading
 from typing import Any, cast
 
@@ -92,3 +95,48 @@ def _awaited_at_the_end(watchdog: Watchdog, free: threading.Event) -> None:
     assert not any(thread.is_alive() for thread in watchdog.threads)
     watchdog.stop()
     later.join()
+
+
+HELD = """
+import sys, threading, time, torch
+from datetime import timedelta
+import torch.distributed as dist
+
+store, groups = dist.HashStore(), {}
+def make(rank):
+    groups[rank] = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=60))
+threads = [threading.Thread(target=make, args=(rank,)) for rank in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+
+class Slow:
+    def __del__(self, sleep=time.sleep):  # in the teardown
+        sleep(3)
+slow = Slow()
+
+def end():  # with a collective of which gloo's threads cannot let go yet
+    sys.setswitchinterval(1000)
+    for rank in range(2):
+        groups[rank].allreduce([torch.ones(1 << 20)])
+    done = time.perf_counter() + 0.5
+    while time.perf_counter() < done: pass
+"""
+OURS = """
+from stretto.runtime.transport.gloo import Gloo
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+Gloo()
+"""
+
+
+def _ended(script: str) -> int:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    return done.returncode
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="there Python lets such a thread be")
+def test_torch_alone_aborts_where_gloo_lets_go_of_a_collective_late() -> None:
+    assert _ended(HELD + "end()") == -signal.SIGABRT
+
+
+def test_gloo_lets_go_of_all_collectives_before_the_end() -> None:
+    assert _ended(HELD + OURS + "end()") == 0
