@@ -79,7 +79,7 @@ def python(folder: Path, text: str, **to: int) -> "subprocess.CompletedProcess[s
         cwd=folder,
         env=BUFFERED,
         text=True,
-        timeout=60,
+        timeout=110,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **to},  # type: ignore[call-overload]
     )
 
@@ -140,7 +140,7 @@ def data(step):
         env=BUFFERED,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
     )
 
 
@@ -153,6 +153,10 @@ def test_a_training_does_not_abort_there(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
 def test_a_training_needs_nobody_who_listens(tmp_path: Path) -> None:
     assert trained(tmp_path, to=">&- 2>/dev/full").returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_a_training_says_that_its_summary_is_lost(tmp_path: Path) -> None:
     done = trained(tmp_path, to=">/dev/full")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: standard output: No space left on device"

@@ -129,7 +129,7 @@ Gloo()
 
 
 def _ended(script: str) -> int:
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=110)
     return done.returncode
 
 
