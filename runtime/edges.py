@@ -7,7 +7,11 @@ refused where it does.
 Gradients have the shapes of what they are the gradients of, so nothing is posted for them.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from stretto.compiler.program.program import Operation, ProgramName
 from stretto.compiler.program.topology import KINDS
@@ -89,6 +93,7 @@ class StepEdges:
         self.program, self.signatures, self.new = program, signatures, new
         self._results: dict[Operation, TensorSpecs] = {}
         self._parts: dict[tuple[StageId, Operation], slice] = {}
+        self._makers: dict[Operation, list[Callable[[], Tensor]]] = {}
 
     def outputs(self, stage: StageId, microbatch: int) -> TensorSpecs:
         """What the stage gives other stages for the micro-batch. Waits until its rank has posted
@@ -117,6 +122,14 @@ class StepEdges:
             for source in self.graph.sources[stage]
             for spec in carrying(self.outputs(source, microbatch))
         )
+
+    def buffers(self, operation: Operation, device: torch.device) -> tuple[Tensor, ...]:
+        """New tensors for the operation's result. Waits as `outputs`."""
+        found = self._makers.get(operation)
+        if found is None:
+            specs = self.of_result(operation)
+            found = self._makers[operation] = [spec.maker(device) for spec in specs]
+        return tuple([make() for make in found])
 
     def knows(self, operation: Operation) -> bool:
         """Whether `of_result` need not wait."""

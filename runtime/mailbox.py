@@ -155,18 +155,17 @@ class Mailbox:
             self._post(late.popleft())
 
     def _post(self, arrival: Arrival) -> None:
-        message, device = arrival.message, self.transport.device
-        specs = self.edges.of_result(message.result)
+        message = arrival.message
         if self.header is not None:
+            specs = self.edges.of_result(message.result)
             expected = self.header.incoming(message.channel, message.result, specs)
             arrival.header = self.transport.receive(message.channel, [expected])
-        arrival.buffers = buffers = tuple([spec.empty(device) for spec in specs])
+        arrival.buffers = buffers = self.edges.buffers(message.result, self.transport.device)
         arrival.pending = self.transport.receive(message.channel, buffers)
 
     def _sealed(self, message: BoundMessage, made: Result) -> Sequence[Tensor]:
-        there = [tensor for tensor in made if tensor is not None]
         if message.activation:
-            return there
+            return [tensor for tensor in made if tensor is not None]
         result = message.result
         specs, device = self.edges.of_result(result), self.transport.device
         if self.transport.tells:
@@ -182,7 +181,7 @@ class Mailbox:
                     "cannot look at what it receives, so the other rank could not be told that "
                     "there is none: give the stage only what it uses"
                 )
-        return there
+        return [tensor for tensor in made if tensor is not None]
 
     def _opened(self, arrival: Arrival) -> Result:
         if arrival.message.activation or not self.transport.looks:

@@ -15,6 +15,14 @@ R = TypeVar("R")
 DEVICES = ("cpu", "cuda")
 
 
+def _any() -> bool:
+    return any(map(torch.is_autocast_enabled, DEVICES))
+
+
+ANY: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", _any)
+"""Whether autocast is on for some device; what torch offers for that is its own affair."""
+
+
 def autocast_type() -> str:
     """The types that forwards compute in, as text; empty where autocast is off."""
     return ", ".join(
@@ -29,7 +37,7 @@ def outside_autocast(backward: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(backward)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
+        if not ANY():
             return backward(*args, **kwargs)
         enabled = [device for device in DEVICES if torch.is_autocast_enabled(device)]
         with ExitStack() as around:

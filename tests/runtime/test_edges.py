@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stretto.compiler.driver import compile_text
 from stretto.compiler.plan.plan import Plan
 from stretto.runtime import Executor, MicrobatchList, PipelineError, StepRefused, run_local
+from stretto.runtime.tensor_spec import TensorSpec
 from stretto.runtime.transport.local import Local
 from tests.support.specs import (
     both_ways,
@@ -572,3 +573,14 @@ def test_checked_messages_change_nothing(seed: int) -> None:
     x, target = batch(spec, torch.float64)
     found = trained(plan_of(spec), x, target, double, steps=2, check_messages=True)
     check(spec, found, x, target, steps=2)
+
+
+@pytest.mark.parametrize("size", [(), (0,), (3,), (1, 4), (4, 1), (2, 0, 3), (1, 1, 1), (2, 3, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.complex64])
+def test_buffers_are_as_any_tensor(size: tuple[int, ...], dtype: torch.dtype) -> None:
+    spec = TensorSpec(size, dtype, False)
+    made, expected = spec.maker(torch.device("cpu"))(), torch.empty(size, dtype=dtype)
+    for found in (made, spec.empty(torch.device("cpu"))):
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        assert found.stride() == expected.stride()
+        assert found.untyped_storage().nbytes() == expected.untyped_storage().nbytes()
