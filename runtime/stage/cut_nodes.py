@@ -83,7 +83,9 @@ def towards_parameters(cuts: list[CutPlace], known: KnownGradients) -> None:
     while cuts:
         count = 0
         for cut in reversed(cuts):
-            if type(cut) is CutNode and (cut.hooked or _elsewhere(cut)):
+            if type(cut) is CutNode and (
+                cut.hooked or (cut.stream is not None and _elsewhere(cut))
+            ):
                 break
             count += 1
         if not calls or not count:
@@ -93,7 +95,7 @@ def towards_parameters(cuts: list[CutPlace], known: KnownGradients) -> None:
 
 
 def _elsewhere(cut: CutNode) -> bool:
-    return cut.stream is not None and cut.stream != current_stream(cut.arrived)
+    return bool(cut.stream != current_stream(cut.arrived))
 
 
 def _called(cuts: list[CutPlace], count: int, known: KnownGradients) -> None:
@@ -144,9 +146,9 @@ def _computed(cut: CutNode, directly: bool, known: KnownGradients, ready: KnownG
 
 def added(edge: GradientEdge, gradient: Tensor) -> bool:
     """Adds to the `.grad` of a parameter as the engine would; whether that was possible: there is
-    a `.grad`, the edge leads to the parameter or to its transpose, and there are no hooks of
-    gradients. What the engine adds costs it three times as long, and so it does where it would have
-    to be told of each parameter by itself."""
+    a `.grad`, and the edge leads to the parameter or to its transpose. Hooks of the parameter or of
+    its node would be passed by. Saves that the engine is started: once for a small stage, once for
+    every large gradient of another."""
     leaf: Any = edge.node
     kind = type(leaf)
     if kind is TRANSPOSE:

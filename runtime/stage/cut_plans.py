@@ -135,7 +135,8 @@ def numbered(starts: Sequence[GradientEdge]) -> tuple[list[Node], GraphShape]:
                 nodes.append(child)  # type: ignore[arg-type]
                 count += 1
             add(place)
-            add(output)
+            if output:
+                add(-2 - output)
         add(-2)
     begin = [(places[start.node], start.output_nr) for start in starts]
     return nodes, (tuple(map(type, nodes)), tuple(edges), tuple(begin))
