@@ -31,6 +31,8 @@ class EdgeKind(IntEnum):
     ORDER = 5  # the author's order on one rank
     PAIR = 6  # an edge of the operation that this one was written to overlap with
 
+    __hash__ = int.__hash__  # an enum's own is a call of Python for each edge that is looked up
+
 
 class Holding(NamedTuple):
     """Memory of a rank, in grains: taken when the operation `taken_by` starts, free when the last

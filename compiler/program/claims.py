@@ -97,11 +97,13 @@ def _activations(
             held -= freed
             freed = 0
         unit = one.unit
-        what = one.operation[:3]
-        if what not in effects:
-            effects[what] = memory_effect(program.spec, one.operation, program.name)
-        effect = effects[what]
+        kind, p, s, _, _, _ = one.operation
+        effect = effects.get((kind, p, s))
+        if effect is None:
+            effect = memory_effect(program.spec, one.operation, program.name)
+            effects[kind, p, s] = effect
         held += effect.alloc
         freed += effect.free
-        peak = max(peak, held)
+        if held > peak:
+            peak = held
     return peak

@@ -98,6 +98,7 @@ class _ListBuilder:
         self.inputs, self.rank, self.lanes = inputs, rank, lanes
         self.first = rank * len(lanes)  # lane
         self.operations, self.at = inputs.order.problem.operations, inputs.order.problem.at
+        self.reads = inputs.reads
         self.found = RankList()
         self.out = self.found.instructions
         self.streams = bool(inputs.order.lists)
@@ -153,11 +154,11 @@ class _ListBuilder:
 
     def unit(self, lane: _Lane, k: int) -> None:
         """The unit, what it waits for, and what follows it."""
-        unit, out, slot = lane.units[k], self.out, lane.slot
+        unit, out, slot, received = lane.units[k], self.out, lane.slot, lane.received
         arriving: list[Message] = []
         for i in unit:
-            for j in self.inputs.reads[i]:
-                message = lane.received.get(j)
+            for j in self.reads[i]:
+                message = received.get(j)
                 if message is not None:
                     arriving.append(message)
         if self.streams:
@@ -178,12 +179,12 @@ class _ListBuilder:
 
     def computation(self, lane: _Lane, i: int, pair: int) -> None:
         """One operation, alone or in the overlapped unit `pair`, and the sends of its result."""
-        reads, output, writes = self.inputs.reads[i], lane.made.get(i), NONE
+        reads, output, writes, uses = self.reads[i], lane.made.get(i), NONE, _NOTHING
         if output is not None:
             writes = self.slot(lane, i)
         if len(reads) == 1:
             uses = self.alone[self.slot(lane, reads[0])]
-        else:
+        elif reads:
             uses = tuple([self.slot(lane, j) for j in reads])
         one = Compute(self.operations[i], uses, writes, pair, lane.stream, self.at[i])
         self.out.append(one)
@@ -226,6 +227,8 @@ class _ListBuilder:
             slot = next(other.slot[i] for other in self.lanes if i in other.made)
         return slot
 
+
+_NOTHING: tuple[int, ...] = ()
 
 _Value = TypeVar("_Value")
 

@@ -64,7 +64,8 @@ def outputs(
                         output = Output(i, k)
                         row.append(output)
                     if lane_of[j] == own:
-                        output.last = max(output.last, index[j])
+                        if index[j] > output.last:
+                            output.last = index[j]
                     elif rank[j] == rank[i]:
                         _use_beside(output, lane_of[j], index[j])
                     else:
@@ -162,4 +163,6 @@ def _wait_for_sends(row: list[Output], lane: int, times: Earliest) -> None:
             if message.posted:
                 before = times.place[message.target][message.posted - 1]
                 unit = max(unit, bisect_right(places, before))
-            output.send_wait = max(output.send_wait, min(unit, len(starts)))
+            unit = min(unit, len(starts))
+            if unit > output.send_wait:
+                output.send_wait = unit

@@ -3,7 +3,7 @@ many slots a list then holds at once."""
 
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stretto.compiler.program.program import NONE, Compute, Free, Instruction, Receive
 
@@ -33,21 +33,24 @@ class MostLive(NamedTuple):
     made: int
 
 
-def most_live(row: Iterable[Instruction]) -> MostLive:
-    """The most slots that the list of one rank holds at once."""
+def most_live(row: Iterable[Any]) -> MostLive:
+    """The most slots that the list of one rank, its instructions, holds at once."""
     received: set[int] = set()
     made: set[int] = set()
     most_received = most_made = 0
     for one in row:
-        if type(one) is Receive:
-            received.add(one.slot)
-            most_received = max(most_received, len(received))
-        elif type(one) is Compute and one.writes != NONE:
-            made.add(one.writes)
-            most_made = max(most_made, len(made))
-        elif type(one) is Free:
+        kind = type(one)
+        if kind is Free:
             received.discard(one.slot)
             made.discard(one.slot)
+        elif kind is Receive:
+            received.add(one.slot)
+            if len(received) > most_received:
+                most_received = len(received)
+        elif kind is Compute and one.writes != NONE:
+            made.add(one.writes)
+            if len(made) > most_made:
+                most_made = len(made)
     return MostLive(most_received, most_made)
 
 

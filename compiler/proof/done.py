@@ -31,9 +31,10 @@ class DoneOperations:
         or if something on this rank should have been done first: its forward, its input gradient,
         the slice before it, what a rule names. `beside` is the first half of the overlapped unit
         that it is in, if it is the second."""
-        done, width, slice_ = self.done, self.obligations.width, operation.slice
+        done, width = self.done, self.obligations.width
+        _, p, s, microbatch, slice_, _ = operation
         kind = obligation.kind
-        entry = obligation.base + operation.microbatch * width + (slice_ if slice_ > 0 else 0)
+        entry = obligation.base + microbatch * width + (slice_ if slice_ > 0 else 0)
         state = done[entry]
         if state & kind.bars:
             message = "this was done before, or is part of what was"
@@ -48,7 +49,7 @@ class DoneOperations:
                 self.findings.fault("too-early", i, f"slice {before} comes first")
         done[entry] = state | kind.bit
         if kind.sums:
-            self.left[operation[1:3]] -= 1
+            self.left[p, s] -= 1
         if self.obligations.before:
             self.follow_rules(i, operation, beside)
         return True

@@ -122,13 +122,13 @@ class RankWalk:
             message = f"it needs {len(needs)} results, and reads {len(reads)}"
             self.findings.fault("wrong-input", i, message)
             return
-        rest = compute.operation[3:]
+        _, _, _, microbatch, slice_, part = compute.operation
         for slot, (kinds, p, s) in zip(reads, needs, strict=True):
-            self.slots.read(i, slot, kinds, (p, s, *rest))
+            self.slots.read(i, slot, kinds, (p, s, microbatch, slice_, part))
 
     def usable(self, i: int, channel: int, sending: bool, result: Operation) -> bool:
         """Whether the message may travel on this channel."""
-        like = channel, sending, result.kind
+        like = channel, sending, result[0]
         if like in self.proper:
             return True
         fault = self.findings.fault
@@ -149,7 +149,8 @@ class RankWalk:
 def compute(walk: RankWalk, i: int, one: Compute) -> None:
     """An operation runs."""
     operation, obligations, findings = one.operation, walk.obligations, walk.findings
-    obligation = obligations.of.get(operation[:3])
+    kind, p, s, _, _, _ = operation
+    obligation = obligations.of.get((kind, p, s))
     if obligation is None or not walk.exists(operation, obligation):
         findings.fault("no-such-duty", i, "this is not an operation of the schedule")
         return
@@ -158,8 +159,8 @@ def compute(walk: RankWalk, i: int, one: Compute) -> None:
         return
     if one.stream != 0:
         findings.fault("wrong-stream", i, f"the schedule has no stream {one.stream}")
-    if obligations.gathers and operation.kind in walk.activations:
-        walk.collectives.forward(i, operation[1:3])
+    if obligations.gathers and kind in walk.activations:
+        walk.collectives.forward(i, (p, s))
     opened = walk.overlap.open
     new = walk.done.mark(i, operation, obligation, opened and opened.first.operation)
     if new and obligations.across:
@@ -173,7 +174,7 @@ def compute(walk: RankWalk, i: int, one: Compute) -> None:
     else:
         walk.overlap.half(i, one, obligation)
     if one.writes != NONE:
-        walk.slots.fill(i, one.writes, operation, received=False)
+        walk.slots.fill(i, one.writes, operation, False)
         if not obligation.wanted:
             findings.fault("wrong-result", i, "nothing needs a result")
     elif obligation.wanted:
@@ -184,13 +185,13 @@ def compute(walk: RankWalk, i: int, one: Compute) -> None:
 
 def receive(walk: RankWalk, i: int, one: Receive) -> None:
     """A receive is posted."""
-    if not walk.usable(i, one.channel, sending=False, result=one.result):
+    slot, channel, result, ledger = one.slot, one.channel, one.result, walk.ledger
+    if not walk.usable(i, channel, False, result):
         return
-    slot, channel, ledger = one.slot, one.channel, walk.ledger
-    walk.slots.fill(i, slot, one.result, received=True)
+    walk.slots.fill(i, slot, result, True)
     posted = ledger.posted[channel]
     message = len(posted) * ledger.channels + channel
-    posted.append(one.result)
+    posted.append(result)
     ledger.posted_at[channel].append(i)
     walk.slots.begun[slot] = [message]
     walk.add(i, POSTED, message)
@@ -198,14 +199,17 @@ def receive(walk: RankWalk, i: int, one: Receive) -> None:
 
 def send(walk: RankWalk, i: int, one: Send) -> None:
     """A send begins."""
-    content = walk.slots.sendable(i, one.slot)
-    if content is None or not walk.usable(i, one.channel, sending=True, result=content.operation):
+    slot, channel, ledger = one.slot, one.channel, walk.ledger
+    content = walk.slots.sendable(i, slot)
+    if content is None:
+        return
+    result = content.operation
+    if not walk.usable(i, channel, True, result):
         return
     content.used = True
-    slot, channel, ledger = one.slot, one.channel, walk.ledger
     sent = ledger.sent[channel]
     message = len(sent) * ledger.channels + channel
-    sent.append(content.operation)
+    sent.append(result)
     ledger.sent_at[channel].append(i)
     walk.slots.begun.setdefault(slot, []).append(message)
     walk.add(i, SENT, message)

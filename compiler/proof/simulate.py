@@ -36,8 +36,6 @@ from stretto.compiler.proof.ledger import (
 from stretto.compiler.proof.messages import Wording
 from stretto.compiler.proof.obligations import Rules
 
-SIDES = (SENT, POSTED)
-
 
 class ProcessTimes(Struct):
     """Times in ticks: per process of its first start and last end, and how long it computed;
@@ -119,6 +117,7 @@ def _advance(
     begun, over, waiting, channels = state.begun, state.over, state.waiting, len(lag)
     at, now, end = state.at[process], state.now[process], len(events)
     freed: list[int] = []
+    ran, last = 0, -1  # ticks, and when the last computation ended
     while at < end:
         event = events[at]
         tag, value = event & TAG, event >> SHIFT
@@ -130,12 +129,12 @@ def _advance(
             if arrival > now:
                 now = arrival
         elif tag == RUN:
-            if clock.first[process] < 0:
+            if last < 0 and clock.first[process] < 0:
                 clock.first[process] = now
+            ran += value
             now += value
-            clock.busy[process] += value
-            clock.last[process] = now
-        elif tag in SIDES:
+            last = now
+        elif tag <= POSTED:  # SENT or POSTED: RUN was before
             other_side = begun.pop(value, None)
             if other_side is None:
                 begun[value] = now
@@ -159,6 +158,9 @@ def _advance(
                 break
             now = later
         at += 1
+    if last >= 0:
+        clock.busy[process] += ran
+        clock.last[process] = last
     state.steps.append((process, state.at[process], at))
     state.at[process], state.now[process] = at, now
     return freed
