@@ -4,6 +4,7 @@ processes. Sleeping stages need no core, so that what is measured is the way fro
 operation to the start of the next."""
 
 import gc
+import os
 import socket
 import statistics
 import sys
@@ -165,6 +166,9 @@ def table() -> Iterator[str]:
             case = case_of(name, ranks)
             results = run(ranks, measured, case, seconds=200).results
             yield document.row([name, ranks, *cells(case, results)])
+    yield ""
+    prompt = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
+    yield "At real-time priority (`chrt -r 5`)." if prompt else "At ordinary priority."
 
 
 def cells(case: Case, results: list[list[Turn]]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from torch.distributed.pipelining import PipelineStage
 from stretto.compiler.plan.plan import Plan
 from stretto.runtime import Executor, PipelineError
 from stretto.runtime.train.verify import verify
+from stretto.runtime.transport.gloo import Gloo
 from stretto.runtime.transport.nccl import Nccl
 from tests.support.ranks import run
 from tests.support.training import Layer, batch, built, compiled, loss, seed_of, spec_of, there
@@ -30,11 +31,12 @@ SCHEDULES: list[Any] = [
 ]
 
 
-def step(rank: int, plan: Plan, x: Any, target: Any) -> Any:
-    """A verified step: what rank 0 found, and this rank's gradients and losses."""
+def step(rank: int, plan: Plan, x: Any, target: Any, nearby: bool = True) -> Any:
+    """A verified step: what rank 0 found, and this rank's gradients and losses. `nearby`: short
+    messages need not go through gloo."""
     spec = spec_of(plan)
     modules = built(spec, rank)
-    executor = Executor(plan, modules, loss, timeout=30)
+    executor = Executor(plan, modules, loss, transport=Gloo(nearby=nearby), timeout=30)
     losses: dict[str, list[Tensor]] = {}
     verdict = verify(
         executor, plan, lambda place: Layer(seed_of(spec, *place)), loss, x, target, losses
@@ -89,6 +91,15 @@ def test_a_step_is_bit_for_bit_that_of_one_process(name: str, sizes: dict[str, i
     for _, gradients, _ in outcome.results:
         for key, ours in gradients.items():
             assert all(torch.equal(a, b) for a, b in zip(ours, expected[key], strict=True)), key
+
+
+@pytest.mark.parametrize("name", ["zb_v", "chimera"])
+def test_a_step_whose_messages_all_go_through_gloo(name: str) -> None:
+    plan = compiled(name, ranks=4, microbatches=4)
+    x, target = batch(spec_of(plan))
+    outcome = run(4, step, plan, x, target, False)
+    equal, words = outcome.results[0][0]
+    assert equal, words
 
 
 def side_by_side(rank: int, plan: Plan) -> Any:
