@@ -4,9 +4,10 @@ The values, in the order the data flows, each have a room of their own (`languag
 `problem`, `order`, `program`, `proof`, `bounds`, `plan`); `driver` is the line through them.
 """
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # not `typing`'s, which takes a while to load: Ctrl-C is not caught yet
 if TYPE_CHECKING:
+    from typing import Any
+
     from stretto.compiler.bounds import bound
     from stretto.compiler.diagnostics.diagnostic import Rejected
     from stretto.compiler.driver import compile_file, compile_text
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Loads an arrow's module when it is first asked for, so that reading a plan needs neither
     the parser nor the graph library."""
     from importlib import import_module
