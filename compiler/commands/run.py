@@ -6,7 +6,6 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from stretto.compiler.commands import files
 from stretto.compiler.commands.flags import (
@@ -20,7 +19,7 @@ from stretto.compiler.commands.flags import (
 )
 from stretto.compiler.commands.load import load
 from stretto.compiler.commands.startable import check_named, check_plan
-from stretto.compiler.commands.training import Training
+from stretto.compiler.commands.training import Janitor, Training
 from stretto.compiler.plan.plan import write_plan
 from stretto.compiler.show.summary import step_of
 
@@ -217,16 +216,15 @@ def run(chosen: Namespace) -> int:
     seed = 0 if files.is_plan(chosen.file) else chosen.seed or 0  # a plan is not searched for
     plan = load(chosen.file, Namespace(**{**vars(chosen), "seed": seed}))
     ranks = plan.programs[step_of(plan)].spec.ranks
-    with Training() as training, TemporaryDirectory(prefix="stretto-") as folder:
+    with Training() as training, Janitor() as janitor:
         path = chosen.file
         if not (
             files.is_plan(path) and files.by_name(path)
         ):  # ranks read it by its name, each for itself
-            path = str(Path(folder, "plan.json"))
+            path = str(Path(janitor.folder, "plan.json"))
             write_plan(plan, path)
         check_plan(path, ranks)
-        training.folder = folder
-        return training.run(command(path, ranks, chosen))
+        return training.run(command(path, ranks, chosen), janitor)
 
 
 def command(plan: str, ranks: int, chosen: Namespace) -> list[str]:

@@ -4,10 +4,13 @@ no process and no file behind."""
 
 import os
 import re
+import secrets
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -46,11 +49,10 @@ told the process group to end, and `done` where nothing is left to do."""
 class Training:
     """The training, to which the signals that end us are passed on. It has a process group of its
     own, so that Ctrl-C in a terminal reaches it once, through us: torchrun that is interrupted
-    twice forgets its workers. `folder` is where ranks leave why they failed."""
+    twice forgets its workers."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
-        self.folder = ""
         self.ended = 0  # the first signal that came
         self.before: dict[int, Any] = {}
 
@@ -66,16 +68,15 @@ class Training:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def run(self, words: list[str]) -> int:
+    def run(self, words: list[str], janitor: "Janitor") -> int:
         """Run the command to its end. Returns its exit code, or the one for the signal that ended
         it or us."""
         if not self.ended:
             files.say(f"$ {shlex.join(words)}")
-            with Janitor(self.folder) as janitor:
-                code, said = self._start(words, janitor)
+            code, said = self._start(words, janitor)
             if not self.ended:
                 if code:
-                    files.say(*why(self.folder, said))
+                    files.say(*why(janitor.folder, said))
                 return code if code >= 0 else 128 - code
         files.say("stretto: interrupted")
         return 128 + self.ended
@@ -87,7 +88,7 @@ class Training:
         environment = {
             "OMP_NUM_THREADS": "1",  # a process per rank is enough
             **os.environ,
-            FOLDER: self.folder,
+            FOLDER: janitor.folder,
             STDERR: "0",
         }
         said: deque[str] = deque(maxlen=LATEST)
@@ -102,11 +103,11 @@ class Training:
             listening.start()
             if self.ended:  # while it was started
                 self.pass_on()
-            code = self._wait(self.process)
+            code = self._wait(self.process, Path(janitor.folder, SENTENCE))
             listening.join(1)  # not longer: what a rank has started may hold the pipe
         return code, list(said)
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> int:
+    def _wait(self, process: subprocess.Popen[bytes], sentence: Path) -> int:
         """The exit code. A rank that is stopped does not end by torchrun's SIGTERM, which then
         waits for half a minute: not when it is told already why all ends."""
         told = 0.0
@@ -117,7 +118,7 @@ class Training:
             except subprocess.TimeoutExpired:
                 if told and time.monotonic() - told > LINGER:
                     self.kill()
-                elif not told and Path(self.folder, SENTENCE).exists():
+                elif not told and sentence.exists():
                     told = time.monotonic()
 
     def end(self, number: int, _: object) -> None:
@@ -142,16 +143,23 @@ class Training:
 
 class Janitor:
     """A small process that outlives us when we are killed, ends what we have started, and removes
-    our folder."""
+    `folder`, which is ours alone: where ranks leave why they failed. The process is there before
+    the folder is, so that no moment leaves one behind. Raises `OSError` where none can be made."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self) -> None:
+        self.folder = str(Path(tempfile.gettempdir(), f"stretto-{secrets.token_hex(8)}"))
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", JANITOR, folder],
+            [sys.executable, "-I", "-S", "-c", JANITOR, self.folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        try:
+            os.mkdir(self.folder, 0o700)
+        except OSError:  # then it is not ours
+            self._dismiss()
+            raise
 
     def watch(self, group: int) -> None:
         """End this process group when we end."""
@@ -161,6 +169,11 @@ class Janitor:
         return self
 
     def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        """Nothing is left for it to do."""
         self._tell("done\n")
         assert self.process.stdin is not None
         with suppress(OSError):

@@ -3,11 +3,13 @@ within the timeout and some seconds, and no process is left."""
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from tests.attacks.faults import (
 
 pytestmark = pytest.mark.xdist_group("ranks")  # one after the other: they wait for each other
 
+START, END = 90.0, 60.0  # seconds until a first step, and to the end: torchrun waits 30 for it
 SLACK = 20.0  # seconds beside the timeout: a loaded machine, and the wait for another's words
 ALL = [
     fault
@@ -87,28 +90,40 @@ def test_faults_under_launchers(
     check(random.Random(0).sample(chosen, len(chosen)), tmp_path, tally)
 
 
-def started(folder: Path, command: list[str]) -> subprocess.Popen[bytes]:
-    """A training that goes on and on, once it has taken a step."""
+@contextmanager
+def started(folder: Path, command: list[str], moment: bytes) -> Iterator[subprocess.Popen[bytes]]:
+    """A training that goes on and on, once it has said this; `said.txt` has what it says. Whatever
+    comes of it, nothing is left behind."""
     prepare(folder)
+    mark = f"MARK={folder}"
     environment = {**os.environ, "FAULT": "", "MOMENT": "", "CULPRIT": "-", "MARK": str(folder)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command, *words(), "--steps", "1000000"],
-        cwd=folder,
-        env={**environment, "TMPDIR": str(folder)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        process_group=0,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith(b"step "):
-            return process
-    raise AssertionError(process.wait())
+    with open(folder / "said.txt", "wb") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command, *words(), "--steps", "1000000"],
+            cwd=folder,
+            env={**environment, "TMPDIR": str(folder)},
+            stdout=said,
+            stderr=said,
+            process_group=0,
+        )
+    try:
+        end = time.monotonic() + START
+        while not re.search(moment, (told := (folder / "said.txt").read_bytes()), re.MULTILINE):
+            assert process.poll() is None and time.monotonic() < end, told.decode()
+            time.sleep(0.1)
+        yield process
+    finally:
+        while left := processes(mark):
+            for number in left:
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+            process.poll()  # else its entry stays
+            time.sleep(0.1)
 
 
-def gone(folder: Path, seconds: float = 30.0) -> list[int]:
+def gone(folder: Path) -> list[int]:
     """What is left of its processes after so long, or as soon as nothing is."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + END
     while (left := processes(f"MARK={folder}")) and time.monotonic() < end:
         time.sleep(0.1)
     return left
@@ -121,24 +136,35 @@ TORCHRUN = [
 ]
 
 
+STARTS, TRAINS = rb"^\$ ", rb"^step "  # moments: what has been said by then
+
+
+@pytest.mark.timeout(2 * (START + END))
 @pytest.mark.parametrize(
-    ("command", "number", "code"),
+    ("command", "number", "code", "moment"),
     [
-        (RUN, signal.SIGKILL, -9),
-        (RUN, signal.SIGINT, 130),
-        (RUN, signal.SIGTERM, 143),
-        (TORCHRUN, signal.SIGKILL, -9),
+        (RUN, signal.SIGKILL, -9, TRAINS),
+        (RUN, signal.SIGKILL, -9, STARTS),
+        (RUN, signal.SIGINT, 130, TRAINS),
+        (RUN, signal.SIGINT, 130, STARTS),
+        (RUN, signal.SIGTERM, 143, TRAINS),
+        (RUN, signal.SIGTERM, 143, STARTS),
+        (TORCHRUN, signal.SIGKILL, -9, TRAINS),
     ],
 )
 def test_who_has_started_them_ends(
-    tmp_path: Path, command: list[str], number: int, code: int
+    tmp_path: Path, command: list[str], number: int, code: int, moment: bytes
 ) -> None:
-    """`stretto run`, or torchrun: no process and no file is left."""
-    if not os.environ.get("ATTACKS") and (command is TORCHRUN or number != signal.SIGKILL):
+    """`stretto run`, or torchrun, while it trains and while it is about to: no process and no file
+    is left."""
+    sample = command is RUN and number == signal.SIGKILL
+    if not os.environ.get("ATTACKS") and not sample:
         pytest.skip("by make test-attacks")
-    process = started(tmp_path, command)
-    process.send_signal(number)
-    assert process.wait(30) == code
-    assert not gone(tmp_path)
+    with started(tmp_path, command, moment) as process:
+        process.send_signal(number)
+        found = process.wait(END)
+        said = (tmp_path / "said.txt").read_text()
+        assert found == code, said
+        assert not gone(tmp_path), said
     kept = [p.name for p in tmp_path.iterdir() if p.name.startswith("stretto-")]
     assert not kept or command is TORCHRUN
