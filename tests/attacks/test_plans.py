@@ -107,13 +107,18 @@ def lines_of(plan: Plan, folder: Path) -> list[Any]:
 
 def sealed(lines: list[Any], path: Path) -> Path:
     """The lines as a file in which lengths and digests are right."""
-    header, *ranks = copy.deepcopy(lines)
+    header, *ranks = lines
     raw = [canonical(line) for line in ranks]
     own = header.get("ranks")
     if isinstance(own, list) and len(own) == len(raw):
-        for entry, line in zip(own, raw, strict=True):
-            if isinstance(entry, dict) and entry == {"bytes": 0, "sha256": ""}:
-                entry |= {"bytes": len(line), "sha256": sha256(line).hexdigest()}
+        seals = [{"bytes": len(line), "sha256": sha256(line).hexdigest()} for line in raw]
+        header = {
+            **header,
+            "ranks": [
+                seal if entry == {"bytes": 0, "sha256": ""} else entry
+                for entry, seal in zip(own, seals, strict=True)
+            ],
+        }
     path.write_bytes(b"".join([canonical(header), *raw]))
     return path
 
@@ -163,21 +168,24 @@ def mutants(line: Any, path: tuple[Any, ...]) -> Iterator[Any]:
     if isinstance(value, int) and not isinstance(value, bool):
         yield with_value(line, path, value + 1)
         yield with_value(line, path, value - 1)
-    gone = copy.deepcopy(line)
-    inside = gone
-    for step in path[:-1]:
-        inside = inside[step]
-    del inside[path[-1]]
-    yield gone
+    yield with_value(line, path, GONE)
+
+
+GONE = object()
 
 
 def with_value(data: Any, path: tuple[Any, ...], value: Any) -> Any:
-    data = copy.deepcopy(data)
-    inside = data
-    for step in path[:-1]:
-        inside = inside[step]
-    inside[path[-1]] = value
-    return data
+    """The data with another value there, or with none (`GONE`). The rest is shared, not copied: a
+    plan is attacked thousands of times."""
+    step, *rest = path
+    changed = data.copy()
+    if rest:
+        changed[step] = with_value(data[step], tuple(rest), value)
+    elif value is GONE:
+        del changed[step]
+    else:
+        changed[step] = value
+    return changed
 
 
 def field(line: Any, path: tuple[Any, ...]) -> str:
