@@ -1,125 +1,129 @@
 """Random files of every kind, through every engine: whatever they say, the answer is a plan or
-diagnostics; and each engine's clock is the Program's. An engine counts with op classes, `check`
-with operations and edges, and the plan's times are `time(program)`'s: all three must agree."""
+diagnostics; and there is one clock. An engine counts with op classes, `check` with operations and
+edges, the plan's times are `time(program)`'s or those that were planned, the proof has a run of its
+own, the checker of certificates another, and the tests' clocks share nothing with any: all agree,
+for the step and for its evaluation."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
 
 import pytest
 
+from stretto.compiler.certificate.checker.check import certify
+from stretto.compiler.certificate.write import certificate
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.source import Source
-from stretto.compiler.evaluation import Settings, evaluate
+from stretto.compiler.evaluation import evaluate
 from stretto.compiler.language.parse import parse
+from stretto.compiler.order import WRITTEN, Order
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.check import check
 from stretto.compiler.order.engines.table import NAMES
+from stretto.compiler.problem.computations import has_collectives
 from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.spec import Operation
 from stretto.compiler.program.claims import claims
-from stretto.compiler.program.communicate import communicate, forwards
-from stretto.compiler.program.program import Program, ProgramName
+from stretto.compiler.program.communicate import communicate, communicated
+from stretto.compiler.program.program import Claims, Program, ProgramName
 from stretto.compiler.program.timeline import time
+from stretto.compiler.program.whole import whole_order
 from stretto.compiler.proof.prove import prove_all
 from tests.attacks.conftest import Tally
+from tests.support import specs
+from tests.support.clocks import longest_paths
+from tests.support.random_files import FEW, KINDS, kinds_of, random_file
+from tests.support.stream_explorer import PlannedStreams
 
-FEW = Settings(max_ops=3_000)
-
-
-def file_of(random: Random) -> str:
-    """A random schedule: some of every statement."""
-    ranks, many = random.randint(1, 3), random.randint(1, 4)
-    lines = [f"schedule random ranks {ranks} microbatches {many}"]
-    pipelines = list(_pipelines(random, ranks, many))
-    lines += [f"pipeline {name} {{ {words} }}" for name, words in pipelines]
-
-    def some(chance: float, *statements: str) -> None:
-        if random.random() < chance:
-            lines.append(random.choice(statements))
-
-    some(0.5, "split B into I, W")
-    some(0.2, "split microbatch into 2 slices")
-    for kind in "BI":
-        some(0.35, f"overlap F | {kind}")
-    costs = [0, 1, 1, 2, 3, 5]
-    said = "\n".join(lines)
-    kinds = "FIW" if "split B" in said else "FB"
-    pairs = [f"F | {kind}" for kind in "BI" if f"overlap F | {kind}" in said]
-    for kind in (*kinds, *pairs, "F[0, 0]", f"{kinds[1]}[0, 0]"):
-        some(0.3, f"cost {kind} = {random.choice(costs)}", f"cost {kind} = 3/2")
-    some(0.4, f"transfer {random.choice(costs)}")
-    some(0.3, f"limit activations <= {random.randint(1, 6)}")
-    some(0.2, "activation 2", "activation [s] = s + 1", "keep 1/2")
-    some(0.2, "minimize span")
-    some(0.15, "jitter 1/10")
-    for _ in range(2):
-        a, b = random.choice(kinds), random.choice(kinds)
-        some(
-            0.2,
-            f"rule {a} main[0, 1] after {b} main[0, 0]",
-            f"rule {a} main[0, 0] after {b} main[0, 1]",
-        )
-    some(
-        0.4,
-        "order auto",
-        "order rank r { F }",
-        "order rank r { repeat microbatches { F }  repeat microbatches { B } }",
-        "order rank r { repeat microbatches { F }  repeat microbatches { I W } }",
-        "order rank r { F; F | B }",
-        "order rank r { repeat microbatches { F }  repeat microbatches { B } }\norder auto",
-        "order rank r { if r == 0 { F } }\norder auto",
-    )
-    return "\n".join(lines) + "\n"
-
-
-def _pipelines(random: Random, ranks: int, many: int) -> Iterator[tuple[str, str]]:
-    stages = random.randint(1, 2 * ranks)
-    place = random.choice([f"s -> s % {ranks}", f"s -> (s * 2 + 1) % {ranks}", "s -> 0"])
-    kind = random.choice(["one", "one", "copies", "fed", "forward only"])
-    own = f"stages {stages} place {place}"
-    if kind == "copies" and many > 1:
-        yield "main", f"{own} microbatches 1"
-        yield "up", f"replicates main microbatches {many - 1} place s -> {ranks - 1} - s % {ranks}"
-    elif kind == "fed":
-        passing = random.choice(["", " forward only"])
-        yield "main", own
-        yield (
-            "side",
-            f"stages 2 place s -> s % {ranks} feeds main[{random.randrange(stages)}]{passing}",
-        )
-    else:
-        yield "main", own + (" forward only" if kind == "forward only" else "")
+NAMED: tuple[ProgramName, ...] = ("train", "eval")
 
 
 def test_every_file_gets_an_answer_by_one_clock(
     attacks: Callable[[int, int], int], tally: Tally
 ) -> None:
-    random, tried, compiled = Random("clocks"), 0, 0
+    random, tried = Random("clocks"), attacks(60, 3000)
+    compiled, clocks = Counter[str](), Counter[str]()
     engines = [None, *NAMES] if attacks(0, 1) else ["library", "list", "alternating", "offsets"]
-    while tried < attacks(40, 3000):
-        tried += 1
-        text = file_of(random)
-        engine = random.choice(engines)
+    for _ in range(tried):
+        text, engine = random_file(random), random.choice(engines)
+        effort, whole = random.choice([0, 0, 0, 1]), random.random() < 0.2
         try:
-            spec = evaluate(parse(Source("random.pipe", text)), FEW)
-            problem = expand(spec)
-            order = arrange(problem, Budget(effort=random.choice([0, 0, 0, 1]), engine=engine))
-            programs: dict[ProgramName, Program] = {
-                "train": communicate(order),
-                "eval": forwards(order),
-            }
+            order = ordered(text, Budget(effort=effort, engine=engine), whole)
+            programs = communicated(order, NAMED)
         except Rejected as rejected:
             assert rejected.diagnostics
             continue
         except BaseException:
             print(engine, text)
             raise
-        compiled += 1
-        outcome, clock = check(order), time(programs["train"])
-        assert (outcome.makespan, outcome.span) == (clock.makespan, clock.span), (engine, text)
-        prove_all(programs, {name: claims(program) for name, program in programs.items()})
-    assert compiled > tried // 10
-    tally(files=tried, compiled=compiled)
+        claimed = {name: claims(*one) for name, one in programs.items()}
+        try:
+            proofs = prove_all({name: one.program for name, one in programs.items()})
+        except Rejected as rejected:  # nobody but an author goes over his limit
+            assert order.engine == WRITTEN or whole, (engine, text)
+            assert {one.code for one in rejected.diagnostics} == {"over-limit"}, text
+            continue
+        for kind in {"files", *kinds_of(text)}:
+            compiled[kind] += 1
+        for name, one in programs.items():
+            for clock, found in clocked(name, one.program, claimed[name], order):
+                clocks[clock] += 1
+                assert found == figures(claimed[name])[: len(found)], (clock, name, engine, text)
+            assert proofs[name].claims == claimed[name], (name, engine, text)
+    assert compiled["files"] > tried // 3
+    assert tried < 1000 or all(compiled[kind] >= tried // 100 for kind in KINDS), compiled
+    tally(tried=tried, compiled=compiled["files"], **clocks)
+    print(dict(compiled))
+
+
+def ordered(text: str, budget: Budget, whole: bool) -> Order:
+    """The order of a file's operations; `whole`: its parts put together. Raises `Rejected`."""
+    order = arrange(expand(evaluate(parse(Source("random.pipe", text)), FEW)), budget)
+    return whole_order(order) if whole and order.problem.spec.parts else order
+
+
+def figures(of: Claims) -> tuple[object, ...]:
+    return tuple(getattr(of, key) for key in Claims.__struct_fields__)
+
+
+def clocked(
+    name: ProgramName, program: Program, claimed: Claims, order: Order
+) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """By the name of a clock its makespan and span, or all the figures that it has."""
+    timeline = time(program)
+    yield "timeline", (timeline.makespan, timeline.span)
+    yield "claims", figures(claims(program))
+    if has_collectives(program.spec):
+        return
+    if program.spec.streams:
+        yield "streams", PlannedStreams(program).figures()
+    else:
+        yield "paths", by_paths(name, order)
+    if name == "train":
+        outcome = check(order)
+        yield "check", (outcome.makespan, outcome.span)
+        checked = certify(certificate(program, claimed))
+        yield "certificate", (checked["makespan"], checked["span"])
+
+
+def by_paths(name: ProgramName, order: Order) -> tuple[int, int]:
+    """Makespan and span by the longest paths of whole operations."""
+    operations = order.problem.operations
+    rows: list[list[tuple[Operation, ...]]] = [[] for _ in range(order.problem.spec.ranks)]
+    for lane in order.lanes:
+        for unit in lane.units:
+            own = tuple(operations[i] for i in unit)
+            rows[lane.rank].append(
+                own if name == "train" else tuple(o for o in own if o.kind == "F")
+            )
+    times = longest_paths(specs.written(order.problem.spec, [[u for u in r if u] for r in rows]))
+    spans = [
+        max(times[o][1] for u in row for o in u) - min(times[o][0] for u in row for o in u)
+        for row in rows
+        if row
+    ]
+    return max((end for _, end in times.values()), default=0), max(spans, default=0)
 
 
 @pytest.mark.parametrize("kind", ["I", "B"])

@@ -9,7 +9,7 @@ import pytest
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.order.written import written
 from stretto.compiler.problem.expand import expand
-from stretto.compiler.problem.spec import CostOverride, Costs, Operation, PairCostOverride, Spec
+from stretto.compiler.problem.spec import CostOverride, Operation, PairCostOverride, Spec
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
 from stretto.compiler.program.program import (
@@ -23,8 +23,7 @@ from stretto.compiler.program.program import (
 )
 from stretto.compiler.program.timeline import time
 from tests.support import specs
-
-Times = dict[Operation, tuple[int, int]]
+from tests.support.clocks import longest_paths
 
 
 def random_spec(seed: int) -> Spec:
@@ -39,34 +38,6 @@ def random_spec(seed: int) -> Spec:
         exceptions=tuple(CostOverride(o, random.randint(0, 9)) for o in singles),
         exceptional_pairs=tuple(PairCostOverride(f, b, random.randint(0, 9)) for f, b in pairs),
     )
-
-
-def longest_paths(spec: Spec) -> Times:
-    """When everything starts and ends, if every message leaves the moment its result is made: each
-    unit after the one before it and after what it needs, over and over until nothing moves."""
-    cut = {o[1:5] for us in spec.written for u in us for o in u.operations if o.kind == "I"}
-    rank = {o: r for r, us in enumerate(spec.written) for u in us for o in u.operations}
-    delay = {(t.source, t.target): t.ticks for t in spec.transfers}
-    costs, times = Costs(spec), dict[Operation, tuple[int, int]]()
-    moved = True
-    while moved:
-        moved = False
-        for units in spec.written:
-            start = 0
-            for unit in units:
-                for o in unit.operations:
-                    for x in specs.needs(spec, o, cut):
-                        if x in times:
-                            lag = delay.get((rank[x], rank[o]), 0)
-                            start = max(start, times[x][1] + lag)
-                        else:
-                            start = max(start, 0)
-                end = start + costs.unit(unit.operations)
-                for o in unit.operations:
-                    if times.get(o) != (start, end):
-                        times[o], moved = (start, end), True
-                start = end
-    return times
 
 
 def test_nothing_is_delayed_by_how_messages_are_laid_out() -> None:
