@@ -14,11 +14,11 @@ from tests.support.command_line import Run
 
 def test_run_starts_torchrun_and_prints_how(stretto: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from stretto.compiler.commands import run
-    from stretto.compiler.commands.training import Training
+    from stretto.compiler.commands.training import Janitor, Training
 
     started: list[list[str]] = []
 
-    def ended(_: Training, words: list[str]) -> int:
+    def ended(_: Training, words: list[str], janitor: Janitor) -> int:
         started.append(words)
         return 3
 
