@@ -44,7 +44,8 @@ def check(order: Order) -> Outcome:
 
 
 def _written(order: Order) -> None:
-    """What the author wrote must still stand in his sequence."""
+    """What the author wrote must still stand in his sequence, unit by unit: what he wrote alone has
+    no partner."""
     index = {operation: i for i, operation in enumerate(order.problem.operations)}
     for lane in order.lanes:
         if lane.rank < len(order.problem.spec.written):
@@ -52,6 +53,10 @@ def _written(order: Order) -> None:
             last = -1
             for units in order.problem.spec.written[lane.rank]:
                 at = {place[index[operation]] for operation in units.operations}
-                if len(at) != 1 or min(at) <= last:
+                if (
+                    len(at) != 1
+                    or min(at) <= last
+                    or (len(lane.units[min(at)]) != len(units.operations))
+                ):
                     raise ValueError(f"rank {lane.rank} does not keep to what was written")
                 last = min(at)

@@ -15,7 +15,7 @@ from stretto.compiler.order.kernels.bundle import Ints
 from stretto.compiler.order.kernels.evaluator import Evaluator, Samples
 from stretto.compiler.order.kernels.instance import SearchInstance
 from stretto.compiler.order.kernels.jit import ints
-from stretto.compiler.order.kernels.sequences import order_of
+from stretto.compiler.order.kernels.sequences import apart, order_of
 from stretto.compiler.order.open_search import OpenSearch, Valued
 
 VAST = 100_000
@@ -68,7 +68,7 @@ class SearchState(OpenSearch):
         """Take a flat sequence into account, if it can run and keeps to what was written. Its
         value (ticks), or -1. Raises `SearchDone` when it is good enough or time is up, and
         `LoopsAreThere`."""
-        flat = ints(sequence)
+        flat = ints(apart(self.instance, self.t, sequence) if self.instance.alone else sequence)
         value: int = evaluator.evaluate(self.evaluator, flat, self.span)
         self.spent += self.instance.size
         if value < 0:

@@ -14,6 +14,7 @@ from stretto.compiler.certificate.checker.check import certify
 from stretto.compiler.certificate.write import certificate
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.driver import compile_text
 from stretto.compiler.evaluation import evaluate
 from stretto.compiler.language.parse import parse
 from stretto.compiler.order import WRITTEN, Order
@@ -26,7 +27,7 @@ from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import Operation
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, communicated
-from stretto.compiler.program.program import Claims, Program, ProgramName
+from stretto.compiler.program.program import Claims, Compute, Program, ProgramName
 from stretto.compiler.program.timeline import time
 from stretto.compiler.program.whole import whole_order
 from stretto.compiler.proof.prove import prove_all
@@ -139,3 +140,23 @@ def test_pairs_that_need_a_split_backward_are_none_without_one(
     order = arrange(problem, Budget(effort=0, engine=engine))
     outcome, clock = check(order), time(communicate(order))
     assert (outcome.makespan, outcome.span) == (clock.makespan, clock.span) == (24, 24)
+
+
+@pytest.mark.parametrize("engine", [None, "list", "cpsat"])
+def test_what_was_written_alone_gets_no_partner(engine: str | None) -> None:
+    """Beside `order auto`: the search would have overlapped B main[0, 0] with another's forward."""
+    text = """schedule alone
+        ranks 1  microbatches 3
+        pipeline main { stages 1 }
+        pipeline side { stages 2  place s -> 0  feeds main[0]  forward only }
+        overlap F | B
+        limit activations <= 3
+        order rank r { F main[0, 0]; B main[0, 0]; F side[1, 2]; F main[0, 2] }
+        order auto"""
+    plan = compile_text(text, "alone.pipe", FEW, Budget(effort=0, engine=engine))
+    pairs = {
+        str(one.operation)
+        for one in plan.programs["train"].ranks[0]
+        if isinstance(one, Compute) and one.unit >= 0
+    }
+    assert len(pairs) == 2  # of what was not written

@@ -45,7 +45,8 @@ class SearchInstance:
     the edges that `needs` does not say). `limit` by rank. `pairs`: ticks of a forward class and a
     backward class as one unit. `full_backward` by stage: ticks of its B, where I and W may be run
     as one. `fixed`: classes whose whole sequence on their rank is written. `partner` by op index:
-    what it was written to overlap with. `job` by stage: pipelines that feed each other share
+    what it was written to overlap with; `alone`: op indices of what was written without a partner
+    where such things may have one. `job` by stage: pipelines that feed each other share
     one."""
 
     problem: Problem
@@ -67,6 +68,7 @@ class SearchInstance:
     full_backward: list[int]
     fixed: list[bool]
     partner: list[int]
+    alone: frozenset[int]
     job: list[int]
     slices: int
 
@@ -115,6 +117,7 @@ def instance_of(problem: Problem) -> SearchInstance:
         full_backward=_full_backward(problem, stages, count),
         fixed=_fixed(problem, at, count),
         partner=partner,
+        alone=_alone(problem, op_index),
         job=_jobs(problem, stages),
         slices=max(1, spec.slices),
     )
@@ -188,6 +191,13 @@ def _extra(
         if why not in said:
             extra.setdefault(op_index[b], []).append((op_index[a], lag))
     return extra, partner
+
+
+def _alone(problem: Problem, op_index: Sequence[int]) -> frozenset[int]:
+    """What was written without a partner, where there are pairs."""
+    if not problem.spec.overlap or not problem.spec.written:
+        return frozenset()
+    return frozenset(op_index[one[0]] for row in problem.written for one in row if len(one) == 1)
 
 
 def _forwards_before(problem: Problem, sequences: Sequence[Sequence[int]]) -> list[int]:

@@ -43,6 +43,28 @@ def pair_of(t: Arrays, forward: int, backward: int) -> int:
     return int(t.pair[stage_of(forward) * stages + stage_of(backward)])
 
 
+def apart(instance: SearchInstance, t: Arrays, sequence: Sequence[int]) -> list[int]:
+    """A flat sequence in which what was written alone has no partner: its forward goes first. It
+    can still run, since both could start at once."""
+    flat = list(sequence)
+    done = [0] * len(t.rank)
+    for r in range(len(t.limit)):
+        row: list[int] = []
+        for u in sequence[t.sequence_at[r] : t.sequence_at[r + 1]]:
+            if u == NOTHING:
+                continue
+            alone, both = int(t.single[u]), (int(t.forward[u]), int(t.backward[u]))
+            classes = [alone] if alone >= 0 else [x for x in both if x >= 0]
+            own = [int(t.base[x]) + done[x] for x in classes]
+            for x in classes:
+                done[x] += 1
+            split = len(own) == 2 and not t.fused[u] and not instance.alone.isdisjoint(own)
+            row += classes if split else [int(u)]
+        row += [NOTHING] * (int(t.sequence_at[r + 1] - t.sequence_at[r]) - len(row))
+        flat[t.sequence_at[r] : t.sequence_at[r + 1]] = row
+    return flat
+
+
 def complete(t: Arrays, sequence: Sequence[int]) -> bool:
     """Whether a flat sequence that comes from outside has every operation once, on its own rank;
     then it can be replayed."""

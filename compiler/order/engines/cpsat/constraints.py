@@ -113,15 +113,16 @@ def precedences(instance: SearchInstance) -> Iterator[tuple[int, int, int]]:
 def _units(
     m: Any, instance: SearchInstance, made: CpVariables, edges: list[tuple[int, int, int]]
 ) -> None:
-    """A variable for every two operations that may be one unit: of which neither has to follow the
-    other."""
+    """A variable for every two operations that may be one unit: neither has to follow the other,
+    and neither was written alone."""
     if not instance.pairs:
         return
     after = _after(instance, edges)
     for x, y in instance.pairs:
         for p in ops_of(instance, x):
             for q in ops_of(instance, y):
-                if not (after[p] >> q & 1 or after[q] >> p & 1):
+                free = p not in instance.alone and q not in instance.alone
+                if free and not (after[p] >> q & 1 or after[q] >> p & 1):
                     one = made.overlaps[p, q] = m.new_bool_var("")
                     m.add(made.start[p] == made.start[q]).only_enforce_if(one)
 
