@@ -3,26 +3,34 @@ moved, exchanged and made to name something else, instructions on other streams,
 done to others; and every number of the Spec's parts forged. Every mutant is refused, or shown
 harmless by the explorer of streams. There must be no survivor.
 
-The Programs are the compiler's, of random Specs and random orders; so that they are proved, with
-their claims, is a test of both.
+The Programs are the compiler's: of random Specs and random orders, so that they are proved, with
+their claims, is a test of both; and of the library's schedules with parts, and one with all that a
+plan of parts may have.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from random import Random
 
 import pytest
 from msgspec.structs import replace
 
 from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.driver import compile_file, compile_text
 from stretto.compiler.order import Order
+from stretto.compiler.order.budget import Budget
+from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.spec import Part, Spec
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate, forwards
 from stretto.compiler.program.program import Claims, Program, ProgramName
 from stretto.compiler.proof.prove import prove, prove_all
-from tests.proof.test_mutation import FEW_STATES, Tally, sample, single
+from tests.proof.test_mutation import FEW_STATES, Tally, judged, sample, single
+from tests.proof.test_mutation import forged as forged_headers
 from tests.support.explorer import CAPACITIES, FINISH
+from tests.support.library import IN_PARTS
+from tests.support.mutants import Mutant
 from tests.support.part_programs import as_order, lists_at_random
 from tests.support.part_specs import costly, limited, random_parts, ruled
 from tests.support.stream_explorer import PlannedStreams, explore_streams
@@ -114,6 +122,62 @@ def test_many_more(edits: int) -> None:
     for seed in range(300):
         proved(ordered(seed, ranks=3, microbatches=2, longest=6))
     mutated(range(5, 60), edits).check(f"streams, {edits} edits at once")
+
+
+# ---------------------------------------------------------------------------- plans
+
+
+MIXED = """\
+schedule mixed
+ranks 2
+microbatches 2
+split F[s] into a if s == 0, 2 * (b, c on comm), d on comm
+split B into I, W
+pipeline main { stages 3  place s -> s % 2 }
+cost F.b[1] = 2
+cost I.c = 3
+transfer 1
+activation F.b = 1/2
+activation after I = 1/2
+limit activations <= 5
+rule F.a[0, 1] after I.c[2, 0, layer 0]
+order auto
+"""
+"""Layers, a stage with a part more, two stages on one rank, memory by part, a limit and a rule."""
+
+
+def library_and_more(name: str) -> Plan:
+    """At the smallest size."""
+    if name == "mixed":
+        return compile_text(MIXED, "mixed.pipe", budget=Budget(effort=0))
+    return compile_file(name, ranks=2, microbatches=2 if name == "moe_1f1b" else 4)
+
+
+def of_plan(name: str, every: int, twice: int) -> None:
+    """Every so manieth mutant of every instruction, so many with two edits, and forged headers."""
+    plan, random, total = library_and_more(name), Random(name), Tally()
+    found: Iterable[tuple[ProgramName, Mutant]]
+    for p, program in plan.programs.items():
+        found = ((p, one) for one in islice(single(program), random.randrange(every), None, every))
+        total += judged(name, plan, found, FEW_STATES)
+        found = ((p, one) for one in sample(program, twice, 2, random))
+        total += judged(name, plan, found, FEW_STATES)
+        for kind, broken, claimed in forged_headers(plan, p):
+            total.judge(program, claimed, kind, f"{name}, {p}: {kind}", broken)
+    total.check(name)
+    assert total.refused["drop await"] and total.codes["unordered-streams"]
+
+
+@pytest.mark.parametrize("name", [*sorted(IN_PARTS), "mixed"])
+def test_plans_of_parts(name: str) -> None:
+    of_plan(name, every=7, twice=60)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", [*sorted(IN_PARTS), "mixed"])
+def test_every_instruction_of_plans_of_parts(name: str) -> None:
+    of_plan(name, every=1, twice=2000)
 
 
 # ---------------------------------------------------------------------------- headers
