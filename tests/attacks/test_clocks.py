@@ -34,8 +34,8 @@ from stretto.compiler.proof.prove import prove_all
 from tests.attacks.conftest import Tally
 from tests.support import specs
 from tests.support.clocks import longest_paths
+from tests.support.planned_streams import PlannedStreams
 from tests.support.random_files import FEW, KINDS, kinds_of, random_file
-from tests.support.stream_explorer import PlannedStreams
 
 NAMED: tuple[ProgramName, ...] = ("train", "eval")
 

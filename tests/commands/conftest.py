@@ -13,7 +13,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with some files, in which the command runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.delenv("COLUMNS", raising=False)  # nothing bounds the width
     (tmp_path / "good.pipe").write_text(GOOD)
     (tmp_path / "wrong.pipe").write_text(WRONG)
     (tmp_path / "latin.pipe").write_bytes(b"schedule caf\xe9")

@@ -20,7 +20,8 @@ from tests.support.explorer import CAPACITIES, FINISH, LEFT, STUCK, WRONG, TooLa
 from tests.support.mutants import random_mutant
 from tests.support.part_programs import emitted, lists_at_random, operations, reissued
 from tests.support.part_specs import limited, random_parts, ruled
-from tests.support.stream_explorer import OVER, PlannedStreams, explore_rank, explore_streams
+from tests.support.planned_streams import PlannedStreams
+from tests.support.stream_explorer import OVER, explore_rank, explore_streams
 
 RACES = ("unordered-streams", "over-limit")
 

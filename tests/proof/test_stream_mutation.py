@@ -33,7 +33,8 @@ from tests.support.library import IN_PARTS
 from tests.support.mutants import Mutant
 from tests.support.part_programs import as_order, lists_at_random
 from tests.support.part_specs import costly, limited, random_parts, ruled
-from tests.support.stream_explorer import PlannedStreams, explore_streams
+from tests.support.planned_streams import PlannedStreams
+from tests.support.stream_explorer import explore_streams
 
 
 def ordered(seed: int, *, ranks: int = 2, microbatches: int = 1, longest: int = 3) -> Order:

@@ -22,13 +22,8 @@ from stretto.compiler.program.program import (
     Send,
 )
 from tests.support.explorer import CAPACITIES, FINISH, TooLarge, alone, choosers, explore, follow
-from tests.support.stream_explorer import (
-    PlannedStreams,
-    explore_streams,
-    follow_streams,
-    sequences,
-    sums_of,
-)
+from tests.support.planned_streams import PlannedStreams, sequences, sums_of
+from tests.support.stream_explorer import explore_streams, follow_streams
 
 T = TypeVar("T")
 
