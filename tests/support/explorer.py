@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from stretto.compiler.problem.spec import Operation, Spec
 from stretto.compiler.program.program import (
@@ -53,10 +53,32 @@ def explore(program: Program, capacity: int | None, most: int = 200_000) -> set[
     """The outcomes over all interleavings: FINISH; STUCK, where nobody can go on; WRONG, where a
     computation or a delivery saw other data than it should, or a broken reference; LEFT, where
     something stayed in a cell or on a wire. Raises `TooLarge` beyond `most` states."""
-    machine = Machine(program, capacity)
-    seen, todo, outcomes = {machine.start}, [machine.start], set()
+    return all_outcomes(Machine(program, capacity), most)
+
+
+def follow(program: Program, capacity: int | None, choose: Chooser) -> str:
+    """The outcome of one interleaving, in which `choose` picks among the possible steps."""
+    return outcome_of(Machine(program, capacity), choose)
+
+
+class Stepping(Protocol):
+    """What can be explored: from a state all that one step leads to, None for a mistake."""
+
+    start: Any
+
+    def steps(self, state: Any) -> Iterator[Any]: ...
+
+    def remarks(self, state: Any) -> set[str]: ...
+
+    def outcome(self, state: Any) -> str: ...
+
+
+def all_outcomes(machine: Stepping, most: int) -> set[str]:
+    """Over all interleavings, with what is remarked of the states. Raises `TooLarge`."""
+    seen, todo, outcomes = {machine.start}, [machine.start], set[str]()
     while todo:
         state = todo.pop()
+        outcomes |= machine.remarks(state)
         stuck = True
         for following in machine.steps(state):
             stuck = False
@@ -72,9 +94,8 @@ def explore(program: Program, capacity: int | None, most: int = 200_000) -> set[
     return outcomes
 
 
-def follow(program: Program, capacity: int | None, choose: Chooser) -> str:
-    """The outcome of one interleaving, in which `choose` picks among the possible steps."""
-    machine = Machine(program, capacity)
+def outcome_of(machine: Stepping, choose: Callable[[list[Any]], Any]) -> str:
+    """Of one interleaving."""
     state = machine.start
     while possible := list(machine.steps(state)):
         following = choose(possible)
@@ -241,6 +262,10 @@ class Machine:
             if target == rank and any(slot == other for other, _ in wire[2]):
                 return True
         return False
+
+    def remarks(self, state: State) -> set[str]:
+        """Nothing: where memory has no limit, all is seen in the steps."""
+        return set()
 
     def outcome(self, state: State) -> str:
         """What a state is in which nobody can go on."""

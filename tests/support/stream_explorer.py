@@ -32,8 +32,8 @@ from tests.support.explorer import (
     LEFT,
     NOTHING,
     STUCK,
-    WRONG,
-    TooLarge,
+    all_outcomes,
+    outcome_of,
     put,
 )
 from tests.support.part_programs import operations, own_needs, results
@@ -56,33 +56,12 @@ def explore_streams(
 ) -> set[str]:
     """The outcomes over all interleavings; see `explorer.explore`. OVER: some rank held more than
     its limit in some of them. Raises `TooLarge`."""
-    return _explore(StreamMachine(program, capacity, together=together), most)
+    return all_outcomes(StreamMachine(program, capacity, together=together), most)
 
 
 def explore_rank(program: Program, rank: int, *, most: int = 60_000) -> set[str]:
     """The outcomes of one rank alone, among messages that come and go at any time."""
-    return _explore(StreamMachine(program, None, only=rank), most)
-
-
-def _explore(machine: "StreamMachine", most: int) -> set[str]:
-    seen, todo, outcomes = {machine.start}, [machine.start], set()
-    while todo:
-        state = todo.pop()
-        if machine.over(state):
-            outcomes.add(OVER)
-        stuck = True
-        for following in machine.steps(state):
-            stuck = False
-            if following is None:
-                outcomes.add(WRONG)
-            elif following not in seen:
-                seen.add(following)
-                todo.append(following)
-                if len(seen) > most:
-                    raise TooLarge(f"more than {most} states")
-        if stuck:
-            outcomes.add(machine.outcome(state))
-    return outcomes
+    return all_outcomes(StreamMachine(program, None, only=rank), most)
 
 
 class StreamMachine:
@@ -313,7 +292,7 @@ class StreamMachine:
                 return True
         return False
 
-    def over(self, state: PartState) -> bool:
+    def remarks(self, state: PartState) -> set[str]:
         """Whether a rank holds more than it may."""
         at = state[0]
         for limit, own in self.amounts:
@@ -323,8 +302,8 @@ class StreamMachine:
                 if at[process] >= end and any(at[q] <= e for q, e in freed)
             )
             if held > limit:
-                return True
-        return False
+                return {OVER}
+        return set()
 
     def outcome(self, state: PartState) -> str:
         """What a state is in which nobody can go on."""
@@ -346,11 +325,4 @@ def follow_streams(
     program: Program, capacity: int | None, choose: PartChooser, *, together: bool = False
 ) -> str:
     """The outcome of one interleaving, in which `choose` picks among the possible steps."""
-    machine = StreamMachine(program, capacity, together=together)
-    state = machine.start
-    while possible := list(machine.steps(state)):
-        following = choose(possible)
-        if following is None:
-            return WRONG
-        state = following
-    return machine.outcome(state)
+    return outcome_of(StreamMachine(program, capacity, together=together), choose)
