@@ -208,7 +208,10 @@ class Reports:
         """Raises `Rejected` if anything was found. Where requirements `failed`, mistakes that
         depend on the values of parameters are left out: they follow from that."""
         failed = list(failed)
-        found = [*self._static, *failed]
+        found = [*self._static, *failed[:MOST_SHOWN]]
+        if (more := len(failed) - MOST_SHOWN) > 0:
+            note = f"{more:,} more requirements do not hold"
+            found[-1] = replace(found[-1], notes=(*found[-1].notes, note))
         if not failed:
             found += self._values
             found += [h.summary() for h in self._repeated.values()]
