@@ -41,8 +41,8 @@ class RankFindings:
 
 
 def reject(findings: Sequence[Diagnostic]) -> None:
-    """What was found, if anything, raised as `Rejected`: the first `MOST` of each kind, and how many
-    more."""
+    """What was found, if anything, raised as `Rejected`: the first `MOST` of each kind, and how
+    many more."""
     if not findings:
         return
     many = Counter(one.code for one in findings)
