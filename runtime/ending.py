@@ -47,7 +47,7 @@ def _code_of(main: Callable[[], int]) -> int:
     except SystemExit as error:
         if error.code is None or isinstance(error.code, int):
             return (error.code or 0) & 0xFF
-        print(error.code, file=sys.stderr)
+        say(str(error.code))
     except KeyboardInterrupt as error:
         _tell(error)
         return -signal.SIGINT
