@@ -29,15 +29,39 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     own = arguments is None  # the process is ours
     if own:
+        _leave_when_interrupted()
         gc.set_threshold(RARELY)
     try:
         code = _main(arguments)
         if own:
             gc.freeze()  # before it ends Python would look through all of them once more
         return code
-    except KeyboardInterrupt:  # while modules are loaded, or just before the end
+    except KeyboardInterrupt:  # just before the end
         sys.stderr.write("stretto: interrupted\n")
         return INTERRUPTED
+
+
+def _leave_when_interrupted() -> None:
+    """Until a command begins, which may have something to keep, Ctrl-C ends the process at once: an
+    exception inside a module that is loaded, of C not least, does not always come out as one."""
+    from signal import SIGINT, default_int_handler, getsignal, signal
+
+    if getsignal(SIGINT) is default_int_handler:
+        signal(SIGINT, _leave)
+
+
+def _command_begins() -> None:
+    from signal import SIGINT, default_int_handler, getsignal, signal
+
+    if getsignal(SIGINT) is _leave:
+        signal(SIGINT, default_int_handler)
+
+
+def _leave(*_: object) -> None:
+    try:
+        os.write(2, b"stretto: interrupted\n")
+    finally:
+        os._exit(INTERRUPTED)
 
 
 def _main(arguments: "Sequence[str] | None") -> int:
@@ -137,7 +161,7 @@ def _run(chosen: "Namespace", began: float) -> int:
     from stretto.compiler.commands.outputs import check
 
     chosen.began, chosen.interrupts = began, Interrupts()
-
+    _command_begins()
     try:
         check(chosen)
         if chosen.command == "run":

@@ -5,6 +5,7 @@ import builtins
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,31 @@ def test_an_interruption_while_modules_are_loaded_is_a_word(
 
     monkeypatch.setattr(builtins, "__import__", interrupted)
     assert stretto("check", "dualpipe") == (130, "", "stretto: interrupted\n")
+
+
+SWALLOWED = """
+import builtins, os, signal, sys
+from contextlib import suppress
+real = builtins.__import__
+
+def interrupted(name, *rest):
+    if name == "stretto.compiler.commands":
+        with suppress(KeyboardInterrupt):  # as a module in C may lose it, or worse
+            os.kill(os.getpid(), signal.SIGINT)
+    return real(name, *rest)
+
+from stretto.compiler.cli import main
+builtins.__import__ = interrupted
+sys.argv = ["stretto", "list"]
+sys.exit(main())
+"""
+
+
+def test_an_interruption_before_a_command_begins_raises_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stretto: interrupted\n")
 
 
 def test_a_limit_of_time_that_was_not_kept_is_told(
