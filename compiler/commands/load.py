@@ -172,7 +172,7 @@ class Teller:
         if monotonic() < self.next:
             return
         self.next = monotonic() + (0.2 if self.terminal else 10)
-        gap = away_from(now.best, now.bound) if now.bound else "unknown how far"
+        gap = away_from(now.best, now.bound)
         words = f"{now.engine}: {gap} from optimal so far, {now.left:.0f} s left"
         if self.terminal:
             self.line(words)

@@ -172,7 +172,9 @@ def away(s: Summary) -> str:
 
 
 def away_from(reached: Fraction | int, bound: Fraction | int) -> str:
-    """How far what is reached is from a bound above 0, which may be met; rounded up."""
+    """How far what is reached is from a bound, which may be met; rounded up."""
+    if not bound:
+        return "unknown how far"
     gap = Fraction(reached) / bound - 1
     return "less than 0.1 %" if gap < TENTH else f"at most {at_most(gap)}"
 

@@ -88,5 +88,7 @@ def test_every_format_draws_every_plan(order: str, split: bool) -> None:
     for name, program in plan.programs.items():
         drawn = {format: draw(plan, format, name) for format in ALL}
         assert all(drawn.values())
+        text = " ".join(drawn["text"].split())
+        assert ("lower bound 0, unknown how far from" in text) == ("lower bound 0," in text)
         assert drawn["dot"].count('label="comm"') == program.spec.ranks
         assert "F.att " in drawn["dot"] and "F.att " in drawn["svg"]
