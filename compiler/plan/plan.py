@@ -73,8 +73,8 @@ class Plan(Struct, frozen=True):
 
     def summary(self) -> dict[str, Any]:
         """The figures of the plan's step, times and sizes in the units of the schedule: the object
-        that `stretto compile --json` prints (`docs/json.md`). The programs and claims themselves
-        count in ticks and grains."""
+        that `stretto compile --json` prints (`docs/json.md`), but for the warnings about the file.
+        The programs and claims themselves count in ticks and grains."""
         show = import_module("stretto.compiler.show.summary")
         found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(show.of_plan(self)))
         return found

@@ -35,7 +35,9 @@ def test_a_summary_is_the_object_of_the_command_in_units_of_the_costs(
     found = compile_file("gpipe", ranks=2, microbatches=4, costs=costs).summary()
     size = ("--set", "ranks=2", "--set", "microbatches=4")
     assert cli.main(("compile", "gpipe", "--json", "--costs", str(costs), *size)) == 0
-    assert found == json.loads(capsys.readouterr().out)
+    told = json.loads(capsys.readouterr().out)
+    assert told.pop("warnings") == []  # those of the file, which a plan does not keep
+    assert found == told
     assert Fraction(found["makespan"]) == 5 * (Fraction(1, 3) + Fraction(3, 2))
 
 
