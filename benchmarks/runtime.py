@@ -25,7 +25,9 @@ PyTorch's step. Eleven minutes. Stages with parts run whole.
 """
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import document
@@ -53,12 +55,16 @@ def main() -> None:
         parser.error(f"there is no table {sorted(unknown)[0]}: {', '.join(TABLES)}")
     for name in chosen.tables or TABLES:
         lines = []
-        for line in TABLES[name](chosen.dualpipe):
+        for line in chain(TABLES[name](chosen.dualpipe), ("", _speed())):
             print(line, flush=True)
             lines.append(line)
         print()
         if chosen.write is not None:
             document.write(chosen.write, f"runtime {name}", lines)
+
+
+def _speed() -> str:
+    return f"Measured on {os.cpu_count()} cores; {document.speed()}."
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def _lines(rows: list["Row"]) -> Iterator[str]:
     head = ["stage", "layers", "parameters", "`B`", "`I`", "`W`", "(`I` + `W`) / `B`"]
     head += [f"per parameter beyond {SHARE} `B`", f"at most {EACH}", "by hand", "beyond by hand"]
     head += ["torch's (`I` + `W`) / `B`"]
-    yield f"`python benchmarks/weights.py`, {where}; microseconds of CPU:"
+    yield f"`python benchmarks/weights.py`, {where}; microseconds of CPU ({document.speed()}):"
     yield ""
     yield document.row(head)
     yield document.row(["---"] * len(head))
