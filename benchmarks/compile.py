@@ -226,6 +226,12 @@ def child(*words: str) -> Row | None:
     return found
 
 
+def _commit() -> str:
+    """What was measured."""
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def page(series: dict[str, list[Row]]) -> str:
     """The document."""
     import torch
@@ -239,7 +245,7 @@ def page(series: dict[str, list[Row]]) -> str:
         "",
         "The time from the text of a schedule to a proved plan on disk, and for comparison that of "
         "PyTorch's lowering of its own schedules, measured in one run by `python "
-        "benchmarks/compile.py` (its docstring says what is timed) on "
+        f"benchmarks/compile.py` (its docstring says what is timed) of commit {_commit()} on "
         f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}. "
         "Every row is a process of its own; memory is its peak. All work is done on one core: "
         "where CPU and elapsed seconds differ, the machine was busy with other things. A schedule "
