@@ -80,7 +80,8 @@ def plan_of(program: Program) -> Plan:
     with without_collector():
         prove_all({"train": program})
         claimed: dict[ProgramName, Claims] = {"train": claims(program)}
-        least = bound(expand(program.spec))
+        spec = program.spec
+        least = bound(expand(spec)) if spec.streams else whole_bound(spec)
         return assemble({"train": program}, claimed, least, WRITTEN)
 
 

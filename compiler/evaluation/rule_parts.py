@@ -7,6 +7,7 @@ from collections.abc import Callable
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.evaluation.costs.targets import check_place
 from stretto.compiler.evaluation.expressions.values import Env, show
+from stretto.compiler.evaluation.indices import IndexCodes
 from stretto.compiler.evaluation.reports import EvalError, eval_error
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.language import syntax as s
@@ -17,7 +18,7 @@ OperationsCode = Callable[[Env], list[Operation]]
 
 def parts_named(
     mention: s.Mention,
-    codes: list[Callable[[Env], int] | None],
+    codes: IndexCodes,
     p: ResolvedPipeline,
     split: bool,
     after: bool,

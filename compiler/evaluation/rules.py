@@ -7,10 +7,10 @@ from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.chains import check_part, no_whole_backward
 from stretto.compiler.evaluation.costs.targets import check_place, find_pipeline, no_such_index
 from stretto.compiler.evaluation.declared import Declarations, Deferred
-from stretto.compiler.evaluation.expressions.compile import compile_whole
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget, compile_ranges, for_each
 from stretto.compiler.evaluation.expressions.scope import Scope
 from stretto.compiler.evaluation.expressions.values import Env
+from stretto.compiler.evaluation.indices import IndexCodes, compile_indices
 from stretto.compiler.evaluation.reports import Reports, backward_not_split, diagnosis, no_part
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.evaluation.rule_parts import OperationsCode, parts_named
@@ -70,15 +70,7 @@ def _operation(
     stages are cut into parts those that decide when it stands `after` others, or before them."""
     reports = scope.reports
     p = _pipeline(mention, scope, pipelines, reports)
-    codes = [
-        None if e is None else compile_whole(e, scope, what)
-        for e, what in (
-            (mention.stage, "a stage"),
-            (mention.microbatch, "a micro-batch"),
-            (mention.slice, "a slice"),
-            (mention.layer, "a layer"),
-        )
-    ]
+    codes = compile_indices(mention, scope)
     if mention.stage is None or mention.microbatch is None:
         reports.add(
             diagnosis(
@@ -119,7 +111,7 @@ def _wrong_part(
 
 def _named(
     mention: s.Mention,
-    codes: list[Callable[[Env], int] | None],
+    codes: IndexCodes,
     p: ResolvedPipeline,
     slices: int,
 ) -> OperationsCode:

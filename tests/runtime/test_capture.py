@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from stretto.compiler.plan.plan import Plan
 from stretto.runtime import Executor, GradScaler, PipelineError, run_local
 from stretto.runtime.graphs import CapturedStep, capture
-from stretto.runtime.stage import private
-from stretto.runtime.transport import local
 from stretto.runtime.transport.local import Local
-from tests.support.happens_before import CheckedDevice, Drop, settled
+from tests.support.happens_before import CheckedDevice, Drop, computing_on, settled
 from tests.support.part_plans import part_plan
 from tests.support.part_stages import CutLayer
 from tests.support.training import (
@@ -44,16 +42,10 @@ def captured(
             executor.close()
             return found
 
-    patch = pytest.MonkeyPatch()
-    patch.setattr(local, "accelerator_of", lambda _: device)
-    patch.setattr(private, "LAZY", set[str]())
-    try:
-        with device.watching():
-            x, target = batch(spec)
-            every = [built(spec, rank, make) for rank in range(spec.ranks)]
-            return device, every, run_local(plan, rank)
-    finally:
-        patch.undo()
+    with computing_on(device), device.watching():
+        x, target = batch(spec)
+        every = [built(spec, rank, make) for rank in range(spec.ranks)]
+        return device, every, run_local(plan, rank)
 
 
 @pytest.mark.parametrize("name", ["one_f_one_b", "zb_v", "dualpipe", "parts"])
@@ -145,13 +137,8 @@ def refused(body: Any, on: bool = True) -> str:
         finally:
             executor.close()
 
-    patch = pytest.MonkeyPatch()
-    patch.setattr(local, "accelerator_of", lambda _: device if on else None)
-    try:
-        with pytest.raises(PipelineError) as told:
-            run_local(plan, rank)
-    finally:
-        patch.undo()
+    with computing_on(device if on else None), pytest.raises(PipelineError) as told:
+        run_local(plan, rank)
     return str(told.value)
 
 

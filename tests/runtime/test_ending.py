@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal, TypedDict
 
 import pytest
 
@@ -70,18 +71,27 @@ BUFFERED = {name: told for name, told in os.environ.items() if name != "PYTHONUN
 PLAIN, OURS = "sys.exit(main())", "from stretto.runtime.ending import end_with; end_with(main)"
 
 
-def python(folder: Path, text: str, **to: int) -> "subprocess.CompletedProcess[str]":
-    """What becomes of a script in this folder, which is made."""
+class Script(TypedDict):
+    """How a script is started: in its folder, its text streams buffered as Python does it."""
+
+    args: list[str]
+    cwd: Path
+    env: dict[str, str]
+    text: Literal[True]
+
+
+def script(folder: Path, text: str) -> Script:
+    """The script of this text, written into this folder, which is made."""
     folder.mkdir(exist_ok=True)
     (folder / "script.py").write_text(text)
-    return subprocess.run(
-        [sys.executable, "script.py"],
-        cwd=folder,
-        env=BUFFERED,
-        text=True,
-        timeout=110,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **to},  # type: ignore[call-overload]
-    )
+    return Script(args=[sys.executable, "script.py"], cwd=folder, env=BUFFERED, text=True)
+
+
+def python(
+    folder: Path, text: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE
+) -> "subprocess.CompletedProcess[str]":
+    """What becomes of a script in this folder."""
+    return subprocess.run(**script(folder, text), stdout=stdout, stderr=stderr, timeout=110)
 
 
 def told(stderr: str) -> list[str]:
@@ -176,15 +186,8 @@ def test_what_cannot_be_printed_is_told(code: int, ends: int, tmp_path: Path) ->
 
 def test_a_pipe_that_nobody_reads_is_told(tmp_path: Path) -> None:
     text = f"import sys\ndef main():\n    print('lost')\n    return 0\n{OURS}\n"
-    (tmp_path / "script.py").write_text(text)
-    with subprocess.Popen(
-        [sys.executable, "script.py"],
-        cwd=tmp_path,
-        env=BUFFERED,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as started:
+    piped = subprocess.PIPE
+    with subprocess.Popen(**script(tmp_path, text), stdout=piped, stderr=piped) as started:
         assert started.stdout is not None and started.stderr is not None
         started.stdout.close()
         assert started.stderr.read() == "error: standard output: Broken pipe\n"

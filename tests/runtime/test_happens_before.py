@@ -13,10 +13,8 @@ import torch
 
 from stretto.compiler.plan.plan import Plan
 from stretto.runtime import Executor, run_local
-from stretto.runtime.stage import private
-from stretto.runtime.transport import local
 from stretto.runtime.transport.local import Local
-from tests.support.happens_before import CheckedDevice, Drop, settled
+from tests.support.happens_before import CheckedDevice, Drop, computing_on, settled
 from tests.support.part_plans import part_plan
 from tests.support.part_stages import CutLayer
 from tests.support.training import (
@@ -45,9 +43,6 @@ def steps(
     """The device, and by rank the modules that have taken two steps on it; the gradients are those
     of the last one, of known shapes."""
     device = CheckedDevice(drop)
-    patch = pytest.MonkeyPatch()
-    patch.setattr(local, "accelerator_of", lambda _: device)
-    patch.setattr(private, "LAZY", lazy)
     spec = spec_of(plan)
 
     def rank(transport: Local) -> None:
@@ -61,16 +56,13 @@ def steps(
                 executor.step(x, target=target)
             executor.close()
 
-    try:
-        with device.watching():
-            x, target = batch(spec)
-            every = [built(spec, rank, make) for rank in range(spec.ranks)]
-            run_local(plan, rank)
-            for parameter in parameters(every):  # the caller looks at all of it
-                if parameter.grad is not None:
-                    parameter.grad.sum()
-    finally:
-        patch.undo()
+    with computing_on(device, lazy), device.watching():
+        x, target = batch(spec)
+        every = [built(spec, rank, make) for rank in range(spec.ranks)]
+        run_local(plan, rank)
+        for parameter in parameters(every):  # the caller looks at all of it
+            if parameter.grad is not None:
+                parameter.grad.sum()
     return device, every
 
 

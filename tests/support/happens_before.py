@@ -20,16 +20,20 @@ its line, and a lost wait must be found.
 import linecache
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
+
+from stretto.runtime.stage import private
+from stretto.runtime.transport import local
 
 LOOKS = {"item", "tolist", "cpu", "numpy", "equal", "nonzero", "is_nonzero"}
 LOOKS |= {"__bool__", "__int__", "__float__", "__index__", "__contains__"}
@@ -362,3 +366,13 @@ def _site(name: str) -> str:
 def settled(device: CheckedDevice) -> None:
     """Nothing was found. Raises `AssertionError` with what was."""
     assert not device.found, "\n".join(dict.fromkeys(device.found))
+
+
+@contextmanager
+def computing_on(device: CheckedDevice | None, lazy: Set[str] = frozenset()) -> Iterator[None]:
+    """While this lasts, executors of ranks on threads are made for this device, or for none; `lazy`
+    as in `stretto.runtime.stage.private`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "accelerator_of", lambda _: device)
+        patch.setattr(private, "LAZY", lazy)
+        yield

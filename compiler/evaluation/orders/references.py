@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic
 from stretto.compiler.diagnostics.source import Span
-from stretto.compiler.evaluation.expressions.compile import already_reported, compile_whole
+from stretto.compiler.evaluation.expressions.compile import already_reported
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget
 from stretto.compiler.evaluation.expressions.scope import (
     Constant,
@@ -18,6 +18,7 @@ from stretto.compiler.evaluation.expressions.scope import (
     report_wrong_kind,
 )
 from stretto.compiler.evaluation.expressions.values import Env, PipelineValue, pipeline
+from stretto.compiler.evaluation.indices import compile_indices
 from stretto.compiler.evaluation.orders.pair_costs import PairCosts
 from stretto.compiler.evaluation.orders.resolver import Request
 from stretto.compiler.evaluation.reports import Reports, backward_not_split, diagnosis, no_part
@@ -58,16 +59,7 @@ def compile_reference(mention: s.Mention, scope: Scope, context: OrderContext) -
         if wrong is not None:
             context.reports.add(wrong)
     part = mention.part.text if mention.part else None
-    indices = [
-        None if e is None else compile_whole(e, scope, what)
-        for e, what in (
-            (mention.stage, "a stage"),
-            (mention.microbatch, "a micro-batch"),
-            (mention.slice, "a slice"),
-            (mention.layer, "a layer"),
-        )
-    ]
-    stage, microbatch, slice_, layer = indices
+    stage, microbatch, slice_, layer = compile_indices(mention, scope)
     if stage is microbatch is slice_ is layer is None:
         if which is None or isinstance(which, int):
             fixed = Request(kind, which, None, None, None, optional, place, part)
