@@ -1,11 +1,12 @@
-"""Functions, their arguments and classes stay small enough to be read at once."""
+"""Functions, their arguments, classes and modules stay small enough to be read at once."""
 
 import ast
 from collections.abc import Iterator
 
-from tests.repository.sources import modules, tree
+from tests.repository.sources import FOLDERS, modules, tree
+from tests.support.paths import ROOT
 
-LINES, ARGUMENTS, CLASS = 70, 7, 150
+LINES, ARGUMENTS, CLASS, MODULE = 70, 7, 150, 500
 
 # At most six, each with its reason.
 EXCEPTIONS: dict[str, str] = {
@@ -37,3 +38,15 @@ def test_nothing_is_too_large() -> None:
     assert not [line for name, line in found.items() if name not in EXCEPTIONS]
     assert found.keys() >= EXCEPTIONS.keys(), "an exception that is none any more"
     assert len(EXCEPTIONS) <= 6
+
+
+def test_no_module_is_too_long() -> None:
+    """Neither of the program nor of its tests, benchmarks and documents."""
+    paths = [
+        path
+        for folder in (*FOLDERS, "tests", "benchmarks", "docs", "examples")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    long = {path: len(path.read_text("utf-8").splitlines()) for path in paths}
+    assert not {str(path): lines for path, lines in long.items() if lines > MODULE}
+    assert max(long.values()) > MODULE / 2, "modules were not read"

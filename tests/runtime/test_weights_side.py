@@ -19,8 +19,8 @@ from stretto.runtime.stage.graph_cut import cut_graph
 from stretto.runtime.stage.hooks import hooks_made
 from stretto.runtime.stage.private import writable
 from stretto.runtime.stage.split_backward import input_gradient, weight_gradient, whole
-from tests.runtime.test_stage_kinds import KINDS, same
 from tests.runtime.test_weights_memory import ASKED, ROWS, Lower, N, perceptron, run
+from tests.support.stage_kinds import KINDS, same
 from tests.support.training import WIDTH
 
 

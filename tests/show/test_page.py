@@ -17,8 +17,8 @@ from stretto.compiler.problem.spec import show
 from stretto.compiler.show import draw, html
 from stretto.compiler.show.text_hidden import hidden_table
 from stretto.compiler.show.view import view
-from tests.show.test_show import EVIL, evil, planned, some_specs
 from tests.support import specs
+from tests.support.pictures import EVIL, evil, planned, some_specs
 
 pytestmark = pytest.mark.skipif(executable() is None, reason="no Chromium is installed")
 
