@@ -20,7 +20,7 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.evaluation import Settings, evaluate
-from stretto.compiler.evaluation.settings import MOST_OPERATIONS, SeldomMeant
+from stretto.compiler.evaluation.settings import MOST_OPERATIONS, SeldomMeant, ignored
 from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.arrange import arrange
@@ -46,16 +46,17 @@ def compile_text(
     receive_slots: int | None = None,
     whole: bool = False,
 ) -> Plan:
-    """The Plan of the schedule `text`, which diagnostics call `name`: its training step and its
-    forwards, or with `forward_only` these alone. `receive_slots`, 1 or more, is advice to every
-    rank; `advice.raised` tells where an order needed more. With `whole` stages that are cut into
-    parts run whole, in the same order."""
+    """The Plan of the schedule `text`, which diagnostics call `name`: its training step and, unless
+    they alone break a rule, its forwards, or with `forward_only` these alone. `receive_slots`, 1 or
+    more, is advice to every rank; `advice.raised` tells where an order needed more. With `whole`
+    stages that are cut into parts run whole, in the same order."""
     settings, budget = settings or Settings(), budget or Budget()
     source = Source(one_line(name), text)
     with without_collector():
         spec = evaluate(parse(source), settings)
         sources = (source, settings.costs.source) if settings.costs else (source,)
-        return _plan(spec, budget, _Choices(forward_only, receive_slots, whole), sources)
+        wanted = _Choices(forward_only, receive_slots, whole, settings.doubt)
+        return _plan(spec, budget, wanted, sources)
 
 
 class _Choices(NamedTuple):
@@ -64,6 +65,7 @@ class _Choices(NamedTuple):
     forward_only: bool = False
     slots: int | None = None
     whole: bool = False
+    doubt: Callable[[SeldomMeant], None] = ignored
 
 
 def compile_spec(spec: Spec, budget: Budget | None = None) -> Plan:
@@ -86,10 +88,11 @@ def plan_of(program: Program) -> Plan:
 
 
 class _MadePrograms(NamedTuple):
-    """The Programs with what is claimed of each, and what is still asked of the order that they
-    are made of: who found it, and what bounds are known. `problem`: that of stages in parts, whose
-    bound asks for it. (That of whole stages asks for the Spec alone; so their Problem, as large as
-    the Programs, is let go of before these are proved.)"""
+    """The Programs with what is claimed of each, why there is no evaluation where there is none,
+    and what is still asked of the order that they are made of: who found it, what bounds are known.
+    `problem`: that of stages in parts, whose bound asks for it. (That of whole stages asks for the
+    Spec alone; so their Problem, as large as the Programs, is let go of before these are
+    proved.)"""
 
     programs: dict[ProgramName, Program]
     claims: dict[ProgramName, Claims]
@@ -98,13 +101,21 @@ class _MadePrograms(NamedTuple):
     bound: Bound | None
     spec: Spec
     problem: Problem | None
+    no_evaluation: Diagnostic | None
 
 
 def _plan(spec: Spec, budget: Budget, wanted: _Choices, sources: tuple[Source, ...]) -> Plan:
     """From what is to be done to the Plan."""
     made = _made(spec, budget, wanted)
     prove_all(made.programs, made.claims)
-    return assemble(made.programs, made.claims, _least(made, wanted), made.engine, sources)
+    why = made.no_evaluation
+    if why and why.labels:
+        words = f"there is no evaluation: {why.message}"
+        wanted.doubt(SeldomMeant("no-evaluation", words, why.labels[0].span))
+    least = _least(made, wanted)
+    return assemble(
+        made.programs, made.claims, least, made.engine, sources, why.message if why else ""
+    )
 
 
 def _made(spec: Spec, budget: Budget, wanted: _Choices) -> _MadePrograms:
@@ -119,13 +130,14 @@ def _made(spec: Spec, budget: Budget, wanted: _Choices) -> _MadePrograms:
     names: tuple[ProgramName, ...] = ("eval",) if wanted.forward_only else ("train", "eval")
     made = communicated(order, names, wanted.slots)
     return _MadePrograms(
-        programs={name: one.program for name, one in made.items()},
-        claims={name: claims(*one) for name, one in made.items()},
+        programs={name: one.program for name, one in made.programs.items()},
+        claims={name: claims(*one) for name, one in made.programs.items()},
         engine=order.engine,
         proven=order.proven,
         bound=order.bound,
         spec=problem.spec,
         problem=problem if problem.spec.streams else None,
+        no_evaluation=made.no_evaluation,
     )
 
 

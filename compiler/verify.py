@@ -23,11 +23,12 @@ from stretto.compiler.evaluation.settings import MOST_OPERATIONS
 from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.engines.table import finders
-from stretto.compiler.order.written import incomplete, written
+from stretto.compiler.order.written import incomplete, order_like, written
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.spec import MAIN_KINDS, NONE, Spec, show
 from stretto.compiler.problem.whole import whole_spec
+from stretto.compiler.program.communicate import rules_that_forwards_break
 from stretto.compiler.program.program import Compute, Program, ProgramName
 from stretto.compiler.program.whole import whole_order
 from stretto.compiler.proof.prove import prove_all
@@ -47,6 +48,7 @@ def verify(plan: Plan) -> Plan:
             raise
         raise Rejected(changed(one, labels=()) for one in error.diagnostics) from None
     _engine(plan)
+    _evaluation(plan)
     return replace(plan, verified=_bound(plan))
 
 
@@ -198,6 +200,27 @@ def _engine(plan: Plan) -> None:
         by = "its author's" if whole else "a search's"
         where = "text" if plan.sources else "orders"
         _false(f"the plan claims an order by `{plan.engine}`, and by its {where} it is {by}")
+
+
+def _evaluation(plan: Plan) -> None:
+    """That a step has no evaluation beside it is so for the reason that the plan gives."""
+    if not plan.no_evaluation:
+        return
+    program = plan.programs["train"]
+    units = [
+        [
+            own
+            for unit in program.units(rank)
+            if (own := tuple(one.operation for one in unit if one.operation.kind in MAIN_KINDS))
+        ]
+        for rank in range(program.spec.ranks)
+    ]
+    order = order_like(expand(program.spec), units, plan.engine)
+    unkept = rules_that_forwards_break(order)
+    if not unkept:
+        _false("the plan claims that its forwards alone break a rule, and they keep all")
+    if unkept[0].message != plan.no_evaluation:
+        _false(f"the plan claims another reason for no evaluation than that {unkept[0].message}")
 
 
 def _bound(plan: Plan) -> Bound:

@@ -301,6 +301,8 @@ def _prepare(
     def cut() -> dict[int, PipelineMicrobatches]:
         wanted.check()
         if name not in executor.plan.programs:
+            if executor.plan.no_evaluation:
+                raise PipelineError(f"this plan has no evaluation: {executor.plan.no_evaluation}")
             raise PipelineError(
                 "this plan has only its forwards: call `eval`, or compile it without --forward-only"
             )

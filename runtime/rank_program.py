@@ -61,7 +61,7 @@ class RankProgram(NamedTuple):
 
 class RankPlan(NamedTuple):
     """What one rank needs of a plan. `graph` is that of `spec`; `programs` has `train` and `eval`,
-    or `eval` alone."""
+    or one of them alone; `no_evaluation` says why there is no `eval` beside a step."""
 
     rank: int
     spec: Spec
@@ -70,6 +70,7 @@ class RankPlan(NamedTuple):
     reductions: tuple[Reduction, ...]
     programs: dict[ProgramName, RankProgram]
     hash: str
+    no_evaluation: str = ""
 
     @property
     def stages(self) -> list[StageId]:
@@ -107,18 +108,19 @@ def _read(plan: Plan | str | os.PathLike[str], rank: int) -> RankPlan:
             name: IssuedList(program.ranks[rank], program.streams[rank] if spec.streams else ())
             for name, program in plan.programs.items()
         }
-        digest = plan.hash
+        digest, no_evaluation = plan.hash, plan.no_evaluation
     else:
         header, lists = read_rank(plan, rank)
         spec, channels, reductions = header.spec, header.channels, header.reductions
-        digest = header.hash
+        digest, no_evaluation = header.hash, header.no_evaluation
     programs: dict[ProgramName, RankProgram] = {
         name: on_streams(
             rank_program(name, _numbered(spec, own.instructions), channels), spec, own.streams
         )
         for name, own in lists.items()
     }
-    return RankPlan(rank, spec, StageGraph(spec), channels, reductions, programs, digest)
+    graph = StageGraph(spec)
+    return RankPlan(rank, spec, graph, channels, reductions, programs, digest, no_evaluation)
 
 
 def _numbered(spec: Spec, instructions: tuple[Instruction, ...]) -> tuple[Instruction, ...]:

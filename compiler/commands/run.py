@@ -215,6 +215,10 @@ def run(chosen: Namespace) -> int:
         raise files.Unusable("--restarts starts processes anew, and --local has none")
     seed = 0 if files.is_plan(chosen.file) else chosen.seed or 0  # a plan is not searched for
     plan = load(chosen.file, Namespace(**{**vars(chosen), "seed": seed}))
+    if chosen.eval_every is not None and plan.no_evaluation:
+        raise files.Unusable(
+            f"--eval-every: `{chosen.file}` has no evaluation: {plan.no_evaluation}"
+        )
     ranks = plan.programs[step_of(plan)].spec.ranks
     with Training() as training, Janitor() as janitor:
         path = chosen.file

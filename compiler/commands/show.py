@@ -14,7 +14,7 @@ from stretto.compiler.commands.flags import (
     wide,
 )
 from stretto.compiler.commands.load import Refused, load
-from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.program.program import ProgramName
 from stretto.compiler.show import FORMATS, Look, draw, format_of
 from stretto.compiler.show.summary import step_of
@@ -71,6 +71,9 @@ def run(chosen: Namespace) -> int:
     if chosen.dialect and format != "torch-csv":
         raise files.Unusable(f"--dialect is for `--format torch-csv`, and this is `{format}`")
     plan = load(chosen.file, chosen)
+    if chosen.eval and plan.no_evaluation:
+        why = f"there is no evaluation to draw: {plan.no_evaluation}"
+        raise Refused([Diagnostic("rule-between-ranks", why)], plan.sources)
     name: ProgramName = "eval" if chosen.eval else step_of(plan)
     try:
         picture = draw(plan, format, name, look(chosen), chosen.dialect)

@@ -35,6 +35,11 @@ WARNINGS: dict[str, ErrorCode] = {
         "costs or sizes have no common denominator that fits, and are rounded",
         "To 2^-40 of the largest, before anything is computed; the finest is marked. A warning.",
     ),
+    "no-evaluation": ErrorCode(
+        "the step keeps a rule between ranks that its forwards alone do not keep",
+        "The step waits for gradients, an evaluation has none: the plan trains, and has no "
+        "evaluation. Write the rule between operations of one rank to have one. A warning.",
+    ),
     "more-receive-slots": ErrorCode(
         "a rank needs more receive slots than `--receive-slots` says",
         "The order cannot run with fewer. A warning.",

@@ -13,8 +13,9 @@ from stretto.compiler.problem.problem import EdgeKind
 from stretto.compiler.problem.spec import NONE, Operation, show
 
 
-def unenforced(order: Order, times: Earliest) -> list[Diagnostic]:
-    """One `rule-between-ranks` for each such rule, in the order of the text."""
+def unenforced(order: Order, times: Earliest, *, evaluation: bool = False) -> list[Diagnostic]:
+    """One `rule-between-ranks` for each such rule, in the order of the text; `evaluation`: the
+    Order is of the forwards alone, and they say so."""
     problem, rank = order.problem, order.problem.rank
     if not problem.spec.rules:
         return []
@@ -39,7 +40,7 @@ def unenforced(order: Order, times: Earliest) -> list[Diagnostic]:
         for earlier, later in product(_meant(rule.earlier, "last"), _meant(rule.later, "first")):
             if (earlier, later) in broken:
                 found.setdefault(rule.at, []).append(broken[earlier, later])
-    return [_unheard(order, at, pairs) for at, pairs in found.items()]
+    return [_unheard(order, at, pairs, evaluation) for at, pairs in found.items()]
 
 
 def _meant(operation: Operation, which: Literal["first", "last"]) -> list[Operation]:
@@ -47,16 +48,19 @@ def _meant(operation: Operation, which: Literal["first", "last"]) -> list[Operat
     return list(dict.fromkeys((operation, half(operation, which))))
 
 
-def _unheard(order: Order, at: int, pairs: list[tuple[int, int]]) -> Diagnostic:
+def _unheard(order: Order, at: int, pairs: list[tuple[int, int]], evaluation: bool) -> Diagnostic:
     """The rule at this place does not hold for these operations, earlier and later."""
     problem, spec, (a, b) = order.problem, order.problem.spec, pairs[0]
     earlier, later = (show(spec, problem.operations[i]) for i in (a, b))
+    where = "in an evaluation nothing" if evaluation else "nothing"
     notes = ["a rank waits for another only where it needs its results"]
+    if evaluation:
+        notes.append("an evaluation runs the forwards alone: no gradient comes back")
     if len(pairs) > 1:
         notes.append(f"likewise for {len(pairs) - 1} more")
     return Diagnostic(
         code="rule-between-ranks",
-        message=f"nothing makes `{later}` on rank {problem.rank[b]} wait for `{earlier}` on rank "
+        message=f"{where} makes `{later}` on rank {problem.rank[b]} wait for `{earlier}` on rank "
         f"{problem.rank[a]}",
         labels=(Label(spec.spans[at]),),
         notes=tuple(notes),

@@ -57,11 +57,12 @@ FEW = 10  # findings told of one line
 
 
 class Plan(Struct, frozen=True):
-    """The Programs by name (`train` and `eval`, or `eval` alone), what is claimed of each, a lower
+    """The Programs by name (`train` and `eval`, or one alone), what is claimed of each, a lower
     bound of what the Spec minimizes, who made the order, the texts it was compiled from, and the
     SHA-256 of the file's header line. `verified`: of a plan that was read from a file, the lower
     bound that was then worked out anew; its own `bound` may state more, which nobody has checked.
-    None where this process has compiled the plan, or has only read it."""
+    None where this process has compiled the plan, or has only read it. `no_evaluation`: why a step
+    has no `eval` beside it, a sentence's end; else empty."""
 
     programs: dict[ProgramName, Program]
     claims: dict[ProgramName, Claims]
@@ -70,6 +71,7 @@ class Plan(Struct, frozen=True):
     sources: tuple[Source, ...]
     hash: str
     verified: Bound | None = None
+    no_evaluation: str = ""
 
     def summary(self) -> dict[str, Any]:
         """The figures of the plan's step, times and sizes in the units of the schedule: the object
@@ -116,6 +118,7 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     engine: str
     sources: tuple[Source, ...]
     ranks: tuple[Line, ...]
+    no_evaluation: str = ""
 
     @property
     def hash(self) -> str:
@@ -129,15 +132,18 @@ def assemble(
     bound: Bound,
     engine: str,
     sources: Iterable[Source] = (),
+    no_evaluation: str = "",
 ) -> Plan:
     """The Plan of these Programs of one Spec, with its hash. All share their channels; the sums
-    are those of `train`."""
+    are those of `train`. `no_evaluation`: see `Plan`."""
     first = next(iter(programs.values()))
     for name, program in programs.items():
         same = program.spec == first.spec and program.channels == first.channels
         if not same or (name == "eval" and program.reductions) or program.name != name:
             raise ValueError(f"the {name} program is not of the same plan")
-    value = Plan(dict(programs), dict(claims), bound, engine, tuple(sources), "")
+    value = Plan(
+        dict(programs), dict(claims), bound, engine, tuple(sources), "", None, no_evaluation
+    )
     return msgspec.structs.replace(value, hash=next(_lines(value))[1])
 
 
@@ -165,7 +171,16 @@ def read_plan(path: str | PathLike[str] | Lines) -> Plan:
         ranks = tuple(own[name].instructions for own in lists)
         streams = tuple(own[name].streams for own in lists) if header.spec.streams else ()
         programs[name] = Program(header.spec, name, header.channels, reductions, ranks, streams)
-    return Plan(programs, header.claims, header.bound, header.engine, header.sources, header.hash)
+    return Plan(
+        programs,
+        header.claims,
+        header.bound,
+        header.engine,
+        header.sources,
+        header.hash,
+        None,
+        header.no_evaluation,
+    )
 
 
 def read_rank(path: str | PathLike[str], rank: int) -> tuple[Header, RankLists]:
@@ -194,6 +209,7 @@ def _lines(plan: Plan) -> Iterator[tuple[bytes, str]]:
         bound=plan.bound,
         engine=plan.engine,
         sources=plan.sources,
+        no_evaluation=plan.no_evaluation,
         ranks=tuple(Line(len(line), digest) for line, digest in parts),
     )
     first_line = _encode(header)
@@ -394,11 +410,18 @@ def _sane(header: Header) -> Iterator[tuple[str, str]]:
     for source in header.sources:
         if not source.name.isprintable():
             yield "$.sources", "the name of one of them cannot be printed"
-    for path, text in (("$.engine", header.engine), ("$.bound.reason", header.bound.reason)):
+    words = {
+        "$.engine": header.engine,
+        "$.bound.reason": header.bound.reason,
+        "$.no_evaluation": header.no_evaluation,
+    }
+    for path, text in words.items():
         if len(text) > MAX_WORDS or not text.isprintable():
             yield path, "this is too long, or cannot be printed"
     yield from check_header(spec, header.channels, header.reductions)
-    if header.claims.keys() not in ({"train", "eval"}, {"eval"}):
+    if header.no_evaluation and header.claims.keys() != {"train"}:
+        yield "$.no_evaluation", "with a reason for no evaluation a plan has `train` alone"
+    elif not header.no_evaluation and header.claims.keys() not in ({"train", "eval"}, {"eval"}):
         yield "$.claims", "a plan has `train` and `eval`, or `eval` alone"
     for name, claims in header.claims.items():
         for key in ("activations", "receives", "outputs"):

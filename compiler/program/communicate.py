@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from stretto.compiler.diagnostics.diagnostic import Rejected
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.order import Order, RankOrder
 from stretto.compiler.order.earliest_start import Earliest, earliest
 from stretto.compiler.order.unenforced_rules import unenforced
@@ -53,24 +53,32 @@ class Communicated(NamedTuple):
     planned: Earliest | None
 
 
+class Communication(NamedTuple):
+    """The Programs by name. `no_evaluation`: the rule that the forwards alone do not keep, though
+    the step does; then there is no `eval`."""
+
+    programs: dict[ProgramName, Communicated]
+    no_evaluation: Diagnostic | None
+
+
 def communicate(order: Order, slots: int | None = None) -> Program:
     """The `train` Program of the order. With `slots` (1 or more) a rank, or each of its streams,
     has no more than so many receive slots live at a time, or than its order needs if that is more;
     that can make it slower. Raises `Rejected`: `rule-between-ranks`."""
-    return communicated(order, ("train",), slots)["train"].program
+    return communicated(order, ("train",), slots).programs["train"].program
 
 
 def forwards(order: Order, slots: int | None = None) -> Program:
     """The `eval` Program: what an evaluation runs of the order, its forwards, each by itself, over
-    the same channels."""
-    return communicated(order, ("eval",), slots)["eval"].program
+    the same channels. Raises `Rejected`: `rule-between-ranks`."""
+    return communicated(order, ("eval",), slots).programs["eval"].program
 
 
 def communicated(
     order: Order, names: Sequence[ProgramName], slots: int | None = None
-) -> dict[ProgramName, Communicated]:
+) -> Communication:
     """The Programs of these names, as `communicate` and `forwards` make them. Raises `Rejected`, as
-    they do."""
+    they do; but of a step whose forwards alone do not keep its rules there is no evaluation."""
     order = inserted(order)
     data = flow(order.problem)
     limited = bool(order.lists) and any(order.problem.spec.limits)
@@ -81,7 +89,12 @@ def communicated(
             raise Rejected(wrong)
         step = _laid_out(order, times, data, "train", slots)
     found: dict[ProgramName, _LaidOut] = {}
+    unkept = rules_that_forwards_break(order) if "eval" in names else []
+    if unkept and "train" not in names:
+        raise Rejected(unkept)
     for name in names:
+        if name == "eval" and unkept:
+            continue
         if name == "eval" or step is None:
             alone = _forwards(order)
             if limited and step is not None:
@@ -90,10 +103,20 @@ def communicated(
         else:
             found[name] = step
     planned = slots is None and not order.lists and not has_collectives(order.problem.spec)
-    return {
+    programs: dict[ProgramName, Communicated] = {
         name: Communicated(one.program, one.issue.times if planned else None)
         for name, one in found.items()
     }
+    return Communication(programs, unkept[0] if unkept else None)
+
+
+def rules_that_forwards_break(order: Order) -> list[Diagnostic]:
+    """The rules between ranks that hold in the step, perhaps, but not where its forwards run alone:
+    there no gradient tells one rank how far another has come."""
+    if not order.problem.spec.rules:
+        return []
+    alone = _forwards(order)
+    return unenforced(alone, earliest(alone), evaluation=True)
 
 
 def _forwards(order: Order) -> Order:

@@ -5,6 +5,7 @@ as the headline of a picture. All of it comes from the claims, which the proof h
 from fractions import Fraction
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.diagnostics.layout import labelled
@@ -54,6 +55,7 @@ class Summary(Struct, frozen=True):
     hash: str
     streams: tuple[str, ...]
     hidden: tuple[HiddenSummary | None, ...]
+    no_evaluation: str | None = None
 
 
 def summarize(
@@ -122,7 +124,8 @@ def of_plan(plan: Plan) -> Summary:
     """The summary of the plan's step."""
     name = step_of(plan)
     known, stated = bounds(plan)
-    return summarize(plan.programs[name], plan.claims[name], known, plan.engine, plan.hash, stated)
+    found = summarize(plan.programs[name], plan.claims[name], known, plan.engine, plan.hash, stated)
+    return replace(found, no_evaluation=plan.no_evaluation) if plan.no_evaluation else found
 
 
 def bounds(plan: Plan) -> tuple[Bound, Bound | None]:
@@ -210,6 +213,7 @@ def table(s: Summary, width: int | None = None) -> str:
         **({"hidden": _hidden(s)} if any(s.hidden) else {}),
         "activations": f"{largest(s)} at most; per rank {runs(sizes(s))}",
         "weight copies": str(s.weight_copies),
+        **({"evaluation": f"none: {s.no_evaluation}"} if s.no_evaluation else {}),
         "hash": s.hash,
     }
     return "\n".join(labelled(rows, width))

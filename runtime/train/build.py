@@ -56,7 +56,7 @@ def build(job: TrainingJob, here: RankProcess) -> RankTraining:
     plan = plan_for_rank(job.plan, here.rank, world)
     with here.building:
         models = _models(job, plan)
-        data, eval_data = _data(job, models, plan), _eval_data(job, models)
+        data, eval_data = _data(job, models, plan), _eval_data(job, models, plan)
         modules = {stage: stage_of(job, here, models, stage) for stage in plan.stages}
         modules = unshared(modules, here.taken)
         seed(job, f"rank/{here.rank}")
@@ -130,10 +130,12 @@ def _data(job: TrainingJob, models: Models, plan: RankPlan) -> Data:
     return data
 
 
-def _eval_data(job: TrainingJob, models: Models) -> Any:
+def _eval_data(job: TrainingJob, models: Models, plan: RankPlan) -> Any:
     found = find(job.eval_data, "eval-data") if job.eval_data else models.eval_data()
     if job.eval_every is None:
         return None
+    if plan.no_evaluation:
+        raise PipelineError(f"--eval-every: the plan has no evaluation: {plan.no_evaluation}")
     if found is None:
         raise PipelineError(
             "--eval-every needs data: --eval-data MODULE:NAME, batches of (x, target) or a "

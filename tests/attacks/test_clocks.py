@@ -51,7 +51,7 @@ def test_every_file_gets_an_answer_by_one_clock(
         effort, whole = random.choice([0, 0, 0, 1]), random.random() < 0.2
         try:
             order = ordered(text, Budget(effort=effort, engine=engine), whole)
-            programs = communicated(order, NAMED)
+            programs = communicated(order, NAMED).programs
         except Rejected as rejected:
             assert rejected.diagnostics
             continue

@@ -14,7 +14,7 @@ from tests.support import library, specs
 
 
 def made(spec: Spec, slots: int | None = None) -> list[Communicated]:
-    return [*communicated(written(expand(spec)), ("train", "eval"), slots).values()]
+    return [*communicated(written(expand(spec)), ("train", "eval"), slots).programs.values()]
 
 
 def test_random_orders_run_at_their_planned_times() -> None:

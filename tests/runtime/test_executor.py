@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stretto.compiler.driver import compile_text
 from stretto.compiler.problem.spec import Feed
 from stretto.runtime import Executor, run_local
+from stretto.runtime.errors import PipelineError
 from stretto.runtime.transport.local import Local
 from tests.support.specs import (
     both_ways,
@@ -37,6 +39,7 @@ from tests.support.training import (
     there,
     trained,
 )
+from tests.support.verified import verified
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -113,6 +116,26 @@ def test_eval_leaves_gradients_alone_and_keeps_no_graph() -> None:
         assert torch.allclose(
             torch.stack(losses[name]), torch.stack([expected.losses[p, m] for m in range(4)])
         )
+
+
+def test_a_step_whose_forwards_alone_break_a_rule_trains_and_does_not_evaluate() -> None:
+    plan = compile_text(
+        """schedule ruled ranks 2 microbatches 4
+        pipeline main { }
+        rule F[0, m] after F[1, m - 1] for m in 1 .. microbatches
+        order rank r { repeat microbatches { F; B } }""",
+        "ruled.pipe",
+    )
+    x, _ = batch(spec_of(plan))
+
+    def body(executor: Executor) -> Any:
+        with pytest.raises(
+            PipelineError, match=r"no evaluation: .* `F main\[0, 1\]` on rank 0 wait"
+        ):
+            executor.eval(x)
+
+    executors(plan, body)
+    assert verified(plan).equal
 
 
 def test_without_scaling_gradients_are_those_of_the_sum() -> None:
