@@ -8,6 +8,7 @@ import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from fractions import Fraction
 
+from stretto.compiler.arguments import natural, positive, seconds
 from stretto.compiler.order.engines.table import BY_NAME, NAMES
 
 NARROWEST = 40  # columns in which a text picture can still be read
@@ -171,16 +172,6 @@ def fraction(text: str) -> Fraction:
         ) from None
 
 
-def seconds(text: str) -> float:
-    """Seconds, or minutes with an `m` behind them. Raises `ArgumentTypeError`."""
-    words = text.strip()
-    unit = words[-1:] if words[-1:] in ("s", "m") else ""
-    number = words.removesuffix(unit).strip()
-    if not re.fullmatch(r"(\d{1,9}(\.\d*)?|\.\d+)", number, re.ASCII):
-        raise ArgumentTypeError(f"`{text}` is no time such as 10, 2.5, 90s or 3m")
-    return float(number) * (60 if unit == "m" else 1)
-
-
 def part(text: str) -> Fraction:
     """A fraction, or a percentage with a `%` behind it. Raises `ArgumentTypeError`."""
     words = text.strip()
@@ -190,21 +181,6 @@ def part(text: str) -> Fraction:
         raise ArgumentTypeError(
             f"`{text}` is no fraction of the bound such as 0.02, 1/50 or 2%"
         ) from None
-
-
-def natural(text: str) -> int:
-    """A whole number from 0. Raises `ArgumentTypeError`."""
-    if not text.isdecimal() or len(text) > 18:
-        raise ArgumentTypeError(f"`{text}` is not a whole number")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """A whole number from 1. Raises `ArgumentTypeError`."""
-    number = natural(text)
-    if not number:
-        raise ArgumentTypeError("it is 1 at least")
-    return number
 
 
 def wide(text: str) -> int:

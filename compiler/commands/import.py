@@ -2,8 +2,9 @@
 
 from argparse import ArgumentParser, Namespace
 
+from stretto.compiler.arguments import natural
 from stretto.compiler.commands import files, outputs, screen
-from stretto.compiler.commands.flags import add_tables, natural
+from stretto.compiler.commands.flags import add_tables
 
 EXAMPLES = """\
   stretto import table.csv --from torch-csv -o mine.pipe"""

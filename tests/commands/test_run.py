@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stretto.compiler.arguments import above_zero, patience, positive
 from tests.support.command_line import Run
 
 
@@ -180,26 +181,35 @@ def test_run_without_torch_says_how_to_get_it(
     assert "pip install" in err
 
 
-def test_both_command_lines_of_a_training_have_the_same_flags() -> None:
-    """`stretto run` and `python -m stretto.runtime` are two tables, since one knows no torch: what
-    stands in one stands in the other, with the same choices and the same kind of value."""
+def test_what_is_given_to_run_reaches_the_ranks(folder: Path) -> None:
+    """Every flag that a rank knows, given to `stretto run`: the command that it starts says the
+    same to a rank, and what is not given is left to the rank's default."""
+    from stretto.compiler.arguments import TRAINING
     from stretto.compiler.commands import run
     from stretto.compiler.commands.parsers import commands_of, parser
     from stretto.runtime.__main__ import _parser
+    from stretto.runtime.train.job import TrainingJob
 
-    command = commands_of(parser())["run"]
-    command.fill()
-    flags = [
-        {one.option_strings[-1]: one for one in some._actions if one.option_strings}
-        for some in (command, _parser())
-    ]
-    ours, ranks = flags
-    assert ranks.keys() <= ours.keys(), "a flag that only torchrun takes"
-    compiles = ["--set", "--costs", "--max-ops", "--receive-slots", "--restarts"]
-    searches = ["--time-limit", "--effort", "--gap", "--engine", "--no-cache"]
-    assert ours.keys() - ranks.keys() == {*compiles, *searches}
-    for name, one in ranks.items():
-        other = ours[name]
-        assert (one.nargs, one.choices, one.metavar) == (other.nargs, other.choices, other.metavar)
-    handed = {f"--{word}" for word in run.HANDED_ON}
-    assert handed == {n for n, one in ranks.items() if one.nargs != 0 and n != "--model"}
+    values = {
+        int: "7",
+        positive: "9",
+        above_zero: "0.1",
+        patience: "3m",
+        str: "a.py:b",
+    }
+    words = ["run", "good.pipe"]
+    for flag in TRAINING:
+        words.append(flag.name)
+        if flag.type is not None:
+            words.append(flag.choices[-1] if flag.choices else values[flag.type])
+    reader = parser()
+    commands_of(reader)["run"].fill()
+    chosen = reader.parse_args(words)
+    command = run.command("good.plan", 2, chosen)
+    told = vars(_parser().parse_args(command[command.index("stretto.runtime") + 1 :]))
+    assert told.pop("plan") == "good.plan"
+    assert told == {name: getattr(chosen, name) for name in told}
+    assert len(told) == len(TRAINING) and None not in told.values() and told["timeout"] == 180
+    left = vars(_parser().parse_args(["good.plan", "--model", "a:b"]))
+    assert (left["steps"], left["timeout"], left["keep"], left["clip"]) == (10, 60, 3, None)
+    assert {name: left[name] for name in TrainingJob._field_defaults} == TrainingJob._field_defaults

@@ -16,6 +16,7 @@ ROOMS: dict[str, set[str]] = {
     "grammar": set(),
     "compiler.diagnostics": set(),
     "compiler.atomic": set(),
+    "compiler.arguments": set(),
     "compiler.library": {"compiler.diagnostics"},
     "compiler.language": {"compiler.diagnostics", "grammar"},
     "compiler.problem": {"compiler.diagnostics"},
@@ -86,6 +87,7 @@ ROOMS: dict[str, set[str]] = {
     "compiler.commands": {
         "compiler.diagnostics",
         "compiler.atomic",
+        "compiler.arguments",
         "compiler.library",
         "compiler.language",
         "compiler.problem",
@@ -102,7 +104,13 @@ ROOMS: dict[str, set[str]] = {
         "compiler.imports",
     },
     "compiler.cli": {"compiler.diagnostics", "compiler.commands"},
-    "runtime": {"compiler.diagnostics", "compiler.program", "compiler.proof", "compiler.plan"},
+    "runtime": {
+        "compiler.diagnostics",
+        "compiler.arguments",
+        "compiler.program",
+        "compiler.proof",
+        "compiler.plan",
+    },
 }
 
 # The proof and the checker of certificates share no derivation with what they check: of these
