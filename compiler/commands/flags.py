@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from stretto.compiler.arguments import natural, positive, seconds
 from stretto.compiler.order.engines.table import BY_NAME, NAMES
+from stretto.compiler.units import UNITS
 
 NARROWEST = 40  # columns in which a text picture can still be read
 MOST_POWER = 300  # the largest exponent of ten that a number may have
@@ -158,9 +159,9 @@ def fraction(text: str) -> Fraction:
     """A number as exact as it was written; `20 GiB` too, in bytes. Raises `ArgumentTypeError`."""
     words = text.strip()
     factor = 1
-    for power, unit in enumerate(("KiB", "MiB", "GiB", "TiB"), start=1):
+    for unit, many in UNITS.items():
         if words.endswith(unit):
-            words, factor = words.removesuffix(unit), 1024**power
+            words, factor = words.removesuffix(unit), many
     try:
         _, _, exponent = words.lower().partition("e")
         if len(words) > 100 or abs(int(exponent or 0)) > MOST_POWER:

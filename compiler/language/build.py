@@ -30,6 +30,7 @@ from stretto.compiler.language.refusals import (
     Refusal,
     SliceIndex,
 )
+from stretto.compiler.units import UNITS
 
 Make = Callable[[Children, Span], Any]
 
@@ -180,7 +181,7 @@ def _number(children: Children, span: Span) -> s.Number:
     digits, *unit = children
     value = int(digits) if digits.isdecimal() else Fraction(digits)
     if unit:
-        value *= s.UNITS[unit[0]]
+        value *= UNITS[unit[0]]
     return s.Number(int(value) if value == int(value) else value, span, "".join(unit))
 
 

@@ -15,10 +15,6 @@ class Word(Struct, frozen=True):
     span: Span
 
 
-UNITS = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
-"""What a number is multiplied by that has a unit."""
-
-
 class Number(Struct, frozen=True):
     """Exact; `20 GiB` is already multiplied out, and its `unit` is kept for people."""
 

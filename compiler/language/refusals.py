@@ -13,6 +13,7 @@ from msgspec import Struct
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.language import syntax as s
+from stretto.compiler.units import UNITS
 
 MOST_DIGITS = 300
 
@@ -266,7 +267,7 @@ def _product(children: Children, span: Span) -> Iterator[Diagnostic]:
             and behind.unit
             and not before.unit
         ):
-            many = Fraction(behind.value) / s.UNITS[behind.unit]
+            many = Fraction(behind.value) / UNITS[behind.unit]
             yield _syntax(
                 Span(span.file, *before.span[1:3], *behind.span[3:]),
                 f"a unit belongs to its number: this divides by {many} {behind.unit}",

@@ -11,7 +11,6 @@ from stretto.compiler.diagnostics.source import Source, Span
 
 # isort: off
 from stretto.compiler.language.expressions import (  # of expressions; the others stand here
-    UNITS as UNITS,
     Both as Both,
     Call as Call,
     Chain as Chain,

@@ -17,7 +17,6 @@ from stretto.compiler.plan.findings import (
     unknown,
     within,
 )
-from stretto.compiler.problem.figures import BYTES
 from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import (
     MOST_STREAMS,
@@ -29,6 +28,7 @@ from stretto.compiler.problem.spec import (
     Tie,
 )
 from stretto.compiler.program.program import Channel, Reduction
+from stretto.compiler.units import UNITS
 
 COMPUTE = "compute"  # the name of the first stream
 MAX_RANKS = 1 << 16
@@ -50,7 +50,7 @@ def check_spec(spec: Spec) -> Iterator[Wrong]:
         unit = getattr(spec, key)
         if unit > MAX_NUMBER and unit & (unit - 1):
             yield f"$.spec.{key}", f"{unit} is above 2^53, and no power of two"
-    if spec.sizes_in not in ("", *BYTES):
+    if spec.sizes_in not in ("", *UNITS):
         yield "$.spec.sizes_in", f"{spec.sizes_in!r} is no unit"
     for what, at in spec.rounded.items():
         if what not in ("times", "sizes"):

@@ -18,8 +18,8 @@ from math import ceil, floor
 from typing import Literal
 
 from stretto.compiler.problem.spec import Spec
+from stretto.compiler.units import UNITS
 
-BYTES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 SMALLEST = Fraction(1, 100)  # of a unit: less is told in the next smaller one
 MILLION = 1_000_000
 FIGURES = 6
@@ -66,7 +66,7 @@ def size_in(unit: str, amount: Fraction | int | str, toward: Toward = "nearest")
     exact = Fraction(amount)
     if not unit or not exact:
         return figure(exact, toward)
-    units = [*BYTES][: [*BYTES].index(unit) + 1]
-    known = [one for one in units if exact >= BYTES[one] * SMALLEST]
+    units = [*UNITS][: [*UNITS].index(unit) + 1]
+    known = [one for one in units if exact >= UNITS[one] * SMALLEST]
     word = known[-1] if known else units[0]
-    return f"{figure(exact / BYTES[word], toward)} {word}"
+    return f"{figure(exact / UNITS[word], toward)} {word}"

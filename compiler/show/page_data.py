@@ -16,7 +16,6 @@ from stretto.compiler.analysis.explanation import explained_stretch
 from stretto.compiler.analysis.idle import CAUSES, WAITS
 from stretto.compiler.analysis.slack import slack
 from stretto.compiler.analysis.units import UnitIndex, unit_name
-from stretto.compiler.problem.figures import BYTES
 from stretto.compiler.problem.kinds import KINDS
 from stretto.compiler.problem.spec import NONE, Operation
 from stretto.compiler.program.timeline import Timed
@@ -25,6 +24,7 @@ from stretto.compiler.show.palette import LIGHTER, Shade, colour
 from stretto.compiler.show.summary import figures
 from stretto.compiler.show.text_hidden import hidden_table
 from stretto.compiler.show.view import View
+from stretto.compiler.units import UNITS
 
 Columns = dict[str, list[Any]]
 
@@ -46,7 +46,7 @@ def plan_data(view: View) -> dict[str, Any]:
         "schedule": spec.name,
         "figures": figures(view.summary),
         "time": spec.time_unit,
-        "size": spec.size_unit * BYTES.get(spec.sizes_in, 1),
+        "size": spec.size_unit * UNITS.get(spec.sizes_in, 1),
         "sizes": spec.sizes_in,
         "makespan": view.claims.makespan,
         "ranks": spec.ranks,

@@ -83,8 +83,6 @@ def plain(tensor: Tensor) -> Tensor:
     negated when it is read."""
     if tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
         return tensor
-    if tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg():
-        return tensor
     return tensor.resolve_conj().resolve_neg().contiguous()
 
 

@@ -17,10 +17,16 @@ ROOMS: dict[str, set[str]] = {
     "compiler.diagnostics": set(),
     "compiler.atomic": set(),
     "compiler.arguments": set(),
+    "compiler.units": set(),
     "compiler.library": {"compiler.diagnostics"},
-    "compiler.language": {"compiler.diagnostics", "grammar"},
-    "compiler.problem": {"compiler.diagnostics"},
-    "compiler.evaluation": {"compiler.diagnostics", "compiler.language", "compiler.problem"},
+    "compiler.language": {"compiler.diagnostics", "compiler.units", "grammar"},
+    "compiler.problem": {"compiler.diagnostics", "compiler.units"},
+    "compiler.evaluation": {
+        "compiler.diagnostics",
+        "compiler.units",
+        "compiler.language",
+        "compiler.problem",
+    },
     "compiler.bounds": {"compiler.diagnostics", "compiler.problem"},
     "compiler.order": {
         "compiler.diagnostics",
@@ -32,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "compiler.proof": {"compiler.diagnostics", "compiler.problem", "compiler.program"},
     "compiler.plan": {
         "compiler.diagnostics",
+        "compiler.units",
         "compiler.atomic",
         "compiler.problem",
         "compiler.bounds",
@@ -46,6 +53,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "compiler.show": {
         "compiler.diagnostics",
+        "compiler.units",
         "compiler.problem",
         "compiler.bounds",
         "compiler.order",
@@ -88,6 +96,7 @@ ROOMS: dict[str, set[str]] = {
         "compiler.diagnostics",
         "compiler.atomic",
         "compiler.arguments",
+        "compiler.units",
         "compiler.library",
         "compiler.language",
         "compiler.problem",

@@ -11,7 +11,8 @@ from stretto.compiler.evaluation.expressions.values import show
 from stretto.compiler.evaluation.reports import diagnosis
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.evaluation.settings import SeldomMeant
-from stretto.compiler.problem.figures import BYTES, size_in
+from stretto.compiler.problem.figures import size_in
+from stretto.compiler.units import UNITS
 
 SMALL = 1 << 20  # bytes: a bare number from here on may well count them
 
@@ -24,7 +25,7 @@ def _bare(table: CostTable, units: WrittenUnits, amount: Exact) -> bool:
     which has one there was set to a number without."""
     at = table.stated.get(amount)
     unit = units.get(at) if at else None
-    return 0 < amount < (SMALL if not unit else 1 if unit == "KiB" else BYTES["KiB"])
+    return 0 < amount < (SMALL if not unit else 1 if unit == "KiB" else UNITS["KiB"])
 
 
 def _totals(

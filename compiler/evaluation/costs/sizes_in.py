@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.expressions.names import leaves
 from stretto.compiler.language import syntax as s
+from stretto.compiler.units import UNITS
 
-UNITS = ("", "KiB", "MiB", "GiB", "TiB")
+SIZES = ("", *UNITS)  # from the smallest
 
 
 def written_units(statements: Iterable[s.Statement | s.CostStatement]) -> dict[Span, str]:
@@ -26,7 +27,7 @@ def written_units(statements: Iterable[s.Statement | s.CostStatement]) -> dict[S
 
 def sizes_in(units: Mapping[Span, str]) -> str:
     """The largest of the units; empty where there is none."""
-    return max(units.values(), key=UNITS.index, default="")
+    return max(units.values(), key=SIZES.index, default="")
 
 
 def _unit(value: s.Expression, named: dict[str, str]) -> str:
@@ -37,4 +38,4 @@ def _unit(value: s.Expression, named: dict[str, str]) -> str:
             found.add(leaf.unit)
         elif isinstance(leaf, s.Name):
             found.add(named.get(leaf.text, ""))
-    return max(found, key=UNITS.index)
+    return max(found, key=SIZES.index)
