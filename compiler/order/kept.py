@@ -19,6 +19,9 @@ from stretto.compiler.order.kernels.jit import available, loops_folder
 SETS = ("whole", "parts")
 """The loops for whole stages, and those for stages that are cut into parts."""
 
+READING = 0.4
+"""Seconds of one core, about, to read compiled loops."""
+
 MODULE = "stretto.compiler.order.warm"
 """Compiles the sets that are named to it."""
 
@@ -68,6 +71,11 @@ class LoopsToCome:
     def there(self) -> bool:
         """Whether they have come."""
         return kept(self.name)
+
+    def worth(self, seconds: float) -> bool:
+        """Whether they have come, and so many seconds (of one core) are enough to read them and to
+        do as much again."""
+        return seconds > 2 * READING and self.there()
 
 
 def compiling(name: str) -> LoopsToCome | None:

@@ -2,7 +2,8 @@
 
 Compiling takes a quarter of a minute, once per machine. A search by effort, which finds the same
 either way, waits for it where plain loops would take longer. A search that has so many seconds
-never waits: another process compiles, and until that is done the search goes on with plain loops.
+never waits: another process compiles, and until that is done the search goes on with plain loops;
+nor does a short one wait for compiled ones to be read before it has an order.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from threading import RLock
 from typing import ParamSpec, TypeVar
 
 from stretto.compiler.order.budget import Budget, SearchProgress
-from stretto.compiler.order.kept import LoopsToCome, compiling, kept
+from stretto.compiler.order.kept import READING, LoopsToCome, compiling, kept
 from stretto.compiler.order.kernels.jit import available, disengage, engage, fast, loops_folder
 from stretto.compiler.order.open_search import WORK
 
@@ -22,9 +23,12 @@ PLAIN = 8e-6
 LISTS = 250
 """Sequences that are replayed without an effort."""
 
-READING, COMPILING, LISTING = 0.4, 15.0, 6.0
-"""Seconds of one core, about: to read compiled loops, to compile a set of them, and to compile
-those that are used without an effort."""
+COMPILING, LISTING = 15.0, 6.0
+"""Seconds of one core, about: to compile a set of loops, and to compile those that are used without
+an effort."""
+
+ORDERS = 10
+"""So many published orders are replayed, about, before a search begins."""
 
 COMPILES = "compiling the search's loops, once per machine"
 
@@ -51,11 +55,18 @@ def one_at_a_time(
 
 
 def loops_for(
-    name: str, size: int, budget: Budget, start: Starter = compiling
+    name: str,
+    size: int,
+    budget: Budget,
+    start: Starter = compiling,
+    *,
+    published: bool = True,
 ) -> LoopsToCome | None:
     """Have a search of so many operations run on the loops that suit it: compiled ones of the set
-    `name` where they are at hand, or worth their compiling. What is returned are those that
-    another process compiles in the meantime, if one does."""
+    `name` where they are at hand, or worth their compiling. What is returned are those that the
+    search is to look for while it runs on plain ones: another process compiles them, or they are
+    there, but the search begins with `published` orders, which may be all that is needed, and has
+    tried them sooner than compiled loops are read."""
     if not available():
         return None
     plain = PLAIN * size * LISTS
@@ -71,6 +82,8 @@ def loops_for(
             _compile(name, bool(budget.effort))
         return None
     if kept(name):
+        if published and not fast() and PLAIN * size * ORDERS < READING:
+            return LoopsToCome(name)
         engage()
         return None
     if loops_folder() is None:

@@ -99,8 +99,20 @@ class OpenSearch:
             raise KeyboardInterrupt
         if self.stopped():
             raise SearchDone
-        if self.coming is not None and self.coming.there():
+        if self.coming is not None and self.coming.worth(self.left() / self.budget.slower()):
             raise LoopsAreThere
+
+    @contextmanager
+    def on_these_loops(self) -> Iterator[None]:
+        """While this lasts, compiled loops that are there already are left where they are: what is
+        done takes less time than to read them."""
+        coming = self.coming
+        if coming is not None and coming.there():
+            self.coming = None
+        try:
+            yield
+        finally:
+            self.coming = coming
 
     @contextmanager
     def together(self, engine: str) -> Iterator[None]:

@@ -84,7 +84,7 @@ def improve(
     have several stages, and annealing. Raises `KeyboardInterrupt`."""
     if problem.spec.streams:
         return improve_parts(problem, [[o for unit in row for o in unit] for row in start], budget)
-    loops_for("whole", len(problem.operations), budget)
+    loops_for("whole", len(problem.operations), budget, published=False)
     instance = instance_of(problem)
     state = start_search(instance, budget, bound(problem).ticks)
     several = any(many > 1 for many in state.t.stages_on)
@@ -108,17 +108,22 @@ def run_engines(state: SearchState) -> None:
     """Run the chosen engine and those it starts from, or the whole portfolio; again, on what was
     found, when compiled loops come while plain ones run. Raises `SearchDone` when what was found is
     good enough or time is up."""
+    ahead = list(phases(state.budget.engine))
     with state.until_the_deadline():
         try:
-            _run_phases(state)
+            if ahead[0][0].engine == "library":
+                with state.on_these_loops():
+                    _run_phases(state, ahead[:1])
+                del ahead[0]
+            _run_phases(state, ahead)
         except LoopsAreThere:
             engage()
             state.on_present_loops()
-            _run_phases(state)
+            _run_phases(state, ahead)
 
 
-def _run_phases(state: SearchState) -> None:
-    for steps in phases(state.budget.engine):
+def _run_phases(state: SearchState, ahead: Iterable[tuple[SearchStep, ...]]) -> None:
+    for steps in ahead:
         _run(state, [step for step in steps if step.when(state)])
 
 

@@ -142,6 +142,10 @@ class Coming:
         self.asked += 1
         return self.asked > self.after
 
+    def worth(self, seconds: float) -> bool:
+        """Whether they have come, and pay."""
+        return seconds > 0 and self.there()
+
 
 @pytest.mark.parametrize("parts", [False, True])
 def test_a_search_goes_on_with_compiled_loops_when_they_come(
@@ -172,6 +176,37 @@ def test_a_search_goes_on_with_compiled_loops_when_they_come(
     assert phases[0] == ("engaged",) and len(phases) == 2
     found, kept_value, coming = phases[1]
     assert found == kept_value >= check(order).makespan and coming is None
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_published_orders_are_there_before_compiled_loops_are_read(
+    monkeypatch: pytest.MonkeyPatch, parts: bool
+) -> None:
+    """To read them takes longer, on a machine that is busy as long as a short limit."""
+    before = jit.fast()
+    ran: list[str] = []
+    module: Any = searching_parts if parts else searching
+    kind: Any = PartsSearch if parts else SearchState
+    real = kind.submit
+
+    def submit(state: Any, sequence: Any, engine: str, start: int = 0) -> int:
+        ran.append(engine)
+        return int(real(state, sequence, engine, start))
+
+    def come(*_: object) -> Any:
+        jit.disengage()
+        return Coming(0)
+
+    monkeypatch.setattr(kind, "submit", submit)
+    monkeypatch.setattr(module, "loops_for", come)
+    monkeypatch.setattr(module, "engage", lambda: ran.append("engaged"))
+    arrange(expand(parts_spec(2, 4)) if parts else v(), Budget(seconds=1, clock=FastClock(0.03)))
+    if before:
+        jit.engage()
+    published, searched = ran[: ran.index("engaged")], ran[ran.index("engaged") + 1 :]
+    assert published.pop() == "list" and len(set(published)) > 1  # all of them, and then one more
+    assert not set(published) & {"list", "anneal"} and not set(published) & set(searched)
+    assert ran.count("engaged") == 1
 
 
 class Told(list[SearchProgress]):
@@ -215,7 +250,11 @@ def test_what_a_search_runs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         kept.keep("whole")
         assert coming.there() and kept.kept("whole") and not kept.kept("parts")
         assert loops_for("whole", 10, Budget(effort=0), start) is None and not engaged  # too small
-        assert loops_for("whole", 10, Budget(), start) is None and engaged and len(began) == 1
+        assert loops_for("whole", 10, Budget(), start) == coming and not engaged
+        assert loops_for("whole", 10**6, Budget(), start) is None and len(engaged) == 1
+        assert loops_for("whole", 10, Budget(), start, published=False) is None
+        assert len(engaged) == 2 and len(began) == 1
+        assert coming.worth(10) and not coming.worth(0.5)  # no time to read them
     finally:
         jit.loops_folder.cache_clear()
 

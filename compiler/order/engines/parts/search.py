@@ -77,7 +77,7 @@ def improve_parts(
 ) -> Order | None:
     """The best Order that a short search finds from `start`, the parts of every rank in one
     sequence; None if there is none. Raises `KeyboardInterrupt`."""
-    loops_for("parts", len(problem.operations), budget)
+    loops_for("parts", len(problem.operations), budget, published=False)
     state = parts_search(problem, budget, bound(problem).ticks)
     index = {operation: i for i, operation in enumerate(problem.operations)}
     try:
@@ -113,13 +113,17 @@ def _engine(problem: Problem, name: str | None) -> str | None:
 def _run_all(state: PartsSearch) -> None:
     """Run the engines; again, on what was found, when compiled loops come while plain ones run.
     Raises `SearchDone` when what was found is good enough or time is up."""
+    ahead = list(ENGINES)
     with state.until_the_deadline():
         try:
-            _run(state, ENGINES)
+            with state.on_these_loops():
+                _run(state, ahead[:1])
+            del ahead[0]
+            _run(state, ahead)
         except LoopsAreThere:
             engage()
             state.on_present_loops()
-            _run(state, ENGINES)
+            _run(state, ahead)
 
 
 def _run(state: PartsSearch, steps: Iterable["PartsStep"]) -> None:

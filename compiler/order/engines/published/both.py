@@ -8,7 +8,8 @@ from stretto.compiler.order.kernels.op_classes import backward_of, forward_of
 
 
 def schedules(instance: SearchInstance, lines: list[list[int]]) -> Iterator[tuple[str, Writer]]:
-    """Name and writer of every published schedule for two pipelines in opposite directions."""
+    """Name and writer of every published schedule for two pipelines in opposite directions, the
+    shortest first: there may be time for no more."""
     down, up = lines
     ranks = len(down)
     each = [instance.count[forward_of(line[0])] for line in lines]
@@ -48,11 +49,7 @@ def schedules(instance: SearchInstance, lines: list[list[int]]) -> Iterator[tupl
                 pen.b(near)
                 pen.f(near)
 
-    yield "gems", gems
-    if ranks % 2:
-        return
-    yield "chimera", chimera
-    if each[0] == each[1] and each[0] >= ranks:
+    if not ranks % 2 and each[0] == each[1] and each[0] >= ranks:
         for overlap in (True, False) if instance.pairs else (False,):
 
             def dualpipe(r: int, pen: RankWriter, overlap: bool = overlap) -> None:
@@ -60,3 +57,6 @@ def schedules(instance: SearchInstance, lines: list[list[int]]) -> Iterator[tupl
                 dualpipe_steps(pen, d, ranks, each[0], near, far, overlap)
 
             yield "dualpipe", dualpipe
+    if not ranks % 2:
+        yield "chimera", chimera
+    yield "gems", gems
