@@ -30,7 +30,6 @@ from stretto.runtime.issuing import run_list
 from stretto.runtime.last_words import last_words, neighbours_of, page_of
 from stretto.runtime.loss_scaler import LossScaler
 from stretto.runtime.microbatches import (
-    PipelineMicrobatches,
     Wanted,
     fill,
     merged_outputs,
@@ -42,6 +41,7 @@ from stretto.runtime.parameters import named_parameters, owned
 from stretto.runtime.preparation import preparation
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import plan_for_rank
+from stretto.runtime.recut import Recut, StepMicrobatches
 from stretto.runtime.replicas import Replicas, lanes
 from stretto.runtime.slices import slicing_of
 from stretto.runtime.stage.chains import part_chains
@@ -177,7 +177,6 @@ class Executor:
         self.batching = batch_options(options)
         self.shares: dict[str, list[LossShare]] = {}  # of the last step's losses, by pipeline
         self.bound: dict[ProgramName, BoundProgram] = {}
-        self.nothing: dict[ProgramName, dict[int, PipelineMicrobatches]] = {}  # of steps given none
         self.broken = ""  # why no step can be taken any more
         self.gathered, self.gather_lanes = 0, NONE  # of `train.gather`
         device = transport.accelerator
@@ -197,6 +196,7 @@ class Executor:
             self.context = _meet(plan, context, self.peers, options)
             self.collectives = _meet_collectives(self, options)
             self.plan = self.context.plan
+            self.recut = Recut(self.plan.graph, self.batching)
             self.replicas = Replicas(self.context)
             self.replicas.broadcast_weights(self.peers)
             checks = options.get("check_messages", False)
@@ -298,7 +298,7 @@ def _prepare(
 ) -> Interpreter:
     """All ranks' agreement on the step, and what runs it here."""
 
-    def cut() -> dict[int, PipelineMicrobatches]:
+    def cut() -> StepMicrobatches:
         wanted.check()
         if name not in executor.plan.programs:
             if executor.plan.no_evaluation:
@@ -306,12 +306,11 @@ def _prepare(
             raise PipelineError(
                 "this plan has only its forwards: call `eval`, or compile it without --forward-only"
             )
-        if given.are_none and name in executor.nothing:
-            return executor.nothing[name]
+        again = executor.recut.again(name, given)
+        if again is not None:
+            return again
         own = microbatches(executor.plan, executor.stages, name, given, executor.batching)
-        if given.are_none:
-            executor.nothing[name] = own
-        return own
+        return executor.recut.learn(name, given, own)
 
     step = executor.preparation.begin(name, cut, wanted.outputs)
     bound = executor.bound.get(name)

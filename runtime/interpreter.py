@@ -32,6 +32,7 @@ from stretto.runtime.microbatches import NOTHING, PipelineMicrobatches
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import RankProgram
 from stretto.runtime.replicas import Replicas
+from stretto.runtime.stage.engine import MADE
 from stretto.runtime.stage.judge import Judging
 from stretto.runtime.stage.overlapped import OverlappedPair
 from stretto.runtime.stage.part_chain import PartChain
@@ -182,15 +183,15 @@ def _added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 def compute(own: BoundCompute, run: Interpreter) -> None:
     """Runs the operation; its result is left in slot `writes`."""
     try:
-        result = OPERATIONS[own.operation.kind](run, own.operation)
+        result = OPERATIONS[own.operation.kind](run, own)
     except Exception:
         run.handed = _handed(run, own.operation)
         raise
     if own.writes != NONE:
         run.slots[own.writes] = result
         if own.hands_on:
-            there = [tensor for tensor in result if tensor is not None]
-            run.handed_on[own.writes] = HandedOn(own.operation, Versions(there))
+            made: Any = result  # outputs, all of which are there
+            run.handed_on[own.writes] = MADE(HandedOn, (own.operation, Versions(made)))
     if run.many_streams:
         run.ended(own.operation)
 
@@ -261,12 +262,11 @@ INSTRUCTIONS: dict[type, Callable[[Any, Interpreter], None]] = {
 # Operations -------------------------------------------------------------------------------------
 
 
-def forward(run: Interpreter, operation: Operation) -> Result:
+def forward(run: Interpreter, own: BoundCompute) -> Result:
     """F: the stage's outputs for other stages. The forward of an overlapped unit runs the unit's
     backward too, where the modules' class offers one call for both."""
-    if operation.part != NONE:
-        return part_forward(run, operation)
-    own = run.bound.about[run.at]
+    if own.operation.part != NONE:
+        return part_forward(run, own)
     given = _forward_input(run, own)
     if own.partner != NONE:
         other = run.bound.about[own.partner]
@@ -278,10 +278,10 @@ def forward(run: Interpreter, operation: Operation) -> Result:
     return _kept(run, own, own.stage.forward(given))
 
 
-def part_forward(run: Interpreter, operation: Operation) -> Result:
+def part_forward(run: Interpreter, own: BoundCompute) -> Result:
     """F of a part: the first one takes what the stage is given, the last one has its outputs."""
+    operation = own.operation
     chain, microbatch, part = run.chain(operation), operation.microbatch, operation.part
-    own = run.bound.about[run.at]
     if part == 0:
         chain.begin(_forward_input(run, own))
     run.lend(chain.handed[microbatch].args, chain.handed[microbatch].kwargs)
@@ -289,48 +289,48 @@ def part_forward(run: Interpreter, operation: Operation) -> Result:
     return () if made is None else _kept(run, own, made)
 
 
-def part_backward(run: Interpreter, operation: Operation, split: bool) -> Result:
+def part_backward(run: Interpreter, own: BoundCompute, split: bool) -> Result:
     """I or B of a part: the last one takes the gradients of the stage's outputs, the first one has
     those of what the stage was given. `split`: it leaves the weights to a W."""
+    operation = own.operation
     chain, microbatch, part = run.chain(operation), operation.microbatch, operation.part
     last = part == len(chain.parts) - 1
-    gradients = run.gradients(run.bound.about[run.at]) if last else chain.above[microbatch]
+    gradients = run.gradients(own) if last else chain.above[microbatch]
     run.lend(gradients)
     backward = chain.input_gradient if split else chain.backward
     return backward(microbatch, part, gradients) or ()
 
 
-def backward(run: Interpreter, operation: Operation) -> Result:
+def backward(run: Interpreter, own: BoundCompute) -> Result:
     """B: the gradients of what the stage was given, and those of its weights."""
-    if operation.part != NONE:
-        return part_backward(run, operation, False)
-    own = run.bound.about[run.at]
+    if own.operation.part != NONE:
+        return part_backward(run, own, False)
     if run.ran_ahead and (done := run.ran_ahead.pop(run.at, None)) is not None:
         return done
-    found: Result = own.stage.backward(operation.microbatch, run.gradients(own))
+    found: Result = own.stage.backward(own.operation.microbatch, run.gradients(own))
     return found
 
 
-def input_gradient(run: Interpreter, operation: Operation) -> Result:
+def input_gradient(run: Interpreter, own: BoundCompute) -> Result:
     """I: the gradients of what the stage was given. Of a part that has no W all gradients."""
-    if operation.part != NONE:
-        _, p, s, _, _, part = operation
-        return part_backward(run, operation, run.context.plan.spec.parts[p][s][part].stream == 0)
-    own = run.bound.about[run.at]
-    found: Result = own.stage.input_gradient(operation.microbatch, run.gradients(own))
+    _, p, s, m, _, part = own.operation
+    if part != NONE:
+        return part_backward(run, own, run.context.plan.spec.parts[p][s][part].stream == 0)
+    found: Result = own.stage.input_gradient(m, run.gradients(own))
     return found
 
 
-def weight_gradient(run: Interpreter, operation: Operation) -> Result:
+def weight_gradient(run: Interpreter, own: BoundCompute) -> Result:
     """W: the gradients of the stage's weights, or of one part's."""
+    operation = own.operation
     if operation.part != NONE:
         run.chain(operation).weight_gradient(operation.microbatch, operation.part)
         return ()
-    run.bound.about[run.at].stage.weight_gradient(operation.microbatch)
+    own.stage.weight_gradient(operation.microbatch)
     return ()
 
 
-OPERATIONS: dict[str, Callable[[Interpreter, Operation], Result]] = {
+OPERATIONS: dict[str, Callable[[Interpreter, BoundCompute], Result]] = {
     "F": forward,
     "B": backward,
     "I": input_gradient,
@@ -340,35 +340,46 @@ OPERATIONS: dict[str, Callable[[Interpreter, Operation], Result]] = {
 
 
 def _forward_input(run: Interpreter, own: BoundCompute) -> ForwardInput:
-    _, p, s, m, *_ = own.operation
-    edges, mailbox, learn = run.step.edges, run.step.mailbox, own.learns
-    batch = run.step.microbatches.get(p, NOTHING)
+    operation, learn = own.operation, own.learns
+    s, m = operation.stage, operation.microbatch
+    every, edges, mailbox, _ = run.step
+    batch = every.get(operation.pipeline, NOTHING)
     given: list[Tensor] = []
     for slot, made in own.inputs:
         # What is still being sent keeps its memory to itself, whatever the module does.
-        leaving = mailbox.is_sending(slot)
+        leaving = slot in mailbox.leaving or slot in mailbox.kept
         for tensor, spec in zip(run.slots[slot], edges.of_result(made), strict=True):
-            assert tensor is not None
-            leaf = tensor.clone() if leaving else tensor if own.alone else tensor.detach()
+            leaf: Any = tensor
+            if leaving:
+                leaf = leaf.clone()
+            elif not own.alone:
+                leaf = leaf.detach()
             given.append(leaf.requires_grad_() if learn and spec.gradient else leaf)
-    return ForwardInput(
-        m,
-        batch.of_stage(s, m, len(given)),
-        tuple(given),
-        batch.target[m] if own.judged and batch.target else None,
-        learn,
-        batch.judging[m] if batch.judging else UNJUDGED,
-    )
+    further = batch.of_stage(s, m, len(given)) if s == 0 or batch.further else None
+    target = batch.target[m] if own.judged and batch.target else None
+    judging = batch.judging[m] if batch.judging else UNJUDGED
+    return MADE(ForwardInput, (m, further, tuple(given), target, learn, judging))  # type: ignore[no-any-return]
 
 
 def _kept(run: Interpreter, own: BoundCompute, made: ForwardOutput) -> Result:
     """Keeps loss and output for the user; returns what goes to other stages, without its graph."""
-    operation, stage = own.operation, own.stage
+    stage, result = own.stage, made.result
+    returned = stage.returns and run.step.keep_outputs
+    if made.loss is not None or returned or run.note is not None:
+        _keep(run, own.operation, made, returned)
+    if not stage.sends:
+        return ()
+    run.step.edges.settle(own.operation, result, own.learns)
+    if len(result) == 1:
+        return (result[0].detach(),)
+    return tuple([tensor.detach() for tensor in result])
+
+
+def _keep(run: Interpreter, operation: Operation, made: ForwardOutput, returned: bool) -> None:
     _, p, _, m, *_ = operation
     if made.loss is not None:
         run.losses.setdefault(p, {})[m] = made.loss
         run.metrics.setdefault(p, {})[m] = made.metrics
-    returned = stage.returns and run.step.keep_outputs
     if returned or run.note is not None:
         output = mapped(Tensor.detach, made.output)
         if run.note is not None:
@@ -376,10 +387,6 @@ def _kept(run: Interpreter, own: BoundCompute, made: ForwardOutput) -> Result:
         if returned:
             run.outputs.setdefault(p, {})[m] = output
             run.returned.append(HandedOn(operation, Versions(tensors(output))))
-    if not stage.sends:
-        return ()
-    run.step.edges.settle(operation, made.result, own.learns)
-    return tuple([tensor.detach() for tensor in made.result])
 
 
 def _handed(run: Interpreter, operation: Operation) -> str:

@@ -39,19 +39,20 @@ def run_list(run: Interpreter) -> None:
 def one_by_one(run: Interpreter) -> None:
     """Without streams: from top to bottom."""
     before, behind = run.data_parallel.actions(run.program)
-    page, marks = run.context.page.numbers, run.marks
-    beside = {*before, *behind}
+    page, place, marks = run.context.page.numbers, AT, run.marks
     with as_stream_group(run.context.group_of(0)):
+        if marks is None and not before and not behind:
+            for at, act in enumerate(run.bound.issue):
+                run.at = page[place] = at
+                act(run)
+            return
         for at, act in enumerate(run.bound.issue):
-            run.at = page[AT] = at
-            if at in beside:
-                for other in before.get(at, ()):
-                    other()
-                act(run)
-                for other in behind.get(at, ()):
-                    other()
-            else:
-                act(run)
+            run.at = page[place] = at
+            for other in before.get(at, ()):
+                other()
+            act(run)
+            for other in behind.get(at, ()):
+                other()
             if marks is not None:
                 marks.issued(at)
 

@@ -75,5 +75,6 @@ class KnownSteps:
             if pause >= OFTEN:
                 self.look(lacking)
             time.sleep(pause)
-            pause = min(2 * pause, max(OFTEN, 0.01 * (time.monotonic() - begun)), SELDOM)
+            waited = time.monotonic() - begun
+            pause = min(max(FIRST, waited / 4), max(OFTEN, waited / 100), SELDOM)
         return [numbers[rank] & (1 << BITS) - 1 for rank in awaited]

@@ -68,7 +68,8 @@ class Unsent:
 
 
 class Mailbox:
-    """See the module. `unsent` is what must be waited for at the end of the list."""
+    """See the module. `unsent` is what must be waited for at the end of the list. What a slot holds
+    may still be on its way to others while it is among those `leaving` or `kept`."""
 
     def __init__(self, context: RankContext, edges: StepEdges, header: HeaderCheck | None):
         self.context, self.edges, self.header = context, edges, header
@@ -134,10 +135,6 @@ class Mailbox:
                 self.kept.add(slot)
             else:
                 finish(departure.pending)
-
-    def is_sending(self, slot: int) -> bool:
-        """Whether what the slot holds may still be on its way to others."""
-        return slot in self.leaving or slot in self.kept
 
     def keep_unchanged(self, slot: int, check: Callable[[], None]) -> None:
         """The slot is freed; `check` is called when what was sent from it was taken."""

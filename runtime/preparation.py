@@ -16,11 +16,13 @@ from stretto.runtime.interpreter import StepInput
 from stretto.runtime.mailbox import Mailbox
 from stretto.runtime.microbatches import PipelineMicrobatches
 from stretto.runtime.rank_context import RankContext
-from stretto.runtime.signatures import ModuleState, faulty_card, state_of, step_card
+from stretto.runtime.recut import StepMicrobatches
+from stretto.runtime.signatures import ModuleState, StepCard, faulty_card, state_of, step_card
 
 
 class StepPreparation(NamedTuple):
-    """What a rank keeps for that between steps. `check_messages`: see `ExecutorOptions`."""
+    """What a rank keeps for that between steps. `check_messages`: see `ExecutorOptions`; `cards`
+    are the last, by program."""
 
     context: RankContext
     activity: Activity
@@ -28,11 +30,12 @@ class StepPreparation(NamedTuple):
     edges: EdgeMemory
     state: ModuleState
     check_messages: bool
+    cards: dict[ProgramName, StepCard]
 
     def begin(
         self,
         name: ProgramName,
-        cut: Callable[[], dict[int, PipelineMicrobatches]],
+        cut: Callable[[], StepMicrobatches],
         keep_outputs: bool,
     ) -> StepInput:
         """All ranks' agreement on the step, and what it runs on. `cut` gives this rank's
@@ -41,10 +44,15 @@ class StepPreparation(NamedTuple):
         number, cause = self.activity.steps, None
         own: dict[int, PipelineMicrobatches] = {}
         try:
-            own = cut()
-            contents = not self.agreement.compared
+            own, again = cut()
+            whole, state = not self.agreement.compared, self.state.checksum()
             alike = switches(self.context.plan.graph, self.context.stages)
-            card = step_card(name, own, self.state.checksum(), alike, contents)
+            last = self.cards.get(name)
+            if again and last and not whole and last.state == state and last.switches == alike:
+                card = last if not last.contents else last._replace(contents={})
+            else:
+                card = step_card(name, own, state, alike, whole)
+            self.cards[name] = card
         except Exception as error:
             known = isinstance(error, PipelineError)
             card = faulty_card(name, str(error) if known else f"{type(error).__name__}: {error}")
@@ -75,4 +83,5 @@ def preparation(
         EdgeMemory(peers.store, graph),
         state_of(context.stages.values()),
         check_messages,
+        {},
     )

@@ -20,13 +20,10 @@ from torch.autograd.graph import GradientEdge, Node
 from stretto.runtime.stage import node_calls
 from stretto.runtime.stage.cut_nodes import CutNode, CutPlace, EdgeGradient, current_stream
 from stretto.runtime.stage.cut_plans import PlannedGraph
-from stretto.runtime.stage.engine import Gradients, gradients_at
+from stretto.runtime.stage.engine import MADE, Gradients, gradients_at
 from stretto.runtime.stage.graph_cut import GraphCut, SideEdges, leads_to
 from stretto.runtime.stage.hooks import none_since
 from stretto.runtime.stage.saved_tensors import drop_factors, drop_named
-
-MADE: Any = tuple.__new__
-"""Makes a named tuple of all its fields in half the time that its own name takes."""
 
 HookPlace = tuple[dict[int, Any], int]
 """The hooks of a node, and the key of one of them."""
@@ -81,13 +78,12 @@ def run_planned(
     nodes, plan = graph
     fronts = [MADE(GradientEdge, (nodes[place], output, None)) for place, output in plan.fronts]
     wanted: list[Any] = [*inputs, *fronts]
-    for place, _, outputs, *_ in plan.cuts:
+    for place, _, outputs, _, _ in plan.cuts:
         node = nodes[place]
-        if outputs == 1:
-            wanted.append(MADE(GradientEdge, (node, 0, None)))
-        else:
+        wanted.append(MADE(GradientEdge, (node, 0, None)))
+        if outputs != 1:
             count = outputs or len(node._input_metadata)
-            wanted += [GradientEdge(node, output) for output in range(count)]
+            wanted += [MADE(GradientEdge, (node, output, None)) for output in range(1, count)]
     found = gradients_at(starts, gradients, wanted, keep=True)
     for place, names in plan.others:
         drop_named(nodes[place], names)

@@ -55,6 +55,33 @@ class Criterion:
         return found[0]
 
 
+class LossGradients:
+    """The gradients of losses at which backwards start: those that autograd has for a loss below
+    the product with its share of the step (and the scale of a `GradScaler`), found once for all
+    that are alike. So neither this product nor its backward is computed for every micro-batch."""
+
+    __slots__ = ("found", "of")
+
+    def __init__(self) -> None:
+        self.of: tuple[LossShare, float] | None = None
+        self.found = torch.empty(0)
+
+    def gradient(self, loss: Tensor, share: LossShare, scale: float) -> Tensor:
+        """A new tensor, of a loss of weight 1; gradients are enabled."""
+        found = self.found
+        if (
+            self.of != (share, scale)
+            or found.dtype is not loss.dtype
+            or found.shape != loss.shape
+            or found.device != loss.device
+        ):
+            one = torch.zeros_like(loss, requires_grad=True)
+            root = scaled(one, None, share) * scale if scale != 1 else scaled(one, None, share)
+            (found,) = torch.autograd.grad(root, one, torch.ones_like(root))
+            self.of, self.found = (share, scale), found
+        return found.clone()  # on which a function of the user's may write
+
+
 def refuse_no_loss(found: Any) -> None:
     """Raises `PipelineError` where what the loss function gave is no tensor with one number."""
     if isinstance(found, Tensor) and found.numel() == 1:

@@ -63,6 +63,10 @@ def whole(roots: Sequence[Root], gradients: Gradients, inputs: Sequence[Tensor])
 
 def collect(inputs: Sequence[Tensor]) -> Gradients:
     """Takes the gradients away from leaf inputs on which a backward has left them."""
+    if len(inputs) == 1:
+        (leaf,) = inputs
+        gradient, leaf.grad = leaf.grad, None
+        return (gradient,)
     found = tuple([leaf.grad for leaf in inputs])
     for leaf in inputs:
         leaf.grad = None
@@ -145,6 +149,9 @@ def seeded(deferred: DeferredWeightGrad, seeds: Iterable[EdgeGradient]) -> Defer
 
 def edges_of(places: Sequence[Root]) -> list[GradientEdge]:
     """Where they stand in the graph."""
+    if len(places) == 1:
+        (place,) = places
+        return [place if isinstance(place, GradientEdge) else edge_of(place)]
     return [place if isinstance(place, GradientEdge) else edge_of(place) for place in places]
 
 

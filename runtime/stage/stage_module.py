@@ -16,9 +16,16 @@ from stretto.runtime.errors import PipelineError
 from stretto.runtime.stage import split_backward
 from stretto.runtime.stage.carried import KEYWORD, CarriedEdges, SliceMemory
 from stretto.runtime.stage.cut_plans import CutPlans
-from stretto.runtime.stage.engine import Gradients, Root, edge_of
+from stretto.runtime.stage.engine import MADE, Gradients, Root, edge_of
 from stretto.runtime.stage.hooks import hooks_made
-from stretto.runtime.stage.judge import Criterion, Judging, LossFunction, refuse_no_loss, scaled
+from stretto.runtime.stage.judge import (
+    Criterion,
+    Judging,
+    LossFunction,
+    LossGradients,
+    refuse_no_loss,
+    scaled,
+)
 from stretto.runtime.stage.own_weight_gradients import OwnWeightGradients, run_left
 from stretto.runtime.stage.parts import uncut
 from stretto.runtime.stage.precision import outside_autocast
@@ -52,6 +59,8 @@ class ForwardInput(NamedTuple):
         """What the module is called with. It may write on it: neither the user's batch nor what
         other stages read changes then."""
         if self.x is None:
+            if len(self.given) == 1:
+                return (writable(self.given[0]),), {}
             return tuple(map(writable, self.given)), {}
         args, kwargs = arguments(self.x)
         own = [mapped(Tensor.clone, one) for one in args]
@@ -73,13 +82,15 @@ class ForwardOutput(NamedTuple):
 class SavedForward(NamedTuple):
     """What a backward needs of its forward: the leaf inputs whose gradients are wanted; the roots
     where it starts; for overlapped units that run as one call the tensors that stand there, or
-    the divided loss; and how many hooks there were before it (`hooks_made`), if that was asked."""
+    the divided loss; how many hooks there were before it (`hooks_made`), if that was asked; and
+    where it starts at the loss `above`, the gradients of the roots."""
 
     inputs: Outputs
     roots: tuple[Root, ...]
     outputs: Outputs = ()
     loss: Tensor | None = None
     hooks_before: int | None = None
+    above: Gradients | None = None
 
 
 @dataclass(slots=True)
@@ -92,7 +103,8 @@ class StageModule:
     backward in one call, `own` its ways to defer weights' gradients itself, `memory` what slices
     leave for later ones, where micro-batches are cut into slices; each then counts as a micro-batch
     here. `plans` say where its graphs are cut. `ddp` is what was around the module, `whole` what
-    runs it in one piece."""
+    runs it in one piece. `is_plain`: its backward is autograd's alone, since nothing comes from
+    slices and nothing is deferred by the module itself."""
 
     stage: StageId
     name: str
@@ -110,34 +122,36 @@ class StageModule:
     ddp: DistributedDataParallel | None = None
     saved: dict[int, SavedForward] = field(default_factory=dict)  # by micro-batch, as `deferred`
     deferred: dict[int, DeferredWeightGrad] = field(default_factory=dict)
+    of_losses: LossGradients = field(default_factory=LossGradients)
     plans: CutPlans = field(default_factory=CutPlans)
     whole: Callable[..., Any] = field(init=False)
+    is_plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.whole = uncut(self.module)
+        own = self.own
+        self.is_plain = self.memory is None and not own.stores and own.builder is None
 
     def forward(self, given: ForwardInput) -> ForwardOutput:
         """F: runs the module, and the loss where there is a target. Raises `PipelineError` where
         they give what cannot be sent or learned from, and whatever they raise."""
-        if given.learn and torch.is_inference_mode_enabled():
+        learn = given.learn
+        if learn and torch.is_inference_mode_enabled():
             raise PipelineError("nothing can be learned under torch.inference_mode()")
-        if torch.is_grad_enabled() is given.learn:
-            return self._forward(given)
-        with torch.set_grad_enabled(given.learn):  # also around a step under no_grad()
-            return self._forward(given)
-
-    def _forward(self, given: ForwardInput) -> ForwardOutput:
+        if torch.is_grad_enabled() is not learn:
+            with torch.set_grad_enabled(learn):  # also around a step under no_grad()
+                return self.forward(given)
         hooks = hooks_made()
         args, kwargs = given.arguments()
-        cut = self.memory is not None
-        output = _sliced(self, given, args, kwargs) if cut else self.whole(*args, **kwargs)
+        if self.memory is None:
+            output = self.whole(*args, **kwargs)
+        else:
+            output = _sliced(self, given, args, kwargs)
         if given.target is None:
-            return self.save(given, output, None, hooks_before=hooks)
+            return self.save(given, output, None, None, hooks)
         criterion = self.criterion(given)
         assert criterion is not None
-        return self.save(
-            given, output, criterion(output, given.target), criterion.metrics, hooks_before=hooks
-        )
+        return self.save(given, output, criterion(output, given.target), criterion.metrics, hooks)
 
     def criterion(self, given: ForwardInput) -> Criterion | None:
         """The loss function for the micro-batch; None where it is not judged."""
@@ -161,25 +175,14 @@ class StageModule:
         if given.target is not None:
             refuse_no_loss(loss)
         if given.learn:
-            leaves = tuple([tensor for tensor in given.given if tensor.requires_grad])
-            if (
-                loss is not None
-                and not loss.requires_grad
-                and _wants_gradients(self.module, leaves)
-            ):
-                raise PipelineError(
-                    "the loss has no gradient: it depends neither on the stage's weights nor on "
-                    "its input; was it, or the output, detached?"
-                )
-            root = None if loss is None else scaled(loss, output, given.judging.share)
-            saved = _saved(self, leaves, result, root, hooks_before)
-            self.saved[given.microbatch] = saved
-        return ForwardOutput(
-            output,
-            result,
-            None if loss is None else loss.detach().clone(),  # a loss may be a buffer
-            metrics,
-        )
+            self.saved[given.microbatch] = (
+                _saved(self, _carrying(given.given), _carrying(result), hooks_before)
+                if loss is None
+                else _judged(self, given, output, loss, hooks_before)
+            )
+        if loss is not None:
+            loss = loss.detach().clone()  # it may be a buffer
+        return MADE(ForwardOutput, (output, result, loss, metrics))  # type: ignore[no-any-return]
 
     @outside_autocast
     def backward(self, microbatch: int, gradients: Result) -> Result:
@@ -192,12 +195,6 @@ class StageModule:
             found = _through(self, split_backward.whole, saved, microbatch, gradients)
         self.run_builder()
         return found
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether its backward is autograd's alone: nothing comes from slices, and nothing is
-        deferred by the module itself."""
-        return self.memory is None and not self.own.stores and self.own.builder is None
 
     @outside_autocast
     def input_gradient(self, microbatch: int, gradients: Result) -> Result:
@@ -247,22 +244,45 @@ def _wants_gradients(module: nn.Module, leaves: Outputs) -> bool:
     return bool(leaves) or any(p.requires_grad for p in module.parameters())
 
 
+def _carrying(tensors: Outputs) -> Outputs:
+    if len(tensors) == 1:
+        return tensors if tensors[0].requires_grad else ()
+    return tuple([tensor for tensor in tensors if tensor.requires_grad])
+
+
 def _saved(
-    stage: StageModule,
-    inputs: Outputs,
-    result: Outputs,
-    loss: Tensor | None,
-    hooks_before: int | None,
+    stage: StageModule, inputs: Outputs, carrying: Outputs, hooks_before: int | None
 ) -> SavedForward:
-    if loss is not None:
-        loss = loss * stage.scale if stage.scale != 1 else loss
-        roots = (loss,) if loss.requires_grad else ()
-        return SavedForward(inputs, roots, (), loss, hooks_before)
-    carrying = [tensor for tensor in result if tensor.requires_grad]
+    """Where the backward starts at outputs, of which these are `carrying` a gradient."""
     if stage.overlapped is not None:
-        return SavedForward(inputs, tuple(carrying), tuple(carrying), None, hooks_before)
-    edges = [edge_of(tensor) for tensor in carrying]
-    return SavedForward(inputs, tuple(edges), (), None, hooks_before)
+        return SavedForward(inputs, carrying, carrying, None, hooks_before)
+    edges: tuple[Root, ...]
+    if len(carrying) == 1:
+        edges = (edge_of(carrying[0]),)
+    else:
+        edges = tuple([edge_of(tensor) for tensor in carrying])
+    return MADE(SavedForward, (inputs, edges, (), None, hooks_before, None))  # type: ignore[no-any-return]
+
+
+def _judged(
+    stage: StageModule, given: ForwardInput, output: Any, loss: Tensor, hooks_before: int | None
+) -> SavedForward:
+    """Where the backward starts at the loss. Raises `PipelineError` for one that depends on
+    nothing."""
+    inputs = _carrying(given.given)
+    if not loss.requires_grad and _wants_gradients(stage.module, inputs):
+        raise PipelineError(
+            "the loss has no gradient: it depends neither on the stage's weights nor on "
+            "its input; was it, or the output, detached?"
+        )
+    share, scale = given.judging.share, stage.scale
+    if share.weight == 1 and stage.overlapped is None and type(loss) is Tensor:
+        above = (stage.of_losses.gradient(loss, share, scale),) if loss.requires_grad else ()
+        return SavedForward(inputs, (loss,) if above else (), (), None, hooks_before, above)
+    root = scaled(loss, output, share)
+    root = root * scale if scale != 1 else root
+    above = (torch.ones_like(root),) if root.requires_grad else ()
+    return SavedForward(inputs, (root,) if above else (), (), root, hooks_before, above)
 
 
 def _put_off(
@@ -307,8 +327,10 @@ def _through(
 def of_roots(saved: SavedForward, gradients: Result) -> tuple[tuple[Root, ...], Gradients]:
     """Where the backward starts, and with which gradients: at the loss, or at the outputs that have
     one. Nothing depends on the others, so nothing is added for them anywhere."""
-    if saved.loss is not None:
-        return saved.roots, (torch.ones_like(saved.loss),) if saved.roots else ()
+    if saved.above is not None:
+        return saved.roots, saved.above
+    if len(gradients) == len(saved.roots) == 1 and gradients[0] is not None:
+        return saved.roots, gradients
     if len(gradients) == len(saved.roots) and all(one is not None for one in gradients):
         return saved.roots, gradients
     there = [(r, g) for r, g in zip(saved.roots, gradients, strict=True) if g is not None]

@@ -31,6 +31,7 @@ from stretto.compiler.show import json as json_rows
 from stretto.compiler.show import kinds as pictures
 from stretto.compiler.show.kinds import KindStyle, Tone
 from stretto.runtime import interpreter
+from stretto.runtime.bound import BoundCompute
 from stretto.runtime.interpreter import Interpreter
 from tests.support import library
 from tests.support.parts_orders import random_order
@@ -47,8 +48,9 @@ def checksums() -> Iterator[Checksums]:
     """The rows of `C`, in the tables and out again; what its operations found."""
     found: Checksums = {}
 
-    def checksum(run: Interpreter, operation: Operation) -> tuple[torch.Tensor, ...]:
+    def checksum(run: Interpreter, own: BoundCompute) -> tuple[torch.Tensor, ...]:
         """In the interpreter: the sum over the stage's output."""
+        operation = own.operation
         forward = operation._replace(kind="F")
         (writes,) = [
             one.writes

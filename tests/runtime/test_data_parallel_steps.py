@@ -321,9 +321,9 @@ def overlapped(_: int, plan: Plan, kind: str) -> list[str]:
         return call
 
     def counting(real: Any) -> Any:
-        def call(run: Any, operation: Any) -> Any:
-            result = real(run, operation)
-            told.append(operation.kind)
+        def call(run: Any, own: Any) -> Any:
+            result = real(run, own)
+            told.append(own.operation.kind)
             if sum(len(one) == 1 for one in told) == many:
                 done.set()
             return result
