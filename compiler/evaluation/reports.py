@@ -16,6 +16,7 @@ from stretto.compiler.evaluation.settings import MOST_OPERATIONS
 from stretto.compiler.language.syntax import Word
 
 MOST_SHOWN = 100  # mistakes of one kind that are reported
+MOST_ALIKE = 10  # mistakes of the same words that are told one by one; of more, one and a count
 MOST_SUGGESTED = 20  # mistakes after which close names are no longer looked for
 MOST_PER_RANK = 100  # mistakes after which a rank's order is given up
 
@@ -134,6 +135,14 @@ class Repeated:
         return replace(self.diagnostic, notes=notes)
 
 
+class Alike:
+    """Mistakes of the same words at different places: the first, and how many."""
+
+    def __init__(self, told: list[Diagnostic], count: int) -> None:
+        self.told = told
+        self.count = count
+
+
 class Reports:
     """All mistakes found so far in a file, and in a file of costs that is read beside it."""
 
@@ -142,6 +151,8 @@ class Reports:
         self.work = StepsLeft(most_work)
         self._static: list[Diagnostic] = []
         self._values: list[Diagnostic] = []
+        self._alike: dict[tuple[str, str], Alike] = {}
+        self._only_counted = 0
         self._repeated: dict[tuple[str, Span | None], Repeated] = {}
         self._told: set[str] = set()
         self.parts: dict[str, Span] = {}  # the names of parts of stages, as far as read
@@ -154,6 +165,8 @@ class Reports:
     def add(self, diagnostic: Diagnostic) -> None:
         """A mistake that stands in the text, whatever the parameters are. Raises `Rejected` when
         there are so many that more would not help."""
+        if not self._is_told(diagnostic):
+            return
         self._static.append(diagnostic)
         if len(self._static) >= MOST_SHOWN:
             self.reject()
@@ -161,8 +174,19 @@ class Reports:
     def add_for_values(self, diagnostic: Diagnostic) -> None:
         """A mistake that depends on the values of parameters: left out where a `require` fails,
         which explains it better."""
-        if len(self._values) < MOST_SHOWN:
+        if len(self._values) < MOST_SHOWN and self._is_told(diagnostic):
             self._values.append(diagnostic)
+
+    def _is_told(self, diagnostic: Diagnostic) -> bool:
+        """Whether it is kept, and not only counted: of a statement that stands a thousand times the
+        first says all."""
+        alike = self._alike.setdefault((diagnostic.code, diagnostic.message), Alike([], 0))
+        alike.count += 1
+        if alike.count <= MOST_ALIKE:
+            alike.told.append(diagnostic)
+            return True
+        self._only_counted += 1
+        return False
 
     def add_once(self, what: str, diagnostic: Diagnostic) -> None:
         """A mistake of the text that shows in many places (a name that nothing defines, a statement
@@ -182,7 +206,7 @@ class Reports:
         key = (diagnostic.code, diagnostic.labels[0].span if diagnostic.labels else None)
         repeated = self._repeated.get(key)
         if repeated is None:
-            if len(self._repeated) >= MOST_SHOWN:
+            if len(self._repeated) >= MOST_SHOWN or not self._is_told(diagnostic):
                 return
             repeated = self._repeated[key] = Repeated(diagnostic, bindings, rank)
         repeated.count += 1
@@ -202,7 +226,7 @@ class Reports:
     @property
     def count(self) -> int:
         """How many different mistakes were found so far."""
-        return len(self._static) + len(self._values) + len(self._repeated)
+        return len(self._static) + len(self._values) + len(self._repeated) + self._only_counted
 
     def reject(self, failed: Iterable[Diagnostic] = ()) -> None:
         """Raises `Rejected` if anything was found. Where requirements `failed`, mistakes that
@@ -214,9 +238,19 @@ class Reports:
             found[-1] = replace(found[-1], notes=(*found[-1].notes, note))
         if not failed:
             found += self._values
-            found += [h.summary() for h in self._repeated.values()]
-        if found:
-            raise Rejected(sorted(dict.fromkeys(found), key=self._place))
+            found += [h.diagnostic for h in self._repeated.values()]
+        summaries = {h.diagnostic: h.summary() for h in self._repeated.values()}
+        told: list[Diagnostic] = []
+        for one in dict.fromkeys(found):
+            alike = self._alike.get((one.code, one.message))
+            if alike is None or alike.count <= MOST_ALIKE:
+                told.append(summaries.get(one, one))
+            elif one == alike.told[0]:
+                shown = summaries.get(one, one)
+                note = f"{alike.count - 1:,} more like it"
+                told.append(replace(shown, notes=(*shown.notes, note)))
+        if told:
+            raise Rejected(sorted(told, key=self._place))
 
     def _place(self, diagnostic: Diagnostic) -> tuple[bool, int, int]:
         """In the order of the text, what stands in other files behind it."""

@@ -266,3 +266,33 @@ def test_hostile_files_get_an_answer(name: str) -> None:
             assert len(told) < 10**6
     else:
         assert name in ("byte order mark", "crlf", "sum") or " of " in name
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("ranks 2", "`ranks` stands twice"),
+        ("transfer 1", "`transfer` stands twice"),
+        ("order auto", "`order auto` stands twice"),
+        ("let a = 1", "`a` is defined already"),
+        ("cost F = 1 / 0", "this divides by zero"),
+        ("cost F[9] = 1", "`main` has no stage 9"),
+        ("rule F[9, 1] after F[0, 0]", "`main` has no stage 9"),
+        ("limit activations <= -1", "an amount of memory cannot be -1"),
+    ],
+)
+@pytest.mark.parametrize("many", [5, 1000])
+def test_a_statement_that_stands_often_is_told_once_with_a_count(
+    line: str, message: str, many: int
+) -> None:
+    """Few are told one by one: each is a place to look at."""
+    text = MAIN + f"{line}\n" * many
+    found = [d for d in diagnostics(Source("many.pipe", text)) if message in d.message]
+    assert found
+    places = {label.span.line for d in found for label in d.labels[:1]}
+    if many == 5:
+        assert len(found) == len(places) >= 4
+        return
+    assert len(found) == 1
+    (note,) = [note for note in found[0].notes if "more like it" in note]
+    assert int(note.split()[0].replace(",", "")) >= many - 3
