@@ -23,6 +23,7 @@ from stretto.runtime import (
     GradScaler,
     checkpoint,
     clip_grad_norm_,
+    report_errors,
     stage_counts,
     stages_of,
 )
@@ -151,6 +152,8 @@ if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    train(parser().parse_args(), dist.get_rank())
-    dist.destroy_process_group()
+    arguments = parser().parse_args()
+    with report_errors():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        train(arguments, dist.get_rank())
+        dist.destroy_process_group()

@@ -6,7 +6,7 @@ order, the messages and the buffers all stand in the plan. `stages_of` says whic
 holds, `Executor` runs a rank, `run_local` all ranks as threads of one process, `capture` makes one
 CUDA graph of their step; `clip_grad_norm_`
 clips over all of them, `GradScaler` scales their losses; `Model` is what `stretto run` trains;
-every failure is a `PipelineError`.
+every failure is a `PipelineError`, which `report_errors` tells once for all ranks.
 
 From the bottom up: `containers`, `chunks`, `batch`, `given` (what a step is given); `topology`,
 `rank_program`, `tensor_spec`; `transport` (tensors between ranks); `stage` (a module at work);
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from stretto.runtime.placement import stages_of as stages_of
     from stretto.runtime.scaler import GradScaler as GradScaler
     from stretto.runtime.train.model import Model as Model
+    from stretto.runtime.train.own_loop import report_errors as report_errors
     from stretto.runtime.train.update import StepDone as StepDone
     from stretto.runtime.train.verify import verify as verify
 
@@ -68,6 +69,7 @@ _WHERE = {
     "check_copies": "stretto.runtime.copies",
     "clip_grad_norm_": "stretto.runtime.clip",
     "get_total_norm": "stretto.runtime.clip",
+    "report_errors": "stretto.runtime.train.own_loop",
     "run_local": "stretto.runtime.local",
     "stage_counts": "stretto.runtime.placement",
     "stages_of": "stretto.runtime.placement",
@@ -94,6 +96,7 @@ __all__ = [
     "check_copies",
     "clip_grad_norm_",
     "get_total_norm",
+    "report_errors",
     "run_local",
     "stage_counts",
     "stages_of",

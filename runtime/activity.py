@@ -4,7 +4,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from stretto.compiler.program.program import Compute
+from stretto.compiler.program.program import Compute, ProgramName
 from stretto.runtime.coordination.watchdog import Position
 from stretto.runtime.describe import awaited_ranks, describe_streams, ranks
 from stretto.runtime.interpreter import Interpreter
@@ -12,12 +12,17 @@ from stretto.runtime.rank_program import RankPlan
 from stretto.runtime.streams.marks import DeviceMarks, DevicePlace
 from stretto.runtime.whereabouts import Whereabouts
 
+WORDS: dict[ProgramName, str] = {"train": "step", "eval": "evaluation"}
+"""What a user calls a run of the program."""
+
 
 class Activity:
     """`doing` follows `rank 2 ` in a sentence, `busy` is false between steps, `steps` counts those
-    begun, `run` is the one whose instructions are running; between steps `awaited` are the ranks
-    whose numbers this one waits for, and `moves` counts the times it did. `marks`: on a device,
-    which is behind the process, where it stands; a step is over when it has come to the end."""
+    begun, evaluations too, `run` is the one whose instructions are running; between steps `awaited`
+    are the ranks whose numbers this one waits for, and `moves` counts the times it did. `when` is
+    what messages call the step: what a training loop has `called` it, by default `step 3` or
+    `evaluation 1`, as this executor has `taken` them. `marks`: on a device, which is behind the
+    process, where it stands; a step is over when it has come to the end."""
 
     def __init__(self, page: Whereabouts | None = None, marks: DeviceMarks | None = None) -> None:
         self.page, self.marks = page or Whereabouts(), marks
@@ -25,6 +30,8 @@ class Activity:
         self._run: Interpreter | None = None
         self.doing, self.busy = "makes its executor", True
         self.steps = self.moves = 0
+        self.called, self.when = "", ""
+        self.taken: dict[ProgramName, int] = {"train": 0, "eval": 0}
         self.awaited: tuple[int, ...] = ()
 
     @property
@@ -55,10 +62,12 @@ class Activity:
         self.awaited = ()
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """Around a step, from its preparation to its end."""
+    def step(self, name: ProgramName) -> Iterator[None]:
+        """Around a step of the program, from its preparation to its end."""
         self.steps, self.busy = self.steps + 1, True
-        self.doing = f"begins step {self.steps}"
+        self.taken[name] += 1
+        self.when = self.called or f"{WORDS[name]} {self.taken[name]}"
+        self.doing = f"begins {self.when}"
         try:
             yield
         finally:
@@ -67,7 +76,7 @@ class Activity:
     def awaits(self, others: Sequence[int]) -> None:
         """The step that this rank is in cannot begin before these ranks have come to it."""
         self.awaited = tuple(others)
-        self.doing = f"waits for {ranks(others)} to begin step {self.steps}"
+        self.doing = f"waits for {ranks(others)} to begin {self.when}"
 
     @contextmanager
     def waiting(self, doing: str, *ranks: int) -> Iterator[None]:

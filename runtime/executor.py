@@ -280,7 +280,7 @@ class Executor:
     def _take_step(self, name: ProgramName, given: StepArguments, wanted: Wanted) -> Any:
         if broken := self.broken or self.exchange.broken:
             raise PipelineError(f"this executor has stopped before: {broken}")
-        with self.activity.step():
+        with self.activity.step(name):
             try:
                 run = _prepare(self, name, given, wanted)
             except StepRefused:
@@ -382,7 +382,8 @@ def _ended(executor: Executor, run: Interpreter, error: Exception) -> Ending:
     if isinstance(error, RuntimeError) and not isinstance(error, PipelineError):  # a collective's?
         error = executor.collectives.await_reason() or error
     where = here.where if isinstance(error, PipelineError) else here.where + view.handed
-    end = ending(executor.peers, where, here.waiting_for, error)
+    when = f" at {executor.activity.when}"
+    end = ending(executor.peers, where, here.waiting_for, error, when)
     executor.broken = end.reason
     executor.data_parallel.fail(end.reason)
     executor.collectives.tell(end.reason)

@@ -60,17 +60,15 @@ def watch_of(
 
 
 class LossWatch:
-    """One rank's watch over an executor's losses. `where` is how messages call the next step, by
-    default the number of training steps."""
+    """One rank's watch over an executor's losses."""
 
     def __init__(self, context: RankContext, peers: Peers, exchange: Exchange, on: OnNonFinite):
         self.context, self.peers, self.exchange, self.on = context, peers, exchange, on
-        self.where, self.steps = "", 0
         self.seen: list[tuple[Operation, Tensor]] = []
 
     def begin(self) -> None:
         """A training step begins."""
-        self.steps, self.seen = self.steps + 1, []
+        self.seen = []
 
     def note(self, operation: Operation, output: Any) -> None:
         """Takes a stage's output, without its graph."""
@@ -115,7 +113,7 @@ class LossWatch:
         last = StageId(loss.pipeline, len(spec.pipelines[loss.pipeline].stages) - 1)
         others = f", one of {len(losses)} that are not finite" if len(losses) > 1 else ""
         return (
-            f"{self.where or f'step {self.steps}'}: the loss of micro-batch {which} of "
+            f"{self.exchange.activity.when}: the loss of micro-batch {which} of "
             f"`{spec.pipelines[loss.pipeline].name}` is {loss.value} on rank "
             f"{graph.topology.rank_of(last)}{others}; {self._cause(loss, last, found)}"
         )

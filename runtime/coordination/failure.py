@@ -79,11 +79,13 @@ class Ending(NamedTuple):
     cause: Exception | None
 
 
-def ending(peers: Peers, where: str, waiting_for: Sequence[int], error: Exception) -> Ending:
+def ending(
+    peers: Peers, where: str, waiting_for: Sequence[int], error: Exception, when: str = ""
+) -> Ending:
     """How a step ends that raised this exception on this rank; the other ranks are told, unless one
-    of them failed first. `where` describes the instruction that raised, `waiting_for` has the ranks
-    that it waited for: if there are any, the exception may be the trace of their end, and their
-    reason is awaited for `GRACE` seconds."""
+    of them failed first. `where` describes the instruction that raised, `when` is ` at step 3`;
+    `waiting_for` has the ranks that it waited for: if there are any, the exception may be the trace
+    of their end, and their reason is awaited for `GRACE` seconds."""
     peers.store.on_end()
     lost = bool(waiting_for) and not isinstance(error, PipelineError)
     known = _await_failure(peers, waiting_for, GRACE if lost else 0.0)
@@ -91,11 +93,11 @@ def ending(peers: Peers, where: str, waiting_for: Sequence[int], error: Exceptio
         return Ending(known.message, stopped_by(peers.rank, known), None)
     at = f"rank {peers.rank} {where}"
     if lost:
-        message = f"{at}, and has lost {_lost(peers, waiting_for, error)}"
+        message = f"{at}{when}, and has lost {_lost(peers, waiting_for, error)}"
     elif isinstance(error, PipelineError):
-        message = f"{at}: {error}"
+        message = f"{at}{when}: {error}"
     else:
-        message = f"{at} and fails: {type(error).__name__}: {error}"
+        message = f"{at} and fails{when}: {type(error).__name__}: {error}"
     post_failure(peers.store, peers.rank, message)
     return Ending(message, PipelineError(message), error)
 

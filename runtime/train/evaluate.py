@@ -20,6 +20,7 @@ def evaluate(training: RankTraining, progress: ProgressLog, step: int) -> None:
     modules are in evaluation mode meanwhile; gradients and random numbers stay as they are. Raises
     `PipelineError` where the data cannot be had."""
     executor, found = training.executor, list[BatchLosses]()
+    executor.activity.called = f"the evaluation after step {step}"
     with _evaluating(training):
         for x, target in _batches(training, step):
             losses: dict[str, list[Tensor]] = {}

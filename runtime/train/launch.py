@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.plan.plan import read_plan
 from stretto.runtime.aloud import answer, say
-from stretto.runtime.coordination.failure import named, post_failure
+from stretto.runtime.coordination.failure import post_failure
 from stretto.runtime.coordination.store import Store, store_of
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.leave import tell_by, to_stderr
@@ -34,7 +34,7 @@ from stretto.runtime.train.start import (
     meet_all,
     tell_others,
 )
-from stretto.runtime.train.telling import FOLDER, ErrorTeller
+from stretto.runtime.train.telling import FOLDER, ErrorTeller, sentence_of
 from stretto.runtime.transport.local import Local
 
 
@@ -103,13 +103,13 @@ def local(job: TrainingJob) -> int:
         try:
             return train(job, here)
         except PipelineError as error:
-            raise PipelineError(_message(error, transport.rank)) from error.__cause__
+            raise PipelineError(sentence_of(error, transport.rank)) from error.__cause__
 
     try:
         device = shared_device(job.device)
         reports = run_local(read_plan(job.plan), body, str(device))
     except (PipelineError, Rejected, OSError) as error:
-        message = str(error) if isinstance(error, PipelineError) else _message(error, 0)
+        message = str(error) if isinstance(error, PipelineError) else sentence_of(error, 0)
         ErrorTeller().tell(message, error.__cause__)
         return 1
     except KeyboardInterrupt:
@@ -132,7 +132,7 @@ def _failed(error: BaseException, me: int, progress: _Progress) -> int:
     """Reports the error to all ranks; of those that have one to tell only the first prints it, with
     the traceback of the user's own code. Returns the exit code."""
     known = isinstance(error, PipelineError | Rejected | OSError)
-    message = _message(error, me)
+    message = sentence_of(error, me)
     tell_others(progress.start, message)
     if progress.own is not None:
         post_failure(progress.own, me, message)
@@ -140,12 +140,3 @@ def _failed(error: BaseException, me: int, progress: _Progress) -> int:
     farewell(progress.start, failed=True)
     sys.stdout.flush()
     os._exit(1)  # threads that wait for other ranks inside torch would keep the process
-
-
-def _message(error: BaseException, me: int) -> str:
-    """What to print: with the rank, unless it names ranks itself."""
-    if isinstance(error, Rejected):
-        return "\n".join(diagnostic.message for diagnostic in error.diagnostics)
-    if not isinstance(error, PipelineError | OSError):
-        return f"rank {me} fails: {type(error).__name__}: {error}".removesuffix(": ")
-    return named(me, str(error))

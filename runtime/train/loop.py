@@ -34,8 +34,7 @@ def train(job: TrainingJob, here: RankProcess) -> TrainingReport:
     while state.step < job.steps:
         batches = [next_batch(training, state, ahead) for ahead in range(job.accumulate)]
         total, losses = weight_totals(training, batches), []
-        if training.executor.watch is not None:
-            training.executor.watch.where = f"step {state.step + 1}"
+        training.executor.activity.called = f"step {state.step + 1}"
         for batch in batches:
             if job.verify and verified is None:
                 found, verified = _verified(training, batch, total)

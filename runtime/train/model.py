@@ -101,7 +101,7 @@ class Models:
         except Exception as error:
             raise PipelineError(
                 f"{self.label} cannot build stage {stage.stage} of {count}: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}{_hint(error, count)}"
             ) from error
         if not isinstance(module, nn.Module):
             raise PipelineError(
@@ -167,3 +167,10 @@ def _is_model(given: Any) -> bool:
     return callable(getattr(given, "stage", None)) or (
         callable(given) and not isinstance(given, nn.Module | Mapping)
     )
+
+
+def _hint(error: Exception, count: int) -> str:
+    """Where a model that holds its layers in a list or a dict has fewer of them."""
+    if isinstance(error, LookupError):
+        return f"; the plan asks for {count} stages: does the model have as many?"
+    return ""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stretto.runtime import checkpoint
+from stretto.runtime.aloud import say
 from stretto.runtime.checkpoint.contents import Stateful
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.train.build import RankTraining
@@ -40,13 +41,19 @@ def resumed(training: RankTraining) -> TrainingState:
         _refuse_others(job.checkpoint)
         return position.state
     training.executor.activity.doing = "reads its checkpoint"
-    checkpoint.load(
+    step = checkpoint.load(
         training.executor,
         job.checkpoint,
         [one.optimizer for one in training.stepping],
         extra=_extra(training, position),
         own=_own(training),
     )
+    if training.here.rank == 0:
+        say(
+            f"no checkpoint in {job.checkpoint} yet: the training begins at step 1"
+            if step is None
+            else f"going on from the checkpoint of step {step} in {job.checkpoint}"
+        )
     return position.state
 
 

@@ -9,9 +9,12 @@ import threading
 import time
 from pathlib import Path
 
+from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.compiler.diagnostics.printable import told
 from stretto.runtime.aloud import say
+from stretto.runtime.coordination.failure import named
 from stretto.runtime.coordination.store import Store
+from stretto.runtime.errors import PipelineError
 from stretto.runtime.leave import to_stderr
 from stretto.runtime.train.traces import trace_of
 
@@ -20,6 +23,15 @@ SENTENCE = "error.txt"  # what it then prints
 QUOTE = re.compile(r"rank \d+ stops: ")  # how a rank tells of another that has failed
 FIRST = 1.5  # seconds that such a rank leaves to that one, which has a traceback to show
 PATIENCE = 2.0  # seconds in which the store says whether another rank was first
+
+
+def sentence_of(error: BaseException, rank: int) -> str:
+    """What to print of an error: with the rank, unless it names ranks itself."""
+    if isinstance(error, Rejected):
+        return "\n".join(diagnostic.message for diagnostic in error.diagnostics)
+    if not isinstance(error, PipelineError | OSError):
+        return f"rank {rank} fails: {type(error).__name__}: {error}".removesuffix(": ")
+    return named(rank, str(error))
 
 
 class ErrorTeller:

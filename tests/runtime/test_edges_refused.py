@@ -86,7 +86,10 @@ def test_a_wrong_result_is_its_producers() -> None:
     plan = plan_of(ordered(linear(3, 2), one_f_one_b))
     told = refusal(plan, lambda s: Wide(s) if s == 0 else Layer(s), *batch(spec_of(plan)))
     assert "rank 1 computes `F main[1, 0]` (made.pipe:2), on (2, 17) float32 that" in told
-    assert "that `F main[0, 0]` of rank 0 has made, and fails: RuntimeError: Given norm" in told
+    assert (
+        "that `F main[0, 0]` of rank 0 has made, and fails at step 1: RuntimeError: Given norm"
+        in told
+    )
 
 
 def bad_batches() -> list[Any]:

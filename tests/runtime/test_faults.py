@@ -79,7 +79,7 @@ def test_a_rank_that_fails_is_quoted_by_the_others() -> None:
     assert f"PipelineError: {reason}" in outcome.output[1] and "too large" in outcome.output[1]
     for rank in (0, 2):
         assert f"rank {rank} stops: {reason}" in outcome.output[rank]
-        assert "and fails: ValueError: too large" in outcome.output[rank]
+        assert "and fails at step 1: ValueError: too large" in outcome.output[rank]
 
 
 def test_a_rank_that_is_killed_is_missed() -> None:

@@ -114,8 +114,11 @@ def test_a_model_that_lacks_a_stage_is_told_once(folder: Path) -> None:
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, done.stderr
-    words = "--model mine:short cannot build stage 3 of 4: IndexError: list index out of range"
-    assert re.fullmatch(f"error: rank [03]: {words}", lines[0])
+    words = (
+        "--model mine:short cannot build stage 3 of 4: IndexError: list index out of range; "
+        "the plan asks for 4 stages: does the model have as many?"
+    )
+    assert re.fullmatch(f"error: rank [03]: {re.escape(words)}", lines[0])
 
 
 def test_a_module_that_fails_shows_its_own_traceback(folder: Path) -> None:
@@ -124,14 +127,14 @@ def test_a_module_that_fails_shows_its_own_traceback(folder: Path) -> None:
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, done.stderr
     assert "rank 1 computes `F main[1, 0]` (one_f_one_b.pipe:" in lines[0]
-    assert "fails: RuntimeError: The size of tensor a (5) must match" in lines[0]
+    assert "fails at step 1: RuntimeError: The size of tensor a (5) must match" in lines[0]
     assert re.search(r'mine.py", line \d+, in loss', done.stderr)
 
 
 def test_a_traceback_has_the_users_frames_alone_and_the_sentence_last(folder: Path) -> None:
     words = ("small.plan.gz", "--model", "mine:bad", "--data", "mine:data", "--local")
     *trace, last = start(folder, *words).stderr.splitlines()
-    assert "fails: RuntimeError: The size of tensor a (5) must match" in last
+    assert "fails at step 1: RuntimeError: The size of tensor a (5) must match" in last
     places = [re.search(r'File "(.*)", line \d+, in (\w+)', line) for line in trace]
     assert [(Path(at[1]).name, at[2]) for at in places if at] == [("mine.py", "loss")]
     assert "RuntimeError" not in "".join(trace) and len(trace) < 6

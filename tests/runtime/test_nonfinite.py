@@ -154,7 +154,7 @@ def test_a_warning_comes_once_and_the_executor_goes_on() -> None:
     def body(executor: Executor) -> Any:
         executor.step(bad, target=target)
         assert executor.watch is not None
-        executor.watch.where = "step 7"
+        executor.activity.called = "step 7"
         executor.step(bad, target=target)
         for parameter in executor.parameters():
             parameter.grad = None

@@ -103,7 +103,7 @@ def refused() -> Iterator[Any]:
     yield (
         torch.zeros(8, WIDTH + 1),
         x,
-        "rank 0 computes `F main[0, 0]` (made.pipe:1), on x of (2, 7) float32, and fails: Runti",
+        "rank 0 computes `F main[0, 0]` (made.pipe:1), on x of (2, 7) float32, and fails at step",
     )
 
 
@@ -146,7 +146,7 @@ def test_a_module_that_fails_is_named_on_every_rank() -> None:
 
     executors(plan, body, make=lambda seed: Bomb(seed) if seed == 0 else Layer(seed))
     where = "rank 0 computes `F main[0, 2]` (made.pipe:1), on x of (2, 6) float32,"
-    reason = f"{where} and fails: ValueError: too large"
+    reason = f"{where} and fails at step 1: ValueError: too large"
     assert told[0] == reason
     assert told[1].endswith(reason) and told[2].endswith(reason)
 

@@ -239,7 +239,7 @@ def test_a_stream_fails_while_the_thread_of_the_step_waits_for_a_message() -> No
     for found, output in zip(outcome.results, outcome.output, strict=True):
         told = f"{found}{output}"
         assert "rank 1 computes `F.disp main[1, 0, layer 0]`" in told
-        assert "on stream `comm` and fails: ValueError: too large" in told
+        assert "on stream `comm` and fails at step 1: ValueError: too large" in told
 
 
 @pytest.mark.xdist_group("ranks")
