@@ -127,7 +127,9 @@ DEAD = re.compile(
     r" did not come|, which keeps it)"
 )
 ASLEEP = re.compile(r"rank (\d) (?:computes|builds|loads|updates|makes)[^;\n]*, for \d+ s")
-RAISED = re.compile(r"error: (?:rank (\d).* (?:fails(?: at [^:]*)?: |cannot )|.* fails on rank (\d))")
+RAISED = re.compile(
+    r"error: (?:rank (\d).* (?:fails(?: at [^:]*)?: |cannot )|.* fails on rank (\d))"
+)
 
 
 def culprits(text: str) -> set[int]:
