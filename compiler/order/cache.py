@@ -8,15 +8,17 @@ there is just no memory.
 import json
 from contextlib import suppress
 from hashlib import sha256
+from math import inf
 from pathlib import Path
+from time import process_time
 from typing import NamedTuple
 
 import msgspec
 
 from stretto.compiler.atomic import atomic_write
-from stretto.compiler.order.budget import Budget
+from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.order.engines.table import finders
-from stretto.compiler.order.kernels.jit import cache_home
+from stretto.compiler.order.kernels.jit import available, cache_home, fast
 from stretto.compiler.problem.problem import Problem
 
 FORMAT = 3
@@ -26,7 +28,8 @@ LONGEST = 1e9  # seconds
 
 
 class Remembered(NamedTuple):
-    """A flat sequence, its engine, and how long was searched for it."""
+    """A flat sequence, its engine, and how long was searched for it: seconds of a core, or those
+    that were to be spent if these are fewer, or an effort counted."""
 
     sequence: list[int]
     engine: str
@@ -55,6 +58,41 @@ def recall(problem: Problem, budget: Budget) -> Remembered | None:
             return None
         return Remembered(sequence, engine, seconds)
     return None
+
+
+DONE = 0.6
+"""Of the seconds that may be spent: so many of a core, and the machine did the search."""
+
+PLAIN = 20
+"""Times as long as compiled loops take plain ones, where both are to be had; more, in truth."""
+
+
+def again(old: Remembered | None, budget: Budget) -> bool:
+    """Whether to search, also where something is remembered: on a machine that was busy, or on
+    plain loops, less was done than is to be done now."""
+    if old is None:
+        return True
+    if budget.effort is not None:
+        return old.seconds < budget.seconds
+    return old.seconds < DONE * budget.seconds
+
+
+def worked(budget: Budget, began: float) -> float:
+    """The seconds to be remembered of a search that began at this second of `process_time`."""
+    if budget.effort is not None:
+        return budget.seconds
+    seconds = process_time() - began
+    return min(budget.seconds, seconds if fast() or not available() else seconds / PLAIN)
+
+
+def tell(old: Remembered, budget: Budget) -> None:
+    """Say that nothing was searched; an effort would find the same."""
+    if budget.progress is not None and budget.effort is None:
+        words = (
+            f"the order is that of an earlier search ({old.seconds:.0f} s of a core); a longer "
+            "--time-limit goes on from there, --no-cache searches anew"
+        )
+        budget.progress(SearchProgress(words, 0, 0, inf))
 
 
 def remember(problem: Problem, budget: Budget, what: Remembered) -> None:

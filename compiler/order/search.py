@@ -7,11 +7,12 @@ CP-SAT is there; without it the same engines run in plain Python, and find less.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from time import process_time
 
 from stretto.compiler.bounds.bound import bound
 from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget
-from stretto.compiler.order.cache import Remembered, recall, remember
+from stretto.compiler.order.cache import Remembered, again, recall, remember, tell, worked
 from stretto.compiler.order.check import check
 from stretto.compiler.order.engines.parts.search import improve_parts, search_parts
 from stretto.compiler.order.engines.restarts import robust
@@ -33,7 +34,7 @@ def search(problem: Problem, budget: Budget) -> Order:
     take it."""
     if problem.spec.streams:
         return search_parts(problem, budget)
-    began = budget.clock()
+    began, core = budget.clock(), process_time()
     if budget.engine is not None:
         budget = replace(budget, engine=engine(budget.engine).name)
     jitter = problem.spec.jitter[0] > 0 and budget.effort != 0 and budget.engine is None
@@ -41,18 +42,19 @@ def search(problem: Problem, budget: Budget) -> Order:
     half = replace(budget, until=(began + end) / 2) if jitter else budget
     least = bound(problem)
     old = recall(problem, budget)
-    again = old is None or old.seconds < budget.seconds
-    coming = loops_for("whole", len(problem.operations), half) if again else None
+    searched = again(old, budget)
+    coming = loops_for("whole", len(problem.operations), half) if searched else None
     state = start_search(instance_of(problem), half, least.ticks)
     state.coming = coming
     best = None
     try:
         if old is not None and complete(state.t, old.sequence):
             state.submit(old.sequence, old.engine)
-        if not state.incumbents or again:
+        if not state.incumbents or searched:
             run_engines(state)
-        elif jitter:
-            best = state.best
+        elif old is not None:
+            tell(old, budget)
+            best = state.best if jitter else None
     except SearchDone:
         pass
     except KeyboardInterrupt:
@@ -66,12 +68,12 @@ def search(problem: Problem, budget: Budget) -> Order:
         best = robust(state, budget, end)
     best = best or state.best
     order = _checked(state, best)
-    seconds = budget.seconds
-    if state.interrupted:
-        seconds = max(budget.clock() - began, old.seconds if old is not None else 0.0)
+    seconds = worked(budget, core)
+    if old is not None:
+        seconds += old.seconds
     same = not state.interrupted or budget.effort is None  # an effort means the same everywhere
     if same and state.proven <= least.ticks:  # what was proved is not kept, and must not get lost
-        _keep(problem, budget, best, min(seconds, budget.seconds))
+        _keep(problem, budget, best, seconds)
     return replace(order, bound=least)
 
 
@@ -115,6 +117,7 @@ def run_engines(state: SearchState) -> None:
                 with state.on_these_loops():
                     _run_phases(state, ahead[:1])
                 del ahead[0]
+                state.went_on("library")
             _run_phases(state, ahead)
         except LoopsAreThere:
             engage()

@@ -88,7 +88,7 @@ def test_time_that_is_over_still_leaves_an_order(monkeypatch: pytest.MonkeyPatch
     ran = engines(monkeypatch)
     clock = FastClock(100.0)
     order = arrange(v(), Budget(seconds=1, clock=clock))
-    assert check(order).makespan and set(ran) <= {"gpipe", "zb_v", "dualpipe_v", "list"}
+    assert check(order).makespan and set(ran) <= {"gpipe", "zb_v", "dualpipe_v", "periodic"}
     assert clock.now < 100 * 40  # it was looked at a few times, not once for every rule
 
 
@@ -204,8 +204,9 @@ def test_published_orders_are_there_before_compiled_loops_are_read(
     if before:
         jit.engage()
     published, searched = ran[: ran.index("engaged")], ran[ran.index("engaged") + 1 :]
-    assert published.pop() == "list" and len(set(published)) > 1  # all of them, and then one more
-    assert not set(published) & {"list", "anneal"} and not set(published) & set(searched)
+    assert (
+        published and not set(published) & {"list", "anneal"} and not set(published) & set(searched)
+    )
     assert ran.count("engaged") == 1
 
 

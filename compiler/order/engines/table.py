@@ -180,6 +180,13 @@ def long(state: "SearchState") -> bool:
     return state.instance.size > LONG
 
 
+def far(state: "SearchState") -> bool:
+    """Whether ranks have several stages, and no published order comes close to the bound: list
+    schedules probably do not either, and take longer than schedules for a steady state."""
+    several = any(many > 1 for many in state.t.stages_on)
+    return several and not (state.incumbents and state.best.value <= state.bound * CLOSE)
+
+
 def crowded(state: "SearchState") -> bool:
     """Whether list schedules probably lose much: several stages on a rank under a limit, and what
     was found so far is not close to the bound."""
@@ -222,8 +229,8 @@ def _in_turn(share: float, rounds: int, when: Condition) -> Iterator[SearchStep]
 
 PHASES: tuple[tuple[SearchStep, ...], ...] = (
     (SearchStep("library"),),
+    (SearchStep("periodic", 0.0, _both(far, timed)),),  # at once, where little time is left
     (SearchStep("list"),),
-    (SearchStep("periodic", 0.0, _both(crowded, timed)),),  # at once, where little time is left
     (SearchStep("cpsat", 0.3, _both(small, searching)),),  # most close at once
     (SearchStep("alternating", 0.6, long), SearchStep("alternating", 0.3, _no(long))),
     (

@@ -4,12 +4,13 @@ annealing with what is left."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from time import process_time
 
 from stretto.compiler.bounds.bound import bound
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.order import Order
 from stretto.compiler.order.budget import Budget
-from stretto.compiler.order.cache import Remembered, recall, remember
+from stretto.compiler.order.cache import Remembered, again, recall, remember, tell, worked
 from stretto.compiler.order.check import check
 from stretto.compiler.order.engines.parts import exact
 from stretto.compiler.order.engines.parts.anneal import PartsRun, annealed
@@ -40,19 +41,21 @@ def search_parts(problem: Problem, budget: Budget) -> Order:
     """The best Order that the budget allows. Raises `LookupError` if none was found at all,
     `Rejected` for an engine that does not know parts (`no-order`), and `KeyboardInterrupt` where
     the Budget's `interrupted` does not take it."""
-    began = budget.clock()
+    core = process_time()
     budget = replace(budget, engine=_engine(problem, budget.engine), until=budget.deadline())
     least = bound(problem)
     old = recall(problem, budget)
-    again = old is None or old.seconds < budget.seconds
-    coming = loops_for("parts", len(problem.operations), budget) if again else None
+    searched = again(old, budget)
+    coming = loops_for("parts", len(problem.operations), budget) if searched else None
     state = parts_search(problem, budget, least.ticks)
     state.coming = coming
     try:
         if old is not None and sorted(old.sequence) == list(range(state.instance.size)):
             state.submit(lanes_of(state.instance, old.sequence), old.engine)
-        if not state.found or again:
+        if not state.found or searched:
             _run_all(state)
+        elif old is not None:
+            tell(old, budget)
     except SearchDone:
         pass
     except KeyboardInterrupt:
@@ -62,13 +65,13 @@ def search_parts(problem: Problem, budget: Budget) -> Order:
     if budget.ended is not None:
         budget.ended()
     best = _robust(state) if problem.spec.jitter[0] else state.best
-    seconds = budget.seconds
-    if state.interrupted:
-        seconds = max(budget.clock() - began, old.seconds if old is not None else 0.0)
+    seconds = worked(budget, core)
+    if old is not None:
+        seconds += old.seconds
     same = not state.interrupted or budget.effort is None  # an effort means the same everywhere
     if same and state.proven <= least.ticks:  # what was proved is not kept, and must not get lost
         flat = [i for row in best.lanes for i in row]
-        remember(problem, budget, Remembered(flat, best.engine, min(seconds, budget.seconds)))
+        remember(problem, budget, Remembered(flat, best.engine, seconds))
     return replace(_checked(state, best), bound=least)
 
 
@@ -119,6 +122,7 @@ def _run_all(state: PartsSearch) -> None:
             with state.on_these_loops():
                 _run(state, ahead[:1])
             del ahead[0]
+            state.went_on("library")
             _run(state, ahead)
         except LoopsAreThere:
             engage()
