@@ -91,7 +91,7 @@ def handed_on(chosen: Namespace) -> list[str]:
 def natural(text: str) -> int:
     """A whole number from 0."""
     if not text.isdecimal() or len(text) > 18:
-        raise ArgumentTypeError(f"`{text}` is not a whole number")
+        raise ArgumentTypeError(f"`{text}` is not a whole number from 0 on")
     return int(text)
 
 
@@ -114,14 +114,17 @@ def above_zero(text: str) -> float:
     return value
 
 
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
 def seconds(text: str) -> float:
-    """Seconds, or minutes with an `m` behind them."""
+    """Seconds, or with an `m` or `h` behind them minutes or hours."""
     words = text.strip()
-    unit = words[-1:] if words[-1:] in ("s", "m") else ""
+    unit = words[-1:] if words[-1:] in SECONDS else ""
     number = words.removesuffix(unit).strip()
     if not re.fullmatch(r"(\d{1,9}(\.\d*)?|\.\d+)", number, re.ASCII):
         raise ArgumentTypeError(f"`{text}` is no time such as 10, 2.5, 90s or 3m")
-    return float(number) * (60 if unit == "m" else 1)
+    return float(number) * SECONDS.get(unit, 1)
 
 
 def patience(text: str) -> float:
@@ -159,7 +162,7 @@ TRAINING = (
     ),
     TrainingFlag(
         "--timeout",
-        "seconds (2.5, 90s; 3m are minutes) to wait for other ranks",
+        "seconds (2.5, 90s; 3m are minutes, 1h an hour) to wait for other ranks",
         60.0,
         type=patience,
         metavar="SECONDS",

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace as changed
+from errno import ENOENT
 from fractions import Fraction
 from os import PathLike, fspath
 from pathlib import Path
@@ -256,6 +257,8 @@ def _read(path: str | PathLike[str]) -> tuple[Source, str]:
     if not Path(where).is_file() and library.has(where):
         source = library.read(where)
         return source, source.name
+    if not Path(where).exists() and where == Path(where).name and not Path(where).suffix:
+        raise FileNotFoundError(ENOENT, library.unknown(where), where)
     return Source(one_line(Path(where).name), Path(where).read_text("utf-8-sig")), where
 
 

@@ -31,6 +31,7 @@ from stretto.compiler.analysis.reoptimize import (
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.problem.computations import has_collectives
 from stretto.compiler.problem.expand import expand
+from stretto.compiler.problem.figures import at_most
 from stretto.compiler.problem.spec import Limit, Spec
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.collectives import without_collectives
@@ -43,6 +44,8 @@ CANDIDATES = 3
 SHORTEST = 0.3
 """Seconds; a shorter search is not begun."""
 
+
+MUCH = Fraction(1, 20)  # above its bound, and an order may well be a poor one
 
 SEARCHED_AGAIN = "nothing eased, but searched again"
 
@@ -89,11 +92,24 @@ def what_would_help(
     without = [one.what for one in ways if one.what not in tried and one.what in trials.tried]
     trials.missed += [one.what for one in ways if one.what not in {*tried, *without}]
     notes = list(_notes(spec, trials, without))
+    if not written:
+        notes = [*_open(spec, now), *notes]
     if explained.moves and not written and (spec.pairs or spec.exceptional_pairs):
         notes.append("no move is searched anew where pairs have costs of their own")
     if beside:
         notes.append("these are times of the computations alone, without what runs beside them")
     return tuple(gains), tuple(notes)
+
+
+def _open(spec: Spec, now: Fraction) -> Iterator[str]:
+    """That the search may be at fault, not what binds the order, where that is far from its
+    bound."""
+    bound = Fraction(least(expand(spec)), spec.time_unit)
+    if bound and now / bound - 1 > MUCH:
+        yield (
+            f"the order is at most {at_most(now / bound - 1)} from optimal as it is: a longer "
+            "search (`stretto compile --time-limit`) may gain as much, without easing anything"
+        )
 
 
 def _notes(spec: Spec, trials: "EasingTrials", without: list[str]) -> Iterator[str]:

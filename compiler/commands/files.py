@@ -162,6 +162,8 @@ def unknown(name: str, *, ships: bool = True) -> str:
         for typed in (schedule, f"{schedule}.pipe"):
             known.setdefault(typed, schedule)
     near = path.name if path.name in known else nearest(path.name, known)
+    if near is None and bare:
+        near = library.meant(path.stem)
     asked = bare and not path.suffix
     what = f"there is no file `{name}`"
     if asked:

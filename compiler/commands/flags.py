@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from stretto.compiler.arguments import natural, positive, seconds
 from stretto.compiler.order.engines.table import BY_NAME, NAMES
-from stretto.compiler.units import UNITS
+from stretto.compiler.units import UNITS, SizedValue
 
 NARROWEST = 40  # columns in which a text picture can still be read
 MOST_POWER = 300  # the largest exponent of ten that a number may have
@@ -80,9 +80,9 @@ def add_search(parser: ArgumentParser, seed: str = "random seed of the search (d
         "--time-limit",
         type=seconds,
         metavar="SECONDS",
-        help="seconds (2.5, 90s; 3m are minutes) of wall time from the start of the command, proof "
-        "and writing included, in which the search does what it can (default 30; `explain`: 6, "
-        "half of them for what would help)",
+        help="seconds (2.5, 90s; 3m are minutes, 1h an hour) of wall time from the start of the "
+        "command, proof and writing included, in which the search does what it can (default 30; "
+        "`explain`: 6, half of them for what would help)",
     )
     flags.add_argument(
         "--effort",
@@ -158,15 +158,14 @@ def setting(text: str) -> tuple[str, Fraction]:
 def fraction(text: str) -> Fraction:
     """A number as exact as it was written; `20 GiB` too, in bytes. Raises `ArgumentTypeError`."""
     words = text.strip()
-    factor = 1
-    for unit, many in UNITS.items():
-        if words.endswith(unit):
-            words, factor = words.removesuffix(unit), many
+    unit = next((one for one in UNITS if words.endswith(one)), "")
+    words = words.removesuffix(unit)
     try:
         _, _, exponent = words.lower().partition("e")
         if len(words) > 100 or abs(int(exponent or 0)) > MOST_POWER:
             raise ValueError
-        return Fraction(words.replace(" ", "")) * factor
+        number = Fraction(words.replace(" ", ""))
+        return SizedValue.of(number * UNITS[unit], unit) if unit else number
     except (ValueError, ZeroDivisionError):
         raise ArgumentTypeError(
             f"`{text}` is not a number such as 8, 1.5, 9/8, 1e-3 or 20GiB"

@@ -4,6 +4,7 @@ proved. `Refused` is a `Rejected` that also carries the texts its diagnostics po
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable
+from math import isfinite
 from pathlib import Path
 from time import monotonic
 
@@ -173,7 +174,9 @@ class Teller:
             return
         self.next = monotonic() + (0.2 if self.terminal else 10)
         gap = away_from(now.best, now.bound)
-        words = f"{now.engine}: {gap} from optimal so far, {now.left:.0f} s left"
+        words = f"{now.engine}: {gap} from optimal so far"
+        if isfinite(now.left):
+            words += f", {now.left:.0f} s left"
         if self.terminal:
             self.line(words)
         else:

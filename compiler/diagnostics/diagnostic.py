@@ -42,4 +42,5 @@ class Rejected(Exception):
 
     def __init__(self, diagnostics: Iterable[Diagnostic]):
         self.diagnostics = tuple(diagnostics)
-        super().__init__("; ".join(d.message for d in self.diagnostics))
+        told = (d.message + (f" ({d.help})" if d.help else "") for d in self.diagnostics)
+        super().__init__("; ".join(told))

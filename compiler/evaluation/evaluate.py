@@ -48,7 +48,8 @@ def evaluate(schedule: s.Schedule, settings: Settings | None = None) -> Spec:
     reports = Reports(schedule.source.name, WORK * settings.max_ops)
     declared = declare(schedule, settings, reports)
     costs = settings.costs.statements if settings.costs else ()
-    units = written_units((*schedule.statements, *costs))
+    given = {name: getattr(value, "unit", "") for name, value in settings.values.items()}
+    units = written_units((*schedule.statements, *costs), given)
     try:
         spec = _spec(declared, settings, units, reports)
     except EvalError as error:

@@ -16,10 +16,17 @@ class Hint(NamedTuple):
     help: str
 
 
+NUMBER = r"(?<![\w.])(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)"
+
 # The first row that fits counts. `tests/language/test_parse.py` has a line for each.
 HINTS = (
     Hint("", r"▸(?://|/\*)", "a comment begins with `#`"),
     # ---- Where a statement should begin or end
+    Hint(
+        "start",
+        r"^ *▸(?:\d+[A-Z]|,|\[|\{)",
+        "is it another system's table? `--from SYSTEM` reads it, such as `--from torch-csv`",
+    ),
     Hint("start", r"▸([A-Za-z_]\w*) *=(?!=)", "to name a value: `let {0} = …`"),
     Hint("start step", r"▸[fbiw]\b", "operations are capital letters: `F`, `B`, `I` and `W`"),
     Hint(
@@ -28,6 +35,7 @@ HINTS = (
         "loops are `repeat n {{ … }}` and `for i in a .. b {{ … }}`",
     ),
     Hint("end step", r"▸,", "separate operations with `;`"),
+    Hint("end", r"(?<![\w.])(\d+)▸,(\d+)", "a decimal has a point: `{0}.{1}`"),
     Hint("end", r"▸,", "no comma stands between statements"),
     # ---- Parts
     Hint(
@@ -58,10 +66,24 @@ HINTS = (
     Hint("", r"\brange *▸\(", "a range is `a .. b`, without b"),
     Hint("", r"\bin (\w+) *▸\{", "a range is `a .. b`, without b: `0 .. {0}`"),
     Hint("", r"\brepeat (\w+) *▸times\b", "`repeat {0} {{ … }}`"),
-    Hint("", r"\d *▸[kmgtKMGT][iI]?[bB]?\b", "sizes are in `KiB`, `MiB`, `GiB` or `TiB`"),
+    Hint(
+        "",
+        rf"{NUMBER} *▸(?:[nuµm]?s|secs?|seconds?|min|minutes?|h|hours?)\b",
+        "times have no unit, and all are in one: `{0}`",
+    ),
+    Hint(
+        "",
+        r"\d *▸(?:[kmgtpKMGTP](?:[iI]?[bB])?|[bB]|[bB]ytes?)\b",
+        "sizes are in `KiB`, `MiB`, `GiB` or `TiB`",
+    ),
     Hint("", r"\d▸[eE]\d*\b", "an exponent is a whole number: `1.2e-05`"),
-    Hint("", r"\b(\d+) *▸((?![FBIW]\b)[A-Za-z_]\w*)", "to multiply: `{0} * {1}`"),
-    Hint("", r"\b(\d+) *▸\(", "to multiply: `{0} * (…)`"),
+    Hint("", r"(?<![\w.])(\d+)▸\.(?![.\d])", "a digit stands behind the point: `{0}.0`"),
+    Hint("", r"▸\.(\d+)", "a digit stands before the point: `0.{0}`"),
+    Hint("", r"\d▸_\d", "a number has digits alone, without `_`"),
+    Hint("", r"(?<![\w.])0▸[xXbBoO]\w", "numbers are decimal"),
+    Hint("", r"[=(,] *▸\"", "a number stands without quotes; texts stand behind `require`"),
+    Hint("", rf"{NUMBER} *▸((?![FBIW]\b)[A-Za-z_]\w*)", "to multiply: `{0} * {1}`"),
+    Hint("", rf"{NUMBER} *▸\(", "to multiply: `{0} * (…)`"),
     Hint(
         "",
         r"[\w\]] *▸\(",

@@ -11,8 +11,9 @@ from stretto.compiler.problem.problem import Problem
 
 class SearchProgress(NamedTuple):
     """What a search has to say while it runs: the engine at work, the best value so far and the
-    proven bound (ticks of what is minimized), and the seconds it may still take. `best` is 0
-    before the first order: then `engine` says what is being done instead."""
+    proven bound (ticks of what is minimized), and the seconds it may still take, without end where
+    an effort counts. `best` is 0 before the first order: then `engine` says what is being done
+    instead."""
 
     engine: str
     best: int

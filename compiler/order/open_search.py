@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Protocol
 
 from stretto.compiler.order.budget import Budget, SearchProgress
@@ -138,7 +139,7 @@ class OpenSearch:
         now = self.budget.clock()
         if self.budget.progress is not None and self.results() and now - self.reported >= 1:
             self.reported = now
-            left = max(0.0, self.left())
+            left = max(0.0, self.left()) if self.budget.effort is None else inf
             self.budget.progress(SearchProgress(engine, self.least_value(), self.bound, left))
 
     def interrupt(self) -> None:

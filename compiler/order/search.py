@@ -86,7 +86,7 @@ def improve(
     have several stages, and annealing. Raises `KeyboardInterrupt`."""
     if problem.spec.streams:
         return improve_parts(problem, [[o for unit in row for o in unit] for row in start], budget)
-    loops_for("whole", len(problem.operations), budget, published=False)
+    loops_for("whole", len(problem.operations), replace(budget, progress=None), published=False)
     instance = instance_of(problem)
     state = start_search(instance, budget, bound(problem).ticks)
     several = any(many > 1 for many in state.t.stages_on)

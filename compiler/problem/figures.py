@@ -68,5 +68,7 @@ def size_in(unit: str, amount: Fraction | int | str, toward: Toward = "nearest")
         return figure(exact, toward)
     units = [*UNITS][: [*UNITS].index(unit) + 1]
     known = [one for one in units if exact >= UNITS[one] * SMALLEST]
-    word = known[-1] if known else units[0]
+    if not known:
+        return f"{figure(exact, toward)} {'byte' if exact == 1 else 'bytes'}"
+    word = known[-1]
     return f"{figure(exact / UNITS[word], toward)} {word}"

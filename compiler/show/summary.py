@@ -276,5 +276,8 @@ def runs(values: tuple[str, ...]) -> str:
 
 
 def percent(part: float) -> str:
-    """A part of 1 as `4.8 %`; of less than is seen so, that it is more than nothing."""
+    """A part of 1 as `4.8 %`; of less than is seen so, that it is more than nothing, and of more,
+    that it is not all."""
+    if 1 - LEAST <= part < 1:
+        return "> 99.9 %"
     return "< 0.1 %" if 0 < part < LEAST else f"{100 * part:.1f} %"

@@ -17,7 +17,7 @@ from stretto.compiler.evaluation.expressions.ranges import (
     compile_ranges,
     for_each,
 )
-from stretto.compiler.evaluation.expressions.scope import Scope
+from stretto.compiler.evaluation.expressions.scope import NO_VALUE, Scope
 from stretto.compiler.evaluation.expressions.values import Env, show
 from stretto.compiler.evaluation.reports import AlreadyReported, EvalError, Reports, diagnosis
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
@@ -32,7 +32,7 @@ def apply_memory(
     out: CostTable,
 ) -> None:
     """Applies one `activation` statement to the table `out`. `scope` is a frame of its own."""
-    scope.binding_hint = "end the statement with `for {} in a .. b`"
+    scope.binding_hint = NO_VALUE
     ranges = compile_ranges(statement.ranges, scope)
     places = CompiledIndex(statement, scope)
     value = compile_expression(statement.value, scope)

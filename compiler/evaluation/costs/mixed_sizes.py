@@ -11,7 +11,7 @@ from stretto.compiler.evaluation.expressions.values import show
 from stretto.compiler.evaluation.reports import diagnosis
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.evaluation.settings import SeldomMeant
-from stretto.compiler.problem.figures import size_in
+from stretto.compiler.problem.figures import figure, size_in
 from stretto.compiler.units import UNITS
 
 SMALL = 1 << 20  # bytes: a bare number from here on may well count them
@@ -83,7 +83,7 @@ def bare_sizes(
     at = table.stated.get(total) if stated else None
     name = "activation" if len(bare) == count else f"activation {p.name}[{stage}]"
     nothing = ", and the limit holds nothing back" if table.limits else ""
-    counted = f"{show(total)} {'byte' if total == 1 else 'bytes'}"
+    counted = f"{figure(total)} {'byte' if total == 1 else 'bytes'}"
     yield SeldomMeant(
         "size-without-unit",
         f"sizes have a unit here, {unit}, and {where}{more} "

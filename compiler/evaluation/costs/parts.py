@@ -17,7 +17,7 @@ from stretto.compiler.evaluation.costs.targets import (
 from stretto.compiler.evaluation.declared import Declarations
 from stretto.compiler.evaluation.expressions.compile import compile_expression
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget, compile_ranges, for_each
-from stretto.compiler.evaluation.expressions.scope import Scope
+from stretto.compiler.evaluation.expressions.scope import NO_VALUE, Scope
 from stretto.compiler.evaluation.expressions.values import Env
 from stretto.compiler.evaluation.reports import Reports, diagnosis, no_part
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
@@ -48,7 +48,7 @@ class PartStatements:
         if wrong is not None:
             scope.reports.add(wrong)
             return
-        scope.binding_hint = "end the statement with `for {} in a .. b`"
+        scope.binding_hint = NO_VALUE
         ranges = compile_ranges(statement.ranges, scope)
         places = CompiledIndex(mention, scope)
         value = compile_expression(statement.value, scope)

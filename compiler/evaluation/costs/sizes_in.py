@@ -11,13 +11,18 @@ from stretto.compiler.units import UNITS
 SIZES = ("", *UNITS)  # from the smallest
 
 
-def written_units(statements: Iterable[s.Statement | s.CostStatement]) -> dict[Span, str]:
+def written_units(
+    statements: Iterable[s.Statement | s.CostStatement], given: Mapping[str, str]
+) -> dict[Span, str]:
     """For the value of every activation and limit, by its place, the largest unit that stands in it
-    or in what a name stands for there; empty where there is none."""
+    or in what a name stands for there; empty where there is none. `given`: the units of values that
+    replace those of parameters."""
     named: dict[str, str] = {}
     found: dict[Span, str] = {}
     for statement in statements:
         match statement:
+            case s.Param(name, _) if name.text in given:
+                named.setdefault(name.text, given[name.text])
             case s.Let(name, value) | s.Param(name, value):
                 named.setdefault(name.text, _unit(value, named))
             case s.Activation() | s.PartActivation() | s.Kept() | s.Limit():

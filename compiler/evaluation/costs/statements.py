@@ -17,7 +17,7 @@ from stretto.compiler.evaluation.costs.targets import (
 from stretto.compiler.evaluation.declared import Declarations
 from stretto.compiler.evaluation.expressions.compile import compile_expression
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget, compile_ranges, for_each
-from stretto.compiler.evaluation.expressions.scope import Scope
+from stretto.compiler.evaluation.expressions.scope import NO_VALUE, Scope
 from stretto.compiler.evaluation.expressions.values import Env
 from stretto.compiler.evaluation.reports import Reports, diagnosis, no_part
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
@@ -69,7 +69,7 @@ class _CostStatements:
         mention = statement.operation
         if mention.part is not None:
             self.reports.add(no_part(mention.kind, mention.part))
-        scope.binding_hint = "end the statement with `for {} in a .. b`"
+        scope.binding_hint = NO_VALUE
         ranges = compile_ranges(statement.ranges, scope)
         places = CompiledIndex(mention, scope)
         value = compile_expression(statement.value, scope)
@@ -121,7 +121,7 @@ class _CostStatements:
                 help_, diagnosis("no-overlap", message, statement.span, help=help_)
             )
             return
-        scope.binding_hint = "end the statement with `for {} in a .. b`"
+        scope.binding_hint = NO_VALUE
         ranges = compile_ranges(statement.ranges, scope)
         halves = (CompiledIndex(first, scope), CompiledIndex(other, scope))
         inside = scope.inner()

@@ -10,6 +10,11 @@ from stretto.compiler.diagnostics.suggest import nearest
 from stretto.compiler.evaluation.reports import Reports, diagnosis
 from stretto.compiler.language.syntax import Word
 
+NO_VALUE = (
+    "end the statement with `for {0} in a .. b`, or give `{0}` a value before it: `let {0} = …`"
+)
+"""What to do about a name without a value in a statement that may bind some."""
+
 
 class Constant(NamedTuple):
     """A name whose value is known when expressions that use it are compiled."""

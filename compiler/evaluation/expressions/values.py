@@ -66,7 +66,7 @@ def whole(value: Any, span: Span, what: str) -> int:
             "not-whole",
             f"{what} must be a whole number, and this is {show(value)}",
             span,
-            help="`//` divides and rounds down",
+            help="`//` rounds down, `ceil(… / …)` up; `require a % b == 0` asks for what divides",
         )
     raise eval_error("wrong-kind", f"{what} must be a whole number, not {describe(value)}", span)
 

@@ -80,7 +80,7 @@ def improve_parts(
 ) -> Order | None:
     """The best Order that a short search finds from `start`, the parts of every rank in one
     sequence; None if there is none. Raises `KeyboardInterrupt`."""
-    loops_for("parts", len(problem.operations), budget, published=False)
+    loops_for("parts", len(problem.operations), replace(budget, progress=None), published=False)
     state = parts_search(problem, budget, bound(problem).ticks)
     index = {operation: i for i, operation in enumerate(problem.operations)}
     try:
