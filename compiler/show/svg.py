@@ -26,13 +26,13 @@ from stretto.compiler.show.svg_layout import (
     LANE,
     LEFT,
     PAD,
-    RIGHT,
     SIDE,
     TOP,
     WIDTH,
     across,
     escape,
     hundredths,
+    right,
     swatch,
     x,
 )
@@ -204,7 +204,7 @@ def axis(view: View, bottom: int) -> Iterator[str]:
 def lane(view: View, rank: int, stream: int, top: int, below: int) -> Iterator[str]:
     """One stream of a rank: its name, bars and idle stretches; of the first also the rank's curve
     of activations, which stands at `below`, and its peak."""
-    width, high = WIDTH - LEFT - RIGHT, SIDE if stream else LANE
+    width, high = WIDTH - LEFT - right(view), SIDE if stream else LANE
     name = escape(view.spec.streams[stream]) if stream else f"rank {rank}"
     yield f'<text class="rank" x="{PAD}" y="{top + high // 2 + 4}">{name}</text>'
     yield f'<rect class="idle" x="{LEFT}" y="{top}" width="{width}" height="{high}" rx="2"/>'
@@ -298,7 +298,7 @@ def curve(view: View, rank: int, top: int) -> Iterator[str]:
     limit = view.spec.limits[rank] if view.spec.limits else None
     if limit:
         y = up(limit.grains)
-        yield f'<path class="limit" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>'
+        yield f'<path class="limit" d="M{LEFT} {y}H{WIDTH - right(view)}"/>'
 
 
 def _shades(view: View) -> set[Shade]:

@@ -14,12 +14,12 @@ from stretto.compiler.show.svg_layout import (
     LANE,
     LEFT,
     PAD,
-    RIGHT,
     SIDE,
     TOP,
     WIDTH,
     escape,
     hundredths,
+    right,
     swatch,
     x,
 )
@@ -73,7 +73,7 @@ def shares(view: View, row: CrowdedRow, cuts: list[int], top: int, height: int) 
         yield f'<text x="{PAD}" y="{middle}">{stream}</text>'
     else:
         yield f'<text class="rank" x="{PAD}" y="{middle}">{name}</text>'
-    width = WIDTH - LEFT - RIGHT
+    width = WIDTH - LEFT - right(view)
     busy = sum(sum(ticks) for ticks in row.ticks.values())
     share = 100 * float(busy) / (row.many * max(1, view.claims.makespan))
     yield (

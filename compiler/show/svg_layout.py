@@ -9,6 +9,7 @@ from stretto.compiler.show.view import View
 WIDTH, LEFT, RIGHT, TOP, PAD = 960, 66, 44, 66, 16
 LANE, CURVE, GAP = 28, 12, 10
 SIDE = 18  # the lane of another stream than the first
+LETTER, SPACE = 6, 6  # of a peak, and between it and the bars
 DIGIT = 620  # of a label, in hundredths
 
 
@@ -22,9 +23,14 @@ def swatch(kind: str, pipeline: int, chunk: int) -> str:
     return f"{kind}{pipeline}-{chunk}"
 
 
+def right(view: View) -> int:
+    """The margin in which the ranks' peaks stand, in pixels."""
+    return max(RIGHT, PAD + LETTER * view.widest_peak + SPACE)
+
+
 def across(view: View, tick: int) -> int:
     """Where a tick lies, from the left edge of the picture, in hundredths."""
-    room = 100 * (WIDTH - LEFT - RIGHT)
+    room = 100 * (WIDTH - LEFT - right(view))
     return 100 * LEFT + room * tick // max(1, view.claims.makespan)
 
 

@@ -3,7 +3,8 @@
 In comes a View and how it is looked at (width, colour); out goes the text, with colour codes or
 without. Every column is the same stretch of time, where the width allows a whole number of columns
 per step of the clock, so that equal operations look equal. Without colour the letters carry it:
-capitals for the first pipeline, small letters for the second. Where a rank is idle a mark tells the
+capitals for the first pipeline, small letters for the second; or of one pipeline, for the stages
+that a rank has of it. Where a rank is idle a mark tells the
 cause, and below the chart the longest such stretches are told in words. An overlapped pair is the
 F above and the backward below; where there are any, a lane is two lines high.
 """
@@ -144,7 +145,9 @@ def label(view: View, bar: Timed, width: int, look: Look) -> str:
     """As much of the operation's name as fits into its bar; the name of its part with it where
     there is room for all of that."""
     operation, number = bar.operation, numbered(bar)
-    letter = letter_of(operation.kind, operation.pipeline)
+    several = len(view.spec.pipelines) > 1
+    of = operation.pipeline if several else view.chunks[operation[1:3]]
+    letter = letter_of(operation.kind, of)
     if operation.part != NONE:
         part = printable(view.spec.parts[operation.pipeline][operation.stage][operation.part].name)
         whole = f"{number if look.colour else letter + number} {part}"
@@ -161,10 +164,10 @@ def numbered(bar: Timed) -> str:
     return f"{operation.microbatch}" + (f".{operation.slice}" if operation.slice != NONE else "")
 
 
-def letter_of(kind: str, pipeline: int) -> str:
-    """The letter of a kind, small for every second pipeline."""
+def letter_of(kind: str, number: int) -> str:
+    """The letter of a kind, small for every second pipeline, or stage of a rank."""
     letter = KINDS[kind].letter
-    return letter.lower() if pipeline % 2 else letter
+    return letter.lower() if number % 2 else letter
 
 
 def paint(view: View, bar: Timed) -> Style:
@@ -223,6 +226,10 @@ def legend(view: View, look: Look) -> list[Text]:
             entries.append(Text(f"{KINDS[kind].letter} {KINDS[kind].name}"))
     why = {one.cause for idle in view.idle for one in idle}
     entries += [Text(f"{IDLE[cause].character} {WAITS[cause]}") for cause in CAUSES if cause in why]
+    most = max(view.chunks.values(), default=0)
+    if not look.colour and not names[1:] and most:
+        entries.append(Text("capitals 1st stage" if most == 1 else "capitals 1st, 3rd …"))
+        entries.append(Text("small 2nd stage" if most == 1 else "small 2nd, 4th …"))
     if not look.colour and len(names) > 1:
         entries.append(Text(f"capitals {', '.join(names[::2])}"))
         entries.append(Text(f"small letters {', '.join(names[1::2])}"))

@@ -93,6 +93,11 @@ class View:
         return None if bar.at == NONE else self.spec.spans[bar.at]
 
     @cached_property
+    def widest_peak(self) -> int:
+        """The letters of the longest of all ranks' peaks in words."""
+        return max(len(self.size_words(peak)) for peak in {0, *self.claims.activations})
+
+    @cached_property
     def effects(self) -> Effects:
         """What every operation does to its rank's memory."""
         return effects(self.program, self.lanes)

@@ -16,6 +16,7 @@ import pytest
 from stretto.compiler.analysis.explanation import explain
 from stretto.compiler.analysis.idle import WAITS, told
 from stretto.compiler.bounds.bound import Bound
+from stretto.compiler.driver import compile_file
 from stretto.compiler.problem.spec import Operation, Spec
 from stretto.compiler.program.claims import claims
 from stretto.compiler.program.communicate import communicate
@@ -126,6 +127,21 @@ idle rank 0, 3 – 6: `B main[0, 0]` waits for `B main[1, 0]`
 idle rank 1, 0 – 1: `F main[1, 0]` waits for `F main[0, 0]`
   of rank 0
 """
+
+
+def test_letters_tell_the_stages_of_a_rank() -> None:
+    """Where there is one pipeline; of several they tell the pipeline."""
+    plan = compile_file("interleaved_1f1b", ranks=2, microbatches=4)
+    lanes = [
+        line for line in draw(plan, "text", look=Look(100)).splitlines() if "rank " in line[:5]
+    ]
+    for lane, bars in zip(lanes, view(plan, "train").lanes, strict=True):
+        letters = [c for c in lane.split("  ", 1)[1] if c.isalpha()]
+        stages = [bar.operation.stage // 2 for bar in bars]
+        assert [c.isupper() for c in letters] == [stage == 0 for stage in stages]
+    assert "small 2nd stage" in draw(plan, "text", look=Look(200))
+    both = draw(compile_file("dualpipe", ranks=4, microbatches=8), "text", look=Look(100))
+    assert "small letters up" in both and "stage" not in both
 
 
 def test_the_chart_of_gpipe() -> None:

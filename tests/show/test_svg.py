@@ -9,8 +9,10 @@ import pytest
 
 from stretto.compiler.driver import compile_file, compile_text
 from stretto.compiler.evaluation.settings import Settings
+from stretto.compiler.order.budget import Budget
 from stretto.compiler.problem.spec import show
 from stretto.compiler.show import draw, svg
+from stretto.compiler.show.scale import marks
 from stretto.compiler.show.view import view
 from tests.support.pictures import evil, planned, some_specs
 
@@ -101,3 +103,42 @@ def test_nothing_hostile_gets_into_the_svg(monkeypatch: pytest.MonkeyPatch) -> N
     kinds = {element.tag.split("}")[1] for element in root.iter()}
     assert kinds == {"svg", "title", "style", "rect", "text", "path", "g"}
     assert not [a for e in root.iter() for a in e.attrib if a.startswith("on") or "href" in a]
+
+
+@pytest.mark.parametrize("unit", ["", " GiB", " KiB"])
+def test_no_bar_lies_under_a_peak(unit: str) -> None:
+    """However long its words are; letters are six pixels wide at least."""
+    text = (
+        "schedule x ranks 4 microbatches 8 pipeline main {} "
+        f"activation = 17636.571{unit} order auto"
+    )
+    root = ElementTree.fromstring(
+        draw(compile_text(text, "x.pipe", budget=Budget(effort=0)), "svg")
+    )
+    rects = [e for e in root.findall(".//{*}rect") if (e.get("class") or "").startswith("bar ")]
+    right = max(float(e.get("x") or 0) + float(e.get("width") or 0) for e in rects)
+    ends = [e for e in root.findall(".//{*}text") if e.get("class") == "end" and e.text != "peak"]
+    assert len(ends) == 4 and all((e.text or "").endswith(unit) for e in ends)
+    for end in ends:
+        assert right <= float(end.get("x") or 0) - 6 * len(end.text or "")
+
+
+@pytest.mark.parametrize(
+    ("makespan", "unit", "told"),
+    [
+        (40, 1, [0, 5, 10, 15, 20, 25, 30, 35, 40]),
+        (4, 3, [0, 1]),  # thirds: a tenth of a unit is no tick
+        (17048338433989, 2**45, [0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45]),
+        (
+            12_000,
+            10**9,
+            [0, 1e-6, 2e-6, 3e-6, 4e-6, 5e-6, 6e-6, 7e-6, 8e-6, 9e-6, 1e-5, 1.1e-5, 1.2e-5],
+        ),
+    ],
+)
+def test_an_axis_has_marks_however_short_the_step_is(
+    makespan: int, unit: int, told: list[float]
+) -> None:
+    """Costs in seconds make steps of less than one."""
+    found = marks(makespan, unit, 14)
+    assert [float(f"{one / unit:.6g}") for one in found] == told

@@ -5,6 +5,8 @@ import { axisStep } from "./chart.js";
 import { NONE } from "./model.js";
 import { mark, size } from "./words.js";
 
+const GAUGE = 46, LEAST = 20;  // CSS pixels
+
 export class Margins {
   constructor({ axis, names, peaks }, viewport) {
     Object.assign(this, { axis, names, peaks, viewport });
@@ -35,6 +37,7 @@ export class Margins {
     const em = Math.min(11, Math.max(8.5, bars / dots));
     names.font = peaks.font = font(em, dots);
     names.textAlign = peaks.textAlign = "right";
+    Object.assign(this, this.beside(peaks));
     for (let row = first; row < last; row++) {
       const { plan, lane } = viewport.rows[row], [rank, stream] = plan.lanes[lane];
       const y = viewport.rowTop(row), told = rank % every === 0 || last - first < 3;
@@ -52,9 +55,22 @@ export class Margins {
     }
   }
 
+  // How wide gauges are beside the longest words, and whether these name the limit: sizes with a
+  // unit are longer than counts.
+  beside(pen) {
+    const { dots, plans } = this.viewport, all = this.peaks.width - 22 * dots;
+    for (const full of [true, false]) {
+      const words = plans.flatMap((plan) => plan.peaks.map((_, rank) => held(plan, rank, full)));
+      const wide = all - Math.max(...[...new Set(words)].map((one) => pen.measureText(one).width));
+      if (wide >= LEAST * dots || !full) {
+        return { full, wide: Math.min(GAUGE * dots, Math.max(wide, LEAST * dots)) };
+      }
+    }
+  }
+
   // The rank's peak as a part of its limit; where nothing is limited, of the largest peak.
   gauge(pen, look, plan, rank, y, bars, told) {
-    const { dots } = this.viewport, wide = 46 * dots, left = 8 * dots;
+    const { wide, viewport: { dots } } = this, left = 8 * dots;
     const limit = plan.limits[rank] ?? NONE, whole = limit === NONE ? plan.most : limit;
     const height = Math.max(1, Math.min(bars, 8 * dots)), top = y + (bars - height) / 2;
     pen.fillStyle = look.soft;
@@ -66,11 +82,15 @@ export class Margins {
       pen.fillRect(left + wide - dots, top - dots, 2 * dots, height + 2 * dots);
     }
     if (!told) return;
-    const words = size(plan, plan.peaks[rank]);
     pen.fillStyle = look.dim;
-    pen.fillText(limit === NONE ? words : `${words} of ${size(plan, limit)}`,
-      this.peaks.width - 8 * dots, y + bars / 2);
+    pen.fillText(held(plan, rank, this.full), this.peaks.width - 8 * dots, y + bars / 2);
   }
+}
+
+// What a rank holds at most, and if asked for of how much.
+function held(plan, rank, full) {
+  const limit = plan.limits[rank] ?? NONE, words = size(plan, plan.peaks[rank]);
+  return limit === NONE || !full ? words : `${words} of ${size(plan, limit)}`;
 }
 
 export function fit(canvas, dots) {
