@@ -119,6 +119,10 @@ CHANGES: dict[str, tuple[Callable[[Any, Tensor], Tensor], ...]] = {
     "which-layer": (lambda m, x: m.a(x), lambda m, x: m.b(x)),
     "order": (lambda m, x: m.b(F.gelu(m.a(x))), lambda m, x: m.a(F.gelu(m.b(x)))),
     "used-twice": (lambda m, x: m.a(F.gelu(m.a(x))), lambda m, x: m.b(F.gelu(m.a(x)))),
+    # a node gives W numbers of another type than the parameter's
+    "wider": (lambda m, x: x.double() * m.vector, lambda m, x: x.double() * m.a.bias),
+    # the same nodes and edges, of which another is the input
+    "which-factor": (lambda m, x: x * m.vector, lambda m, x: m.vector * x),
     # the same kinds of nodes, with other edges
     "wiring": (
         lambda m, x: torch.tanh(m.a(x)) * m.b(x),
@@ -209,6 +213,26 @@ def test_inputs_that_change_places(additions: str) -> None:
         assert equal(*found) and equal(*weights)
 
 
+@pytest.mark.filterwarnings("ignore:torch.triangular_solve")
+def test_a_start_at_another_output_of_the_first_operation_on_data(additions: str) -> None:
+    """Where no input has a gradient, the trunk may end where it starts."""
+
+    class Solves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.upper, self.at = nn.Parameter(torch.eye(N) + torch.ones(N, N).triu() / 9), 0
+
+        def forward(self, x: Tensor) -> Any:
+            self.at += 1
+            return torch.triangular_solve(x.float(), self.upper)[self.at % 2]
+
+    module, plans = Solves(), CutPlans()
+    batches = [(torch.arange(N * ROWS).view(N, ROWS) + k,) for k in range(4)]
+    expected = step(module, batches, False)
+    assert equal(step(module, batches, True, plans), expected)
+    assert len(plans.known) == 2
+
+
 def test_saved_tensors_that_are_packed_now_and_then(additions: str) -> None:
     """A plan was made without hooks; then an offloading hook gives back what it has once."""
     torch.manual_seed(0)
@@ -261,6 +285,9 @@ def test_shapes_tell_apart_what_is_cut_otherwise() -> None:
     assert shape(torch.tanh(x)) != shape(torch.sin(x))
     assert shape((x * w) * (x * w)) != shape((x * x) * (w * w))
     assert shape(a * torch.tanh(b)) != shape(b * torch.tanh(a))
+    inner = x * w
+    starts = [get_gradient_edge(one) for one in (torch.tanh(inner), inner)]
+    assert numbered(starts)[1] != numbered([starts[0], starts[0]])[1]
 
 
 def test_hooks_of_a_parameters_own_node_run_in_w() -> None:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from stretto.runtime import Executor, PipelineError
+from stretto.runtime.stage.cut_plans import CutPlans
+from stretto.runtime.stage.hooks import hooks_made
 from stretto.runtime.stage.private import writable
 from stretto.runtime.stage.split_backward import input_gradient, weight_gradient, whole
 from tests.support.specs import linear, one_f_one_b, ordered, zb_h1
@@ -20,26 +22,37 @@ from tests.support.steps import executors
 from tests.support.training import WIDTH, batch, plan_of, spec_of
 from tests.support.verified import verified
 
+WITHOUT_PLAN = {
+    *("checkpoint", "checkpoint-dropout", "selective", "sequential", "offloaded", "unpacked-once"),
+    *("once-differentiable", "marks-dirty", "input-is-output", "hooks-of-modules"),
+}
+"""What saves by hooks, ends a graph in a function of its own, or makes hooks in its forward; and
+reentrant checkpoints, where they run."""
+
 COMPILES = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None,
     reason="torch.compile needs a C++ compiler",
 )
 
 
-def steps(make: Callable[[], nn.Module], halves: bool, learns: bool) -> Any:
+def steps(
+    make: Callable[[], nn.Module], halves: bool, learns: bool, plans: CutPlans | None = None
+) -> Any:
     """Three micro-batches, all forwards first: outputs, gradients of inputs and of weights, calls
     of hooks; and whether I has changed a `.grad`."""
     torch.manual_seed(3)
     module = make()
     torch.manual_seed(4)
     leaves = [torch.randn(4, WIDTH, generator=_draw(k)).requires_grad_(learns) for k in range(3)]
+    hooks = None if plans is None else hooks_made()
     outputs = [module(writable(leaf)) for leaf in leaves]
     above = [torch.randn(o.shape, dtype=o.dtype, generator=_draw(9)) for o in outputs]
     found, early = [], False
     if halves:
         deferred = []
         for leaf, output, g in zip(leaves, outputs, above, strict=True):
-            given, left = input_gradient([output], (g,), [leaf] if learns else [])
+            ends = [leaf] if learns else []
+            given, left = input_gradient([output], (g,), ends, hooks, plans)
             found.append(given)
             deferred.append(left)
         early = any(p.grad is not None for p in module.parameters())
@@ -61,10 +74,14 @@ def _draw(seed: int) -> torch.Generator:
 @pytest.mark.parametrize("name", KINDS)
 def test_two_halves_are_one_whole(name: str, learns: bool) -> None:
     expected, calls, _ = steps(KINDS[name], False, learns)
-    found, again_, early = steps(KINDS[name], True, learns)
-    assert all(same(a, b) for a, b in zip(found, expected, strict=True))
-    assert again_ == calls
-    assert early == ("reentrant" in name and learns), "`.grad` changes in W alone"
+    plans = CutPlans()
+    for planned in (None, plans, plans):  # the last one finds all plans made
+        found, again_, early = steps(KINDS[name], True, learns, planned)
+        assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+        assert again_ == calls
+        assert early == ("reentrant" in name and learns), "`.grad` changes in W alone"
+    without = name in WITHOUT_PLAN or ("reentrant" in name and learns)
+    assert bool(plans.known) != without, "whether its graphs are cut by plans"
 
 
 @COMPILES
