@@ -168,8 +168,11 @@ class Mailbox:
         if self.transport.tells:
             return [NOTHING if gradient is None else presence.dense(gradient) for gradient in made]
         if self.transport.looks:
+            at_hand = self.at_hand
+            if len(specs) == len(made) == 1:
+                return [presence.sealed(made[0], specs[0], device, at_hand)]
             pairs = zip(made, specs, strict=True)
-            return [presence.sealed(one, spec, device, self.at_hand) for one, spec in pairs]
+            return [presence.sealed(one, spec, device, at_hand) for one, spec in pairs]
         for gradient, spec in zip(made, specs, strict=True):
             if gradient is None:
                 raise PipelineError(

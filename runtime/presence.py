@@ -18,6 +18,7 @@ from stretto.runtime.tensor_spec import TensorSpec
 from stretto.runtime.transport import plain, to_bytes
 
 FEW = 8  # bytes that nearly always tell
+SET = b"\xff" * FEW
 
 
 def sealed(
@@ -29,7 +30,9 @@ def sealed(
         if nothing.numel():
             to_bytes(nothing).fill_(255)
         return nothing
-    there = plain(dense(gradient))
+    if gradient.layout is not torch.strided or gradient.requires_grad:
+        gradient = dense(gradient)
+    there = plain(gradient)
     if _says_nothing(there, at_hand):
         there = there.clone()
         to_bytes(there)[0] = 254
@@ -49,11 +52,12 @@ def opened(received: Tensor, at_hand: bool = False) -> Tensor | None:
 
 def _says_nothing(tensor: Tensor, at_hand: bool) -> bool:
     """Whether every bit is set. Nearly always the first entries tell, which are then no NaN."""
-    if not tensor.numel():
+    size = tensor.nbytes
+    if not size:
         return False
     if at_hand:
-        many = min(FEW, tensor.nbytes)
-        if string_at(tensor.data_ptr(), many) != b"\xff" * many:
+        many = min(FEW, size)
+        if string_at(tensor.data_ptr(), many) != SET[:many]:
             return False
     elif (first := tensor.view(-1)[0].item()) == first:
         return False

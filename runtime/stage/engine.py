@@ -45,10 +45,14 @@ threads of a device, which compile in it."""
 
 def edge_of(tensor: Tensor) -> GradientEdge:
     """Where a tensor that has a gradient stands in the graph: as torch's `get_gradient_edge`."""
-    node = tensor.grad_fn
-    if node is None or isinstance(node, CUSTOM):  # torch has to keep these alive
+    node, owner = tensor.grad_fn, None
+    if node is None:
         return get_gradient_edge(tensor)
-    return MADE(GradientEdge, (node, tensor.output_nr, None))  # type: ignore[no-any-return]
+    if isinstance(node, CUSTOM):  # which a node that is not Python's has to keep alive
+        if not torch.is_grad_enabled():
+            return get_gradient_edge(tensor)
+        owner = tensor.view_as(tensor).grad_fn  # as there
+    return MADE(GradientEdge, (node, tensor.output_nr, owner))  # type: ignore[no-any-return]
 
 
 def accumulate(roots: Sequence[Root], gradients: Sequence[Tensor | None]) -> None:
