@@ -183,8 +183,8 @@ def steady_state(instance: SearchInstance, starts: Sequence[int], period: int) -
     `starts[x] + n · period` (ticks)."""
     flat: list[int] = []
     offset = [0] * len(instance.rank)
-    for r in range(instance.ranks):
-        here = sorted(instance.classes(r), key=lambda x: (starts[x] % period, kind_of(x), x))
+    for classes in instance.classes_by_rank():
+        here = sorted(classes, key=lambda x: (starts[x] % period, kind_of(x), x))
         flat += here
         for x in here:
             offset[x] = starts[x] // period

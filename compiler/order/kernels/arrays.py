@@ -78,7 +78,7 @@ def arrays_of(instance: SearchInstance, make: Any = ints) -> Arrays:
     for x, needs in enumerate(instance.needs):
         for y, lag in needs:
             following[y].append((x, lag))
-    here = [instance.classes(r) for r in range(instance.ranks)]
+    here = instance.classes_by_rank()
     need_at, need = _flat(instance.needs)
     next_at, after = _flat(following)
     class_at, op_class = _flat(here)

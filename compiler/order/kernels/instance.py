@@ -81,6 +81,14 @@ class SearchInstance:
         """The op classes of a rank that have operations."""
         return [x for x, r in enumerate(self.rank) if r == rank and self.count[x]]
 
+    def classes_by_rank(self) -> list[list[int]]:
+        """The same of every rank."""
+        found: list[list[int]] = [[] for _ in range(self.ranks)]
+        for x, r in enumerate(self.rank):
+            if self.count[x]:
+                found[r].append(x)
+        return found
+
 
 def instance_of(problem: Problem) -> SearchInstance:
     """The SearchInstance of a Problem on compute streams alone."""

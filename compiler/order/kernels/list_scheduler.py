@@ -61,8 +61,11 @@ class ListState(Bundle):
     (weight gradients that could run), `freeable` (grains that these would give back), `idle` (1:
     it waits to be told that something has ended). `done` by class, `fused` (full backwards) by
     stage, `end` (ticks; -1 for what has not run) by op index. `whom`: ranks that are to look
-    again, `when` (ticks). `totals`: the events to come, the makespan so far (ticks), the operations
-    to come. `stop_now`: 1 once it is to return, with nothing."""
+    again, `when` (ticks). `live`: of rank r, from its `class_at` on, `live_on[r]` classes, `listed`
+    by class, among which are all whose next operation could run as far as counts and data tell.
+    `totals`: the events to come, the makespan so far (ticks), the operations to come; the steps
+    that were made since the memory was, and at most how many may be. `stop_now`: 1 once it is to
+    return, with nothing."""
 
     sequence: Ints
     size: Ints
@@ -78,16 +81,22 @@ class ListState(Bundle):
     end: Ints
     when: Ints
     whom: Ints
+    live: Ints
+    live_on: Ints
+    listed: Ints
     totals: Ints
     stop_now: Ints
 
 
-def list_state(t: Arrays, stop: Ints | None = None) -> ListState:
-    """Memory for list schedules, which end when `stop` becomes 1."""
+def list_state(t: Arrays, stop: Ints | None = None, steps: int = FOREVER) -> ListState:
+    """Memory for list schedules, which end when `stop` becomes 1, or all together after so many
+    steps: classes looked at for one operation to start."""
     size, ranks, classes = len(t.ticks), len(t.limit), len(t.rank)
     told = len(t.next) + ranks + 1
-    lengths = [*[ranks] * 8, classes, stages_in(classes), size, told, told, 3]  # after the first
+    lengths = [*[ranks] * 8, classes, stages_in(classes), size, told, told]  # after the first
+    lengths += [len(t.op_class), ranks, classes]
     made = [ints([NOTHING] * size), *(ints([0] * many) for many in lengths)]
+    made.append(ints([0, 0, 0, 0, steps]))
     made.append(ints([0]) if stop is None else stop)
     return ListState(*made)
 
@@ -96,13 +105,13 @@ def list_state(t: Arrays, stop: Ints | None = None) -> ListState:
 def list_schedule(t: Arrays, policy: Policy, s: ListState) -> int:
     """Make the list schedule of the policy. Returns the makespan (ticks), or -1 if it got
     stuck."""
-    _reset(s)
+    _reset(t, s)
     times, ranks = doubled(s.when), doubled(s.whom)
     for r in range(len(s.size)):
         times[r], ranks[r] = 0, r
     s.totals[0], s.totals[1], s.totals[2] = len(s.size), 0, len(s.end)
     _run_events(t, policy, s, times, ranks)
-    while s.totals[0] > 0 and s.stop_now[0] == 0:
+    while s.totals[0] > 0 and s.stop_now[0] == 0 and s.totals[3] <= s.totals[4]:
         times, ranks = doubled(times), doubled(ranks)
         _run_events(t, policy, s, times, ranks)
     return s.totals[1] if s.totals[2] == 0 else -1
@@ -114,7 +123,7 @@ def _run_events(t: Arrays, policy: Policy, s: ListState, times: Ints, ranks: Int
     there is no room for more."""
     stops, room = s.stop, len(times) - len(s.when)
     waiting, makespan, left = s.totals[0], s.totals[1], s.totals[2]
-    while 0 < waiting <= room and s.stop_now[0] == 0:
+    while 0 < waiting <= room and s.stop_now[0] == 0 and s.totals[3] <= s.totals[4]:
         now, r = times[0], ranks[0]
         drop_first(times, ranks, waiting)
         waiting -= 1
@@ -144,7 +153,7 @@ def _step(t: Arrays, policy: Policy, s: ListState, r: int, now: int) -> tuple[in
 
 
 @inner
-def _reset(s: ListState) -> None:
+def _reset(t: Arrays, s: ListState) -> None:
     for p in range(len(s.end)):
         s.end[p] = -1
         s.sequence[p] = -1
@@ -157,6 +166,10 @@ def _reset(s: ListState) -> None:
         s.pending_w[r] = 0
         s.freeable[r] = 0
         s.idle[r] = 0
+        s.live_on[r] = t.class_at[r + 1] - t.class_at[r]
+    for at in range(len(s.live)):
+        s.live[at] = t.op_class[at]
+        s.listed[t.op_class[at]] = 1
     for x in range(len(s.done)):
         s.done[x] = 0
     for g in range(len(s.fused)):
@@ -186,13 +199,22 @@ def _best(t: Arrays, policy: Policy, s: ListState, r: int, now: int) -> tuple[in
     best, best_score, mate = -1, FOREVER, ALONE
     soon = FOREVER  # the earliest start still to come
     late, late_score = FOREVER, FOREVER  # that of the best still to come
-    for at in range(t.class_at[r], t.class_at[r + 1]):
-        x = t.op_class[at]
+    first = kept = t.class_at[r]
+    s.totals[3] += s.live_on[r]
+    for at in range(first, first + s.live_on[r]):
+        x = s.live[at]
         n = s.done[x]
+        begin = data_ready(t, x, n, s.end, now) if _due(t, s, x) else NOTHING
+        if begin < 0:
+            s.listed[x] = 0
+            continue
+        s.live[kept] = x
+        kept += 1
         other = _admissible(t, policy, s, r, x)
         if other == EXCLUDED:
             continue
-        begin = ready(t, x, t.base[x] + n, s.end, now)
+        if len(t.extra_at) > 1:
+            begin = ready(t, x, t.base[x] + n, s.end, now)
         if begin >= 0 and other >= 0:
             begin = ready(t, other, t.base[other] + s.done[other], s.end, begin)
         if begin < 0:
@@ -208,6 +230,7 @@ def _best(t: Arrays, policy: Policy, s: ListState, r: int, now: int) -> tuple[in
                 soon = begin
             if score < late_score:
                 late, late_score = begin, score
+    s.live_on[r] = kept - first
     if best < 0:
         return -1, ALONE, soon
     ticks = t.ticks[t.base[best] + s.done[best]]
@@ -217,17 +240,24 @@ def _best(t: Arrays, policy: Policy, s: ListState, r: int, now: int) -> tuple[in
 
 
 @part
-def _admissible(t: Arrays, policy: Policy, s: ListState, r: int, x: int) -> int:
-    """Whether the next operation of class x may run on rank r once its data is there: the class
-    of the one that it was written to overlap with, ALONE, or EXCLUDED."""
+def _due(t: Arrays, s: ListState, x: int) -> bool:
+    """Whether class x has an operation left, and its stage has run what comes before that."""
     n, kind, g = s.done[x], kind_of(x), stage_of(x)
     if kind == W:
         left = t.count[x] - n - (s.fused[g] if t.full_backward[g] >= 0 else 0)
-        if left <= 0 or n + s.fused[g] >= s.done[x - W + BACK]:
-            return EXCLUDED
-        return ALONE
+        return bool(left > 0 and n + s.fused[g] < s.done[x - W + BACK])
     if n >= t.count[x]:
-        return EXCLUDED
+        return False
+    return bool(kind == F or s.done[x - BACK] >= t.forwards_before[t.base[x] + n])
+
+
+@part
+def _admissible(t: Arrays, policy: Policy, s: ListState, r: int, x: int) -> int:
+    """Whether the next operation of class x, which is due, may run on rank r once its data is
+    there: the class of the one that it was written to overlap with, ALONE, or EXCLUDED."""
+    n, kind = s.done[x], kind_of(x)
+    if kind == W:
+        return ALONE
     op, mate = t.base[x] + n, ALONE
     if len(t.partner) > 0 and t.partner[op] >= 0:
         if kind == BACK:
@@ -236,7 +266,7 @@ def _admissible(t: Arrays, policy: Policy, s: ListState, r: int, x: int) -> int:
         if mate == EXCLUDED:
             return EXCLUDED
     if kind == BACK:
-        return ALONE if s.done[x - BACK] >= t.forwards_before[op] else EXCLUDED
+        return ALONE
     if s.held[r] + t.alloc[op] > t.limit[r]:
         return EXCLUDED
     if s.in_flight[r] + t.alloc[op] > policy.in_flight_cap[r]:
@@ -324,7 +354,10 @@ def _tell(t: Arrays, s: ListState, r: int, best: int, mate: int) -> int:
     for which in range(2):
         y = best if which == 0 else mate
         if y >= 0:
+            if kind_of(y) != W:
+                _list(t, s, y + 1)  # of a forward its backward, of that its weight gradient
             for k in range(t.next_at[y], t.next_at[y + 1]):
+                _list(t, s, t.next[k])
                 other = t.rank[t.next[k]]
                 if s.idle[other] > 0:
                     s.when[many] = stop + t.next_lag[k]
@@ -340,6 +373,22 @@ def _tell(t: Arrays, s: ListState, r: int, best: int, mate: int) -> int:
 
 
 @inner
+def _list(t: Arrays, s: ListState, x: int) -> None:
+    """Have the rank of class x look at it again, in its place among the classes."""
+    if s.listed[x] > 0 or t.count[x] == 0:
+        return
+    r = t.rank[x]
+    at = t.class_at[r] + s.live_on[r]
+    while at > t.class_at[r] and s.live[at - 1] > x:
+        s.live[at] = s.live[at - 1]
+        at -= 1
+        s.totals[3] += 1
+    s.live[at] = x
+    s.live_on[r] += 1
+    s.listed[x] = 1
+
+
+@inner
 def _safe(t: Arrays, s: ListState, r: int, x: int) -> bool:
     """Whether, with the next forward of class x admitted, the micro-batches under way on rank r
     can still finish one after the other, each with what those before it have given back. This is
@@ -347,6 +396,7 @@ def _safe(t: Arrays, s: ListState, r: int, x: int) -> bool:
     if t.limit[r] >= NO_LIMIT:
         return True
     many, most, first, last, jobs = t.slices, 0, FOREVER, s.done[x] // t.slices, 0
+    s.totals[3] += t.class_at[r + 1] - t.class_at[r]
     for at in range(t.class_at[r], t.class_at[r + 1]):
         y = t.op_class[at]
         if kind_of(y) != F:
@@ -383,6 +433,7 @@ def _account(t: Arrays, s: ListState, r: int, x: int, m: int, job: int) -> tuple
     admitted: the grains that it needs to finish, those that it gives back then, and whether it is
     under way or to come at all."""
     needs, holds, waiting, many = 0, 0, False, t.slices
+    s.totals[3] += t.class_at[r + 1] - t.class_at[r]
     for at in range(t.class_at[r], t.class_at[r + 1]):
         y = t.op_class[at]
         if kind_of(y) != F or t.job[stage_of(y)] != job or m * many >= t.count[y]:
