@@ -1,8 +1,9 @@
 """The engines, and the steps of a search: what the command line, the documents and `search` read.
 
-To add an engine: a file with `run(state, share)` in this folder, a row in ENGINES, and a step where
-it pays. The table names the modules in words and loads one when it is to run, since the engines
-load numba and the command line need not.
+To add an engine: a file with `run(state, share)` in this folder, a row in ENGINES, and a step in
+PHASES where it pays; its loops have a row in `order/warm.py`. Stages in parts are searched by the
+engines and steps of `parts/search.py`. The table names the modules in words and loads one when it
+is to run, since the engines load numba and the command line need not.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +19,8 @@ if TYPE_CHECKING:
 class Engine(Struct, frozen=True):
     """`name` as in plans and for `--engine`, which takes the `aliases` too. `module`, in this
     folder, has `run(state, share)`, which looks for better orders within a share of what is left.
-    `summary`: what it does; `suits`:
-    what it is good at (both in Markdown). `after`: the engines that it starts from, where it is
-    the only one asked for."""
+    `summary`: what it does; `suits`: what it is good at (both in Markdown). `after`: the engines
+    that it starts from, where it is the only one asked for."""
 
     name: str
     aliases: tuple[str, ...]
