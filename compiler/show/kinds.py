@@ -2,7 +2,8 @@
 words come from the table of kinds itself, `problem/kinds.py`.
 
 Whoever adds a kind of operation adds one row. Hues are chosen so that forwards are cool and
-backwards warm, and the two stay apart for eyes that do not tell red from green.
+backwards warm; lightnesses, so that kinds stay apart for eyes that do not tell red from green, or
+yellow from blue, in the shades of a rank's further stages too (`tests/show/test_colours.py`).
 """
 
 from collections.abc import Iterable
@@ -34,10 +35,10 @@ class KindStyle(NamedTuple):
 
 
 STYLES: dict[str, KindStyle] = {
-    "F": KindStyle((Tone(217, 58, 82), Tone(176, 44, 62)), torch="F"),
-    "B": KindStyle((Tone(18, 58, 84), Tone(322, 60, 62)), torch="B", texture="rising"),
-    "I": KindStyle((Tone(24, 72, 90), Tone(322, 76, 68)), torch="I", texture="rising"),
-    "W": KindStyle((Tone(44, 60, 88), Tone(268, 70, 62)), torch="W", texture="dots"),
+    "F": KindStyle((Tone(218, 50, 76), Tone(164, 50, 66)), torch="F"),
+    "B": KindStyle((Tone(8, 46, 80), Tone(327, 55, 62)), torch="B", texture="rising"),
+    "I": KindStyle((Tone(24, 65, 76), Tone(316, 80, 74)), torch="I", texture="rising"),
+    "W": KindStyle((Tone(54, 57, 88), Tone(269, 68, 57)), torch="W", texture="dots"),
 }
 """By the letter of the kind."""
 
