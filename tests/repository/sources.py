@@ -44,3 +44,17 @@ def ours(path: Path) -> set[str]:
     names = {n.removeprefix("stretto.") for n in imports(path) if n.startswith("stretto.")}
     assert names <= modules().keys() | {"schedules"}, f"{path} imports what is not there"
     return names
+
+
+def loaded(path: Path) -> set[str]:
+    """The modules of ours that a file loads by their full name, as a text, when they are needed;
+    without `stretto.`."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        match node:
+            case ast.Call(
+                func=ast.Name(id="import_module") | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str(name))],
+            ) if name.startswith("stretto."):
+                found.add(name.removeprefix("stretto."))
+    return found

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.repository.sources import imports, modules, ours, tree
+from tests.repository.sources import imports, loaded, modules, ours, tree
 
 # From the bottom up: a room may know rooms above it in this table, and of those the ones named.
 ROOMS: dict[str, set[str]] = {
@@ -135,6 +135,17 @@ VALUES_ONLY = {
 }
 
 
+# What is loaded by name from a room that the table does not give: only when it is asked for, so
+# that who reads a plan loads no pictures, and who compiles no torch.
+DOORS = {
+    "compiler.plan.plan opens compiler.show.summary": "`Plan.summary`, for notebooks and scripts",
+    "compiler.plan.plan opens compiler.show.notebook": "what a notebook shows of a Plan",
+    "compiler.commands.examination opens runtime.surroundings": "`doctor`, where torch is",
+    "compiler.commands.startable opens runtime.rank_program": "`run`, which has looked for torch",
+    "compiler.commands.startable opens runtime.errors": "likewise: what a plan is refused with",
+}
+
+
 def room(module: str) -> str:
     """The room of a module."""
     return next((r for r in sorted(ROOMS, reverse=True) if inside(module, r)), module)
@@ -165,6 +176,16 @@ def test_a_room_knows_the_rooms_of_the_table(name: str) -> None:
         if room(other) not in ROOMS[name] | {name, "schedules"}
     }
     assert not known
+
+
+def test_what_is_loaded_by_name_stays_within_the_table_but_for_doors() -> None:
+    found = {
+        f"{module} opens {other}"
+        for module, path in modules().items()
+        for other in loaded(path)
+        if room(other) not in ROOMS.get(room(module), set()) | {room(module)}
+    }
+    assert found == DOORS.keys()
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
