@@ -66,8 +66,9 @@ class Stage(nn.Module):
 
     def part(self, name: str, layer: int) -> Any:
         def run(x: Tensor) -> Tensor:
-            x = Sleeping.apply(x, COSTS[name]["F"], COSTS[name]["I"])  # type: ignore[no-untyped-call]
-            return x * self.scales[name] if name in self.scales else x
+            if name in self.scales:  # before it sleeps, so that the first part has an I too
+                x = x * self.scales[name]
+            return Sleeping.apply(x, COSTS[name]["F"], COSTS[name]["I"])  # type: ignore[no-any-return, no-untyped-call]
 
         return run
 
