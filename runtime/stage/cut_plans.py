@@ -72,58 +72,17 @@ class CutPlan(NamedTuple):
 class PlannedGraph(NamedTuple):
     """The nodes of a graph, and the plan that fits it."""
 
-    nodes: Sequence[Any]
+    nodes: list[Any]
     plan: CutPlan
-
-
-class Walk(NamedTuple):
-    """A shape once more, as the way through graphs that have it. On the way there is a list: the
-    starts, then the ends of all edges of each node that has some, in the list's order. `visits` are
-    the places of these nodes in it, `kinds` the types of all that it holds at last, `outputs` of
-    each visited node which outputs its edges lead to, `begin` those of the starts. `again`: places
-    that have what an earlier one has, with that; `firsts`: the others, of nodes; `different`: how
-    many different things there are."""
-
-    begin: tuple[int, ...]
-    visits: tuple[int, ...]
-    kinds: tuple[type, ...]
-    outputs: list[tuple[int, ...]]
-    again: tuple[tuple[int, int], ...]
-    firsts: tuple[int, ...]
-    different: int
-
-    def nodes(self, starts: Sequence[GradientEdge]) -> Sequence[Any] | None:
-        """The nodes of a graph of this shape, as by `numbered`; None where it has another."""
-        found: list[Any] = [start.node for start in starts]
-        outputs = []
-        try:
-            for place in self.visits:
-                children, numbers = zip(*found[place].next_functions, strict=True)
-                found += children
-                outputs.append(numbers)
-        except (IndexError, AttributeError, ValueError):  # an end where the shape goes on
-            return None
-        if (
-            tuple(map(type, found)) != self.kinds
-            or outputs != self.outputs
-            or len(set(found)) != self.different
-            or tuple([start.output_nr for start in starts]) != self.begin
-        ):
-            return None
-        for place, earlier in self.again:
-            if found[place] is not found[earlier]:
-                return None
-        return found if len(self.firsts) == len(found) else [found[at] for at in self.firsts]
 
 
 class CutPlans:
     """Those of one stage."""
 
-    __slots__ = ("known", "last", "useful")
+    __slots__ = ("known", "useful")
 
     def __init__(self) -> None:
-        self.known: dict[GraphShape, tuple[Walk, CutPlan]] = {}
-        self.last: tuple[Walk, CutPlan] | None = None  # that of the graph before: tried first
+        self.known: dict[GraphShape, CutPlan] = {}
         self.useful = True
 
     def fitting(
@@ -133,24 +92,18 @@ class CutPlans:
         leaves `inputs`; None where there is none. If none can be made, no more are."""
         if not self.useful:
             return None
-        if self.last is not None:
-            walk, plan = self.last
-            alike = walk.nodes(starts)
-            if alike is not None:
-                return PlannedGraph(alike, plan) if _fits(plan, alike, inputs) else None
         nodes, shape = numbered(starts)
-        known = self.known.get(shape)
-        if known is None:
-            found = planned(nodes, starts, inputs) if len(self.known) < MOST else None
-            if found is None:
+        plan = self.known.get(shape)
+        if plan is None:
+            plan = planned(nodes, starts, inputs) if len(self.known) < MOST else None
+            if plan is None:
                 self.useful = False
                 return None
-            known = self.known[shape] = walk_of(starts), found
-        self.last = known
-        return PlannedGraph(nodes, known[1]) if _fits(known[1], nodes, inputs) else None
+            self.known[shape] = plan
+        return PlannedGraph(nodes, plan) if _fits(plan, nodes, inputs) else None
 
 
-def _fits(plan: CutPlan, nodes: Sequence[Any], inputs: Sequence[Tensor]) -> bool:
+def _fits(plan: CutPlan, nodes: list[Any], inputs: Sequence[Tensor]) -> bool:
     """Whether a graph of the plan's shape is cut by it: what is no matter of shape."""
     if len(inputs) != len(plan.ends):
         return False
@@ -187,29 +140,6 @@ def numbered(starts: Sequence[GradientEdge]) -> tuple[list[Node], GraphShape]:
         add(-2)
     begin = [(places[start.node], start.output_nr) for start in starts]
     return nodes, (tuple(map(type, nodes)), tuple(edges), tuple(begin))
-
-
-def walk_of(starts: Sequence[GradientEdge]) -> Walk:
-    """The way through graphs of the shape of this one."""
-    found: list[Any] = [start.node for start in starts]
-    first: dict[Any, int] = {}
-    visits, outputs = [], []
-    for place, node in enumerate(found):  # grows meanwhile
-        if first.setdefault(node, place) == place and node is not None and node.next_functions:
-            children, numbers = zip(*node.next_functions, strict=True)
-            found += children
-            visits.append(place)
-            outputs.append(numbers)
-    again = [(at, first[one]) for at, one in enumerate(found) if first[one] != at]
-    return Walk(
-        tuple([start.output_nr for start in starts]),
-        tuple(visits),
-        tuple(map(type, found)),
-        outputs,
-        tuple(again),
-        tuple([at for one, at in first.items() if one is not None]),
-        len(first),
-    )
 
 
 def planned(
@@ -265,6 +195,6 @@ def _may_hold_more(nodes: list[Node], cut: PlannedCut) -> bool:
     return type(nodes[cut.node]).__name__ in FACTORS and not is_weight(nodes[cut.sides[-1][1]])
 
 
-def _numbers(nodes: Sequence[Any], inner: Sequence[int]) -> tuple[int, ...]:
+def _numbers(nodes: list[Node], inner: Sequence[int]) -> tuple[int, ...]:
     numbers = [nodes[place]._sequence_nr() for place in inner]
     return tuple([number - numbers[0] for number in numbers])
