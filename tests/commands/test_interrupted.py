@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from stretto.compiler import library
 from tests.support.command_line import Run
 from tests.support.paths import ROOT
 
@@ -109,12 +110,22 @@ def interrupting(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         monkeypatch.setattr(search, "check", interrupted)
 
 
+@pytest.fixture
+def open_case(folder: Path) -> str:
+    """A file for which no published order is as good as the bound, so that there is a search."""
+    text = library.read("v_half").text
+    less = text.replace("limit activations <= ranks + 2 ", "limit activations <= ranks + 1 ")
+    assert less != text
+    (folder / "open.pipe").write_text(less)
+    return "open.pipe"
+
+
 def test_an_interrupted_search_keeps_the_best_so_far(
-    stretto: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+    stretto: Run, folder: Path, open_case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     interrupting(monkeypatch, "offsets")
-    code, out, err = stretto("compile", "v_half", "-o", "mine.plan", "--time-limit", "600")
+    code, out, err = stretto("compile", open_case, "-o", "mine.plan", "--time-limit", "600")
     assert code == 0, err
     assert "interrupted: the best order so far is kept; once more stops at once\n" in err
     assert "makespan" in out
@@ -124,40 +135,46 @@ def test_an_interrupted_search_keeps_the_best_so_far(
 
 
 def test_an_interrupted_effort_is_not_remembered(
-    stretto: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+    stretto: Run, folder: Path, open_case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     interrupting(monkeypatch, "offsets")
-    assert stretto("compile", "v_half", "--effort", "50")[0] == 0
+    assert stretto("compile", open_case, "--effort", "50")[0] == 0
     assert not (folder / "stretto/orders").exists()
 
 
 @pytest.mark.parametrize("names", [("library",), ("offsets", "check")])
 def test_interrupted_too_early_or_twice_it_writes_nothing(
-    stretto: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+    stretto: Run,
+    folder: Path,
+    open_case: str,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, ...],
 ) -> None:
     interrupting(monkeypatch, *names)
     before = set(folder.iterdir())
-    code, out, err = stretto("compile", "v_half", "-o", "mine.plan", "--no-cache")
+    code, out, err = stretto("compile", open_case, "-o", "mine.plan", "--no-cache")
     assert (code, out) == (130, "")
     assert err.endswith("stretto: interrupted\n")
     assert set(folder.iterdir()) == before
 
 
 def test_an_interrupted_run_trains_nothing(
-    stretto: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+    stretto: Run, folder: Path, open_case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupting(monkeypatch, "offsets")
-    words = ("run", "v_half", "--model", "a:b", "--no-cache")
+    words = ("run", open_case, "--model", "a:b", "--no-cache")
     code, out, err = stretto(*words)
     assert (code, out) == (130, "") and err.endswith("stretto: interrupted\n")
 
 
-def test_an_interrupted_search_is_explained(stretto: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_search_is_explained(
+    stretto: Run, open_case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the first search: the best order so far, with nothing tried. In what is tried: what was
     found until then."""
     interrupting(monkeypatch, "offsets")
-    code, out, err = stretto("explain", "v_half", "--no-cache", "--time-limit", "600")
+    code, out, err = stretto("explain", open_case, "--no-cache", "--time-limit", "600")
     assert code == 0, err
     assert "interrupted: the best order so far is kept" in err
     assert "the chain of operations that makes it" in out

@@ -44,8 +44,8 @@ COVERED: dict[str, tuple[str, tuple[dict[str, int], ...]]] = {
 """The schedule that is written for each file, and the parameters it is tried with."""
 
 NOT_WRITTEN = {"hanayo", "v_half", *library.IN_PARTS}
-"""Files without a generator: v_half has no order, and in hanayo's placement others are tried.
-What is written of parts is compared elsewhere."""
+"""Files without a generator, or, as v_half, without an order to compare with; in hanayo's placement
+others are tried. What is written of parts is compared elsewhere."""
 
 Word = tuple[str, int, int]
 """Kind, pipeline and stage. The micro-batch is not compared: equal ones are the same to the search,

@@ -125,6 +125,8 @@ PUBLISHED = frozenset(
         "looped_bfs",
         "moe_1f1b",
         "one_f_one_b",
+        "v_half",
+        "v_min",
         "zb_h1",
         "zb_h2",
         "zb_v",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from stretto.compiler.order.engines.published import building_blocks
 from stretto.compiler.order.engines.published.writer import RankWriter, Writer, dualpipe_steps
 from stretto.compiler.order.kernels.instance import SearchInstance
 from stretto.compiler.order.kernels.op_classes import backward_of, forward_of, weight_of
@@ -29,6 +30,12 @@ def schedules(instance: SearchInstance, lines: list[list[int]]) -> Iterator[tupl
             _zb_v(pen, r, ranks, many, line[r], line[2 * ranks - 1 - r])
 
         yield "zb_v", zb_v
+        if instance.count[weight_of(line[0])] and instance.size <= building_blocks.LARGEST:
+            for name, block in (
+                ("v_half", building_blocks.v_half),
+                ("v_min", building_blocks.v_min),
+            ):
+                yield name, _repeated(block(ranks), many, line)
         if many >= 2 * ranks:
             size = 2 * ranks
 
@@ -36,6 +43,25 @@ def schedules(instance: SearchInstance, lines: list[list[int]]) -> Iterator[tupl
                 dualpipe_steps(pen, r, size, many, line[r], line[2 * ranks - 1 - r], True)
 
             yield "dualpipe_v", dualpipe_v
+
+
+def _repeated(block: building_blocks.BuildingBlock, many: int, line: list[int]) -> Writer:
+    """The schedule that repeats the building block on the stages of the line."""
+    orders = building_blocks.orders(block, many)
+
+    def write(r: int, pen: RankWriter) -> None:
+        down, up = line[r], line[-1 - r]
+        classes = (
+            forward_of(down),
+            forward_of(up),
+            backward_of(up),
+            backward_of(down),
+            weight_of(up),
+            weight_of(down),
+        )
+        pen.units.extend((classes[kind],) for kind in orders[r])
+
+    return write
 
 
 def _zb_v(pen: RankWriter, r: int, ranks: int, many: int, down: int, up: int) -> None:
