@@ -45,11 +45,11 @@ def search(problem: Problem, budget: Budget) -> Order:
     searched = again(old, budget)
     coming = loops_for("whole", len(problem.operations), half) if searched else None
     state = start_search(instance_of(problem), half, least.ticks)
-    state.coming = coming
     best = None
     try:
         if old is not None and complete(state.t, old.sequence):
             state.submit(old.sequence, old.engine)
+        state.coming = coming  # not before: only what runs engines takes note of them
         if not state.incumbents or searched:
             run_engines(state)
         elif old is not None:

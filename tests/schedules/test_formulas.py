@@ -278,10 +278,13 @@ def test_profiled_models_of_the_zero_bubble_paper(profiled: tuple[Any, ...]) -> 
 def test_dualpipe_idles_as_its_readme_says_only_for_equal_f_and_i(
     p: int, f: int, i: int, w: int
 ) -> None:
-    """(P/2 − 1)(F|B + B − 3W), with B the full backward, is right for F = I and W ≤ I."""
+    """(P/2 − 1)(F|B + B − 3W), with B the full backward, is right for F = I and W ≤ I; and the
+    form in docs/orders.md for W ≤ I ≤ F."""
     got = figures("dualpipe", size(p, 2 * p), f, i, w, 0, f"cost F | B = {f + i + w}")
     idle = got.makespan - 2 * p * (f + i + w)
     said = (p // 2 - 1) * (f + 2 * (i + w) - 3 * w)
+    if w <= i <= f:
+        assert idle == (p // 2 - 1) * (2 * f + i - w)
     if f == i and w <= i:
         assert idle == said
     elif f > i and w <= i:
