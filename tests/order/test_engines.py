@@ -193,6 +193,32 @@ def test_no_list_rule_gets_stuck_that_reserves(spec: Spec) -> None:
         assert all(maker.run(rule) is not None for rule in reserving)
 
 
+@pytest.mark.parametrize("limit", [False, True])
+@pytest.mark.parametrize("round", [False, True])
+def test_a_list_looks_only_at_what_may_start(limit: bool, round: bool) -> None:
+    """Four times the stages on two ranks take four times the steps, not sixteen or sixty-four, for
+    what waits for data is not looked at."""
+
+    def steps(many: int) -> int:
+        place = [s % 2 if round else s * 2 // many for s in range(many)]
+        spec = model(2, pipeline("main", place, 2))
+        made = instance_of(expand(limited(spec, 8 * many) if limit else spec))
+        maker = ListScheduler(arrays_of(made))
+        assert maker.run(next(rules(made))) is not None
+        return maker.steps
+
+    assert steps(256) < 6 * steps(64)
+
+
+def test_lists_end_after_so_many_steps() -> None:
+    made = instance_of(expand(linear(4, 8)))
+    whole = ListScheduler(arrays_of(made))
+    assert whole.run(next(rules(made))) is not None
+    for most in (0, whole.steps // 2, whole.steps):
+        maker = ListScheduler(arrays_of(made), steps=most)
+        assert (maker.run(next(rules(made))) is not None) == (most == whole.steps)
+
+
 @pytest.mark.parametrize("grains", [4, 5, 8, 16, 40])
 def test_never_worse_than_a_known_schedule(grains: int) -> None:
     """Not even where nothing is searched; and memory spent better never hurts."""

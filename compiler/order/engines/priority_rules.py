@@ -8,7 +8,12 @@ from stretto.compiler.order.kernels.arrays import Arrays
 from stretto.compiler.order.kernels.bundle import Ints
 from stretto.compiler.order.kernels.instance import SearchInstance
 from stretto.compiler.order.kernels.jit import fast, ints
-from stretto.compiler.order.kernels.list_scheduler import Policy, list_schedule, list_state
+from stretto.compiler.order.kernels.list_scheduler import (
+    FOREVER,
+    Policy,
+    list_schedule,
+    list_state,
+)
 from stretto.compiler.order.kernels.op_classes import (
     BACK,
     F,
@@ -25,12 +30,13 @@ NAME = "list"
 NEVER = 1 << 40  # larger than any number of operations, grains or ticks
 FEW_RULES = 32  # for problems so large that a list takes long
 LARGE = 100_000  # operations
+MOST_STEPS = 500_000_000  # of all lists together, where no clock ends them
 
 
 def run(state: SearchState, share: float) -> None:
     """Submit list schedules by many rules, whatever the share; fewer where each takes long."""
-    scheduler = ListScheduler(state.t, state.stop)
     budget, timed = state.budget, state.budget.effort is None
+    scheduler = ListScheduler(state.t, state.stop, FOREVER if timed else MOST_STEPS)
     many = FEW_RULES if state.instance.size > LARGE else None
     if timed and state.instance.size > LARGE // 10 and not fast():
         many = FEW_RULES // 3
@@ -41,16 +47,21 @@ def run(state: SearchState, share: float) -> None:
             state.submit(sequence, NAME)
         # A search limited by time must leave some for what finds more.
         late = budget.clock() - began > budget.seconds / 4
-        if timed and state.incumbents and late:
+        if (timed and state.incumbents and late) or (not timed and scheduler.steps > MOST_STEPS):
             break
 
 
 class ListScheduler:
-    """Runs rules, in memory that is made once."""
+    """Runs rules, in memory that is made once, and for so many steps together."""
 
-    def __init__(self, t: Arrays, stop: Ints | None = None):
+    def __init__(self, t: Arrays, stop: Ints | None = None, steps: int = FOREVER):
         self._t = t
-        self._state = list_state(t, stop)
+        self._state = list_state(t, stop, steps)
+
+    @property
+    def steps(self) -> int:
+        """Classes that were looked at so far, for one operation to start."""
+        return int(self._state.totals[3])
 
     def run(self, rule: Policy) -> Ints | None:
         """The flat sequence that the rule, of lists, makes; None where it got stuck."""

@@ -63,6 +63,7 @@ class ListState(Bundle):
     stage, `end` (ticks; -1 for what has not run) by op index. `whom`: ranks that are to look
     again, `when` (ticks). `live`: of rank r, from its `class_at` on, `live_on[r]` classes, `listed`
     by class, among which are all whose next operation could run as far as counts and data tell.
+    `most` by rank: the grains that all stages of one micro-batch take.
     `totals`: the events to come, the makespan so far (ticks), the operations to come; the steps
     that were made since the memory was, and at most how many may be. `stop_now`: 1 once it is to
     return, with nothing."""
@@ -84,6 +85,7 @@ class ListState(Bundle):
     live: Ints
     live_on: Ints
     listed: Ints
+    most: Ints
     totals: Ints
     stop_now: Ints
 
@@ -96,9 +98,16 @@ def list_state(t: Arrays, stop: Ints | None = None, steps: int = FOREVER) -> Lis
     lengths = [*[ranks] * 8, classes, stages_in(classes), size, told, told]  # after the first
     lengths += [len(t.op_class), ranks, classes]
     made = [ints([NOTHING] * size), *(ints([0] * many) for many in lengths)]
+    made.append(ints([_grains(t, r) for r in range(ranks)]))
     made.append(ints([0, 0, 0, 0, steps]))
     made.append(ints([0]) if stop is None else stop)
     return ListState(*made)
+
+
+def _grains(t: Arrays, r: int) -> int:
+    """What all stages of one micro-batch take on rank r."""
+    here = [t.op_class[at] for at in range(t.class_at[r], t.class_at[r + 1])]
+    return t.slices * sum([int(t.alloc[t.base[x]]) for x in here if kind_of(x) == F])
 
 
 @counted
@@ -395,22 +404,22 @@ def _safe(t: Arrays, s: ListState, r: int, x: int) -> bool:
     the banker's algorithm; most often there is room for everything, and nothing is walked."""
     if t.limit[r] >= NO_LIMIT:
         return True
-    many, most, first, last, jobs = t.slices, 0, FOREVER, s.done[x] // t.slices, 0
+    locked = s.held[r] - s.freeable[r]  # what no weight gradient that waits can give back
+    free = t.limit[r] - locked - t.alloc[t.base[x] + s.done[x]]
+    most = s.most[r]
+    if free >= most:
+        return True
+    many, first, last, jobs = t.slices, FOREVER, s.done[x] // t.slices, 0
     s.totals[3] += t.class_at[r + 1] - t.class_at[r]
     for at in range(t.class_at[r], t.class_at[r + 1]):
         y = t.op_class[at]
         if kind_of(y) != F:
             continue
-        most += t.alloc[t.base[y]] * many
         jobs = max(jobs, t.job[stage_of(y)] + 1)
         over = s.done[y + BACK] if t.count[y + BACK] > 0 else s.done[y]
         if over < t.count[y]:
             first = min(first, over // many)
         last = max(last, (s.done[y] - 1) // many)
-    locked = s.held[r] - s.freeable[r]  # what no weight gradient that waits can give back
-    free = t.limit[r] - locked - t.alloc[t.base[x] + s.done[x]]
-    if free >= most:
-        return True
     oldest = True
     for m in range(first, last + 1):
         for job in range(jobs):
