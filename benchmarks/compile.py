@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from math import log
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -34,7 +35,7 @@ OURS = ("zb_h1", "dualpipe", "interleaved_1f1b", "dualpipe_v")
 THEIRS = ("Interleaved1F1B", "DualPipeV")
 RESULTS = ROOT / "benchmarks/results/compile.json"
 ONE = ("InterleavedZeroBubble",)  # of PyTorch's, those measured with one stage per rank, not two
-LONGEST = 300  # seconds: a series ends with its first size beyond a third of it
+LONGEST = 180  # seconds: a series ends before the size that would take longer, see `expected`
 
 Row = dict[str, Any]
 
@@ -187,16 +188,28 @@ def sweep() -> None:
     for name in (*OURS, *(f"PyTorch {name}" for name in THEIRS)):
         rows = series.setdefault(name, [])
         for ranks, microbatches in SIZES:
+            if expected(rows, ranks * microbatches) > LONGEST:
+                break
             row = measured(name, ranks, microbatches)
             if row is None:
                 break
             rows.append({"ranks": ranks, "microbatches": microbatches, **row})
             print(name, json.dumps(rows[-1]), file=sys.stderr, flush=True)
-            if row["disk"] > LONGEST / 3:
-                break
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(series, indent=1) + "\n", "utf-8")
     publish()
+
+
+def expected(rows: list[Row], size: int) -> float:
+    """The CPU seconds that the next size takes, in ranks × micro-batches, if it grows from the last
+    row as that did from the one before: a power of the size."""
+    if len(rows) < 2:
+        return 0.0
+    (few, less), (many, more) = [
+        (row["ranks"] * row["microbatches"], max(row["cpu"], 0.001)) for row in rows[-2:]
+    ]
+    power = log(more / less) / log(many / few)
+    return float(more * (size / many) ** power)
 
 
 def publish() -> None:
@@ -219,7 +232,7 @@ def measured(name: str, ranks: int, microbatches: int) -> Row | None:
 def child(*words: str) -> Row | None:
     command = [sys.executable, __file__, *words]
     try:
-        run = subprocess.run(command, check=True, timeout=LONGEST, stdout=subprocess.PIPE)
+        run = subprocess.run(command, check=True, timeout=2 * LONGEST, stdout=subprocess.PIPE)
     except subprocess.TimeoutExpired:
         return None
     found: Row = json.loads(run.stdout)
@@ -251,7 +264,8 @@ def page(series: dict[str, list[Row]]) -> str:
         "where CPU and elapsed seconds differ, the machine was busy with other things. A schedule "
         "is compiled once, and each rank reads its part of the plan (last column, again in a fresh "
         "process). PyTorch's lowering runs on every rank at its start, proves nothing and writes "
-        "nothing, and most of its memory is torch itself.",
+        "nothing, and most of its memory is torch itself. A series ends before the size that would "
+        f"take more than {LONGEST // 60} minutes, were it to grow on as it did last.",
         "",
         "![CPU seconds by the number of operations](pictures/compile.svg)",
     ]

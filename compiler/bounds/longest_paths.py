@@ -175,11 +175,15 @@ def _longest_of_class(
             if lag:
                 ends = [end + lag for end in ends]
             row[first:last] = map(max, row[first:last], ends)
-    beside = [(known[o], graph.ticks[o], step, len(known[o])) for o, step in side.same_rank[c]]
+    beside = side.same_rank[c]
     if not own and not beside:
         whole[c] = list(map(add, row, path))
         return
-    ends = whole[c] = [0] * size
+    others = [_shifted(known[o], graph.ticks[o], step, size) for o, step in beside if o != c]
+    near_others: Sequence[tuple[tuple[int, int], ...]] = [*zip(*others, strict=True)] or [()] * size
+    near_own = [step for o, step in beside if o == c]
+    ends, ticks = [0] * size, graph.ticks[c]
+    whole[c] = ends
     for i in range(size - 1, -1, -1) if side is graph.after else range(size):
         longest = row[i]
         for step, lag in own:
@@ -187,14 +191,31 @@ def _longest_of_class(
             if 0 <= j < size and ends[j] + lag > longest:
                 longest = ends[j] + lag
         if beside:
-            near = [
-                (head[j], ticks[j])
-                for head, ticks, step, many in beside
-                if 0 <= (j := i + step) < many
-            ]
-            longest = max(longest, _one_by_one(near))
+            near = [*near_others[i]]
+            for step in near_own:
+                j = i + step
+                if 0 <= j < size:
+                    near.append((row[j], ticks[j]))
+            ended = _one_by_one(near)
+            if ended > longest:
+                longest = ended
         row[i] = longest
         ends[i] = longest + path[i]
+
+
+def _shifted(
+    heads: Sequence[int], ticks: Sequence[int], step: int, size: int
+) -> list[tuple[int, int]]:
+    """Of a class the (head, ticks) of micro-batch i + step, for i from 0 to `size`; where there is
+    none, one that nothing connects."""
+    first, last = max(0, step), min(len(heads), size + step)
+    if first >= last:
+        return [_NONE] * size
+    found = zip(heads[first:last], ticks[first:last], strict=True)
+    return [*[_NONE] * (first - step), *found, *[_NONE] * (size + step - last)]
+
+
+_NONE = (UNREACHED, 0)
 
 
 def _by_operation(
@@ -239,8 +260,9 @@ def _one_by_one(jobs: list[tuple[int, int]]) -> int:
         if head < 0:
             break
         total += ticks
-        if head + total > found:
-            found = head + total
+        end = head + total
+        if end > found:
+            found = end
     return found
 
 

@@ -4,7 +4,7 @@ without the sums at their end: what stands before each unit, the unit, and what 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from msgspec import Struct
 
@@ -45,27 +45,26 @@ class ListInputs(NamedTuple):
 
 class _Lane:
     """What is to stand where on one stream of a rank: `arriving` are the messages to it, `own` the
-    results that it makes."""
+    results that it makes. By number of a unit, behind the last of which one more is thought."""
 
     def __init__(self, lane: RankOrder, arriving: list[Message], own: Sequence[Output]):
-        many = len(lane.units) + 1  # the last is for what stands behind all of them
         self.units = lane.units
         self.stream = lane.stream
-        self.posts: list[list[Message]] = [[] for _ in range(many)]  # before the unit
-        self.send_waits: list[list[Output]] = [[] for _ in range(many)]  # before the unit
-        self.freed: list[list[Output]] = [[] for _ in range(many)]  # behind the unit
-        self.freed_late: list[list[Output]] = [[] for _ in range(many)]  # before the unit
+        self.posts: dict[int, list[Message]] = {}  # before the unit
+        self.send_waits: dict[int, list[Output]] = {}  # before the unit
+        self.freed: dict[int, list[Output]] = {}  # behind the unit
+        self.freed_late: dict[int, list[Output]] = {}  # before the unit
         self.received: dict[int, Message] = {}  # these three by the operation that made it
         self.made: dict[int, Output] = {}
         self.slot: dict[int, int] = {}
         arriving.sort(key=lambda message: (message.made, message.channel))  # keeps each channel's
         for message in arriving:
-            self.posts[message.posted].append(message)
+            self.posts.setdefault(message.posted, []).append(message)
             self.received[message.result] = message
         for output in own:
             self.made[output.result] = output
             if output.messages:
-                self.send_waits[output.send_wait].append(output)
+                self.send_waits.setdefault(output.send_wait, []).append(output)
 
 
 def lists(inputs: ListInputs, made: Sequence[Sequence[Output]]) -> Iterator[RankList]:
@@ -87,7 +86,7 @@ def lists(inputs: ListInputs, made: Sequence[Sequence[Output]]) -> Iterator[Rank
                 if where is not None:
                     lane, unit, late = where
                     of = lanes[lane - numbers.start]
-                    (of.freed_late if late else of.freed)[unit].append(output)
+                    (of.freed_late if late else of.freed).setdefault(unit, []).append(output)
         yield _ListBuilder(inputs, rank, lanes).row()
 
 
@@ -107,8 +106,9 @@ class _ListBuilder:
         self.slots = OutputSlots(inputs.issue.times, self.first, self.known, many)
         if not self.streams:
             _number_made(lanes[0], many)
-        self.wait, self.free = _BySlot(Wait), _BySlot(Free)
-        self.alone = _BySlot[tuple[int, ...]](lambda slot: (slot,))
+        self.wait, self.free = _Shared(Wait), _Shared(Free)
+        self.send = _Shared[tuple[int, int], Send](lambda key: Send(*key))
+        self.alone = _Shared[int, tuple[int, ...]](lambda slot: (slot,))
 
     def row(self) -> RankList:
         """All of it."""
@@ -117,10 +117,13 @@ class _ListBuilder:
             self.on(lane)
         for number, k in self.inputs.issue.units(self.rank):
             lane = self.lanes[number - self.first]
-            self.head(lane, k)
+            if k in lane.send_waits or k in lane.freed_late:
+                self.head(lane, k)
             self.unit(lane, k)
-            self.post(lane, k + 1)
-            self.on(lane)
+            if k + 1 in lane.posts:
+                self.post(lane, k + 1)
+            if self.streams:
+                self.on(lane)
         for lane in self.lanes:
             self.head(lane, len(lane.units))
             self.on(lane)
@@ -134,17 +137,17 @@ class _ListBuilder:
 
     def post(self, lane: _Lane, k: int) -> None:
         """The receives that stand before the unit, directly behind the one before it."""
-        for message in lane.posts[k]:
+        for message in lane.posts.get(k, _NOTHING):
             i = message.result
             self.out.append(Receive(lane.slot[i], message.channel, self.operations[i]))
 
     def head(self, lane: _Lane, k: int) -> None:
         """What else stands before the unit that does not belong to it."""
-        for output in lane.send_waits[k]:
+        for output in lane.send_waits.get(k, _NOTHING):
             self.out.append(self.wait[self.slot(lane, output.result)])
             if output.last < k and not output.elsewhere:
                 self.free_made(lane, output)
-        for output in lane.freed_late[k]:
+        for output in lane.freed_late.get(k, _NOTHING):
             assert output.elsewhere
             readers = [*output.elsewhere.items()]
             if output.last != NONE:
@@ -174,23 +177,23 @@ class _ListBuilder:
         for message in arriving:
             if message.last == k:
                 out.append(self.free[slot[message.result]])
-        for output in lane.freed[k]:
+        for output in lane.freed.get(k, _NOTHING):
             self.free_made(lane, output)
 
     def computation(self, lane: _Lane, i: int, pair: int) -> None:
         """One operation, alone or in the overlapped unit `pair`, and the sends of its result."""
-        reads, output, writes, uses = self.reads[i], lane.made.get(i), NONE, _NOTHING
-        if output is not None:
-            writes = self.slot(lane, i)
+        reads, uses = self.reads[i], _NO_SLOTS
         if len(reads) == 1:
             uses = self.alone[self.slot(lane, reads[0])]
         elif reads:
             uses = tuple([self.slot(lane, j) for j in reads])
+        output = lane.made.get(i)
+        writes = NONE if output is None else lane.slot[i]
         one = Compute(self.operations[i], uses, writes, pair, lane.stream, self.at[i])
         self.out.append(one)
         if output is not None:
             for message in output.messages:
-                self.out.append(Send(writes, message.channel))
+                self.out.append(self.send[writes, message.channel])
 
     def before(self, lane: _Lane, i: int) -> None:
         """The `await`s that the operation needs: for what it comes after, and for a slot."""
@@ -228,20 +231,23 @@ class _ListBuilder:
         return slot
 
 
-_NOTHING: tuple[int, ...] = ()
+_NOTHING: tuple[Any, ...] = ()
 
+_NO_SLOTS: tuple[int, ...] = ()
+
+_SlotNumbers = TypeVar("_SlotNumbers")
 _Value = TypeVar("_Value")
 
 
-class _BySlot(dict[int, _Value]):
-    """What is the same wherever a list names the same slot: made once, of a slot's number."""
+class _Shared(dict[_SlotNumbers, _Value]):
+    """What is the same wherever a list names the same slots: made once, of their numbers."""
 
-    def __init__(self, make: Callable[[int], _Value]):
+    def __init__(self, make: Callable[[_SlotNumbers], _Value]):
         super().__init__()
         self.make = make
 
-    def __missing__(self, slot: int) -> _Value:
-        found = self[slot] = self.make(slot)
+    def __missing__(self, key: _SlotNumbers) -> _Value:
+        found = self[key] = self.make(key)
         return found
 
 
@@ -250,7 +256,7 @@ def _number_received(lanes: Sequence[_Lane]) -> int:
     1 waits and frees before it, 2 and 3 its operations, 4 frees behind it. Returns how many."""
     many = 0
     for own in lanes:
-        messages = list(chain.from_iterable(own.posts))
+        messages = list(chain.from_iterable(own.posts[k] for k in sorted(own.posts)))
         numbers = assign([(5 * one.posted, 5 * one.last + 4) for one in messages])
         for message, number in zip(messages, numbers, strict=True):
             own.slot[message.result] = many + number

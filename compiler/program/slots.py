@@ -13,15 +13,16 @@ def assign(lifetimes: Sequence[tuple[int, int]]) -> list[int]:
     Whoever is born takes the lowest number that is free then, the first of equals first. Numbers
     go from 0; their count is the most lifetimes that overlap, and no assignment does with less.
     """
-    numbers = [0] * len(lifetimes)
+    many = len(lifetimes)
+    numbers = [0] * many
     free: list[int] = []
-    living: list[tuple[int, int]] = []  # dies, number
-    for i in sorted(range(len(lifetimes)), key=lambda i: lifetimes[i][0]):
+    living: list[int] = []  # dies * many + number: heaps of plain numbers are quick
+    for i in sorted(range(many), key=[born for born, _ in lifetimes].__getitem__):
         born, dies = lifetimes[i]
-        while living and living[0][0] <= born:
-            heappush(free, heappop(living)[1])
-        numbers[i] = heappop(free) if free else len(living)
-        heappush(living, (dies, numbers[i]))
+        while living and living[0] < (born + 1) * many:
+            heappush(free, heappop(living) % many)
+        number = numbers[i] = heappop(free) if free else len(living)
+        heappush(living, dies * many + number)
     return numbers
 
 

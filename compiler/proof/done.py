@@ -25,16 +25,18 @@ class DoneOperations:
         }
 
     def mark(
-        self, i: int, operation: Operation, obligation: Obligation, beside: Operation | None
+        self,
+        i: int,
+        operation: Operation,
+        obligation: Obligation,
+        entry: int,
+        beside: Operation | None,
     ) -> bool:
-        """Note that the operation was done. Complains if it was before (then the result is False),
-        or if something on this rank should have been done first: its forward, its input gradient,
-        the slice before it, what a rule names. `beside` is the first half of the overlapped unit
-        that it is in, if it is the second."""
-        done, width = self.done, self.obligations.width
-        _, p, s, microbatch, slice_, _ = operation
-        kind = obligation.kind
-        entry = obligation.base + microbatch * width + (slice_ if slice_ > 0 else 0)
+        """Note in its `entry` that the operation was done. Complains if it was before (then the
+        result is False), or if something on this rank should have been done first: its forward, its
+        input gradient, the slice before it, what a rule names. `beside` is the first half of the
+        overlapped unit that it is in, if it is the second."""
+        done, kind, width = self.done, obligation.kind, self.obligations.width
         state = done[entry]
         if state & kind.bars:
             message = "this was done before, or is part of what was"
@@ -44,12 +46,12 @@ class DoneOperations:
             first = next(k.name for k in KINDS.values() if k.bit & kind.after & ~state)
             self.findings.fault("too-early", i, f"its {first} has not been computed yet")
         if width > 1 and kind.slices:
-            before = slice_ - kind.slices
+            before = operation.slice - kind.slices
             if 0 <= before < width and not done[entry - kind.slices] & self.alike[kind.leaves]:
                 self.findings.fault("too-early", i, f"slice {before} comes first")
         done[entry] = state | kind.bit
         if kind.sums:
-            self.left[p, s] -= 1
+            self.left[obligation.place] -= 1
         if self.obligations.before:
             self.follow_rules(i, operation, beside)
         return True

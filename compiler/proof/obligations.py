@@ -6,7 +6,8 @@ made the Program: the proof must not trust them.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from stretto.compiler.problem.spec import NONE, Costs, Operation, Pipeline, Spec
 from stretto.compiler.program.program import Copy, ProgramName, Reduction
@@ -20,21 +21,18 @@ from stretto.compiler.proof.kinds import (
     starts,
 )
 
-
-class RequiredInput(NamedTuple):
-    """A result that an operation reads: of one of `kinds`, on this stage, for its own micro-batch
-    and slice."""
-
-    kinds: str
-    pipeline: int
-    stage: int
+RequiredInput = tuple[str, int, int]
+"""A result that an operation reads: kinds, of one of which it is, pipeline and stage; for its own
+micro-batch and slice."""
 
 
-class Obligation(NamedTuple):
-    """What one kind of operation is on one stage. `alloc` and `free` are grains at its start and
-    end; `base` is the place of micro-batch 0 in the table of what was done."""
+class Obligation(Struct, frozen=True):
+    """What one kind of operation is on one stage (`place`: pipeline and stage). `alloc` and `free`
+    are grains at its start and end; `base` is the place of micro-batch 0 in the table of what was
+    done."""
 
     kind: KindObligation
+    place: tuple[int, int]
     rank: int
     ticks: int
     alloc: int
@@ -130,14 +128,12 @@ def _stage(
     stage, last = pipeline.stages[s], s == len(pipeline.stages) - 1
     trains = obligations.backward(p)
 
-    inputs = [RequiredInput("F", p, s - 1)] if s else []
-    inputs += [RequiredInput("F", q, len(pipelines[q].stages) - 1) for q in feeders]
+    inputs: list[RequiredInput] = [("F", p, s - 1)] if s else []
+    inputs += [("F", q, len(pipelines[q].stages) - 1) for q in feeders]
     if last:
-        gradients = [
-            RequiredInput("BI", q, k) for q, k in sorted(pipeline.feeds) if obligations.backward(q)
-        ]
+        gradients = [("BI", q, k) for q, k in sorted(pipeline.feeds) if obligations.backward(q)]
     else:
-        gradients = [RequiredInput("BI", p, s + 1)]
+        gradients = [("BI", p, s + 1)]
     forward_wanted = not last or bool(pipeline.feeds)
     backward_wanted = s > 0 or any(obligations.backward(q) for q in feeders)
 
@@ -147,6 +143,7 @@ def _stage(
         wanted = {"activation": forward_wanted, "gradient": backward_wanted, None: False}
         found[letter, p, s] = Obligation(
             kind=kind,
+            place=(p, s),
             rank=stage.rank,
             ticks=obligations.costs.of(Operation(letter, p, s, NONE)),
             alloc=kind.alloc(stage, trains),

@@ -108,23 +108,17 @@ class RankWalk:
             self.slots.most_outputs,
         )
 
-    def exists(self, operation: Operation, obligation: Obligation) -> bool:
-        """Whether its stage has this micro-batch and slice."""
-        _, _, _, microbatch, slice_, part = operation
-        known = 0 <= slice_ < self.slices if self.slices else slice_ == NONE
-        return known and part == NONE and 0 <= microbatch < obligation.microbatches
-
-    def read(self, i: int, compute: Compute, obligation: Obligation) -> None:
+    def read(self, i: int, compute: Compute, obligation: Obligation, of: tuple[int, ...]) -> None:
         """The slots read hold what the operation needs, in this order: the result of the stage
-        before it (of a gradient: after it), then those of the pipelines that feed it."""
+        before it (of a gradient: after it), then those of the pipelines that feed it. `of`: its
+        micro-batch, slice and part, which theirs have to be."""
         needs, reads = obligation.needs, compute.reads
         if len(reads) != len(needs):
             message = f"it needs {len(needs)} results, and reads {len(reads)}"
             self.findings.fault("wrong-input", i, message)
             return
-        _, _, _, microbatch, slice_, part = compute.operation
         for slot, (kinds, p, s) in zip(reads, needs, strict=True):
-            self.slots.read(i, slot, kinds, (p, s, microbatch, slice_, part))
+            self.slots.read(i, slot, kinds, (p, s, *of))
 
     def usable(self, i: int, channel: int, sending: bool, result: Operation) -> bool:
         """Whether the message may travel on this channel."""
@@ -149,9 +143,11 @@ class RankWalk:
 def compute(walk: RankWalk, i: int, one: Compute) -> None:
     """An operation runs."""
     operation, obligations, findings = one.operation, walk.obligations, walk.findings
-    kind, p, s, _, _, _ = operation
+    kind, p, s, microbatch, slice_, part = operation  # once: this takes longer than it looks
     obligation = obligations.of.get((kind, p, s))
-    if obligation is None or not walk.exists(operation, obligation):
+    known = slice_ == NONE if not walk.slices else 0 <= slice_ < walk.slices
+    known = known and part == NONE and obligation is not None
+    if obligation is None or not known or not 0 <= microbatch < obligation.microbatches:
         findings.fault("no-such-duty", i, "this is not an operation of the schedule")
         return
     if obligation.rank != walk.rank:
@@ -162,11 +158,12 @@ def compute(walk: RankWalk, i: int, one: Compute) -> None:
     if obligations.gathers and kind in walk.activations:
         walk.collectives.forward(i, (p, s))
     opened = walk.overlap.open
-    new = walk.done.mark(i, operation, obligation, opened and opened.first.operation)
+    entry = obligation.base + microbatch * obligations.width + (slice_ if slice_ > 0 else 0)
+    new = walk.done.mark(i, operation, obligation, entry, opened and opened.first.operation)
     if new and obligations.across:
         walk.marks.setdefault(walk.overlap.event, []).append(operation)
     if obligation.needs or one.reads:
-        walk.read(i, one, obligation)
+        walk.read(i, one, obligation, (microbatch, slice_, part))
     if opened is None and one.unit == NONE:
         exceptional = obligations.exceptional
         ticks = obligations.costs.of(operation) if exceptional else obligation.ticks

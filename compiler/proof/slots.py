@@ -73,7 +73,7 @@ class Slots:
             self.findings.fault("still-arriving", i, message, where)
         content.used = True
         held = content.operation
-        if held[0] not in kinds or held[1:] != wanted:
+        if held[0] not in kinds or held != (held[0], *wanted):
             needed = self.words.operation(Operation(kinds[0], *wanted))
             self.findings.fault(
                 "wrong-input",
