@@ -19,10 +19,11 @@ WORDS: dict[ProgramName, str] = {"train": "step", "eval": "evaluation"}
 class Activity:
     """`doing` follows `rank 2 ` in a sentence, `busy` is false between steps, `steps` counts those
     begun, evaluations too, `run` is the one whose instructions are running; between steps `awaited`
-    are the ranks whose numbers this one waits for, and `moves` counts the times it did. `when` is
-    what messages call the step: what a training loop has `called` it, by default `step 3` or
-    `evaluation 1`, as this executor has `taken` them. `marks`: on a device, which is behind the
-    process, where it stands; a step is over when it has come to the end."""
+    are the ranks whose numbers this one waits for, and `moves` counts the times it did; `patient`:
+    they may take as long as they like, if only their processes live. `when` is what messages call
+    the step: what a training loop has `called` it, by default `step 3` or `evaluation 1`, as this
+    executor has `taken` them. `marks`: on a device, which is behind the process, where it stands; a
+    step is over when it has come to the end."""
 
     def __init__(self, page: Whereabouts | None = None, marks: DeviceMarks | None = None) -> None:
         self.page, self.marks = page or Whereabouts(), marks
@@ -33,6 +34,7 @@ class Activity:
         self.called, self.when = "", ""
         self.taken: dict[ProgramName, int] = {"train": 0, "eval": 0}
         self.awaited: tuple[int, ...] = ()
+        self.patient = False
 
     @property
     def doing(self) -> str:
@@ -79,22 +81,22 @@ class Activity:
         self.doing = f"waits for {ranks(others)} to begin {self.when}"
 
     @contextmanager
-    def waiting(self, doing: str, *ranks: int) -> Iterator[None]:
+    def waiting(self, doing: str, *ranks: int, patient: bool = False) -> Iterator[None]:
         """Around a wait for other ranks that is no instruction's; `doing` follows `rank 2 `."""
-        before = self.doing, self.busy, self.awaited
+        before = self.doing, self.busy, self.awaited, self.patient
         self.moves += 1
-        self.doing, self.busy, self.awaited = doing, True, ranks
+        self.doing, self.busy, self.awaited, self.patient = doing, True, ranks, patient
         try:
             yield
         finally:
-            self.doing, self.busy, self.awaited = before
+            self.doing, self.busy, self.awaited, self.patient = before
 
     def position(self) -> Position:
         """Where the rank is, and its device."""
         run = self.run
         if run is None:
             key = (self.steps, -1 - self.moves)
-            here = Position(key, self.doing, self.awaited, self.busy)
+            here = Position(key, self.doing, self.awaited, self.busy, patient=self.patient)
         else:
             here = self.position_of(run.views)
         device = None if self.marks is None else self.marks.standing()

@@ -13,7 +13,7 @@ from stretto.runtime.chunks import is_chunk, is_replicate
 from stretto.runtime.containers import MicrobatchList, items_of, rebuilt
 from stretto.runtime.containers import mapped as mapped
 from stretto.runtime.containers import tensors as tensors
-from stretto.runtime.errors import PipelineError
+from stretto.runtime.errors import PipelineError, words_of
 
 
 class Arguments(NamedTuple):
@@ -128,7 +128,9 @@ def _joined(outputs: Sequence[Tensor], spec: Any, label: str) -> Any:
     except (RuntimeError, IndexError) as error:
         if spec is None:
             return MicrobatchList(outputs)
-        raise PipelineError(f"{label} cannot be merged as its spec says: {error}") from error
+        raise PipelineError(
+            f"{label} cannot be merged as its spec says: {words_of(error)}"
+        ) from error
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from stretto.runtime.errors import PipelineError
+from stretto.runtime.errors import PipelineError, spelled
 
 HeldItems = list[tuple[Any, Any]]
 """What a container holds, each with its key, index or name."""
@@ -89,7 +89,7 @@ def rebuilt(value: Any, items: Sequence[Any]) -> Any:
     except Exception as error:
         raise PipelineError(
             f"a {type(value).__name__} cannot be built again from parts of what it holds "
-            f"({type(error).__name__}: {error}): register it with torch.utils._pytree, or give "
+            f"({spelled(error)}): register it with torch.utils._pytree, or give "
             "MicrobatchList of it"
         ) from error
 

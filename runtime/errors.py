@@ -1,6 +1,6 @@
 """Why a step cannot begin or cannot go on."""
 
-from stretto.compiler.diagnostics.printable import told
+from stretto.compiler.diagnostics.printable import shortened, told
 
 
 class PipelineError(Exception):
@@ -24,3 +24,17 @@ class StepRefused(PipelineError):
 
 Stopped = PipelineError
 """The former name, kept for those who catch it."""
+
+
+def words_of(error: BaseException) -> str:
+    """What an exception says, a user's too: its `__str__` may itself raise, or give no text. Of
+    very many words the first and the last."""
+    try:
+        return shortened(str(error))
+    except Exception as other:
+        return f"(it cannot be printed: its __str__ raises {type(other).__name__})"
+
+
+def spelled(error: BaseException) -> str:
+    """The same, behind the name of its type: `ValueError: too large`."""
+    return f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")

@@ -22,7 +22,7 @@ from stretto.runtime.coordination.store import Store, store_of
 from stretto.runtime.coordination.watchdog import Watchdog
 from stretto.runtime.data_parallel.synchronization import DataParallel, require_processes
 from stretto.runtime.declared_ties import TieTable
-from stretto.runtime.errors import NonFiniteError, PipelineError, StepRefused
+from stretto.runtime.errors import NonFiniteError, PipelineError, StepRefused, words_of
 from stretto.runtime.exchange import Exchange
 from stretto.runtime.given import StepArguments, Weight, batch_options
 from stretto.runtime.interpreter import BoundProgram, Interpreter, bound_program
@@ -205,7 +205,7 @@ class Executor:
             self.data_parallel = _meet_replicas(self.context, self.activity, self.peers, options)
         except Exception as error:
             self.watchdog.stop()
-            post_failure(store, self.rank, str(error))
+            post_failure(store, self.rank, words_of(error))
             raise
         self.activity.finish()
 
@@ -464,7 +464,7 @@ def _meet_replicas(
         data_parallel.compare(peers)
         data_parallel.equalize()
     except Exception as error:
-        data_parallel.fail(str(error))
+        data_parallel.fail(words_of(error))
         data_parallel.peers.close()
         raise
     return data_parallel

@@ -2,7 +2,8 @@
 a plan and what each rank does; they do what they would do as processes."""
 
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -11,10 +12,12 @@ import torch
 from stretto.compiler.plan.plan import Plan
 from stretto.runtime.coordination.failure import post_failure
 from stretto.runtime.coordination.store import local_store
-from stretto.runtime.errors import PipelineError
+from stretto.runtime.errors import PipelineError, words_of
 from stretto.runtime.transport.local import Hub, Local
 
 T = TypeVar("T")
+LOOK = 0.2  # seconds from one look at what has failed to the next
+LINGER = 10.0  # seconds that a rank has to end when another has failed
 
 
 def run_local(
@@ -28,7 +31,8 @@ def run_local(
     all ranks; nothing waits for the device.
 
     Re-raises the root cause of a failure: the first exception that was not caused by another
-    rank's. Interrupted, it stops the ranks at their next wait and does not wait for them.
+    rank's. A rank that does not end within 10 s of that is left to itself. Interrupted, it stops
+    the ranks at their next wait and does not wait for them.
     """
     world = next(iter(plan.programs.values())).spec.ranks
     hub = Hub(world, device)
@@ -42,8 +46,8 @@ def run_local(
                 results[number] = rank(Local(hub, number))
         except BaseException as error:
             errors[number] = error
-            _stop_others(hub, number, f"rank {number} fails: {error}")
-            hub.fail(f"rank {number} stops: {error}")
+            _stop_others(hub, number, f"rank {number} fails: {words_of(error)}")
+            hub.fail(f"rank {number} stops: {words_of(error)}")
 
     threads = [
         threading.Thread(target=work, args=(r,), name=f"rank {r}", daemon=True)
@@ -52,17 +56,26 @@ def run_local(
     for thread in threads:
         thread.start()
     try:
-        for thread in threads:
-            thread.join()
+        _await(threads, errors)
     except BaseException:  # Ctrl-C reaches this thread alone: the ranks are to end as well
         _stop_others(hub, -1, "interrupted")
         hub.fail("interrupted")
         raise
     streams.join(failed=bool(errors))
     if errors:
-        order = sorted(errors, key=lambda r: (_quotes_another(errors[r]), r))
-        raise errors[order[0]]
+        failed = dict(errors)  # a rank that was left to itself may add its own
+        order = sorted(failed, key=lambda r: (_quotes_another(failed[r]), r))
+        raise failed[order[0]]
     return [results[r] for r in range(world)]
+
+
+def _await(threads: Sequence[threading.Thread], errors: Mapping[int, BaseException]) -> None:
+    """Until all have ended. Where one has failed, another may never come back from where it is."""
+    end = float("inf")
+    while (alive := [one for one in threads if one.is_alive()]) and time.monotonic() < end:
+        alive[0].join(LOOK)
+        if errors:
+            end = min(end, time.monotonic() + LINGER)
 
 
 class OwnStreams:

@@ -10,7 +10,7 @@ from stretto.runtime.agreement import StepAgreement
 from stretto.runtime.alike import switches
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.edges import EdgeMemory
-from stretto.runtime.errors import PipelineError, StepRefused
+from stretto.runtime.errors import PipelineError, StepRefused, spelled
 from stretto.runtime.header import HeaderCheck
 from stretto.runtime.interpreter import StepInput
 from stretto.runtime.mailbox import Mailbox
@@ -55,7 +55,7 @@ class StepPreparation(NamedTuple):
             self.cards[name] = card
         except Exception as error:
             known = isinstance(error, PipelineError)
-            card = faulty_card(name, str(error) if known else f"{type(error).__name__}: {error}")
+            card = faulty_card(name, str(error) if known else spelled(error))
             cause = error.__cause__ if known else error
         try:
             signatures, complete = self.agreement.agree(number, card)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stretto.runtime.coordination.failure import post_failure
-from stretto.runtime.errors import PipelineError
+from stretto.runtime.errors import PipelineError, words_of
 from stretto.runtime.executor import Executor
 
 
@@ -126,7 +126,7 @@ class GradScaler:
         try:
             own = [unscale(self.executor.named_parameters(), self.get_scale()), self.get_scale()]
         except PipelineError as error:
-            post_failure(self.executor.peers.store, self.executor.rank, str(error))
+            post_failure(self.executor.peers.store, self.executor.rank, words_of(error))
             raise
         told = self.executor.exchange.tell("GradScaler", own)
         for rank, (_, scale) in enumerate(told):

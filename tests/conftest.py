@@ -16,12 +16,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """A shell that starts the suite in the background has Ctrl-C ignored, and so would every
-    process that a test starts in order to interrupt it. A width of whoever starts the suite, xdist
-    among them, is none of the tests'."""
+    """A shell that starts the suite in the background has Ctrl-C ignored, and `nohup` a terminal's
+    end: so would every process that a test starts in order to end it so. A width
+    of whoever starts the suite, xdist among them, is none of the tests'."""
     os.environ.pop("COLUMNS", None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from stretto.runtime.checkpoint.contents import (
 from stretto.runtime.checkpoint.damage import NamingReader, is_damage, read_table, way_out, why
 from stretto.runtime.checkpoint.names import model_names
 from stretto.runtime.checkpoint.running_means import reconcile
+from stretto.runtime.coordination.failure import ending
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.executor import Executor
 from stretto.runtime.transport.local import Local
@@ -77,9 +79,10 @@ def save(
         failure = why(error)
     _end_together(executor, failure, what)  # before ranks wait for each other in torch
     try:
-        _write(executor, rows, folders.partial_of(root, step))
-        if first:
-            folders.finish(root, step, keep)
+        with _together(executor, f"writes the checkpoint of step {step} with other ranks"):
+            _write(executor, rows, folders.partial_of(root, step))
+            if first:
+                folders.finish(root, step, keep)
     except (Exception, CheckpointException) as error:  # the latter is none of the former
         failure = why(error)
         if first:
@@ -110,7 +113,8 @@ def load(
     failure = None
     held = _held(executor, optimizers, extra or {}, own or {})
     try:
-        _read(executor, held, where)
+        with _together(executor, "reads a checkpoint"):
+            _read(executor, held, where)
     except (Exception, CheckpointException) as error:  # the latter is none of the former
         failure = why(error)
         if is_damage(error):
@@ -179,8 +183,26 @@ def _exchange(executor: Executor, value: Any) -> list[Any]:
     if isinstance(transport, Local):
         return transport.gather(value)
     every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, value)
+    doing = "waits for other ranks at a checkpoint"
+    others = _others(executor)
+    try:
+        with _together(executor, doing):
+            dist.all_gather_object(every, value)
+    except RuntimeError as error:  # a connection is lost
+        end = ending(executor.peers, doing, others, error)
+        executor.broken = end.reason
+        raise end.error from end.cause
     return every
+
+
+def _others(executor: Executor) -> list[int]:
+    return [rank for rank in range(executor.world) if rank != executor.rank]
+
+
+def _together(executor: Executor, doing: str) -> AbstractContextManager[None]:
+    """Around what all ranks do at a checkpoint: a disk may be slow, but one whose process has ended
+    or is stopped is not waited for."""
+    return executor.activity.waiting(doing, *_others(executor), patient=True)
 
 
 def _end_together(executor: Executor, failure: str | None, what: str) -> None:

@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
 from stretto.runtime.checkpoint import folders
-from stretto.runtime.errors import PipelineError
+from stretto.runtime.errors import PipelineError, words_of
 
 
 class DamagedCheckpoint(PipelineError):
@@ -84,7 +84,7 @@ def why(error: BaseException) -> str:
         return why(first)
     if not isinstance(error, Exception):
         raise error
-    told = str(error).splitlines()[0] if str(error) else ""
+    told = (words_of(error).splitlines() or [""])[0]
     return told if isinstance(error, PipelineError) else f"{type(error).__name__}: {told}"
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.store import Store
 from stretto.runtime.describe import ranks
-from stretto.runtime.errors import PipelineError
+from stretto.runtime.errors import PipelineError, spelled, words_of
 
 GRACE = 3.0  # seconds in which the reason of a lost connection may arrive
 KEY = "failed"
@@ -97,14 +97,14 @@ def ending(
     elif isinstance(error, PipelineError):
         message = f"{at}{when}: {error}"
     else:
-        message = f"{at} and fails{when}: {type(error).__name__}: {error}"
+        message = f"{at} and fails{when}: {spelled(error)}"
     post_failure(peers.store, peers.rank, message)
     return Ending(message, PipelineError(message), error)
 
 
 def _lost(peers: Peers, waiting_for: Sequence[int], error: Exception) -> str:
     """Which ranks a broken connection was to, and what is known of them."""
-    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    first_line = (words_of(error).splitlines() or [type(error).__name__])[0]
     near = peers.neighbours
     gone = near.gone() if near else []
     if near and gone:

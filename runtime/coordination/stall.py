@@ -20,13 +20,15 @@ _SILENT = {
 class Answer(NamedTuple):
     """Where a rank is: `where` follows `rank 2 ` in a sentence; `waiting_for` has the ranks it
     waits for, none where it computes; not `busy` where it is between steps; `seconds` since it
-    last moved on, and `idle` since it did, was seen to compute, or tensors came or went."""
+    last moved on, and `idle` since it did, was seen to compute, or tensors came or went; `patient`:
+    it may take as long as it likes."""
 
     where: str
     waiting_for: tuple[int, ...]
     busy: bool
     seconds: float
     idle: float
+    patient: bool = False
 
 
 Answers = Mapping[int, Answer]
@@ -38,7 +40,11 @@ def is_at_work(rank: int, answers: Answers, timeout: float) -> bool:
     the timeout (seconds) since they did. After `PATIENCE` timeouts at one operation no more."""
     chain = _waiting_chain(rank, answers)
     last = answers.get(chain[-1])
-    if last is None or last.seconds > timeout * PATIENCE:
+    if last is None:
+        return False
+    if last.patient:
+        return True
+    if last.seconds > timeout * PATIENCE:
         return False
     return any(answers[other].idle < timeout for other in chain if other in answers)
 
@@ -47,7 +53,7 @@ def others_at_work(rank: int, answers: Answers, timeout: float) -> bool:
     """Whether any other rank than this one, which waits for words and not for tensors, computes or
     exchanges tensors, and so may come to say them."""
     return any(
-        answer.idle < timeout and answer.seconds < timeout * PATIENCE
+        answer.patient or (answer.idle < timeout and answer.seconds < timeout * PATIENCE)
         for other, answer in answers.items()
         if other != rank
     )
@@ -88,14 +94,16 @@ def stall_report(
 
 def _waiting_chain(rank: int, answers: Answers) -> list[int]:
     """This rank, the one it waits for, the one which that waits for, and so on: to one that waits
-    for nobody, has not answered, or stands in the chain already."""
+    for nobody, has not answered, or stands in the chain already. Of several that it waits for
+    those come first."""
     chain = [rank]
     while True:
         answer = answers.get(chain[-1])
         if answer is None or not answer.waiting_for:
             return chain
         silent = [peer for peer in answer.waiting_for if peer not in answers]
-        following = (silent or answer.waiting_for)[0]
+        free = [p for p in answer.waiting_for if p in answers and not answers[p].waiting_for]
+        following = (silent or free or answer.waiting_for)[0]
         if following in chain:
             return [*chain, following]
         chain.append(following)

@@ -24,13 +24,15 @@ GRACE = 3.0  # seconds that a rank has to end by itself when another has failed
 
 class Position(NamedTuple):
     """Where a rank is. `key` changes whenever it moves on; the others are those of `Answer`.
-    `several`: it may compute on one stream while it waits on another."""
+    `several`: it may compute on one stream while it waits on another. `patient`: it may take as
+    long as it likes, if only its process lives, as where a disk is written."""
 
     key: tuple[int, ...]
     where: str
     waiting_for: tuple[int, ...]
     busy: bool
     several: bool = False
+    patient: bool = False
 
 
 class Watchdog:
@@ -152,7 +154,8 @@ class Watchdog:
     def _answer(self, now: Position) -> Answer:
         moment = time.monotonic()
         idle = moment - max(self.moved, self.worked)
-        return Answer(now.where, now.waiting_for, now.busy, moment - self.moved, idle)
+        for_so_long = moment - self.moved
+        return Answer(now.where, now.waiting_for, now.busy, for_so_long, idle, now.patient)
 
     def _investigate(self, now: Position) -> None:
         """Asks all ranks where they are; ends the step if it stands still."""

@@ -2,6 +2,7 @@
 weights, which may take long. Others that ask where it is are answered, and it ends when another
 fails."""
 
+import atexit
 import threading
 from collections.abc import Callable
 
@@ -31,8 +32,11 @@ class EarlyWatch:
             own.on_lost, own.on_end = near.silent, near.own.end
         self.watchdog = Watchdog(peers, lambda: here, leave)
         self.over = threading.Event()
+        self.looking: threading.Thread | None = None
         if near is not None:
-            threading.Thread(target=self._look, args=(near,), daemon=True).start()
+            self.looking = threading.Thread(target=self._look, args=(near,), daemon=True)
+            self.looking.start()
+            atexit.register(self._await_end)
 
     def _look(self, near: RanksHere) -> None:
         """No connection breaks yet where a rank is killed: its process is watched."""
@@ -41,13 +45,22 @@ class EarlyWatch:
                 near.own.end()
                 leave(near.obituary(gone))
 
+    def _await_end(self) -> None:
+        """Lets the thread end. It may be inside torch's store, in which the interpreter's teardown
+        must not find it."""
+        self.over.set()
+        if self.looking is not None and self.looking is not threading.current_thread():
+            self.looking.join(self.start.peers.timeout)
+            if not self.looking.is_alive():
+                atexit.unregister(self._await_end)
+
     def built(self) -> None:
         """The stages are there, and the executor is made next: its own watchdog takes over."""
         self.watchdog.stop()
 
     def made(self, executor: Executor) -> None:
         """The executor is there: it knows the plan as it is run."""
-        self.over.set()
+        self._await_end()
         near, its = self.start.peers.neighbours, executor.peers.neighbours
         if near is not None and its is not None:
             near.tell = its.tell

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from stretto.runtime.errors import PipelineError
+from stretto.runtime.errors import PipelineError, spelled
 
 
 def find(name: str, what: str) -> Any:
@@ -41,7 +41,7 @@ def _module(module_name: str, name: str, what: str) -> ModuleType:
         raise
     except Exception as error:
         raise PipelineError(
-            f"--{what} {name}: importing {module_name} fails: {type(error).__name__}: {error}"
+            f"--{what} {name}: importing {module_name} fails: {spelled(error)}"
         ) from error
 
 

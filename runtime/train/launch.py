@@ -104,6 +104,8 @@ def local(job: TrainingJob) -> int:
             return train(job, here)
         except PipelineError as error:
             raise PipelineError(sentence_of(error, transport.rank)) from error.__cause__
+        except SystemExit as error:
+            raise PipelineError(sentence_of(error, transport.rank)) from error
 
     try:
         device = shared_device(job.device)

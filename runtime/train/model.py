@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stretto.compiler.program.program import Spec, Tie
 from stretto.runtime.declared_ties import TieTable
-from stretto.runtime.errors import PipelineError
+from stretto.runtime.errors import PipelineError, spelled
 from stretto.runtime.given import Weight
 from stretto.runtime.topology import StageGraph, StageId
 
@@ -101,7 +101,7 @@ class Models:
         except Exception as error:
             raise PipelineError(
                 f"{self.label} cannot build stage {stage.stage} of {count}: "
-                f"{type(error).__name__}: {error}{_hint(error, count)}"
+                f"{spelled(error)}{_hint(error, count)}"
             ) from error
         if not isinstance(module, nn.Module):
             raise PipelineError(

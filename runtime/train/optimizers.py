@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stretto.compiler.program.program import Tie, TiedPlace
-from stretto.runtime.errors import PipelineError
+from stretto.runtime.errors import PipelineError, spelled
 from stretto.runtime.parameters import memory_of
 from stretto.runtime.topology import StageId
 from stretto.runtime.train.model import Model, Models
@@ -75,7 +75,7 @@ def _optimizers(model: Model, label: str, named: Sequence[Named]) -> list[torch.
     try:
         made = make(given)
     except Exception as error:
-        raise PipelineError(f"{what} fails: {type(error).__name__}: {error}") from error
+        raise PipelineError(f"{what} fails: {spelled(error)}") from error
     several: list[Any] = list(made) if isinstance(made, list | tuple) else [made]
     for one in several:
         if not callable(getattr(one, "step", None)):
@@ -97,9 +97,7 @@ def _scheduler(model: Model, label: str, optimizer: torch.optim.Optimizer) -> An
     try:
         made = model.scheduler(optimizer)
     except Exception as error:
-        raise PipelineError(
-            f"{label}: scheduler(optimizer) fails: {type(error).__name__}: {error}"
-        ) from error
+        raise PipelineError(f"{label}: scheduler(optimizer) fails: {spelled(error)}") from error
     if made is None:
         return None
     if not callable(getattr(made, "step", None)):

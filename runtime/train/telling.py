@@ -14,7 +14,7 @@ from stretto.compiler.diagnostics.printable import told
 from stretto.runtime.aloud import say
 from stretto.runtime.coordination.failure import named
 from stretto.runtime.coordination.store import Store
-from stretto.runtime.errors import PipelineError
+from stretto.runtime.errors import PipelineError, spelled
 from stretto.runtime.leave import to_stderr
 from stretto.runtime.train.traces import trace_of
 
@@ -30,7 +30,7 @@ def sentence_of(error: BaseException, rank: int) -> str:
     if isinstance(error, Rejected):
         return "\n".join(diagnostic.message for diagnostic in error.diagnostics)
     if not isinstance(error, PipelineError | OSError):
-        return f"rank {rank} fails: {type(error).__name__}: {error}".removesuffix(": ")
+        return f"rank {rank} fails: {spelled(error)}"
     return named(rank, str(error))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from traceback import StackSummary, TracebackException, walk_tb
 
 from stretto.runtime.aloud import is_ours
+from stretto.runtime.errors import words_of
 
 VARIABLE = "STRETTO_TRACEBACK"
 HEAD = "Traceback (most recent call last):"
@@ -23,7 +24,7 @@ def trace_of(error: BaseException, message: str, *, whole: bool = False) -> str:
     if not [frame for one, its in _chain(told, error) for frame in _shorten(one, its)]:
         return ""
     lines = "".join(told.format()).rstrip("\n").replace(HEAD, SHORT, 1)
-    return lines.removesuffix(_last(told)).rstrip("\n") if str(error) in message else lines
+    return lines.removesuffix(_last(told)).rstrip("\n") if words_of(error) in message else lines
 
 
 def _chain(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stretto.runtime.aloud import caution
 from stretto.runtime.clip import clip_grad_norm_, get_total_norm
-from stretto.runtime.errors import NonFiniteError
+from stretto.runtime.errors import NonFiniteError, words_of
 from stretto.runtime.train.build import RankTraining
 from stretto.runtime.train.user_code import user_code
 
@@ -66,7 +66,7 @@ def _norm(training: RankTraining, step: int) -> Tensor | None:
             return clip_grad_norm_(executor, job.clip, error_if_nonfinite=stops)
         return get_total_norm(executor, error_if_nonfinite=True) if stops else None
     except NonFiniteError as error:
-        message = f"step {step}: {error}"
+        message = f"step {step}: {words_of(error)}"
         if job.on_nonfinite == "stop":
             raise NonFiniteError(message) from None
         if training.here.rank == 0:

@@ -4,7 +4,7 @@ and at which step."""
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stretto.runtime.errors import PipelineError
+from stretto.runtime.errors import PipelineError, spelled
 
 
 @contextmanager
@@ -16,5 +16,5 @@ def user_code(what: str, rank: int, step: int) -> Iterator[None]:
         raise
     except Exception as error:
         raise PipelineError(
-            f"{what} fails on rank {rank} at step {step}: {type(error).__name__}: {error}"
+            f"{what} fails on rank {rank} at step {step}: {spelled(error)}"
         ) from error

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.attacks.conftest import Tally
-from tests.attacks.faults import _rank, prepare, words
+from tests.attacks.faults import WORDS
+from tests.attacks.launchers import begin, prepare
 from tests.support.ranks import CONTEXT, _warm
 
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -41,14 +42,14 @@ def start(folder: Path, *given: dict[str, str], seconds: float = 60.0) -> Said:
     of the file with what is said go by their order, unless they are given."""
     _warm()
     prepare(folder)
-    arguments = words()
+    arguments = ["plain", *WORDS]
     arguments[arguments.index("--timeout") + 1] = str(TIMEOUT)
     started = []
     for number, variables in enumerate(given):
         environment = {**NOTHING, **GOOD, "RANK": str(number), **variables}
         chosen = {name: value for name, value in environment.items() if value != "-"}
         words_ = (str(folder), chosen, arguments, f"said{number}.txt")
-        started.append(CONTEXT.Process(target=_rank, args=words_))
+        started.append(CONTEXT.Process(target=begin, args=words_))
     begun = time.monotonic()
     for process in started:
         process.start()

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +17,9 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.program.program import Wait
-from stretto.runtime import Executor
+from stretto.runtime import Executor, PipelineError, run_local
 from stretto.runtime.coordination.store import Store
+from stretto.runtime.transport.local import Local
 from tests.support.ranks import Outcome, run
 from tests.support.training import Layer, batch, built, compiled, loss, spec_of
 
@@ -234,3 +236,20 @@ def test_ranks_with_different_batches(name: str) -> None:
     assert outcome.codes == [1, 1]
     words = "x has micro-batches of (4, 6) float32 on rank 1, but of (2, 6) float32 on rank 0"
     assert all(words in output for output in outcome.output)
+
+
+def test_of_threads_one_that_never_comes_back_is_told_and_left() -> None:
+    """Which an exception, or nothing at all, has ended for the others."""
+    plan, over = compiled("one_f_one_b", **PLAN), threading.Event()
+
+    def one(transport: Local) -> None:
+        modules = built(spec_of(plan), transport.rank)
+        executor = Executor(plan, modules, loss, transport=transport, timeout=1)
+        if transport.rank == 1:
+            over.wait(100)
+        x, target = batch(spec_of(plan))
+        executor.step(x, target=target)
+
+    with pytest.raises(PipelineError, match="for rank 1 to begin step 1"):
+        run_local(plan, one)
+    over.set()

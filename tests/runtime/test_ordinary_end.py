@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.store import Store
 from stretto.runtime.coordination.watchdog import Position, Watchdog
+from stretto.runtime.train.early import EarlyWatch
 from stretto.runtime.train.environment import RankEnvironment
 from stretto.runtime.train.start import RankStart, farewell
 
@@ -85,6 +87,35 @@ def test_a_lookout_in_its_last_moment_is_awaited_at_the_end(
     assert any(thread.is_alive() for thread in watchdog.threads) and not forgotten
     _awaited_at_the_end(watchdog, last_moment)
     assert forgotten == [watchdog._await_end]
+
+
+def test_an_early_look_inside_the_store_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of the watchdog: whoever uses it ends as any Python process."""
+    registered, forgotten = list[Any](), list[Any]()
+    monkeypatch.setattr(atexit, "register", registered.append)
+    monkeypatch.setattr(atexit, "unregister", forgotten.append)
+    monkeypatch.setattr("stretto.runtime.train.early.LOOK", 0.01)
+    looks, answers = threading.Event(), threading.Event()
+
+    def gone() -> list[int]:
+        looks.set()
+        answers.wait(30)
+        return []
+
+    own: Any = SimpleNamespace(say=lambda _: None, end=lambda: None)
+    near: Any = SimpleNamespace(own=own, gone=gone, silent=lambda: "")
+    store = Store(dist.HashStore(), "")  # type: ignore[attr-defined]
+    peers = Peers(0, 2, store, 20.0, near)
+    environment = RankEnvironment(0, 2, "localhost", 1, True, 0, 2, "0", "")
+    early = EarlyWatch(RankStart(peers, cast(Any, None), environment), store)
+    assert looks.wait(20) and early._await_end in registered
+    later = threading.Timer(0.2, answers.set)
+    later.start()
+    early._await_end()
+    assert early.looking is not None and not early.looking.is_alive()
+    assert early._await_end in forgotten
+    early.built()
+    later.join()
 
 
 def _awaited_at_the_end(watchdog: Watchdog, free: threading.Event) -> None:

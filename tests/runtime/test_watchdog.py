@@ -104,6 +104,10 @@ def test_who_is_at_work() -> None:
     assert not is_at_work(0, {0: answer(1), 1: answer(0)}, 60)  # each waits for the other
     assert is_at_work(0, {0: answer(1, idle=2), 1: answer(0)}, 60)  # but a message is on its way
     assert is_at_work(0, {0: answer(1), 1: answer(2), 2: computing}, 60)
+    every = {r: answer(*{0, 1, 2} - {r})._replace(patient=True) for r in range(3)}
+    assert is_at_work(0, every, 60)  # at a checkpoint, on a slow disk
+    assert not is_at_work(0, {0: every[0], 1: every[1]}, 60)  # one of them does not answer
+    assert not is_at_work(0, {**every, 2: answer(seconds=301, idle=0)}, 60)  # or does not come
 
 
 def test_a_report_begins_with_the_culprit() -> None:

@@ -32,8 +32,8 @@ def compile_order(
 ) -> tuple[StepCode, Scope]:
     """The order of any rank, and the scope whose size is that of the environment."""
     scope = outer.frame()
-    assert scope.reserve() == RESOLVER
-    assert scope.define_slot(statement.rank, varies=True) == RANK
+    resolver, rank = scope.reserve(), scope.define_slot(statement.rank, varies=True)
+    assert (resolver, rank) == (RESOLVER, RANK)
     return _block(statement.body, Site(context, scope)), scope
 
 
