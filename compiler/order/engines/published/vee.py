@@ -31,11 +31,8 @@ def schedules(instance: SearchInstance, lines: list[list[int]]) -> Iterator[tupl
 
         yield "zb_v", zb_v
         if instance.count[weight_of(line[0])] and instance.size <= building_blocks.LARGEST:
-            for name, block in (
-                ("v_half", building_blocks.v_half),
-                ("v_min", building_blocks.v_min),
-            ):
-                yield name, _repeated(block(ranks), many, line)
+            yield "v_half", _repeated(building_blocks.v_half(ranks), many, line)
+            yield "v_min", _repeated(building_blocks.v_min(ranks), many, line)
         if many >= 2 * ranks:
             size = 2 * ranks
 
