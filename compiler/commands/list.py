@@ -20,8 +20,8 @@ from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.figures import figure, size_in
-from stretto.compiler.problem.spec import NONE, Spec
-from stretto.compiler.show.summary import Summary, away, of_plan, percent, step_of
+from stretto.compiler.problem.spec import Spec, number
+from stretto.compiler.show.summary import Summary, away, of_plan, percent, stages, step_of
 
 SIZE = 8, 2
 """Ranks, and micro-batches for each, where no other size is asked for: all that ship fit."""
@@ -63,6 +63,12 @@ DIVIDED = (
     "Not to be compared with the other rows: {}. A rank holds several stages there, all figures "
     "are divided by their number, and so is {}."
 )
+UNSTATED = (
+    "Not to be compared with the rows above: {}. Figures that were stated and ones that were "
+    "filled in are added up here."
+)
+GUESSED = ("unstated-cost", "unstated-activation", "size-without-unit")
+"""Codes of warnings of a figure that nobody stated, beside others that are."""
 UNLIKE = "what single stages cost or hold beyond the others (embedding, output)"
 TRANSFERS = "every transfer, which takes no less for a part of a stage"
 
@@ -71,7 +77,7 @@ class LibraryRow(NamedTuple):
     """A schedule of the library at the size that was asked for. Where it refuses that size there is
     no `summary`, but a `reason`. `stages`: that a rank holds of one copy of the model. `share`: the
     memory, see the text below the table. `divided`: what is wrongly divided by `stages`, in
-    words."""
+    words. `unstated`: likewise of what its costs or sizes are 1 for want of a statement."""
 
     name: str
     about: str
@@ -80,6 +86,7 @@ class LibraryRow(NamedTuple):
     share: Fraction
     reason: str  # of a refusal
     divided: str = ""
+    unstated: str = ""
     warnings: tuple[msgspec.Raw, ...] = ()
 
 
@@ -129,8 +136,13 @@ def _size(given: dict[str, Fraction]) -> Iterator[tuple[str, Fraction]]:
 
 def tables(rows: list[LibraryRow], width: int) -> Iterator[str]:
     """The lines of the tables and of what stands around them."""
-    yield from table([row for row in rows if row.summary and not row.summary.streams], width)
-    cut = [row for row in rows if row.summary and row.summary.streams]
+    fit = [row for row in rows if row.summary]
+    whole = [row for row in fit if not row.summary.streams]  # type: ignore[union-attr]
+    yield from table([row for row in whole if not row.unstated], width)
+    for words in sorted({row.unstated for row in whole if row.unstated}):
+        yield from (*wrap(UNSTATED.format(words), min(width, 100)), "")
+        yield from table([row for row in whole if row.unstated == words], width)
+    cut = [row for row in fit if row not in whole]
     if cut:
         yield from wrap(PARTS, width)
         yield ""
@@ -190,47 +202,47 @@ def compared(chosen: Namespace) -> Iterator[LibraryRow]:
                 name, about, None, Fraction(1), Fraction(0), error.diagnostics[0].message
             )
         else:
+            own = warnings(chosen)[before:]
+            guessed = dict.fromkeys(one.message for one in own if one.code in GUESSED)
             yield LibraryRow(
                 name,
                 about,
                 of_plan(plan),
-                stages(plan),
+                stages(_spec(plan)),
                 share(plan),
                 "",
                 divided(plan),
+                "; ".join(guessed),
                 tuple(as_data(chosen, before)),
             )
 
 
-def stages(plan: Plan) -> Fraction:
-    """How many stages of a model a rank holds, of one copy of it."""
-    spec: Spec = plan.programs[step_of(plan)].spec
-    models = [p for p in spec.pipelines if p.replicates == NONE]
-    return Fraction(sum(len(p.stages) for p in models), spec.ranks * len(models))
+def _spec(plan: Plan) -> Spec:
+    """That of the plan's step."""
+    return plan.programs[step_of(plan)].spec
 
 
 def share(plan: Plan) -> Fraction:
     """The highest peak, in the unit of the costs' sizes, of whole stages."""
-    step = step_of(plan)
-    peak = max(plan.claims[step].activations)
-    return Fraction(peak, plan.programs[step].spec.size_unit) / stages(plan)
+    peak, spec = max(plan.claims[step_of(plan)].activations), _spec(plan)
+    return Fraction(peak, spec.size_unit) / stages(spec)
 
 
 def divided(plan: Plan) -> str:
     """What does not belong to every stage alike, where figures are divided by their number; else
     empty."""
-    spec: Spec = plan.programs[step_of(plan)].spec
-    if stages(plan) == 1:
+    spec = _spec(plan)
+    if stages(spec) == 1:
         return ""
     kinds = {(s.F, s.B, s.I, s.W, s.activation) for p in spec.pipelines for s in p.stages}
     return " and ".join([UNLIKE] * (len(kinds) > 1) + [TRANSFERS] * bool(spec.transfers))
 
 
-def merit(row: LibraryRow) -> tuple[bool, float, Fraction, str]:
-    """Those that fit by bubble, then memory."""
+def merit(row: LibraryRow) -> tuple[bool, bool, float, Fraction, str]:
+    """Those that fit by bubble, then memory; behind them those with figures that nobody stated."""
     if row.summary is None:
-        return (True, 0.0, Fraction(0), row.name)
-    return (False, row.summary.bubble, row.share, row.name)
+        return (True, False, 0.0, Fraction(0), row.name)
+    return (False, bool(row.unstated), row.summary.bubble, row.share, row.name)
 
 
 def cells(row: LibraryRow) -> tuple[str, ...]:
@@ -257,8 +269,21 @@ def listed(row: LibraryRow) -> dict[str, object]:
     """The row as an object of `list --json`."""
     if row.summary is None:
         return {"schedule": row.name, "about": row.about, "refused": row.reason}
+    s = row.summary
+    streams = [PARTS] if s.streams else []
+    divided = f"divided by the number of stages too, as makespan and memory are: {row.divided}"
     return {
-        **msgspec.to_builtins(row.summary),
+        **msgspec.to_builtins(s),
         "about": row.about,
+        "whole_stages": {
+            "makespan": _plain(Fraction(s.makespan) / row.stages),
+            "lower_bound": _plain(Fraction(s.lower_bound) / row.stages),
+            "memory": _plain(row.share),
+        },
+        "not_comparable": [*streams, *filter(None, [row.unstated, row.divided and divided])],
         "warnings": row.warnings,
     }
+
+
+def _plain(value: Fraction) -> int | str:
+    return number(value.numerator, value.denominator)

@@ -55,6 +55,8 @@ class Summary(Struct, frozen=True):
     hash: str
     streams: tuple[str, ...]
     hidden: tuple[HiddenSummary | None, ...]
+    stages: int | str
+    jitter: float
     no_evaluation: str | None = None
 
 
@@ -91,7 +93,19 @@ def summarize(
         hash=plan_hash,
         streams=spec.streams,
         hidden=hidden_of(program) if spec.streams else (None,) * spec.ranks,
+        stages=_plain(stages(spec)),
+        jitter=float(Fraction(*spec.jitter)),
     )
+
+
+def stages(spec: Spec) -> Fraction:
+    """How many stages of a model a rank holds, of one copy of it, on average."""
+    models = [p for p in spec.pipelines if p.replicates == NONE]
+    return Fraction(sum(len(p.stages) for p in models), spec.ranks * len(models))
+
+
+def _plain(value: Fraction) -> int | str:
+    return number(value.numerator, value.denominator)
 
 
 def _bubble(spec: Spec, claims: Claims, time: int) -> float:
@@ -160,10 +174,12 @@ def times(s: Summary) -> str:
 
 
 def distance(s: Summary) -> str:
-    """How far from the best possible: `optimal`, or the bound and the gap to it."""
+    """How far from the best possible: `optimal`, or the bound and the gap to it. Of durations as
+    they are stated: of what is best under jitter nothing is proved."""
+    stated = " without jitter" if s.jitter else ""
     if s.optimal:
-        return "optimal"
-    found = f"lower bound {figure(s.lower_bound, 'down')}, {away(s)} from optimal"
+        return f"optimal{stated}"
+    found = f"lower bound {figure(s.lower_bound, 'down')}, {away(s)} from optimal{stated}"
     if s.stated_bound is not None:
         found += f"; stated, not checked: {figure(s.stated_bound, 'down')} by an exhaustive search"
     return found

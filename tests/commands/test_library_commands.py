@@ -2,6 +2,7 @@
 
 import json
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,54 @@ def test_a_doubt_is_told_once_in_a_command_with_its_place(stretto: Run, folder: 
     assert [line.split(": ")[0] for line in said.splitlines()] == ["measured.pipe:2"]
     assert "`I` and `W`, which take 1" in said
     assert stretto("compile", "gpipe", "--costs", "measured.pipe", "--json")[2] == ""
+
+
+def test_list_sets_apart_what_costs_what_nobody_stated(
+    stretto: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1F1B's backward costs 20 by the file, and ZB-H1's halves 1 each: no row beside the other."""
+    monkeypatch.setenv("COLUMNS", "300")
+    costs = folder / "measured.pipe"
+    costs.write_text("cost F = 10\ncost B = 20\n")
+    words = ("list", "--set", "ranks=4", "--set", "microbatches=8", "--costs", "measured.pipe")
+    above, below = stretto(*words)[1].split("Not to be compared with the rows above: ")
+    assert "one_f_one_b" in above and "zb_h1" not in above
+    assert "zb_h1" in below and "gpipe" not in below.split("stages: that")[0]
+    assert "`I` and `W`, which take 1" in " ".join(below.split())
+    rows = {row["schedule"]: row for row in json.loads(stretto(*words, "--json")[1])}
+    assert "`I` and `W`" in rows["zb_h1"]["not_comparable"][0]
+    assert rows["one_f_one_b"]["not_comparable"] == []
+    names = list(rows)
+    assert names.index("gems") < names.index("zb_h1")  # the worst of those that can be compared
+    costs.write_text("cost F = 10\ncost I = 10\ncost W = 10\n")
+    assert "Not to be compared" not in stretto(*words)[1]
+
+
+def test_the_data_of_list_are_those_of_its_table(stretto: Run) -> None:
+    """A V has two stages on a rank, each half as much of the model."""
+    words = ("list", "--set", "ranks=4", "--set", "microbatches=16")
+    table = {line.split()[0]: line.split() for line in stretto(*words)[1].splitlines() if line}
+    rows = {row["schedule"]: row for row in json.loads(stretto(*words, "--json")[1])}
+    for name in ("one_f_one_b", "zb_v", "interleaved_1f1b", "dualpipe"):
+        row, shown = rows[name], table[name]
+        whole = row["whole_stages"]
+        assert float(shown[1]) == Fraction(row["stages"])
+        assert float(shown[2]) == Fraction(whole["makespan"])
+        assert Fraction(whole["makespan"]) * Fraction(row["stages"]) == Fraction(row["makespan"])
+        assert Fraction(whole["memory"]) * Fraction(row["stages"]) == max(row["peak_activations"])
+    assert (rows["zb_v"]["stages"], rows["one_f_one_b"]["stages"]) == (2, 1)
+    assert rows["deepseek_v3"]["not_comparable"]
+
+
+def test_what_is_optimal_under_jitter_is_so_without(stretto: Run, folder: Path) -> None:
+    (folder / "mine.pipe").write_text(
+        "schedule mine\nranks 2\nmicrobatches 4\npipeline main { stages 2 place s -> s }\n"
+        "minimize makespan under jitter 1/5\n"
+    )
+    code, out, _ = stretto("compile", "mine.pipe", "--effort", "1")
+    assert code == 0 and "(optimal without jitter)" in out
+    found = json.loads(stretto("compile", "mine.pipe", "--effort", "1", "--json")[1])
+    assert found["jitter"] == 0.2 and found["optimal"]
 
 
 def test_list_tells_sizes_as_they_are_stated_and_what_it_divides(

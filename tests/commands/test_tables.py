@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from stretto.compiler.commands.tables import better
+from stretto.compiler.driver import compile_text, plan_of
+from stretto.compiler.order.budget import Budget
 from tests.support.command_line import Run
 
 ZB_H1 = """0F0,0F1,0B0,0B1
@@ -179,3 +182,19 @@ def test_what_cannot_be_read_is_said(stretto: Run, folder: Path) -> None:
     assert stretto("check", "--from", "torch-csv", "none.csv")[0] == 2
     assert stretto("import", "good.pipe")[0] == 2
     assert stretto("import", "--from", "torch-csv", "good.pipe")[0] == 1
+
+
+def test_a_shorter_order_is_looked_for_from_the_tables_own() -> None:
+    """Without a search anew nothing as short as this order of an earlier search is found."""
+    text = (
+        "schedule t\nranks 4\nmicrobatches 8\npipeline main { stages 4 place s -> s }\n"
+        "split B into I, W\ncost F = 10 cost I = 14 cost W = 7 transfer 2\n"
+        "limit activations <= 3\n"
+    )
+    plain = compile_text(text, "t.pipe", budget=Budget(effort=0))
+    searched = compile_text(text, "t.pipe", budget=Budget(effort=20, engine="anneal"))
+    table = plan_of(searched.programs["train"])
+    assert searched.claims["train"].makespan < plain.claims["train"].makespan
+    found = better(table, Budget(effort=0))
+    assert found.claims["train"].makespan <= searched.claims["train"].makespan
+    assert found.claims["train"].activations <= searched.claims["train"].activations
