@@ -40,7 +40,10 @@ from stretto.compiler.language.parse import parse
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.cache import recall, remember
 from stretto.compiler.order.check import check
+from stretto.compiler.order.kept import SETS, kept
+from stretto.compiler.order.kernels.jit import available
 from stretto.compiler.order.search import search
+from stretto.compiler.order.warm import warm
 from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.problem import Problem
 
@@ -108,7 +111,10 @@ def main() -> None:
 
 
 def sweep(seconds: float) -> None:
-    """Every case; the results are written when all are there."""
+    """Every case; the results are written when all are there. Loops are compiled before: where
+    orders are `forgotten`, nothing else is to be missing."""
+    if available() and not all(kept(name) for name in SETS):
+        warm(SETS)
     curves = []
     for case in CASES:
         points = []

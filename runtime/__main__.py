@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str] | None) -> int:
     sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     _take_stderr()
+    if os.environ.pop("STRETTO_SAFEPATH", ""):  # as `stretto run` has it: not for what users start
+        os.environ.pop("PYTHONSAFEPATH", None)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is told by us, in a line
     chosen = _parser().parse_args(arguments)
     if Path(chosen.plan).suffix == ".pipe":

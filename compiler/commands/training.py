@@ -23,6 +23,7 @@ from stretto.compiler.commands import files
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 45  # seconds; torchrun itself gives its workers 30 before it kills them
 FOLDER, STDERR = "STRETTO_RUN", "STRETTO_STDERR"  # what the ranks look for
+SAFE, SAFE_BY_US = "PYTHONSAFEPATH", "STRETTO_SAFEPATH"
 SENTENCE = "error.txt"  # in the folder: why a rank failed, in its words
 TICK = 0.25  # seconds from one look to the next
 LINGER = 8.0  # seconds that are left to the ranks when one has told why all end
@@ -91,6 +92,8 @@ class Training:
             FOLDER: janitor.folder,
             STDERR: "0",
         }
+        if SAFE not in os.environ:  # a `queue.py` of the user's is none for torch to load
+            environment |= {SAFE: "1", SAFE_BY_US: "1"}
         said: deque[str] = deque(maxlen=LATEST)
         with subprocess.Popen(
             words, env=environment, process_group=0, stdin=_stderr(), stderr=subprocess.PIPE

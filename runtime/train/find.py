@@ -28,14 +28,14 @@ def find(name: str, what: str) -> Any:
 
 
 def _module(module_name: str, name: str, what: str) -> ModuleType:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         if module_name.endswith(".py"):
             path = Path(module_name)
             if not path.is_file():
                 raise PipelineError(f"--{what} {name}: there is no file {module_name}")
             return _from_file(path)
-        if str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
         return importlib.import_module(module_name)
     except PipelineError:
         raise

@@ -342,3 +342,28 @@ def test_the_examples_curve_is_that_of_one_process(name: str) -> None:
         assert found == expected
     assert found == pytest.approx(expected, rel=1e-5)
     assert expected[-1] < 0.8 * expected[0]
+
+
+SHADOWS = ("queue", "stretto", "torch", "typing")
+"""Names of modules that are loaded before the user's: files of these names are other ones."""
+
+
+def test_files_of_the_users_are_not_loaded_in_place_of_others(folder: Path) -> None:
+    for name in SHADOWS:
+        (folder / f"{name}.py").write_text("raise SystemExit('the wrong file')\n")
+    (folder / "beside.py").write_text("SEED = 3\n")
+    (folder / "models").mkdir()
+    child = (
+        "import subprocess, sys\n"
+        "subprocess.run([sys.executable, 'models/child.py'], check=True)\n"  # finds what is beside
+    )
+    (folder / "models/child.py").write_text("import sibling\n")
+    (folder / "models/sibling.py").write_text("")
+    (folder / "models/m.py").write_text(f"import beside\n{child}{MODELS}")
+    words = ["run", "small.plan.gz", "--model", "models/m.py:good", "--data", "models/m.py:data"]
+    code = f"import sys; from stretto.compiler.cli import main; sys.exit(main({words}))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=folder, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert "one_f_one_b on 2 ranks: 10 steps" in done.stdout
