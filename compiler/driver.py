@@ -14,6 +14,8 @@ from time import monotonic
 from typing import NamedTuple
 from warnings import warn
 
+from msgspec.structs import replace
+
 from stretto.compiler import library
 from stretto.compiler.bounds.bound import EXHAUSTIVE, Bound, bound, whole_bound
 from stretto.compiler.bounds.eval_bound import forwards_bound
@@ -21,7 +23,7 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.evaluation import Settings, evaluate
-from stretto.compiler.evaluation.settings import MOST_OPERATIONS, SeldomMeant, ignored
+from stretto.compiler.evaluation.settings import ASSUMED, MOST_OPERATIONS, SeldomMeant, ignored
 from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.arrange import arrange
@@ -53,11 +55,18 @@ def compile_text(
     stages that are cut into parts run whole, in the same order."""
     settings, budget = settings or Settings(), budget or Budget()
     source = Source(one_line(name), text)
+    assumed: list[str] = []
+
+    def doubt(found: SeldomMeant) -> None:
+        if found.code in ASSUMED:
+            assumed.append(found.words)
+        settings.doubt(found)
+
     with without_collector():
-        spec = evaluate(parse(source), settings)
+        spec = evaluate(parse(source), changed(settings, doubt=doubt))
         sources = (source, settings.costs.source) if settings.costs else (source,)
         wanted = _Choices(forward_only, receive_slots, whole, settings.doubt)
-        return _plan(spec, budget, wanted, sources)
+        return replace(_plan(spec, budget, wanted, sources), assumed=tuple(assumed))
 
 
 class _Choices(NamedTuple):

@@ -19,7 +19,7 @@ from stretto.compiler.bounds.bound import EXHAUSTIVE, Bound, bound
 from stretto.compiler.bounds.eval_bound import forwards_bound
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.evaluation import Settings, evaluate
-from stretto.compiler.evaluation.settings import MOST_OPERATIONS
+from stretto.compiler.evaluation.settings import ASSUMED, MOST_OPERATIONS
 from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.engines.table import finders
@@ -60,7 +60,8 @@ def _with_text(plan: Plan) -> Plan:
     spec = next(iter(plan.programs.values())).spec
     if len(plan.sources) > MOST_SOURCES:
         raise _other(f"it has {len(plan.sources)} texts; a plan is made of a schedule and costs")
-    again = _evaluated(plan, spec)
+    assumed: list[str] = []
+    again = _evaluated(plan, spec, assumed)
     if again.parts and not spec.parts:  # it was compiled with `--whole`
         again = _whole(again)
     found = replace(again, written=(), ties=spec.ties)  # ties are the model's, not the text's
@@ -70,7 +71,7 @@ def _with_text(plan: Plan) -> Plan:
     for program in plan.programs.values():
         _lines(program, own)
     programs = {name: replace(program, spec=own) for name, program in plan.programs.items()}
-    return replace(plan, programs=programs)
+    return replace(plan, programs=programs, assumed=tuple(assumed))
 
 
 def _whole(spec: Spec) -> Spec:
@@ -85,8 +86,9 @@ def _whole(spec: Spec) -> Spec:
         raise _other(f"its text says: {error.diagnostics[0].message}") from None
 
 
-def _evaluated(plan: Plan, spec: Spec) -> Spec:
-    """What the texts say with the plan's parameters."""
+def _evaluated(plan: Plan, spec: Spec, assumed: list[str]) -> Spec:
+    """What the texts say with the plan's parameters; what they leave to assume goes to
+    `assumed`."""
     first, *more = plan.sources
     work = sum(
         line.microbatches * max(1, len(stage.parts))
@@ -98,6 +100,7 @@ def _evaluated(plan: Plan, spec: Spec) -> Spec:
             values={name: Fraction(value) for name, value in spec.parameters.items()},
             costs=parse_costs(more[0]) if more else None,
             max_ops=max(MOST_OPERATIONS, 12 * work * max(1, spec.slices)),
+            doubt=lambda one: assumed.append(one.words) if one.code in ASSUMED else None,
         )
         return evaluate(parse(first), settings)
     except Rejected as error:

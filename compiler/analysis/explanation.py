@@ -21,7 +21,7 @@ class Explanation(Struct, frozen=True):
     longest span and the `rank` that has it. `idle[rank][cause]`: ticks; where ranks have several
     streams, of those that `lanes` names, (rank, stream). `stretches`: the longest ones first.
     `gains`: the largest gain first. `notes`: what else is to be said of these.
-    `moves`: of work between stages, the best first."""
+    `moves`: of work between stages, the best first. `assumed`: as of the Plan."""
 
     makespan: int
     first: int
@@ -34,6 +34,7 @@ class Explanation(Struct, frozen=True):
     notes: tuple[str, ...] = ()
     moves: tuple[WorkMove, ...] = ()
     lanes: tuple[tuple[int, int], ...] = ()
+    assumed: tuple[str, ...] = ()
 
 
 def explain(program: Program, many: int = 10) -> Explanation:

@@ -127,7 +127,8 @@ def shorter(plan: Plan, chosen: Namespace) -> str:
 
 
 def proved(name: str, plan: Plan) -> list[str]:
-    """What a proof says, in three lines; one more where the step has no evaluation beside it."""
+    """What a proof says, in three lines; one more where the step has no evaluation beside it, and
+    for what the figures rest on though nobody stated it."""
     s: Summary = of_plan(plan)
     program = plan.programs[step_of(plan)]
     messages = sum(isinstance(one, Send) for rank in program.ranks for one in rank)
@@ -138,5 +139,6 @@ def proved(name: str, plan: Plan) -> list[str]:
         f"{count(messages, 'message')} paired with their receives;",
         f"  no deadlock, even where a send waits for its receive; activations{limits} and "
         "slots given back",
+        *(f"  assumed: {words}" for words in s.assumed),
         *([f"  no evaluation: {s.no_evaluation}"] if s.no_evaluation else []),
     ]

@@ -90,7 +90,7 @@ def of_plan(chosen: Namespace) -> int:
     search = replace(searching(chosen), seconds=seconds / 2, until=chosen.began + seconds / 2)
     plan = load(chosen.what, chosen, search)
     program = plan.programs[step_of(plan)]
-    found = explain(program)
+    found = msgspec.structs.replace(explain(program), assumed=plan.assumed)
     if program.spec.parts:
         found = msgspec.structs.replace(found, notes=(NOT_EASED,))
         return told(chosen, program.spec, found)

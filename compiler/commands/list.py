@@ -64,11 +64,9 @@ DIVIDED = (
     "are divided by their number, and so is {}."
 )
 UNSTATED = (
-    "Not to be compared with the rows above: {}. Figures that were stated and ones that were "
+    "Not to be compared with the other rows: {}. Figures that were stated and ones that were "
     "filled in are added up here."
 )
-GUESSED = ("unstated-cost", "unstated-activation", "size-without-unit")
-"""Codes of warnings of a figure that nobody stated, beside others that are."""
 UNLIKE = "what single stages cost or hold beyond the others (embedding, output)"
 TRANSFERS = "every transfer, which takes no less for a part of a stage"
 
@@ -136,21 +134,24 @@ def _size(given: dict[str, Fraction]) -> Iterator[tuple[str, Fraction]]:
 
 def tables(rows: list[LibraryRow], width: int) -> Iterator[str]:
     """The lines of the tables and of what stands around them."""
-    fit = [row for row in rows if row.summary]
-    whole = [row for row in fit if not row.summary.streams]  # type: ignore[union-attr]
-    yield from table([row for row in whole if not row.unstated], width)
-    for words in sorted({row.unstated for row in whole if row.unstated}):
-        yield from (*wrap(UNSTATED.format(words), min(width, 100)), "")
-        yield from table([row for row in whole if row.unstated == words], width)
-    cut = [row for row in fit if row not in whole]
+    whole = [row for row in rows if row.summary and not row.summary.streams]
+    cut = [row for row in rows if row.summary and row.summary.streams]
+    yield from _stated_first(whole, width)
     if cut:
-        yield from wrap(PARTS, width)
-        yield ""
-        yield from table(cut, width)
+        yield from (*wrap(PARTS, min(width, 100)), "")
+        yield from _stated_first(cut, width)
     for what in sorted({row.divided for row in rows if row.divided}):
         names = ", ".join(row.name for row in rows if row.divided == what)
         yield from (*wrap(DIVIDED.format(names, what), min(width, 100)), "")
     yield from wrap(" ".join(FOOT.split()), min(width, 100))
+
+
+def _stated_first(rows: list[LibraryRow], width: int) -> Iterator[str]:
+    """A table of the rows whose costs were stated, then one for each thing that nobody stated."""
+    yield from table([row for row in rows if not row.unstated], width)
+    for words in sorted({row.unstated for row in rows if row.unstated}):
+        yield from (*wrap(UNSTATED.format(words), min(width, 100)), "")
+        yield from table([row for row in rows if row.unstated == words], width)
 
 
 def table(rows: list[LibraryRow], width: int) -> Iterator[str]:
@@ -202,8 +203,6 @@ def compared(chosen: Namespace) -> Iterator[LibraryRow]:
                 name, about, None, Fraction(1), Fraction(0), error.diagnostics[0].message
             )
         else:
-            own = warnings(chosen)[before:]
-            guessed = dict.fromkeys(one.message for one in own if one.code in GUESSED)
             yield LibraryRow(
                 name,
                 about,
@@ -212,7 +211,7 @@ def compared(chosen: Namespace) -> Iterator[LibraryRow]:
                 share(plan),
                 "",
                 divided(plan),
-                "; ".join(guessed),
+                "; ".join(plan.assumed),
                 tuple(as_data(chosen, before)),
             )
 

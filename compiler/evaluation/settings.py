@@ -20,6 +20,11 @@ class SeldomMeant(NamedTuple):
     at: Span
 
 
+ASSUMED = ("unstated-cost", "unstated-activation", "size-without-unit")
+"""Codes of what was filled in, or taken for bytes, because nobody stated it: figures that rest on
+it are told with it."""
+
+
 def ignored(doubt: SeldomMeant) -> None:
     """For those who asked nothing."""
 

@@ -62,7 +62,9 @@ class Plan(Struct, frozen=True):
     SHA-256 of the file's header line. `verified`: of a plan that was read from a file, the lower
     bound that was then worked out anew; its own `bound` may state more, which nobody has checked.
     None where this process has compiled the plan, or has only read it. `no_evaluation`: why a step
-    has no `eval` beside it, a sentence's end; else empty."""
+    has no `eval` beside it, a sentence's end; else empty. `assumed`: in sentences, the costs and
+    sizes that all of it rests on though nobody stated them; a file has the text that leaves them
+    out, of which `verify` finds them again."""
 
     programs: dict[ProgramName, Program]
     claims: dict[ProgramName, Claims]
@@ -72,6 +74,7 @@ class Plan(Struct, frozen=True):
     hash: str
     verified: Bound | None = None
     no_evaluation: str = ""
+    assumed: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """The figures of the plan's step, times and sizes in the units of the schedule: the object

@@ -24,6 +24,7 @@ def text(spec: Spec, explained: Explanation, width: int | None = None) -> str:
     line = _lines(explained)
     lines = [
         *hung(_headline(spec, explained, t), width),
+        *(line for words in explained.assumed for line in hung(f"  assumed: {words}", width)),
         *_links(explained.chain, t, line).lines(width),
         "",
         *hung(f"why every {_whose(explained)} is idle, and for how long", width),
@@ -142,6 +143,7 @@ def data(spec: Spec, explained: Explanation) -> dict[str, Any]:
             for move in explained.moves
         ],
         "notes": list(explained.notes),
+        "assumed": list(explained.assumed),
     }
 
 

@@ -58,6 +58,7 @@ class Summary(Struct, frozen=True):
     stages: int | str
     jitter: float
     no_evaluation: str | None = None
+    assumed: tuple[str, ...] = ()
 
 
 def summarize(
@@ -139,7 +140,7 @@ def of_plan(plan: Plan) -> Summary:
     name = step_of(plan)
     known, stated = bounds(plan)
     found = summarize(plan.programs[name], plan.claims[name], known, plan.engine, plan.hash, stated)
-    return replace(found, no_evaluation=plan.no_evaluation) if plan.no_evaluation else found
+    return replace(found, no_evaluation=plan.no_evaluation or None, assumed=plan.assumed)
 
 
 def bounds(plan: Plan) -> tuple[Bound, Bound | None]:
@@ -213,6 +214,7 @@ def figures(s: Summary) -> str:
         f"{count(s.ranks, 'rank')}, {count(s.microbatches, 'micro-batch', 'micro-batches')} · "
         f"{times(s)} · bubble {bubble(s)} · {hidden}"
         f"peak {largest(s)}{'' if s.sizes_in else f' {noun}'}"
+        f"{' · partly assumed' if s.assumed else ''}"
     )
 
 
@@ -228,6 +230,7 @@ def table(s: Summary, width: int | None = None) -> str:
         "bubble": bubble(s),
         **({"hidden": _hidden(s)} if any(s.hidden) else {}),
         "activations": f"{largest(s)} at most; per rank {runs(sizes(s))}",
+        **({"assumed": "; ".join(s.assumed)} if s.assumed else {}),
         "weight copies": str(s.weight_copies),
         **({"evaluation": f"none: {s.no_evaluation}"} if s.no_evaluation else {}),
         "hash": s.hash,

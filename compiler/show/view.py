@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from stretto.compiler.analysis.idle import Idle
 from stretto.compiler.analysis.memory import Effects, Level, effects, levels
 from stretto.compiler.analysis.stream_idle import rank_stretches
@@ -56,6 +58,7 @@ class View:
     hash: str
     stated: Bound | None
     sources: tuple[Source, ...]
+    assumed: tuple[str, ...] = ()
 
     @property
     def lanes(self) -> tuple[tuple[Timed, ...], ...]:
@@ -138,7 +141,10 @@ class View:
     @cached_property
     def summary(self) -> Summary:
         """The figures of the Program."""
-        return summarize(self.program, self.claims, self.bound, self.engine, self.hash, self.stated)
+        found = summarize(
+            self.program, self.claims, self.bound, self.engine, self.hash, self.stated
+        )
+        return replace(found, assumed=self.assumed)
 
     @cached_property
     def chunks(self) -> dict[tuple[int, int], int]:
@@ -165,6 +171,7 @@ def view(plan: Plan, name: ProgramName) -> View:
         hash=plan.hash,
         stated=stated,
         sources=plan.sources,
+        assumed=plan.assumed,
     )
 
 

@@ -119,7 +119,7 @@ def test_list_sets_apart_what_costs_what_nobody_stated(
     costs = folder / "measured.pipe"
     costs.write_text("cost F = 10\ncost B = 20\n")
     words = ("list", "--set", "ranks=4", "--set", "microbatches=8", "--costs", "measured.pipe")
-    above, below = stretto(*words)[1].split("Not to be compared with the rows above: ")
+    above, below = stretto(*words)[1].split("Not to be compared with the other rows: ")
     assert "one_f_one_b" in above and "zb_h1" not in above
     assert "zb_h1" in below and "gpipe" not in below.split("stages: that")[0]
     assert "`I` and `W`, which take 1" in " ".join(below.split())

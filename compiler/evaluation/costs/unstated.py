@@ -3,10 +3,12 @@ meant beside costs that were measured; and activations likewise. In: the table a
 left it, before anything is rounded. Out: a `SeldomMeant` that names what runs so."""
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.costs.exact import ExactCosts
 from stretto.compiler.evaluation.costs.table import StageKey
+from stretto.compiler.evaluation.expressions.values import show
 from stretto.compiler.evaluation.settings import SeldomMeant
 from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import NONE, Unit
@@ -37,7 +39,8 @@ def unstated(
     if not lacking:
         return
     names = [name for kind in "FBIW" for name in _names(costs, asked, lacking, kind)]
-    yield SeldomMeant("unstated-cost", _words(names), _place(costs, names[0][0]))
+    halves = _halves(costs, stated) if set(names) == {"I", "W"} else ""
+    yield SeldomMeant("unstated-cost", f"{_words(names)}{halves}", _place(costs, names[0][0]))
 
 
 def unstated_activations(costs: ExactCosts) -> Iterator[SeldomMeant]:
@@ -139,6 +142,19 @@ def _words(names: list[str]) -> str:
         f"costs are stated, but nothing is said of {_listed(told)}, which {takes} {default}: "
         f"`cost {names[0]} = ...` says otherwise"
     )
+
+
+def _halves(costs: ExactCosts, stated: set[StageKey]) -> str:
+    """What makes them a half each of the backward that is stated in one piece, if nothing better is
+    known of them."""
+    backwards = [key for key in stated if key[0] == "B"]
+    values = {costs.table.of_stage(*key) for key in backwards}
+    if not backwards:
+        return ""
+    if len(values) > 1 or any(key in costs.table.cells for key in backwards):
+        return "; halves of `B` would be the same statements with half of its figures"
+    half = show(Fraction(values.pop()) / 2)
+    return f"; halves of `B` would be `cost I = {half} cost W = {half}`"
 
 
 def _listed(words: list[str]) -> str:
