@@ -23,6 +23,10 @@ WARNINGS: dict[str, ErrorCode] = {
         "costs are stated, and an operation that runs takes 1 because nothing is said of it",
         "A backward that is split costs what `I` and `W` do, whatever `B` does. A warning.",
     ),
+    "own-cost": ErrorCode(
+        "costs are given with a schedule, and an operation keeps what the schedule says",
+        "The two seldom count in one unit. Give the cost of that operation too. A warning.",
+    ),
     "unstated-activation": ErrorCode(
         "activations are stated, and a stage leaves 1 because nothing is said of it",
         "A statement without a stage, above the others, is for all of them. A warning.",

@@ -6,13 +6,14 @@ order block is run for every rank (`orders`, `blocks`, `taking`). All that is fo
 is raised together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from stretto.compiler.evaluation.chains import chains
 from stretto.compiler.evaluation.costs.collectives import StageTimes, collective
 from stretto.compiler.evaluation.costs.exact import ExactCosts
 from stretto.compiler.evaluation.costs.memory import check_kept, limits, transfer
 from stretto.compiler.evaluation.costs.mixed_sizes import WrittenUnits, bare_limit, bare_sizes
+from stretto.compiler.evaluation.costs.own import own_costs
 from stretto.compiler.evaluation.costs.sizes_in import sizes_in, written_units
 from stretto.compiler.evaluation.costs.statements import cost_table
 from stretto.compiler.evaluation.costs.ticks import TickCosts, roundings, stage_in_ticks, to_ticks
@@ -22,7 +23,7 @@ from stretto.compiler.evaluation.declared import Declarations
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget
 from stretto.compiler.evaluation.orders.joined import joined
 from stretto.compiler.evaluation.orders.pair_costs import PairCosts
-from stretto.compiler.evaluation.orders.run import Spans, orders
+from stretto.compiler.evaluation.orders.run import Spans, WrittenOrder, orders
 from stretto.compiler.evaluation.placement import resolve_pipelines
 from stretto.compiler.evaluation.reports import WORK, EvalError, Reports, diagnosis
 from stretto.compiler.evaluation.resolved import ResolvedPipeline
@@ -79,11 +80,12 @@ def _spec(
     ruled = rules(declared, known, spans.intern, budget, reports)
     if reports.count or pipelines is None:
         return None
-    complete = bool(written) and all(order.whole for order in written)
-    for doubt in unstated(stated, [order.units for order in written], complete):
-        settings.doubt(doubt)
     ticks = ticks or to_ticks(exact, [order.units for order in written], reports)
-    for doubt in (*_of_sizes(stated, known, units), *roundings(ticks)):
+    for doubt in (
+        *_of_times(stated, settings, written),
+        *_of_sizes(stated, known, units),
+        *roundings(ticks),
+    ):
         settings.doubt(doubt)
     table = ticks.costs.table
     limits = [
@@ -149,6 +151,15 @@ def _costs(
     costs.reduces = collective(declared.reduce_gradients, pipelines, costs)
     costs.unshards = collective(declared.unshard_weights, pipelines, costs)
     return ExactCosts(declared, pipelines, costs, budget)
+
+
+def _of_times(
+    stated: ExactCosts, settings: Settings, written: Sequence[WrittenOrder]
+) -> Iterator[SeldomMeant]:
+    units = [order.units for order in written]
+    complete = bool(written) and all(order.whole for order in written)
+    yield from unstated(stated, units, complete)
+    yield from own_costs(stated, settings, units, complete)
 
 
 def _of_sizes(

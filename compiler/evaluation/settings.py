@@ -20,9 +20,9 @@ class SeldomMeant(NamedTuple):
     at: Span
 
 
-ASSUMED = ("unstated-cost", "unstated-activation", "size-without-unit")
-"""Codes of what was filled in, or taken for bytes, because nobody stated it: figures that rest on
-it are told with it."""
+ASSUMED = ("unstated-cost", "own-cost", "unstated-activation", "size-without-unit")
+"""Codes of what was filled in, taken for bytes, or left as an example has it, because nobody stated
+it: figures that rest on it are told with it."""
 
 
 def ignored(doubt: SeldomMeant) -> None:

@@ -59,3 +59,27 @@ def test_halves_of_what_was_stated_are_offered(stretto: Run, costs: Path) -> Non
     plan = compile_file("zb_h1", ranks=4, microbatches=8, costs=costs)
     assert plan.summary()["assumed"] == []
     assert of_plan(plan).makespan == 8 * 30 + 3 * 10
+
+
+def test_parts_that_nobody_stated_are_set_apart_among_parts(stretto: Run, costs: Path) -> None:
+    costs.write_text("cost F.attention = 10\ncost F.mlp = 10\n")
+    rows = json.loads(stretto("list", *SIZE, "--costs", "measured.pipe", "--json")[1])
+    cut = {row["schedule"]: row for row in rows if row.get("streams")}
+    assert cut
+    for row in cut.values():
+        assert any("what the schedule itself says" in words for words in row["not_comparable"])
+    out = stretto("list", *SIZE, "--costs", "measured.pipe")[1]
+    assert "5 more cost what the schedule itself says" in " ".join(out.split())
+
+
+def test_costs_of_all_that_runs_leave_none_of_the_schedules_own(stretto: Run, costs: Path) -> None:
+    """A B that the orders do not have may cost what it will."""
+    text = "schedule x\nranks 2\nmicrobatches 4\npipeline main {}\nsplit B into I, W\n"
+    text += "cost F = 1\ncost B = 9\ncost I = 1\ncost W = 1\n"
+    (costs.parent / "x.pipe").write_text(text)
+    costs.write_text("cost F = 10\ncost I = 10\ncost W = 10\n")
+    given = ("x.pipe", "--effort", "0", "--costs", "measured.pipe", "--json")
+    assert json.loads(stretto("compile", *given)[1])["assumed"] == []
+    costs.write_text("cost F = 10\ncost I = 10\n")
+    (words,) = json.loads(stretto("compile", *given)[1])["assumed"]
+    assert words.startswith("`W` costs what the schedule itself says")

@@ -33,8 +33,8 @@ def unstated(
     ]
     missing = {key: found for key in asked if (found := set(_defaults(costs, stated, key)))}
     if missing and costs.declared.split and not costs.declared.parts:
-        ran = _ran(costs, written, whole)
-        missing = {key: found for key, found in missing.items() if key[:3] in ran}
+        runs = ran(costs, written, whole)
+        missing = {key: found for key, found in missing.items() if key[:3] in runs}
     lacking = set().union(*missing.values())
     if not lacking:
         return
@@ -59,7 +59,7 @@ def unstated_activations(costs: ExactCosts) -> Iterator[SeldomMeant]:
     leaves = "leaves" if len(names) == 1 else "leave"
     yield SeldomMeant(
         "unstated-activation",
-        f"activations are stated, but nothing is said of {_listed(named)}, which {leaves} 1: "
+        f"activations are stated, but nothing is said of {listed(named)}, which {leaves} 1: "
         f"`activation {names[0]} = ...` says otherwise",
         max(table.stated[value] for value in table.activation.values()),
     )
@@ -87,7 +87,7 @@ def _defaults(costs: ExactCosts, stated: set[StageKey], key: StageKey) -> Iterat
         yield from halves
 
 
-def _ran(
+def ran(
     costs: ExactCosts, written: Sequence[Sequence[Unit]], whole: bool
 ) -> set[tuple[str, int, int]]:
     """The kinds of operations that every stage has in a step whose backwards may be split: those of
@@ -139,7 +139,7 @@ def _words(names: list[str]) -> str:
     takes = "takes" if len(told) == 1 else "take"
     default = "2, 1 for each half" if all(name[0] == "B" for name in names) else "1"
     return (
-        f"costs are stated, but nothing is said of {_listed(told)}, which {takes} {default}: "
+        f"costs are stated, but nothing is said of {listed(told)}, which {takes} {default}: "
         f"`cost {names[0]} = ...` says otherwise"
     )
 
@@ -157,7 +157,8 @@ def _halves(costs: ExactCosts, stated: set[StageKey]) -> str:
     return f"; halves of `B` would be `cost I = {half} cost W = {half}`"
 
 
-def _listed(words: list[str]) -> str:
+def listed(words: list[str]) -> str:
+    """`F`, `F and I`, `F, I and W`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
