@@ -24,6 +24,7 @@ from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.evaluation import Settings, evaluate
 from stretto.compiler.evaluation.settings import ASSUMED, MOST_OPERATIONS, SeldomMeant, ignored
+from stretto.compiler.language.inline_costs import GivenCosts, beside, statements_of
 from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.arrange import arrange
@@ -194,7 +195,7 @@ def compile_file(
     path: str | PathLike[str],
     *,
     parameters: Mapping[str, int | str | Fraction] | None = None,
-    costs: str | PathLike[str] | None = None,
+    costs: str | PathLike[str] | GivenCosts | None = None,
     time_limit: float = 30.0,
     effort: int | None = None,
     seed: int = 0,
@@ -211,9 +212,10 @@ def compile_file(
     flags of `stretto compile`: all others are parameters of the schedule, set as by `--set`, as in
     `compile_file("dualpipe", ranks=4, microbatches=8, time_limit=10)`; `parameters` has those that
     are called like a keyword here. A text is an exact number (`"9/8"`). `costs` is the path of a
-    file; `time_limit` is in seconds of a search, where an order has to be found; `progress` is told
-    how it goes. Raises `Rejected`, `OSError`, `ValueError` for a text that is no number, and
-    `LookupError` for an engine that is none. Warns of what is seldom meant."""
+    file, or what operations cost, as in `costs={"F": 10, "B[0]": 20.5}`; `time_limit` is in seconds
+    of a search, where an order has to be found; `progress` is told how it goes. Raises `Rejected`,
+    `OSError`, `ValueError` for a text that is no number, and `LookupError` for an engine that is
+    none. Warns of what is seldom meant."""
     began = monotonic()
     values = {name: _number(name, value) for name, value in {**(parameters or {}), **more}.items()}
     if engine is not None and engine not in BY_NAME:
@@ -223,8 +225,8 @@ def compile_file(
     statements = None
     doubts: list[SeldomMeant] = []
     try:
-        if costs is not None:
-            text, paths[text.name] = _read(costs)
+        if (given := _costs(costs)) is not None:
+            text, paths[text.name] = given
             statements = parse_costs(text)
         budget = Budget(
             seconds=time_limit,
@@ -269,6 +271,16 @@ def _read(path: str | PathLike[str]) -> tuple[Source, str]:
     if not Path(where).exists() and where == Path(where).name and not Path(where).suffix:
         raise FileNotFoundError(ENOENT, library.unknown(where), where)
     return Source(one_line(Path(where).name), Path(where).read_text("utf-8-sig")), where
+
+
+def _costs(costs: str | PathLike[str] | GivenCosts | None) -> tuple[Source, str] | None:
+    """The text of a file of costs, or what says the same as these, and where it is."""
+    if costs is None:
+        return None
+    if not isinstance(costs, Mapping):
+        return _read(costs)
+    text = beside(statements_of(costs), "costs", None)
+    return (text, text.name) if text else None
 
 
 def renamed(diagnostics: Iterable[Diagnostic], names: Mapping[str, str]) -> tuple[Diagnostic, ...]:

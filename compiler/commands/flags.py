@@ -38,6 +38,16 @@ def add_inputs(parser: ArgumentParser) -> None:
         help="take `cost`, `activation` and `transfer` statements from this file too",
     )
     flags.add_argument(
+        "--cost",
+        action="append",
+        default=[],
+        type=stated_cost,
+        dest="cost",
+        metavar="OP=VALUE",
+        help="a statement of such a file, any number of times, after those of --costs: "
+        "--cost F=10 --cost 'B[0]=20.5' --cost transfer=1/10 --cost activation=1.5GiB",
+    )
+    flags.add_argument(
         "--max-ops",
         type=natural,
         metavar="N",
@@ -129,6 +139,7 @@ def without_effect(chosen: Namespace) -> list[str]:
     given = {
         "--set": chosen.settings,
         "--costs": chosen.costs,
+        "--cost": chosen.cost,
         "--max-ops": chosen.max_ops is not None,
         "--time-limit": chosen.time_limit is not None and not searches,
         "--effort": chosen.effort is not None and not searches,
@@ -153,6 +164,18 @@ def setting(text: str) -> tuple[str, Fraction]:
         pairs = re.split(r"[,;\s]+(?=\w+=)", text)
         raise ArgumentTypeError(f"{ONE_EACH}: {' '.join(f'--set {pair}' for pair in pairs)}")
     return name.strip(), fraction(value)
+
+
+def stated_cost(text: str) -> str:
+    """`OP=VALUE` as a statement of the language. Raises `ArgumentTypeError` where it is none, and
+    for the name of a file."""
+    from stretto.compiler.language.inline_costs import as_statement  # its room reads texts
+
+    what, equals, value = text.partition("=")
+    if not (equals and what.strip() and value.strip()) and not text.startswith("transfer "):
+        hint = f"; a file of costs is `--costs {text}`" if "." in text or "/" in text else ""
+        raise ArgumentTypeError(f"`{text}` is not OP=VALUE, such as `F=10`{hint}")
+    return as_statement(text)
 
 
 def fraction(text: str) -> Fraction:

@@ -71,9 +71,12 @@ def from_schedule(
     is made; diagnostics show them by the path that was given. Raises `Refused`."""
     from stretto.compiler.driver import compile_text, renamed
     from stretto.compiler.evaluation import Settings
+    from stretto.compiler.language.inline_costs import beside
     from stretto.compiler.language.parse import parse_costs
 
-    given = [source, *([files.schedule(chosen.costs, ships=False)] if chosen.costs else [])]
+    file = files.schedule(chosen.costs, ships=False) if chosen.costs else None
+    costs = beside(chosen.cost, "--cost", file)
+    given = [source, *([costs] if costs else [])]
     paths = {one_line(Path(text.name).name): text.name for text in given}
     texts = [text._replace(name=one_line(text.name)) for text in given]
     if len(paths) == len(given):

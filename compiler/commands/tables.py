@@ -44,7 +44,7 @@ def table_plan(name: str, chosen: Namespace, doubts: list[Diagnostic]) -> tuple[
         expand(spec)  # a circle is told in the table's words, before anything else is
         if table.communicates:
             doubts += crossing(table, spec)
-        if chosen.costs:
+        if chosen.costs or chosen.cost:
             text = Source(table_file(name), readable(spec))
             return from_schedule(text, chosen, Budget(effort=0)), source
         if table.communicates:
