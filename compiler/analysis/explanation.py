@@ -10,6 +10,7 @@ from stretto.compiler.analysis.beside import ending_rank, path_to_the_end
 from stretto.compiler.analysis.critical_path import Link
 from stretto.compiler.analysis.gains import Gain, WorkMove
 from stretto.compiler.analysis.idle import CAUSES, Cause, Idle, longest
+from stretto.compiler.analysis.jitter import JitteredMean, mean_under_jitter
 from stretto.compiler.analysis.stream_idle import rank_stretches
 from stretto.compiler.analysis.timed_program import timed_program
 from stretto.compiler.program.program import Program
@@ -21,7 +22,8 @@ class Explanation(Struct, frozen=True):
     longest span and the `rank` that has it. `idle[rank][cause]`: ticks; where ranks have several
     streams, of those that `lanes` names, (rank, stream). `stretches`: the longest ones first.
     `gains`: the largest gain first. `notes`: what else is to be said of these.
-    `moves`: of work between stages, the best first. `assumed`: as of the Plan."""
+    `moves`: of work between stages, the best first. `assumed`: as of the Plan. `mean`: under
+    jitter, in the units of the file."""
 
     makespan: int
     first: int
@@ -35,6 +37,7 @@ class Explanation(Struct, frozen=True):
     moves: tuple[WorkMove, ...] = ()
     lanes: tuple[tuple[int, int], ...] = ()
     assumed: tuple[str, ...] = ()
+    mean: JitteredMean | None = None
 
 
 def explain(program: Program, many: int = 10) -> Explanation:
@@ -61,6 +64,7 @@ def explain(program: Program, many: int = 10) -> Explanation:
         tuple({cause: counted[cause] for cause in CAUSES} for counted in idle.values()),
         longest(listed, many),
         lanes=tuple(lanes) if program.spec.streams else (),
+        mean=mean_under_jitter(program),
     )
 
 

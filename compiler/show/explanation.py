@@ -1,5 +1,6 @@
 """Explanation → text for a terminal, or the object of `explain --json`."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -11,6 +12,7 @@ from stretto.compiler.analysis.idle import CAUSES, WAITS, Cause, Idle, told
 from stretto.compiler.diagnostics.layout import CUT, TextTable, hung
 from stretto.compiler.problem.figures import figure, time_figure
 from stretto.compiler.problem.spec import Spec, number
+from stretto.compiler.show.summary import mean_words
 
 LONGEST = 40  # links of the chain that are shown
 
@@ -24,7 +26,7 @@ def text(spec: Spec, explained: Explanation, width: int | None = None) -> str:
     line = _lines(explained)
     lines = [
         *hung(_headline(spec, explained, t), width),
-        *(line for words in explained.assumed for line in hung(f"  assumed: {words}", width)),
+        *(line for words in _beside(spec, explained) for line in hung(f"  {words}", width)),
         *_links(explained.chain, t, line).lines(width),
         "",
         *hung(f"why every {_whose(explained)} is idle, and for how long", width),
@@ -42,6 +44,15 @@ def text(spec: Spec, explained: Explanation, width: int | None = None) -> str:
         for word in words:
             lines += hung(f"  {word}", width)
     return "\n".join(lines)
+
+
+def _beside(spec: Spec, explained: Explanation) -> Iterator[str]:
+    """What is to be known of the figure of the headline."""
+    if explained.mean:
+        jitter = spec.jitter[0] / spec.jitter[1]
+        yield f"{mean_words(spec.minimize, jitter, explained.mean)}; here they do not"
+    for words in explained.assumed:
+        yield f"assumed: {words}"
 
 
 def _whose(explained: Explanation) -> str:
@@ -143,6 +154,7 @@ def data(spec: Spec, explained: Explanation) -> dict[str, Any]:
             for move in explained.moves
         ],
         "notes": list(explained.notes),
+        "mean": msgspec.to_builtins(explained.mean),
         "assumed": list(explained.assumed),
     }
 

@@ -3,10 +3,12 @@ as the headline of a picture. All of it comes from the claims, which the proof h
 """
 
 from fractions import Fraction
+from math import floor, log10
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from stretto.compiler.analysis.jitter import JitteredMean, mean_under_jitter
 from stretto.compiler.bounds.bound import Bound
 from stretto.compiler.diagnostics.layout import labelled
 from stretto.compiler.diagnostics.wording import count
@@ -57,6 +59,7 @@ class Summary(Struct, frozen=True):
     hidden: tuple[HiddenSummary | None, ...]
     stages: int | str
     jitter: float
+    mean: JitteredMean | None
     no_evaluation: str | None = None
     assumed: tuple[str, ...] = ()
 
@@ -96,6 +99,7 @@ def summarize(
         hidden=hidden_of(program) if spec.streams else (None,) * spec.ranks,
         stages=_plain(stages(spec)),
         jitter=float(Fraction(*spec.jitter)),
+        mean=mean_under_jitter(program),
     )
 
 
@@ -170,13 +174,26 @@ def weight_copies(spec: Spec) -> int:
 def times(s: Summary) -> str:
     """What was to be short, and how short it could be; with the makespan in any case."""
     if s.minimize == "span":
-        return f"span {figure(s.span)} ({distance(s)}), makespan {figure(s.makespan)}"
-    return f"makespan {figure(s.makespan)} ({distance(s)})"
+        return f"span {figure(s.span)} ({distance(s)}), makespan {figure(s.makespan)}{_mean(s)}"
+    return f"makespan {figure(s.makespan)} ({distance(s)}){_mean(s)}"
+
+
+def _mean(s: Summary) -> str:
+    return f", {mean_words(s.minimize, s.jitter, s.mean)}" if s.mean else ""
+
+
+def mean_words(aim: str, jitter: float, mean: JitteredMean) -> str:
+    """The mean of what is minimized, with its standard error, and what is varied."""
+    shown = figure(Fraction(mean.value))
+    if mean.error:
+        places = max(0, 1 - floor(log10(mean.error)))  # two figures of the error
+        shown = f"{mean.value:.{places}f} ± {mean.error:.{places}f}"
+    return f"mean {aim} {shown} where durations vary by {percent(jitter)}"
 
 
 def distance(s: Summary) -> str:
-    """How far from the best possible: `optimal`, or the bound and the gap to it. Of durations as
-    they are stated: of what is best under jitter nothing is proved."""
+    """How far from the best possible: `optimal`, or the bound and the gap to it. Under jitter of
+    durations as they are stated, which is not what the order was chosen by."""
     stated = " without jitter" if s.jitter else ""
     if s.optimal:
         return f"optimal{stated}"
