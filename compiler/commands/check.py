@@ -20,7 +20,15 @@ from stretto.compiler.plan.plan import Plan
 from stretto.compiler.problem.figures import figure
 from stretto.compiler.program.program import Send
 from stretto.compiler.proof.prove import ASSUMPTIONS, STREAM_ASSUMPTIONS
-from stretto.compiler.show.summary import Summary, away, figures, of_plan, percent, step_of
+from stretto.compiler.show.summary import (
+    Summary,
+    any_memory,
+    away,
+    figures,
+    of_plan,
+    percent,
+    step_of,
+)
 
 SEARCHES = ("time_limit", "effort", "gap", "engine")
 
@@ -127,8 +135,8 @@ def shorter(plan: Plan, chosen: Namespace) -> str:
 
 
 def proved(name: str, plan: Plan) -> list[str]:
-    """What a proof says, in three lines; one more where the step has no evaluation beside it, and
-    for what the figures rest on though nobody stated it."""
+    """What a proof says, in three lines; one more where the step has no evaluation beside it,
+    where a bound is over any memory, and for what the figures rest on though nobody stated it."""
     s: Summary = of_plan(plan)
     program = plan.programs[step_of(plan)]
     messages = sum(isinstance(one, Send) for rank in program.ranks for one in rank)
@@ -139,6 +147,7 @@ def proved(name: str, plan: Plan) -> list[str]:
         f"{count(messages, 'message')} paired with their receives;",
         f"  no deadlock, even where a send waits for its receive; activations{limits} and "
         "slots given back",
+        *([f"  bound: {words}"] if (words := any_memory(s)) else []),
         *(f"  assumed: {words}" for words in s.assumed),
         *([f"  no evaluation: {s.no_evaluation}"] if s.no_evaluation else []),
     ]

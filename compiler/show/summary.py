@@ -9,16 +9,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stretto.compiler.analysis.jitter import JitteredMean, mean_under_jitter
-from stretto.compiler.bounds.bound import Bound
+from stretto.compiler.bounds.bound import Bound, bound, whole_bound
+from stretto.compiler.bounds.eval_bound import forwards_bound
 from stretto.compiler.diagnostics.layout import labelled
 from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.plan.plan import Plan
+from stretto.compiler.problem.expand import expand
 from stretto.compiler.problem.figures import at_most, figure, size_in
 from stretto.compiler.problem.spec import NONE, Spec, number
 from stretto.compiler.program.program import Claims, Compute, Program, ProgramName
 from stretto.compiler.program.timeline import time
 
+MOST_BOUNDED = 300_000
+"""Instructions, beyond which no second bound is worked out."""
 LEAST = 0.0005  # of 1: what would be written as 0.0 %
 TENTH = Fraction(1, 1000)  # a tenth of a percent
 
@@ -60,6 +64,9 @@ class Summary(Struct, frozen=True):
     stages: int | str
     jitter: float
     mean: JitteredMean | None
+    bound_of: str
+    makespan_bound: int | str | None
+    limited: bool
     no_evaluation: str | None = None
     assumed: tuple[str, ...] = ()
 
@@ -67,15 +74,16 @@ class Summary(Struct, frozen=True):
 def summarize(
     program: Program,
     claims: Claims,
-    bound: Bound,
+    known: Bound,
     engine: str,
     plan_hash: str,
     stated: Bound | None = None,
 ) -> Summary:
-    """The figures of one Program with these claims, this bound, this engine and the plan's hash.
-    `stated`: a bound that was read, and counts for nothing."""
+    """The figures of one Program with these claims, this engine and the plan's hash. `known`: the
+    lower bound; `stated`: one that was read, and counts for nothing."""
     spec = program.spec
     reached = claims.span if spec.minimize == "span" else claims.makespan
+    least = makespan_bound(program, known)
     return Summary(
         schedule=spec.name,
         ranks=spec.ranks,
@@ -84,10 +92,10 @@ def summarize(
         minimize=spec.minimize,
         makespan=number(claims.makespan, spec.time_unit),
         span=number(claims.span, spec.time_unit),
-        lower_bound=number(bound.ticks, spec.time_unit),
+        lower_bound=number(known.ticks, spec.time_unit),
         stated_bound=number(stated.ticks, spec.time_unit) if stated else None,
-        gap=float(Fraction(reached - bound.ticks, bound.ticks)) if bound.ticks else 0.0,
-        optimal=reached == bound.ticks,
+        gap=float(Fraction(reached - known.ticks, known.ticks)) if known.ticks else 0.0,
+        optimal=reached == known.ticks,
         bubble=_bubble(spec, claims, claims.makespan),
         span_bubble=_bubble(spec, claims, claims.span),
         peak_activations=tuple(number(peak, spec.size_unit) for peak in claims.activations),
@@ -100,6 +108,9 @@ def summarize(
         stages=_plain(stages(spec)),
         jitter=float(Fraction(*spec.jitter)),
         mean=mean_under_jitter(program),
+        bound_of=spec.minimize,
+        makespan_bound=None if least is None else number(least, spec.time_unit),
+        limited=any(spec.limits),
     )
 
 
@@ -111,6 +122,22 @@ def stages(spec: Spec) -> Fraction:
 
 def _plain(value: Fraction) -> int | str:
     return number(value.numerator, value.denominator)
+
+
+def makespan_bound(program: Program, known: Bound) -> int | None:
+    """A lower bound of the makespan (ticks): the plan's own, or where that is one of the span,
+    worked out here; None of a step that is too large for it."""
+    spec = program.spec
+    if spec.minimize == "makespan":
+        return known.ticks
+    if sum(map(len, program.ranks)) > MOST_BOUNDED:
+        return None
+    aimed = replace(spec, minimize="makespan")
+    if program.name == "eval":
+        found = forwards_bound(aimed)
+    else:
+        found = bound(expand(aimed)) if spec.parts else whole_bound(aimed)
+    return max(known.ticks, found.ticks)
 
 
 def _bubble(spec: Spec, claims: Claims, time: int) -> float:
@@ -174,7 +201,12 @@ def weight_copies(spec: Spec) -> int:
 def times(s: Summary) -> str:
     """What was to be short, and how short it could be; with the makespan in any case."""
     if s.minimize == "span":
-        return f"span {figure(s.span)} ({distance(s)}), makespan {figure(s.makespan)}{_mean(s)}"
+        least = s.makespan_bound
+        bounded = "" if least is None else f" (lower bound {figure(least, 'down')})"
+        return (
+            f"span {figure(s.span)} ({distance(s)}), makespan {figure(s.makespan)}{bounded}"
+            f"{_mean(s)}"
+        )
     return f"makespan {figure(s.makespan)} ({distance(s)}){_mean(s)}"
 
 
@@ -201,6 +233,18 @@ def distance(s: Summary) -> str:
     if s.stated_bound is not None:
         found += f"; stated, not checked: {figure(s.stated_bound, 'down')} by an exhaustive search"
     return found
+
+
+def any_memory(s: Summary) -> str:
+    """What a bound is over where nothing limits memory, and how to have it over less; empty where
+    something does, or the order is optimal anyway."""
+    if s.limited or s.optimal:
+        return ""
+    held = largest(s)
+    return (
+        f"over all orders, however much they hold: with `limit activations <= {held}`, which this "
+        "one keeps, it is over those that keep it too, and may be higher"
+    )
 
 
 def away(s: Summary) -> str:
@@ -244,6 +288,7 @@ def table(s: Summary, width: int | None = None) -> str:
         "micro-batches": str(s.microbatches),
         "operations": f"{_operations(s)}, in the order {order}",
         "time": times(s),
+        **({"bound": words} if (words := any_memory(s)) else {}),
         "bubble": bubble(s),
         **({"hidden": _hidden(s)} if any(s.hidden) else {}),
         "activations": f"{largest(s)} at most; per rank {runs(sizes(s))}",
