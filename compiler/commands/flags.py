@@ -7,10 +7,14 @@ said in their help texts, of which `docs/cli.md` is made.
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from stretto.compiler.arguments import natural, positive, seconds
 from stretto.compiler.order.engines.table import BY_NAME, NAMES
 from stretto.compiler.units import UNITS, SizedValue
+
+if TYPE_CHECKING:
+    from argparse import _ArgumentGroup
 
 NARROWEST = 40  # columns in which a text picture can still be read
 MOST_POWER = 300  # the largest exponent of ten that a number may have
@@ -32,6 +36,17 @@ def add_inputs(parser: ArgumentParser) -> None:
         help="override `ranks`, `microbatches` or a `param` of the file, any number of times: "
         "--set ranks=16 --set memory=9/8",
     )
+    add_costs(flags)
+    flags.add_argument(
+        "--max-ops",
+        type=natural,
+        metavar="N",
+        help="refuse a schedule with more than N operations (default 4000000)",
+    )
+
+
+def add_costs(flags: "_ArgumentGroup") -> None:
+    """The flags of every command that takes costs which are stated beside a schedule."""
     flags.add_argument(
         "--costs",
         metavar="FILE",
@@ -46,12 +61,6 @@ def add_inputs(parser: ArgumentParser) -> None:
         metavar="OP=VALUE",
         help="a statement of such a file, any number of times, after those of --costs: "
         "--cost F=10 --cost 'B[0]=20.5' --cost transfer=1/10 --cost activation=1.5GiB",
-    )
-    flags.add_argument(
-        "--max-ops",
-        type=natural,
-        metavar="N",
-        help="refuse a schedule with more than N operations (default 4000000)",
     )
 
 

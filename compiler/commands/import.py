@@ -4,10 +4,11 @@ from argparse import ArgumentParser, Namespace
 
 from stretto.compiler.arguments import natural
 from stretto.compiler.commands import files, outputs, screen
-from stretto.compiler.commands.flags import add_tables
+from stretto.compiler.commands.flags import add_costs, add_tables
 
 EXAMPLES = """\
-  stretto import table.csv --from torch-csv -o mine.pipe"""
+  stretto import table.csv --from torch-csv -o mine.pipe
+  stretto import table.csv --from torch-csv --reorder --costs measured.pipe -o mine.pipe"""
 
 
 def add(parser: ArgumentParser) -> None:
@@ -26,6 +27,8 @@ def add(parser: ArgumentParser) -> None:
         help="leave the order out and limit every rank to the activations that it holds there: "
         "the compiler looks for a better one",
     )
+    add_costs(parser.add_argument_group("with --reorder: what limits are in"))
+    parser.set_defaults(settings=[])
     outputs.add_output(
         parser,
         "-o",
@@ -39,6 +42,12 @@ def run(chosen: Namespace) -> int:
     """Write the schedule file. Raises `Refused` where the table is wrong."""
     from stretto.compiler.commands.tables import schedule_text
 
+    if (chosen.costs or chosen.cost) and not chosen.reorder:
+        flag = "--costs" if chosen.costs else "--cost"
+        raise files.Unusable(
+            f"{flag} is for `--reorder`, whose limits are then those of measured activations; the "
+            "order of a table is the same for all costs"
+        )
     source, known = schedule_text(chosen.file, chosen, chosen.reorder)
     if chosen.output is None or outputs.is_stdout(chosen.output):
         screen.write_data(source.text)

@@ -108,10 +108,26 @@ def schedule_text(name: str, chosen: Namespace, reorder: bool = False) -> tuple[
     if known:
         remarks.append(f"This is the library's order: {known}")
     if reorder:
-        peaks = compile_spec(spec, Budget(effort=0)).claims["train"].activations
-        spec = replace(spec, limits=tuple(Limit(grains, 0) for grains in peaks))
         remarks.append("Its order is left out: no rank may hold more than it did there.")
+        spec, how = _limited(spec, name, chosen)
+        remarks.append(how)
     return Source(table_file(name), readable(spec, remarks, order=not reorder)), known
+
+
+def _limited(spec: Spec, name: str, chosen: Namespace) -> tuple[Spec, str]:
+    """The Spec with the peaks of its order as limits, in the unit in which the given costs state
+    activations; and what goes with the limits, in words."""
+    if not (chosen.costs or chosen.cost):
+        plan = compile_spec(spec, Budget(effort=0))
+        how = "The limits count stages: for measured activations import it with --costs."
+    else:
+        text = Source(table_file(name), readable(spec))
+        plan = from_schedule(text, chosen, Budget(effort=0))
+        given = " and ".join(filter(None, [chosen.costs, "--cost" if chosen.cost else ""]))
+        how = f"The limits count the activations of {one_line(given)}: compile it with the same."
+    sized, peaks = plan.programs["train"].spec, plan.claims["train"].activations
+    limits = tuple(Limit(grains, 0) for grains in peaks)
+    return replace(spec, limits=limits, size_unit=sized.size_unit, sizes_in=sized.sizes_in), how
 
 
 def table_file(name: str) -> str:

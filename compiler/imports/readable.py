@@ -4,11 +4,13 @@ said: micro-batches are left out where the language fills them in, what repeats 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from textwrap import wrap
 
 from stretto.compiler.imports.repeats import FoldedStep, RepeatedSteps, folded
 from stretto.compiler.imports.sizes import placed
 from stretto.compiler.problem.spec import NONE, Limit, Operation, Pipeline, Spec, number
+from stretto.compiler.units import UNITS
 
 WIDTH = 96
 PLACES = {
@@ -70,11 +72,20 @@ def _limits(spec: Spec) -> Iterator[str]:
     own: list[Limit] = [limit for limit in spec.limits if limit is not None]
     if len(own) < spec.ranks:
         return
-    amounts = [number(limit.grains, spec.size_unit) for limit in own]
+    amounts = [_amount(spec, limit.grains) for limit in own]
     if len(set(amounts)) == 1:
         yield f"limit activations <= {amounts[0]}"
     else:
-        yield f"limit activations <= [{', '.join(map(str, amounts))}][r] for rank r"
+        yield f"limit activations <= [{', '.join(amounts)}][r] for rank r"
+
+
+def _amount(spec: Spec, grains: int) -> str:
+    """An amount of memory, in the unit of the Spec's sizes where they have one: `25 GiB / 2`."""
+    if not spec.sizes_in:
+        return str(number(grains, spec.size_unit))
+    exact = Fraction(grains, spec.size_unit * UNITS[spec.sizes_in])
+    whole = f"{exact.numerator} {spec.sizes_in}"
+    return whole if exact.denominator == 1 else f"{whole} / {exact.denominator}"
 
 
 def _order(spec: Spec) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """`stretto check --from` and `stretto import`."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,35 @@ def test_a_shorter_order_is_looked_for_from_the_tables_own() -> None:
     found = better(table, Budget(effort=0))
     assert found.claims["train"].makespan <= searched.claims["train"].makespan
     assert found.claims["train"].activations <= searched.claims["train"].activations
+
+
+def test_limits_of_a_table_are_in_the_unit_of_measured_activations(
+    stretto: Run, folder: Path
+) -> None:
+    """What is written goes with the costs that it was written for: the order found there holds no
+    more than the table's does, which 1F1B's own order shows stage by stage."""
+    (folder / "measured.pipe").write_text(
+        "cost F = 10\ncost B = 20\nactivation = 1.5 GiB\nactivation[0] = 1.7 GiB\n"
+    )
+    size = ("--set", "ranks=4", "--set", "microbatches=8")
+    table = stretto("show", "one_f_one_b", *size, "--format", "torch-csv")[1]
+    (folder / "own.csv").write_text(table)
+    words = ("import", "--reorder", "--from", "torch-csv", "own.csv")
+    given = ("--costs", "measured.pipe")
+    code, text, err = stretto(*words, *given)
+    assert code == 0, err
+    assert "limit activations <= [34 GiB / 5, 9 GiB / 2, 3 GiB, 3 GiB / 2][r] for rank r" in text
+    (folder / "own.pipe").write_text(text)
+    code, out, err = stretto("compile", "own.pipe", *given, "--effort", "0", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    most = [Fraction(tenths, 10) * (1 << 30) for tenths in (68, 45, 30, 15)]
+    peaks = [Fraction(peak) for peak in found["peak_activations"]]
+    assert all(peak <= limit for peak, limit in zip(peaks, most, strict=True))
+    assert found["limited"] and found["assumed"] == []
+    # Without them the limits count stages, as the file says.
+    text = stretto(*words)[1]
+    assert "limit activations <= [4, 3, 2, 1][r] for rank r" in text
+    assert "for measured activations import it with --costs" in text
+    code, _, err = stretto("import", "--from", "torch-csv", "own.csv", *given)
+    assert code == 2 and "--costs is for `--reorder`" in err

@@ -63,6 +63,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "compiler.imports": {
         "compiler.diagnostics",
+        "compiler.units",
         "compiler.library",
         "compiler.language",
         "compiler.problem",
