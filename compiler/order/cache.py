@@ -111,6 +111,7 @@ def remember(problem: Problem, budget: Budget, what: Remembered) -> None:
 
 def _path(problem: Problem, budget: Budget) -> Path:
     spec = msgspec.structs.replace(problem.spec, name="", spans=(), parameters={})
-    asked = [FORMAT, budget.effort, budget.seed, budget.engine]
+    # a search that knew fewer published orders may have missed the best
+    asked = [FORMAT, budget.effort, budget.seed, budget.engine, sorted(finders())]
     text = msgspec.json.encode(spec) + json.dumps(asked).encode()
     return cache_home() / "orders" / f"{sha256(text).hexdigest()[:32]}.json"

@@ -13,10 +13,11 @@ import pytest
 
 from stretto.compiler.commands.load import from_plan
 from stretto.compiler.driver import compile_text
+from stretto.compiler.order import cache
 from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.engines.parts.starts import NAMES, PAIRED
 from stretto.compiler.order.engines.published import FAMILIES
-from stretto.compiler.order.engines.table import PUBLISHED
+from stretto.compiler.order.engines.table import PUBLISHED, finders
 from stretto.compiler.order.kept import kept
 from stretto.compiler.order.kernels import jit
 from stretto.compiler.plan.plan import Plan, write_plan
@@ -52,6 +53,19 @@ def test_an_entry_claims_nothing(entry: tuple[Path, Plan]) -> None:
         again = compile_text(OPEN, "open.pipe", budget=BUDGET)
         assert again.bound == plan.bound and again.engine == plan.engine
         assert not of_plan(again).optimal
+
+
+def test_an_order_of_a_search_that_knew_fewer_schedules_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one from before V-Half was known, which is optimal here and would never be tried."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    entries = []
+    for known in (finders() - {"v_half"}, finders()):
+        monkeypatch.setattr(cache, "finders", lambda known=known: known)
+        compile_text(OPEN, "open.pipe", budget=BUDGET)
+        entries.append(len(list((tmp_path / "stretto/orders").glob("*.json"))))
+    assert entries == [1, 2]
 
 
 def test_a_damaged_entry_is_passed_over(
