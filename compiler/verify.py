@@ -213,8 +213,8 @@ def _evaluation(plan: Plan) -> None:
     units = [
         [
             own
-            for unit in program.units(rank)
-            if (own := tuple(one.operation for one in unit if one.operation.kind in MAIN_KINDS))
+            for unit in program.operations(rank)
+            if (own := tuple(o for o in unit if o.kind in MAIN_KINDS))
         ]
         for rank in range(program.spec.ranks)
     ]

@@ -6,7 +6,6 @@ these are others, so that the choice does not flatter what it chose. They depend
 alone: of two orders of the same operations the same draws are compared.
 """
 
-from collections.abc import Iterable
 from math import sqrt
 from random import Random
 from statistics import fmean, stdev
@@ -50,8 +49,10 @@ class JitteredMean(Struct, frozen=True):
 def mean_under_jitter(program: Program) -> JitteredMean | None:
     """None where the Spec says nothing of jitter, and of a step that is too large."""
     spec = program.spec
-    units = [unit for rank in range(spec.ranks) for unit in _units(program, rank)]
-    if not spec.jitter[0] or not units or len(units) > LARGEST:
+    if not spec.jitter[0]:
+        return None
+    units = [unit for rank in range(spec.ranks) for unit in program.operations(rank)]
+    if not units or len(units) > LARGEST:
         return None
     many = max(FEWEST, min(MOST, WORK // len(units)))
     scale = -(-FINE // max(1, *(Costs(spec).unit(unit) for unit in units)))
@@ -61,11 +62,6 @@ def mean_under_jitter(program: Program) -> JitteredMean | None:
         ticks = timeline.span if spec.minimize == "span" else timeline.makespan
         found.append(ticks / (scale * spec.time_unit))
     return JitteredMean(fmean(found), stdev(found) / sqrt(many), many)
-
-
-def _units(program: Program, rank: int) -> Iterable[tuple[Operation, ...]]:
-    """The rank's operations, the two of a pair together."""
-    return [tuple(one.operation for one in unit) for unit in program.units(rank)]
 
 
 def _varied(spec: Spec, units: list[tuple[Operation, ...]], scale: int, sample: int) -> Spec:

@@ -28,10 +28,7 @@ def step_spec(program: Program) -> Spec:
 
 def units_of(program: Program) -> Units:
     """For every rank its units in the order they run."""
-    return [
-        [tuple(one.operation for one in unit) for unit in program.units(rank)]
-        for rank in range(len(program.ranks))
-    ]
+    return [program.operations(rank) for rank in range(len(program.ranks))]
 
 
 def timed(units: Units, problem: Problem) -> int:

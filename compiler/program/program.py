@@ -93,6 +93,10 @@ class Program(Struct, frozen=True, weakref=True):
                     units.append((one,))
         return units
 
+    def operations(self, rank: int) -> list[tuple[Operation, ...]]:
+        """The operations of `units`."""
+        return [tuple(one.operation for one in unit) for unit in self.units(rank)]
+
 
 class Claims(Struct, frozen=True, forbid_unknown_fields=True):
     """What a plan says of one of its Programs; the proof recomputes all of it.
