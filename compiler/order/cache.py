@@ -77,12 +77,14 @@ def again(old: Remembered | None, budget: Budget) -> bool:
     return old.seconds < DONE * budget.seconds
 
 
-def worked(budget: Budget, began: float) -> float:
-    """The seconds to be remembered of a search that began at this second of `process_time`."""
+def worked(budget: Budget, began: float, old: Remembered | None) -> float:
+    """The seconds to be remembered of a search that began at this second of `process_time`, with
+    those of the `old` one that it went on from."""
+    before = old.seconds if old is not None else 0.0
     if budget.effort is not None:
-        return budget.seconds
+        return before + budget.seconds
     seconds = process_time() - began
-    return min(budget.seconds, seconds if fast() or not available() else seconds / PLAIN)
+    return before + min(budget.seconds, seconds if fast() or not available() else seconds / PLAIN)
 
 
 def tell(old: Remembered, budget: Budget) -> None:

@@ -3,16 +3,16 @@ and whether somebody wants it to end. The kinds of search add what they look at 
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.order.kept import LoopsToCome
 from stretto.compiler.order.kernels.bundle import Ints
-from stretto.compiler.order.kernels.jit import ints
+from stretto.compiler.order.kernels.jit import engage, ints
 
 WORK = 1_000_000
 """Operations replayed for one unit of `effort`."""
@@ -20,6 +20,9 @@ WORK = 1_000_000
 
 class SearchDone(Exception):
     """What was found is good enough, or time is up and something was found."""
+
+
+EngineStep = TypeVar("EngineStep")
 
 
 class LoopsAreThere(Exception):
@@ -61,6 +64,10 @@ class OpenSearch:
 
     def results(self) -> list[Valued]:
         """What was found so far."""
+        raise NotImplementedError
+
+    def on_present_loops(self) -> None:
+        """Lay everything out anew for the loops that this process has now."""
         raise NotImplementedError
 
     @property
@@ -169,3 +176,27 @@ class OpenSearch:
     def _ring(self) -> None:
         if self.results():
             self.stop[0] = 1
+
+
+def run_in_turn(
+    state: OpenSearch,
+    published: Sequence[EngineStep],
+    others: Sequence[EngineStep],
+    run: Callable[[Sequence[EngineStep]], None],
+) -> None:
+    """Have `run` take the steps, those of published orders first; the others again, on what was
+    found, when compiled loops come while plain ones run. Raises `SearchDone` when what was
+    found is good enough or time is up."""
+    ahead = [*published, *others]
+    with state.until_the_deadline():
+        try:
+            if published:
+                with state.on_these_loops():
+                    run(published)
+                ahead = [*others]
+                state.went_on("library")
+            run(ahead)
+        except LoopsAreThere:
+            engage()
+            state.on_present_loops()
+            run(ahead)

@@ -18,10 +18,9 @@ from stretto.compiler.order.engines.parts.search import improve_parts, search_pa
 from stretto.compiler.order.engines.restarts import robust
 from stretto.compiler.order.engines.table import SearchStep, engine, phases
 from stretto.compiler.order.kernels.instance import instance_of
-from stretto.compiler.order.kernels.jit import engage
 from stretto.compiler.order.kernels.sequences import complete, order_of, sequence_of
 from stretto.compiler.order.loops import loops_for, one_at_a_time
-from stretto.compiler.order.open_search import LoopsAreThere, SearchDone
+from stretto.compiler.order.open_search import SearchDone, run_in_turn
 from stretto.compiler.order.search_state import Incumbent, SearchState, start_search
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import Operation
@@ -68,9 +67,7 @@ def search(problem: Problem, budget: Budget) -> Order:
         best = robust(state, budget, end)
     best = best or state.best
     order = _checked(state, best)
-    seconds = worked(budget, core)
-    if old is not None:
-        seconds += old.seconds
+    seconds = worked(budget, core, old)
     same = not state.interrupted or budget.effort is None  # an effort means the same everywhere
     if same and state.proven <= least.ticks:  # what was proved is not kept, and must not get lost
         _keep(problem, budget, best, seconds)
@@ -107,22 +104,11 @@ def improve(
 
 
 def run_engines(state: SearchState) -> None:
-    """Run the chosen engine and those it starts from, or the whole portfolio; again, on what was
-    found, when compiled loops come while plain ones run. Raises `SearchDone` when what was found is
-    good enough or time is up."""
+    """Run the chosen engine and those it starts from, or the whole portfolio. Raises `SearchDone`
+    when what was found is good enough or time is up."""
     ahead = list(phases(state.budget.engine))
-    with state.until_the_deadline():
-        try:
-            if ahead[0][0].engine == "library":
-                with state.on_these_loops():
-                    _run_phases(state, ahead[:1])
-                del ahead[0]
-                state.went_on("library")
-            _run_phases(state, ahead)
-        except LoopsAreThere:
-            engage()
-            state.on_present_loops()
-            _run_phases(state, ahead)
+    first = 1 if ahead[0][0].engine == "library" else 0
+    run_in_turn(state, ahead[:first], ahead[first:], lambda steps: _run_phases(state, steps))
 
 
 def _run_phases(state: SearchState, ahead: Iterable[tuple[SearchStep, ...]]) -> None:

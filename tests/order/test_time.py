@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from stretto.compiler.order import kept
+from stretto.compiler.order import kept, open_search
 from stretto.compiler.order import search as searching
 from stretto.compiler.order.arrange import arrange
 from stretto.compiler.order.budget import Budget, SearchProgress
@@ -169,7 +169,7 @@ def test_a_search_goes_on_with_compiled_loops_when_they_come(
 
     monkeypatch.setattr(module, "loops_for", come)
     monkeypatch.setattr(kind, "on_present_loops", switched)
-    monkeypatch.setattr(module, "engage", lambda: phases.append(("engaged",)))
+    monkeypatch.setattr(open_search, "engage", lambda: phases.append(("engaged",)))
     problem = expand(parts_spec(2, 4)) if parts else v()
     order = arrange(problem, Budget(seconds=1, clock=FastClock(0.03)))
     if before:
@@ -200,7 +200,7 @@ def test_published_orders_are_there_before_compiled_loops_are_read(
 
     monkeypatch.setattr(kind, "submit", submit)
     monkeypatch.setattr(module, "loops_for", come)
-    monkeypatch.setattr(module, "engage", lambda: ran.append("engaged"))
+    monkeypatch.setattr(open_search, "engage", lambda: ran.append("engaged"))
     arrange(expand(parts_spec(2, 4)) if parts else v(), Budget(seconds=1, clock=FastClock(0.03)))
     if before:
         jit.engage()

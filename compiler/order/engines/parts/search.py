@@ -24,9 +24,9 @@ from stretto.compiler.order.engines.parts.starts import starts
 from stretto.compiler.order.engines.parts.state import FoundLanes, PartsSearch, parts_search
 from stretto.compiler.order.engines.spending import CHAINS, rounds, side_by_side
 from stretto.compiler.order.engines.table import engine
-from stretto.compiler.order.kernels.jit import engage, fast
+from stretto.compiler.order.kernels.jit import fast
 from stretto.compiler.order.loops import loops_for
-from stretto.compiler.order.open_search import LoopsAreThere, SearchDone
+from stretto.compiler.order.open_search import SearchDone, run_in_turn
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import Operation
 
@@ -65,9 +65,7 @@ def search_parts(problem: Problem, budget: Budget) -> Order:
     if budget.ended is not None:
         budget.ended()
     best = _robust(state) if problem.spec.jitter[0] else state.best
-    seconds = worked(budget, core)
-    if old is not None:
-        seconds += old.seconds
+    seconds = worked(budget, core, old)
     same = not state.interrupted or budget.effort is None  # an effort means the same everywhere
     if same and state.proven <= least.ticks:  # what was proved is not kept, and must not get lost
         flat = [i for row in best.lanes for i in row]
@@ -114,20 +112,8 @@ def _engine(problem: Problem, name: str | None) -> str | None:
 
 
 def _run_all(state: PartsSearch) -> None:
-    """Run the engines; again, on what was found, when compiled loops come while plain ones run.
-    Raises `SearchDone` when what was found is good enough or time is up."""
-    ahead = list(ENGINES)
-    with state.until_the_deadline():
-        try:
-            with state.on_these_loops():
-                _run(state, ahead[:1])
-            del ahead[0]
-            state.went_on("library")
-            _run(state, ahead)
-        except LoopsAreThere:
-            engage()
-            state.on_present_loops()
-            _run(state, ahead)
+    """Run the engines. Raises `SearchDone` when what was found is good enough or time is up."""
+    run_in_turn(state, ENGINES[:1], ENGINES[1:], lambda steps: _run(state, steps))
 
 
 def _run(state: PartsSearch, steps: Iterable["PartsStep"]) -> None:
