@@ -33,7 +33,7 @@ def end_with(main: Callable[[], int]) -> NoReturn:
             step()
         except BaseException as error:  # as in a teardown, which goes on
             _tell(error)
-    code = _flushed(code)
+    code = flushed(code)
     if code < 0:
         signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
@@ -84,7 +84,7 @@ def _close_files() -> None:
                 file.close()
 
 
-def _flushed(code: int) -> int:
+def flushed(code: int) -> int:
     """The exit code when what was printed is out, by Python and by what is written in C."""
     with suppress(OSError, ValueError, AttributeError):  # nobody can be told of stderr
         sys.stderr.flush()

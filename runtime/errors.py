@@ -35,6 +35,11 @@ def words_of(error: BaseException) -> str:
         return f"(it cannot be printed: its __str__ raises {type(other).__name__})"
 
 
+def first_line_of(error: BaseException) -> str:
+    """Its first line; of one without words the name of its type."""
+    return (words_of(error).splitlines() or [type(error).__name__])[0]
+
+
 def spelled(error: BaseException) -> str:
     """The same, behind the name of its type: `ValueError: too large`."""
     return f"{type(error).__name__}: {words_of(error)}".removesuffix(": ")

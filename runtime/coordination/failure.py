@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.coordination.store import Store
 from stretto.runtime.describe import ranks
-from stretto.runtime.errors import PipelineError, spelled, words_of
+from stretto.runtime.errors import PipelineError, first_line_of, spelled
 
 GRACE = 3.0  # seconds in which the reason of a lost connection may arrive
 KEY = "failed"
@@ -104,12 +104,11 @@ def ending(
 
 def _lost(peers: Peers, waiting_for: Sequence[int], error: Exception) -> str:
     """Which ranks a broken connection was to, and what is known of them."""
-    first_line = (words_of(error).splitlines() or [type(error).__name__])[0]
     near = peers.neighbours
     gone = near.gone() if near else []
     if near and gone:
         return near.obituary(gone)
-    message = f"{ranks(waiting_for)}: {first_line}"
+    message = f"{ranks(waiting_for)}: {first_line_of(error)}"
     try:
         peers.store.read(KEY)
     except Exception:

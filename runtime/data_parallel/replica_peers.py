@@ -19,7 +19,7 @@ from stretto.runtime.coordination.watchdog import Position, Watchdog
 from stretto.runtime.data_parallel.groups import Synchronized
 from stretto.runtime.data_parallel.meeting import meet, refuse_pipeline
 from stretto.runtime.data_parallel.sharded import Completable
-from stretto.runtime.errors import PipelineError, words_of
+from stretto.runtime.errors import PipelineError, first_line_of
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.topology import StageId
 
@@ -109,8 +109,8 @@ class ReplicaPeers:
             time.sleep(LOOK / 5)
         others = dist.get_process_group_ranks(how.groups[0])
         members = ", ".join(str(other) for other in others if other != dist.get_rank())
-        first_line = (words_of(error).splitlines() or [type(error).__name__])[0]
-        return PipelineError(f"lost a replica of `{name}` (process {members}): {first_line}")
+        told = first_line_of(error)
+        return PipelineError(f"lost a replica of `{name}` (process {members}): {told}")
 
     def look(self) -> None:
         """Raises `PipelineError` where a replica has failed."""

@@ -3,14 +3,14 @@ comes one sentence for all ranks, as `stretto run` prints it."""
 
 import atexit
 import os
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch.distributed as dist
 
 from stretto.compiler.diagnostics.diagnostic import Rejected
 from stretto.runtime.coordination.store import Store
+from stretto.runtime.ending import flushed
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.leave import tell_by, to_stderr
 from stretto.runtime.train.telling import ErrorTeller, sentence_of
@@ -55,7 +55,4 @@ def _end_if(failed: list[bool]) -> None:
     """A rank that has failed may have threads inside torch, which the interpreter's teardown would
     abort, and say so."""
     if failed:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):
-                stream.flush()
-        os._exit(1)
+        os._exit(flushed(1))
