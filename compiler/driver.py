@@ -23,7 +23,7 @@ from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
 from stretto.compiler.evaluation import Settings, evaluate
-from stretto.compiler.evaluation.settings import ASSUMED, MOST_OPERATIONS, SeldomMeant, ignored
+from stretto.compiler.evaluation.settings import MOST_OPERATIONS, SeldomMeant, assuming, ignored
 from stretto.compiler.language.inline_costs import GivenCosts, beside, statements_of
 from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order import WRITTEN
@@ -57,14 +57,8 @@ def compile_text(
     settings, budget = settings or Settings(), budget or Budget()
     source = Source(one_line(name), text)
     assumed: list[str] = []
-
-    def doubt(found: SeldomMeant) -> None:
-        if found.code in ASSUMED:
-            assumed.append(found.words)
-        settings.doubt(found)
-
     with without_collector():
-        spec = evaluate(parse(source), changed(settings, doubt=doubt))
+        spec = evaluate(parse(source), changed(settings, doubt=assuming(assumed, settings.doubt)))
         sources = (source, settings.costs.source) if settings.costs else (source,)
         wanted = _Choices(forward_only, receive_slots, whole, settings.doubt)
         return replace(_plan(spec, budget, wanted, sources), assumed=tuple(assumed))
@@ -269,7 +263,7 @@ def _read(path: str | PathLike[str]) -> tuple[Source, str]:
         source = library.read(where)
         return source, source.name
     if not Path(where).exists() and where == Path(where).name and not Path(where).suffix:
-        raise FileNotFoundError(ENOENT, library.unknown(where), where)
+        raise FileNotFoundError(ENOENT, library.unknown(where, library.meant(where)), where)
     return Source(one_line(Path(where).name), Path(where).read_text("utf-8-sig")), where
 
 

@@ -53,9 +53,8 @@ def meant(name: str) -> str | None:
     return nearest(name, names())
 
 
-def unknown(name: str) -> str:
+def unknown(name: str, near: str | None) -> str:
     """That neither a file nor a schedule is called so, and what may be meant."""
-    near = meant(name)
     what = f"there is no file `{name}`, and the library has no schedule of this name"
     return (
         f"{what}; did you mean `{near}`?" if near else f"{what}; `stretto list` shows the library"

@@ -19,7 +19,7 @@ from stretto.compiler.bounds.bound import EXHAUSTIVE, Bound, bound
 from stretto.compiler.bounds.eval_bound import forwards_bound
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.evaluation import Settings, evaluate
-from stretto.compiler.evaluation.settings import ASSUMED, MOST_OPERATIONS
+from stretto.compiler.evaluation.settings import MOST_OPERATIONS, assuming
 from stretto.compiler.language.parse import parse, parse_costs
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.engines.table import finders
@@ -100,7 +100,7 @@ def _evaluated(plan: Plan, spec: Spec, assumed: list[str]) -> Spec:
             values={name: Fraction(value) for name, value in spec.parameters.items()},
             costs=parse_costs(more[0]) if more else None,
             max_ops=max(MOST_OPERATIONS, 12 * work * max(1, spec.slices)),
-            doubt=lambda one: assumed.append(one.words) if one.code in ASSUMED else None,
+            doubt=assuming(assumed),
         )
         return evaluate(parse(first), settings)
     except Rejected as error:

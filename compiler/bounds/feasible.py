@@ -16,6 +16,7 @@ from typing import NamedTuple
 from stretto.compiler.bounds.microbatch_order import ClassOrder, ancestors, rank_order
 from stretto.compiler.bounds.relaxation import OpKey, Relaxation, Residency, complete, relax
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
+from stretto.compiler.diagnostics.wording import joined
 from stretto.compiler.problem.figures import size_figure
 from stretto.compiler.problem.problem import Problem
 from stretto.compiler.problem.spec import NONE, Operation, Pipeline, show
@@ -213,4 +214,4 @@ def _name(relaxed: Relaxation, place: OpKey) -> str:
 
 def _list(names: list[str]) -> str:
     shown = names if len(names) <= 6 else [*names[:5], f"{len(names) - 5} more"]
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if shown[1:] else shown)
+    return joined(shown)

@@ -164,13 +164,11 @@ def unknown(name: str, *, ships: bool = True) -> str:
     near = path.name if path.name in known else nearest(path.name, known)
     if near is None and bare:
         near = library.meant(path.stem)
-    asked = bare and not path.suffix
+    meant = known[near] if near else None
+    if bare and not path.suffix:
+        return library.unknown(name, meant)
     what = f"there is no file `{name}`"
-    if asked:
-        what += ", and the library has no schedule of this name"
-    if near:
-        return f"{what}; did you mean `{known[near]}`?"
-    return f"{what}; `stretto list` shows the library" if asked else what
+    return f"{what}; did you mean `{meant}`?" if meant else what
 
 
 def _missing(folder: Path) -> Path:

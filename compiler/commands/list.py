@@ -275,14 +275,10 @@ def listed(row: LibraryRow) -> dict[str, object]:
         **msgspec.to_builtins(s),
         "about": row.about,
         "whole_stages": {
-            "makespan": _plain(Fraction(s.makespan) / row.stages),
-            "lower_bound": _plain(Fraction(s.lower_bound) / row.stages),
-            "memory": _plain(row.share),
+            "makespan": number(Fraction(s.makespan) / row.stages),
+            "lower_bound": number(Fraction(s.lower_bound) / row.stages),
+            "memory": number(row.share),
         },
         "not_comparable": [*streams, *filter(None, [row.unstated, row.divided and divided])],
         "warnings": row.warnings,
     }
-
-
-def _plain(value: Fraction) -> int | str:
-    return number(value.numerator, value.denominator)

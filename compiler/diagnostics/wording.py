@@ -8,6 +8,11 @@ def count(n: int, one: str, several: str = "") -> str:
     return f"{n} {one if n == 1 else several or one + 's'}"
 
 
+def joined(words: Sequence[str], last: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
 def listed(noun: str, numbers: Sequence[int], shown: int | None = None, spare: int = 0) -> str:
     """`rank 2`, `ranks 0, 2 and 5`, `ranks 1 to 5` of ascending numbers. If there are more than
     `shown + spare` of them, the first `shown`, and how many more there are."""
@@ -16,9 +21,7 @@ def listed(noun: str, numbers: Sequence[int], shown: int | None = None, spare: i
     named = [str(number) for number in numbers]
     if shown is not None and len(numbers) > shown + spare:
         named[shown:] = [f"{len(numbers) - shown} more"]
-    if len(named) == 1:
-        return f"{noun} {named[0]}"
-    return f"{noun}s {', '.join(named[:-1])} and {named[-1]}"
+    return f"{noun}{'s' if len(named) > 1 else ''} {joined(named)}"
 
 
 def columns(rows: Iterable[Iterable[str]], right: Iterable[int] = ()) -> list[str]:

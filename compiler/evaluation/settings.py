@@ -29,6 +29,19 @@ def ignored(doubt: SeldomMeant) -> None:
     """For those who asked nothing."""
 
 
+def assuming(
+    found: list[str], tell: Callable[[SeldomMeant], None] = ignored
+) -> Callable[[SeldomMeant], None]:
+    """What `Settings.doubt` is to call so that `found` has what was assumed; all is told on."""
+
+    def doubt(one: SeldomMeant) -> None:
+        if one.code in ASSUMED:
+            found.append(one.words)
+        tell(one)
+
+    return doubt
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`values` replace those of `ranks`, `microbatches` and `param` (`--set NAME=VALUE`); `costs`

@@ -9,6 +9,7 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Source, Span
 from stretto.compiler.diagnostics.suggest import nearest
+from stretto.compiler.diagnostics.wording import joined
 from stretto.compiler.language.lookahead import (
     STARTS,
     accepts,
@@ -193,13 +194,13 @@ def _where_it_belongs(token: str) -> str:
 
 
 def _nearest_keyword(word: str, keywords: set[str]) -> str | None:
-    joined = word.replace("-", "")
-    return joined if joined in keywords else nearest(joined, sorted(keywords))
+    plain = word.replace("-", "")
+    return plain if plain in keywords else nearest(plain, sorted(keywords))
 
 
 def _begins(keywords: set[str]) -> str:
     kinds = [kind for kind in "FBIW" if kind in keywords]
-    return _listing([f"`{word}`" for word in kinds + sorted(keywords - set(kinds))])
+    return joined([f"`{word}`" for word in kinds + sorted(keywords - set(kinds))], "or")
 
 
 def _expected(fits: set[str]) -> str:
@@ -219,11 +220,7 @@ def _expected(fits: set[str]) -> str:
     if names or rest - OPERATORS:
         rest -= OPERATORS
     names += [f"`{_text(t)}`" for t in sorted(rest)]
-    return "expected " + _listing(names)
-
-
-def _listing(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    return "expected " + joined(names, "or")
 
 
 def _text(kind: str) -> str:

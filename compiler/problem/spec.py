@@ -296,7 +296,7 @@ def show(spec: Spec, operation: Operation) -> str:
     return f"{operation.kind}.{part.name} {pipeline}[{where}]"
 
 
-def number(amount: int, unit: int) -> int | str:
+def number(amount: int | Fraction, unit: int = 1) -> int | str:
     """`amount / unit` as our JSON shows it: a number when whole, else the text of a fraction."""
     value = Fraction(amount, unit)
     return value.numerator if value.denominator == 1 else str(value)

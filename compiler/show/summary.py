@@ -105,7 +105,7 @@ def summarize(
         hash=plan_hash,
         streams=spec.streams,
         hidden=hidden_of(program) if spec.streams else (None,) * spec.ranks,
-        stages=_plain(stages(spec)),
+        stages=number(stages(spec)),
         jitter=float(Fraction(*spec.jitter)),
         mean=mean_under_jitter(program),
         bound_of=spec.minimize,
@@ -118,10 +118,6 @@ def stages(spec: Spec) -> Fraction:
     """How many stages of a model a rank holds, of one copy of it, on average."""
     models = [p for p in spec.pipelines if p.replicates == NONE]
     return Fraction(sum(len(p.stages) for p in models), spec.ranks * len(models))
-
-
-def _plain(value: Fraction) -> int | str:
-    return number(value.numerator, value.denominator)
 
 
 def makespan_bound(program: Program, known: Bound) -> int | None:

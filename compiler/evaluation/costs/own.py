@@ -9,14 +9,12 @@ from msgspec.structs import replace
 from stretto.compiler.evaluation.costs.exact import ExactCosts
 from stretto.compiler.evaluation.costs.statements import cost_table
 from stretto.compiler.evaluation.costs.table import StageKey
-from stretto.compiler.evaluation.costs.unstated import listed, ran
+from stretto.compiler.evaluation.costs.unstated import quoted, ran
 from stretto.compiler.evaluation.expressions.ranges import LoopBudget
 from stretto.compiler.evaluation.reports import Reports
 from stretto.compiler.evaluation.settings import SeldomMeant, Settings
 from stretto.compiler.language import syntax as s
 from stretto.compiler.problem.spec import NONE, Unit
-
-MOST_NAMED = 3
 
 
 def own_costs(
@@ -36,12 +34,11 @@ def own_costs(
     if costs.declared.split and not costs.declared.parts:
         runs = ran(costs, written, whole)
         own = [key for key in own if key[:3] in runs]
-    names = [f"`{name}`" for name in dict.fromkeys(_name(costs, key) for key in own)]
+    names = list(dict.fromkeys(_name(costs, key) for key in own))
     if not names:
         return
-    more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
     cost = "costs" if len(names) == 1 else "cost"
-    words = f"{listed([*names[:MOST_NAMED], *more])} {cost} what the schedule itself says"
+    words = f"{quoted(names)} {cost} what the schedule itself says"
     yield SeldomMeant("own-cost", f"{words}, beside costs that were given with it", last.span)
 
 

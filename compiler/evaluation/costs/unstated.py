@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.diagnostics.wording import joined
 from stretto.compiler.evaluation.costs.exact import ExactCosts
 from stretto.compiler.evaluation.costs.table import StageKey
 from stretto.compiler.evaluation.expressions.values import show
@@ -53,13 +54,10 @@ def unstated_activations(costs: ExactCosts) -> Iterator[SeldomMeant]:
     names = [f"{p.name}[{i}]" for p, i in stages if (p.index, i) not in table.activation]
     if not names:
         return
-    named = [*(f"`{name}`" for name in names[:MOST_NAMED])]
-    if len(names) > MOST_NAMED:
-        named.append(f"{len(names) - MOST_NAMED} more")
     leaves = "leaves" if len(names) == 1 else "leave"
     yield SeldomMeant(
         "unstated-activation",
-        f"activations are stated, but nothing is said of {listed(named)}, which {leaves} 1: "
+        f"activations are stated, but nothing is said of {quoted(names)}, which {leaves} 1: "
         f"`activation {names[0]} = ...` says otherwise",
         max(table.stated[value] for value in table.activation.values()),
     )
@@ -139,7 +137,7 @@ def _words(names: list[str]) -> str:
     takes = "takes" if len(told) == 1 else "take"
     default = "2, 1 for each half" if all(name[0] == "B" for name in names) else "1"
     return (
-        f"costs are stated, but nothing is said of {listed(told)}, which {takes} {default}: "
+        f"costs are stated, but nothing is said of {joined(told)}, which {takes} {default}: "
         f"`cost {names[0]} = ...` says otherwise"
     )
 
@@ -157,9 +155,10 @@ def _halves(costs: ExactCosts, stated: set[StageKey]) -> str:
     return f"; halves of `B` would be `cost I = {half} cost W = {half}`"
 
 
-def listed(words: list[str]) -> str:
-    """`F`, `F and I`, `F, I and W`."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def quoted(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are: "`F`, `I` and 4 more"."""
+    more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
+    return joined([*(f"`{name}`" for name in names[:MOST_NAMED]), *more])
 
 
 def _place(costs: ExactCosts, kind: str) -> Span:
