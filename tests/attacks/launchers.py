@@ -29,7 +29,8 @@ SECONDS = 60.0  # that all ranks have to end
 
 
 def prepare(folder: Path) -> None:
-    """The model and the plan."""
+    """The model and the plan, in a folder that need not be there."""
+    folder.mkdir(exist_ok=True)
     (folder / "mine.py").write_text((ROOT / "tests/attacks/faulty_model.py").read_text())
     write_plan(compiled("one_f_one_b", ranks=WORLD, microbatches=4), folder / "small.plan")
 
@@ -56,9 +57,7 @@ def forked(fault: Fault, folder: Path) -> tuple[int, list[int], str]:
     """A process per rank and nobody above them, as `RANK=0 … python -m stretto.runtime` is, or
     `RANK=0 … python mine.py` (`own`); or one for all (`local`, `threads`)."""
     _warm()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     started, alone = [], fault.launcher in TOGETHER
     for rank in range(1 if alone else WORLD):
         environment = {
@@ -86,6 +85,20 @@ def forked(fault: Fault, folder: Path) -> tuple[int, list[int], str]:
         process.join()
     said = [path.read_text(errors="replace") for path in sorted(folder.glob("rank*.txt"))]
     return len(late) - stopped, [process.exitcode or 0 for process in started], "\n".join(said)
+
+
+def free_port() -> int:
+    """One that nobody listens at, and that was not given before: faults happen side by side."""
+    while True:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
+
+
+_given: set[int] = set()
 
 
 def begin(folder: str, environment: dict[str, str], words: list[str], said: str) -> None:

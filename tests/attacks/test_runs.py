@@ -1,7 +1,12 @@
 """Faults among ranks: what, when, where, and started how. Each time the culprit is named, all ends
-within the timeout and some seconds, and no process is left."""
+within the timeout and some seconds, and no process is left.
+
+`make test-attacks` makes every fault at every moment with ranks that are forked (a process each, a
+script's own loop, threads), and once more with `stretto run`, torchrun or torchrun of a script:
+each of these three has every fault and every moment, though not every pair of them."""
 
 import os
+import queue
 import random
 import re
 import signal
@@ -10,6 +15,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
@@ -25,29 +31,62 @@ pytestmark = pytest.mark.xdist_group("ranks")  # one after the other: they wait 
 START, END = 90.0, 60.0  # seconds until a first step, and to the end: torchrun waits 30 for it
 SLACK = 20.0  # seconds beside the timeout: a loaded machine, and the wait for another's words
 SAY = ("run", "local")  # launchers under which our words are the last
-MANY = {
-    "plain": 1000,
-    "own": 40,
-    "local": 20,
-    "threads": 20,
-    "run": 16,
-    "torchrun": 10,
-    "script": 8,
-}
-"""By launcher how many pairs of a fault and a moment are made, of all that are possible."""
+FORKED = ("plain", "own", "local", "threads")  # launchers whose ranks do not load torch each time
+SIDES = 3  # faults that happen side by side: ranks of forked ones mostly wait
 
 
-def chosen(launcher: str, many: int) -> list[Fault]:
-    """So many, of every fault and at every moment, each on a rank of its own."""
+def pairs(launcher: str) -> Iterator[Fault]:
+    """Every fault at every moment at which this launcher's ranks can have it, in an order of its
+    own, each on a rank of its own."""
     draw = random.Random(launcher)
-    pairs = [(what, when) for what, when in product(FAULTS, MOMENTS)]
-    draw.shuffle(pairs)
-    found = []
-    for what, when in pairs:
+    drawn = list(product(FAULTS, MOMENTS))
+    draw.shuffle(drawn)
+    for what, when in drawn:
         ranks = [r for r in range(WORLD) if Fault(what, when, r, launcher).possible()]
         if ranks:
-            found.append(Fault(what, when, draw.choice(ranks), launcher))
-    return found[:many]
+            yield Fault(what, when, draw.choice(ranks), launcher)
+
+
+def chosen(launcher: str) -> list[Fault]:
+    """The faults that are made of this launcher: all pairs of a fault and a moment where its ranks
+    are forked; of those that load torch in every process each pair with one of them, and more until
+    each of them has every fault and every moment that it can have."""
+    if launcher in FORKED:
+        return list(pairs(launcher))
+    return [fault for fault in covering() if fault.launcher == launcher]
+
+
+def covering() -> list[Fault]:
+    """Of the launchers that are slow: each pair of a fault and a moment, of a fault and a launcher,
+    of a moment and a launcher that can be is there at least once. The launcher of a pair is the one
+    to which it is most new, then the one that has fewest."""
+    possible = {name: {fault[:2]: fault for fault in pairs(name)} for name in COMMANDS}
+    found: dict[str, list[Fault]] = {name: [] for name in COMMANDS}
+
+    def news(name: str, pair: tuple[str, str]) -> int:
+        return sum(all(pair[k] != fault[k] for fault in found[name]) for k in (0, 1))
+
+    for pair in dict.fromkeys(pair for name in COMMANDS for pair in possible[name]):
+        able = [name for name in COMMANDS if pair in possible[name]]
+        best = max(able, key=lambda name: (news(name, pair), -len(found[name])))
+        found[best].append(possible[best][pair])
+    for name in COMMANDS:
+        for pair, fault in possible[name].items():
+            if news(name, pair):
+                found[name].append(fault)
+    return [fault for faults in found.values() for fault in faults]
+
+
+def test_what_is_covered() -> None:
+    """As `chosen` says it. Every launcher is there with every fault and every moment it can have,
+    every fault at every moment with some launcher that starts processes."""
+    everything = {fault[:2] for name in COMMANDS for fault in pairs(name)}
+    assert {fault[:2] for fault in covering()} == everything
+    for name in (*FORKED, *COMMANDS):
+        for kind in (0, 1):
+            assert {f[kind] for f in chosen(name)} == {f[kind] for f in pairs(name)}, name
+    assert {f[0] for f in everything} == set(FAULTS) and {f[1] for f in everything} == set(MOMENTS)
+    assert len(covering()) < 1.1 * len(everything)  # and hardly any twice
 
 
 def seconds(fault: Fault) -> float:
@@ -58,16 +97,20 @@ def seconds(fault: Fault) -> float:
     return TIMEOUT + SLACK + spins + grace
 
 
+def silent(fault: Fault) -> bool:
+    """A fault behind a training that has succeeded is told by its exit code, and by whoever has
+    started the ranks."""
+    return fault.when == "end" and fault.launcher != "run"
+
+
 def faults_of(fault: Fault, ending: Ending) -> list[str]:
-    """What is wrong with the ending. A fault behind a training that has succeeded is told by its
-    exit code, and by whoever has started the ranks."""
+    """What is wrong with the ending."""
     wrong = []
-    silent = fault.when == "end" and fault.launcher != "run"
-    if not silent and not ending.named(fault):
+    if not silent(fault) and not ending.named(fault):
         wrong.append("another is blamed, or nobody")
-    if not silent and not ending.told(fault):
+    if not silent(fault) and not ending.told(fault):
         wrong.append("it is not told what happened")
-    if fault.launcher in SAY and not silent and not ending.sentences():
+    if fault.launcher in SAY and not silent(fault) and not ending.sentences():
         wrong.append("the last that is said is no sentence")
     if fault.launcher == "run" and ending.sentences() != 1:
         wrong.append("it is not the only one")
@@ -80,36 +123,68 @@ def faults_of(fault: Fault, ending: Ending) -> list[str]:
     return wrong
 
 
-def check(faults: list[Fault], folder: Path, tally: Tally) -> None:
-    """Makes them happen. All are tried before any is found to be wrong."""
-    prepare(folder)
-    wrong, slowest, left = [], 0.0, 0
-    good: dict[str, list[bool]] = defaultdict(list)
-    for fault in faults:
-        ending = happen(fault, folder)
+def made(faults: list[Fault], folder: Path) -> list[tuple[Fault, Ending, list[str]]]:
+    """What came of each, and what is wrong with that: some are made to happen side by side, each in
+    a folder of its own."""
+    free = queue.SimpleQueue[Path]()
+    for side in range(SIDES):
+        prepare(folder / str(side))
+        free.put(folder / str(side))
+
+    def one(fault: Fault) -> tuple[Fault, Ending, list[str]]:
+        place = free.get()
+        ending = happen(fault, place)
+        free.put(place)
         told = faults_of(fault, ending)
-        slowest, left = max(slowest, ending.seconds), left + ending.left
-        for kind in fault[:2]:
-            good[kind].append(not told)
-        if told:
-            wrong.append(f"{fault}: {'; '.join(told)}; {ending.seconds:.1f} s\n{ending.text}")
         if os.environ.get("ATTACKS"):
             print(f"{fault}: {'; '.join(told) or 'good'}, {ending.seconds:.1f} s", flush=True)
+        return fault, ending, told
+
+    with ThreadPoolExecutor(SIDES) as sides:
+        return list(sides.map(one, faults))
+
+
+def check(faults: list[Fault], folder: Path, tally: Tally) -> None:
+    """Makes them happen. All are tried before any is found to be wrong."""
+    endings = made(faults, folder)
+    good: dict[str, list[bool]] = defaultdict(list)
+    for fault, _, told in endings:
+        for kind in fault[:2]:
+            good[kind].append(not told)
     table = {kind: f"{sum(found)}/{len(found)}" for kind, found in good.items()}
     for kinds in (FAULTS, MOMENTS):
         print("  ".join(f"{kind} {table[kind]}" for kind in kinds if kind in table))
-    tally(faults=len(faults), wrong=len(wrong), slowest=round(slowest), processes_left=left)
+    lasted = sorted(ending.seconds for _, ending, _ in endings)
+    tally(
+        faults=len(faults),
+        to_be_named=sum(not silent(fault) for fault in faults),
+        named=sum(ending.named(fault) for fault, ending, _ in endings if not silent(fault)),
+        seconds_median=round(lasted[len(lasted) // 2]),
+        seconds_most=round(lasted[-1]),
+        processes_left=sum(ending.left for _, ending, _ in endings),
+        wrong=sum(bool(told) for _, _, told in endings),
+    )
+    wrong = [
+        f"{fault}: {'; '.join(told)}; {ending.seconds:.1f} s\n{ending.text}"
+        for fault, ending, told in endings
+        if told
+    ]
     assert not wrong, "\n\n".join(wrong[:5])
 
 
-@pytest.mark.parametrize("launcher", MANY)
+SAMPLE = {
+    "plain": [Fault("kill", "backward", 0, "plain"), Fault("strange", "data", 2, "plain")],
+    "run": [Fault("segv", "forward", 1, "run")],
+    "local": [Fault("raise", "optimizer", 1, "local")],
+}
+
+
+@pytest.mark.parametrize("launcher", [*FORKED, *COMMANDS])
 def test_faults(
     launcher: str, tmp_path: Path, tally: Tally, attacks: Callable[[int, int], int]
 ) -> None:
-    some = {"plain": [Fault("kill", "backward", 0, "plain"), Fault("strange", "data", 2, "plain")]}
-    some["run"] = [Fault("segv", "forward", 1, "run")]
-    some["local"] = [Fault("raise", "optimizer", 1, "local")]
-    if not (tried := chosen(launcher, attacks(0, MANY[launcher])) or some.get(launcher)):
+    tried = chosen(launcher) if attacks(0, 1) else SAMPLE.get(launcher, [])
+    if not tried:
         pytest.skip("by make test-attacks")
     check(tried, tmp_path, tally)
 

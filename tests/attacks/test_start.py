@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.attacks import launchers
 from tests.attacks.conftest import Tally
 from tests.attacks.faults import WORDS
 from tests.attacks.launchers import begin, prepare
@@ -65,9 +66,7 @@ def start(folder: Path, *given: dict[str, str], seconds: float = 60.0) -> Said:
 
 
 def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
+    return str(launchers.free_port())
 
 
 @contextmanager

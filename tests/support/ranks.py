@@ -13,6 +13,7 @@ import os
 import pickle
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from tests.support.paths import ROOT
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["pytest", "tests.support.warm"])
+_warming = threading.Lock()
 
 
 class Outcome(NamedTuple):
@@ -90,14 +92,15 @@ def _store(port: int, first: bool) -> TCPStore:
 
 def _warm() -> None:
     """Starts the parent, if it is not there; it looks for `warm` on a path of its own."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [before])])
-    try:
-        forkserver.ensure_running()
-    finally:
-        del os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
+    with _warming:
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [before])])
+        try:
+            forkserver.ensure_running()
+        finally:
+            del os.environ["PYTHONPATH"]
+            if before is not None:
+                os.environ["PYTHONPATH"] = before
 
 
 def _result(folder: str, rank: int) -> Any:
