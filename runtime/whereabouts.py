@@ -14,17 +14,19 @@ SIZE = 4096  # bytes
 WORDS = 256  # where they begin
 PROGRAMS = ("", "train", "eval")
 _PROGRAM, _STREAMS, _LENGTH, _TOLD, AT = range(5)  # the numbers of 64 bits before the words
+TOLD, LEFT = 1, 2  # how the process ends
 MOST = WORDS // 8 - AT  # streams that are told of
 
 
 class LastPlace(NamedTuple):
     """An instruction on each stream (`program` is empty where none is running), the words last
-    said, and whether the process has told why it ends."""
+    said, whether the process has told why it ends, and whether it ended in the ordinary way."""
 
     program: str
     at: tuple[int, ...]
     words: str
     told: bool
+    left: bool = False
 
 
 class Whereabouts:
@@ -57,14 +59,19 @@ class Whereabouts:
 
     def end(self) -> None:
         """The process ends and has told why."""
-        self.numbers[_TOLD] = 1
+        self.numbers[_TOLD] = TOLD
+
+    def leave(self) -> None:
+        """The process ends as any does, and has told nothing to the others, unless it has."""
+        self.numbers[_TOLD] = self.numbers[_TOLD] or LEFT
 
     def read(self) -> LastPlace:
         """What was written last."""
         told = self.memory[WORDS : WORDS + self.numbers[_LENGTH]].decode(errors="replace")
         program = PROGRAMS[self.numbers[_PROGRAM]]
         at = tuple(self.numbers[AT + stream] for stream in range(self.numbers[_STREAMS]))
-        return LastPlace(program, at, told, bool(self.numbers[_TOLD]))
+        end = self.numbers[_TOLD]
+        return LastPlace(program, at, told, end == TOLD, end == LEFT)
 
 
 def of_process() -> Whereabouts:

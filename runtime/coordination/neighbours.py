@@ -10,6 +10,8 @@ from stretto.runtime.coordination.store import Store
 from stretto.runtime.describe import ranks
 from stretto.runtime.whereabouts import LastPlace, Whereabouts, of_other
 
+LEFT = "though others wait for it (its script was over, or has failed)"
+
 
 class Neighbour(NamedTuple):
     """Another rank of this machine."""
@@ -79,6 +81,10 @@ class RanksHere:
         page = self.known[rank].page
         return page is not None and page.read().told
 
+    def _left(self, rank: int) -> bool:
+        page = self.known[rank].page
+        return page is not None and page.read().left
+
     def silent(self) -> str:
         """What is to be said of ranks that are stopped or gone, and a `; ` behind it."""
         gone, stopped = self.gone(), [r for r in self.known if self.state(r) == "stopped"]
@@ -88,7 +94,12 @@ class RanksHere:
 
     def obituary(self, gone: list[int]) -> str:
         """One line on ranks whose processes have ended, with what each did last."""
+        left = [rank for rank in gone if self._left(rank)]
+        killed = [rank for rank in gone if rank not in left]
+        if left and killed:
+            return f"{self.obituary(killed)}; {self.obituary(left)}"
         told = [f"rank {rank} {last}" for rank in gone if (last := self.last(rank))]
         end = "its process has" if len(gone) == 1 else "their processes have"
-        words = f"{ranks(gone)}: {end} ended without a word (killed, or out of memory?)"
+        why = LEFT if left else "without a word (killed, or out of memory?)"
+        words = f"{ranks(gone)}: {end} ended {why}"
         return f"{words}; the last that was seen: {', '.join(told)}" if told else words

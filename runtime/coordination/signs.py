@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stretto.runtime.coordination.traffic import bytes_moved
 
-WATCHING = ("stretto-watchdog", "stretto-lookout")  # the names of threads that are no work
+WATCHING = ("stretto-watchdog", "stretto-lookout", "stretto-signals")  # threads that are no work
 AT_WORK = 0.25  # of one core: a thread that computes has about 1, one that waits about 0
 
 

@@ -6,8 +6,10 @@ import atexit
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
+from stretto.runtime.coordination.departures import Departures
 from stretto.runtime.coordination.failure import (
     KEY,
     Failure,
@@ -52,8 +54,9 @@ class Watchdog:
         self.worked = 0.0  # when it was last seen at work
         self.signs: SignsOfWork | None = None
         self.questions = peers.questions()
+        self.departures = Departures(peers)
         self.failed_since = 0.0
-        self.over = threading.Event()
+        self.over, self.leaves = threading.Event(), False
         self.thread = threading.Thread(target=self._watch, name="stretto-watchdog", daemon=True)
         self.threads = [self.thread]
         if peers.store.port:
@@ -71,7 +74,9 @@ class Watchdog:
     def _await_end(self) -> None:
         """Before the interpreter's teardown, which a thread of ours that is inside torch would turn
         into an abort: torch then asks for an interpreter that is gone. It is inside when the store
-        answers late, and also in its last moment, if it is the last that holds the store."""
+        answers late, and also in its last moment, if it is the last that holds the store. Others
+        may wait for this rank, which has not closed its executor."""
+        self.leaves = True
         self._ended(within=self.peers.timeout)
 
     def _ended(self, within: float) -> bool:
@@ -96,6 +101,9 @@ class Watchdog:
                     lost = time.monotonic()
             elif now.busy and time.monotonic() - lost > GRACE:  # what it waits for may have ended
                 self._leave(now)
+        if self.leaves and not lost:
+            with suppress(StoreLost):
+                self.departures.leave()
 
     def _look_out(self) -> None:
         """The store may also be silent for ever, where its machine is gone or the way to it is
@@ -131,8 +139,11 @@ class Watchdog:
             return
         self.questions.answer(lambda: self._answer(now))
         waited = time.monotonic() - self.since
-        if now.busy and now.waiting_for and waited > self.peers.timeout:
-            self._investigate(now)
+        if now.busy and now.waiting_for:
+            if told := self.departures.told(now.waiting_for, now.key):
+                self._stop(f"rank {self.peers.rank} {now.where}, and has lost {told}")
+            elif waited > self.peers.timeout:
+                self._investigate(now)
 
     def _look_for_work(self, now: Position) -> None:
         """A rank that does not move on may compute for long, or wait for a large message."""
@@ -175,8 +186,11 @@ class Watchdog:
             return
         near = self.peers.neighbours
         known = (near.state, near.last) if near else ()
-        report = stall_report(rank, self.peers.world, answers, *known)
-        if self.peers.store.post_first(KEY, Failure(rank, report)):
+        self._stop(stall_report(rank, self.peers.world, answers, *known))
+
+    def _stop(self, report: str) -> None:
+        """Ends the step, unless another rank did."""
+        if self.peers.store.post_first(KEY, Failure(self.peers.rank, report)):
             self.over.set()
             self.peers.store.on_end()
             self.abort(report)

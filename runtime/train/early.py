@@ -35,6 +35,7 @@ class EarlyWatch:
         self.looking: threading.Thread | None = None
         if near is not None:
             self.looking = threading.Thread(target=self._look, args=(near,), daemon=True)
+            self.looking.name = "stretto-lookout"
             self.looking.start()
             atexit.register(self._await_end)
 

@@ -51,7 +51,9 @@ def connect(environment: RankEnvironment, plan: str, seconds: float) -> RankStar
     near = RanksHere(store, rank, of_process(), last_words(plan, world))
     peers = Peers(rank, world, store, seconds, near)
     listen(peers)
-    threading.Thread(target=_look_out, args=(store, rank, seconds), daemon=True).start()
+    looking = threading.Thread(target=_look_out, args=(store, rank, seconds), daemon=True)
+    looking.name = "stretto-lookout"
+    looking.start()
     near.announce()
     if not store.first(f"seat/{rank}"):
         raise PipelineError(
@@ -126,7 +128,8 @@ def make_group(start: RankStart, device: torch.device) -> None:
 
 
 def farewell(start: RankStart | None, failed: bool) -> None:
-    """Before the process ends: the rank that keeps the store waits for those that still read it."""
+    """Before the process ends: the rank that keeps the store waits for those that still read it,
+    not for those whose processes have ended."""
     if start is None:
         return
     store, environment = start.peers.store, start.environment
@@ -135,11 +138,9 @@ def farewell(start: RankStart | None, failed: bool) -> None:
 
     def say() -> None:
         with suppress(Exception):  # it is lost already
-            store.count("ended")
+            store.count(f"ended/{environment.rank}")
             end = time.monotonic() + seconds
-            while keeps and store.counted("ended") < start.peers.world:
-                if time.monotonic() > end:
-                    return
+            while keeps and _still_read(start.peers) and time.monotonic() < end:
                 time.sleep(0.05)
 
     saying = threading.Thread(target=say, daemon=True)
@@ -147,6 +148,14 @@ def farewell(start: RankStart | None, failed: bool) -> None:
     # The store may be silent. At an ordinary end a thread that it answers during the interpreter's
     # teardown aborts the process, so there is patience; a failed rank ends without teardown.
     saying.join(seconds + 1 if keeps or not failed else 1)
+
+
+def _still_read(peers: Peers) -> bool:
+    """Whether another rank may still read the store."""
+    near = peers.neighbours
+    gone = near.ended() if near is not None else []
+    others = (r for r in range(peers.world) if r != peers.rank and r not in gone)
+    return not all(peers.store.counted(f"ended/{rank}") for rank in others)
 
 
 def tell_others(start: RankStart | None, message: str) -> None:

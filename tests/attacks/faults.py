@@ -93,8 +93,9 @@ DEAD = re.compile(
     r"(?:rank |not answer: rank )(\d)(?:: its process (?:has|was|ended)| is stopped|: no answer|"
     r" did not come|, which keeps it)"
 )
+ABSENT = re.compile(r"is rank (\d) started\?")
 ASLEEP = re.compile(
-    r"rank (\d) (?:computes|builds|loads|updates|makes|is between|saves|sends)[^;\n]*, for \d+ s"
+    r"rank (\d) (?:computes|builds|loads|updates|makes|is between|writes|sends)[^;\n]*, for \d+ s"
 )
 RAISED = re.compile(
     r"^(?:.*Error: |error: )(?:.* stops: )?(?:rank (\d).* (?:fails(?: at [^:]*)?: |cannot |gives )|"
@@ -108,6 +109,6 @@ RAISED = re.compile(
 def culprits(text: str) -> set[int]:
     """The ranks that the text says are to blame: first those that have ended or are stopped, or
     have raised something; where there are none those that do not go on."""
-    dead = {int(rank) for rank in DEAD.findall(text)}
+    dead = {int(rank) for said in (DEAD, ABSENT) for rank in said.findall(text)}
     raised = {int(rank) for pair in RAISED.findall(text) for rank in pair if rank}
     return dead | raised or {int(rank) for rank in ASLEEP.findall(text)}

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from stretto.compiler.plan.plan import write_plan
-from tests.attacks.faults import TOGETHER, WORLD, Ending, Fault
+from tests.attacks.faults import STOPS, TOGETHER, WORLD, Ending, Fault
 from tests.support.paths import ROOT
 from tests.support.ranks import CONTEXT, _warm
 from tests.support.training import compiled
@@ -55,10 +55,12 @@ def happen(fault: Fault, folder: Path) -> Ending:
 
 def forked(fault: Fault, folder: Path) -> tuple[int, list[int], str]:
     """A process per rank and nobody above them, as `RANK=0 … python -m stretto.runtime` is, or
-    `RANK=0 … python mine.py` (`own`); or one for all (`local`, `threads`)."""
+    `RANK=0 … python mine.py` (`own`); or one for all (`local`, `threads`). Where nobody is above
+    them nobody ends a rank that is stopped, or that hangs before it has come to us."""
     _warm()
     port = free_port()
     started, alone = [], fault.launcher in TOGETHER
+    aside = fault.what == "stop" or (fault.when == "start" and fault.what in STOPS)
     for rank in range(1 if alone else WORLD):
         environment = {
             **fault.environment(),
@@ -76,10 +78,10 @@ def forked(fault: Fault, folder: Path) -> tuple[int, list[int], str]:
         process.start()
     end = time.monotonic() + SECONDS
     for rank, process in enumerate(started):
-        if not (fault.what == "stop" and rank == fault.rank):
+        if not (aside and rank == fault.rank):
             process.join(max(0.0, end - time.monotonic()))
     late = [p for p in started if p.is_alive()]
-    stopped = fault.what == "stop" and not alone and started[fault.rank].is_alive()
+    stopped = aside and not alone and started[fault.rank].is_alive()
     for process in late:
         process.kill()
         process.join()
