@@ -68,6 +68,7 @@ def listen(peers: Peers) -> None:
     near = peers.neighbours
     if near is not None:
         store.on_lost, store.on_end = near.silent, near.own.end
+        store.keeper_told = lambda: near.told(0)
 
 
 class Ending(NamedTuple):

@@ -70,15 +70,16 @@ class RanksHere:
 
     def gone(self, among: Iterable[int] | None = None) -> list[int]:
         """The ranks whose processes have ended, and have not told why."""
-        return [rank for rank in self.ended(among) if not self._told(rank)]
+        return [rank for rank in self.ended(among) if not self.told(rank)]
 
     def ended(self, among: Iterable[int] | None = None) -> list[int]:
         """The ranks whose processes have ended."""
         asked = self.known if among is None else among
         return sorted(rank for rank in asked if self.state(rank) == "gone")
 
-    def _told(self, rank: int) -> bool:
-        page = self.known[rank].page
+    def told(self, rank: int) -> bool:
+        """Whether the rank is here and has told why it ends."""
+        page = found.page if (found := self.known.get(rank)) else None
         return page is not None and page.read().told
 
     def _left(self, rank: int) -> bool:

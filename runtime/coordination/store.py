@@ -62,14 +62,15 @@ class StoreLost(PipelineError):
 class Store:
     """The keys of one executor, told from others' by `prefix`. `on_wait`, if set, is called again
     and again while `wait` waits, and may raise to end the wait; `on_end` before this rank tells why
-    it ends; `on_lost` knows more of why the store does not answer: words with a `; ` behind them.
-    """
+    it ends; `on_lost` knows more of why the store does not answer: words with a `; ` behind them;
+    `keeper_told`: whether rank 0, where it keeps the store, is known to have told why it ended."""
 
     def __init__(self, store: KeyValueStore, prefix: str):
         self.store, self.prefix = store, prefix
         self.on_wait: Callable[[], None] | None = None
         self.on_end: Callable[[], None] = lambda: None
         self.on_lost: Callable[[], str] = lambda: ""
+        self.keeper_told: Callable[[], bool] = lambda: False
         self.calls: dict[int, float] = {}  # by thread, since when it waits for the store's answer
 
     @property
@@ -83,10 +84,11 @@ class Store:
         keeper = "torchrun" if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") else "rank 0"
         if not hasattr(kept, "port"):
             return "the store in which the ranks meet is lost"
-        return (
-            f"{self.on_lost()}the store at {kept.host}:{kept.port}, in which the ranks meet, does "
-            f"not answer: {keeper}, which keeps it, or its machine is gone"
-        )
+        why = f"does not answer: {keeper}, which keeps it, or its machine is gone"
+        if keeper == "rank 0" and self.keeper_told():
+            why = "is gone with rank 0, which has told why it ended"
+        place = f"{kept.host}:{kept.port}"
+        return f"{self.on_lost()}the store at {place}, in which the ranks meet, {why}"
 
     def _kept(self) -> Any:
         found: Any = self.store

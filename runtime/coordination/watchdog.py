@@ -68,7 +68,8 @@ class Watchdog:
 
     def stop(self) -> None:
         """Ends the threads."""
-        if self._ended(within=2):
+        self.over.set()
+        if _joined(self.threads, within=2):
             atexit.unregister(self._await_end)
 
     def _await_end(self) -> None:
@@ -77,16 +78,8 @@ class Watchdog:
         answers late, and also in its last moment, if it is the last that holds the store. Others
         may wait for this rank, which has not closed its executor."""
         self.leaves = True
-        self._ended(within=self.peers.timeout)
-
-    def _ended(self, within: float) -> bool:
-        """Lets the threads end; whether they did, in so many seconds."""
         self.over.set()
-        last = time.monotonic() + within
-        for thread in self.threads:
-            if thread is not threading.current_thread():
-                thread.join(timeout=max(0.0, last - time.monotonic()))
-        return not any(thread.is_alive() for thread in self.threads)
+        _joined(self.threads, within=self.peers.timeout)
 
     def _watch(self) -> None:
         lost = 0.0  # since when the store is
@@ -184,8 +177,7 @@ class Watchdog:
         if moved or is_at_work(rank, answers, self.peers.timeout):
             self.since = time.monotonic() - self.peers.timeout / 2
             return
-        near = self.peers.neighbours
-        known = (near.state, near.last) if near else ()
+        known = (near.state, near.last) if (near := self.peers.neighbours) else ()
         self._stop(stall_report(rank, self.peers.world, answers, *known))
 
     def _stop(self, report: str) -> None:
@@ -194,3 +186,12 @@ class Watchdog:
             self.over.set()
             self.peers.store.on_end()
             self.abort(report)
+
+
+def _joined(threads: list[threading.Thread], within: float) -> bool:
+    """Whether these have ended, in so many seconds."""
+    last = time.monotonic() + within
+    for thread in threads:
+        if thread is not threading.current_thread():
+            thread.join(timeout=max(0.0, last - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)

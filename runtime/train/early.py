@@ -30,6 +30,7 @@ class EarlyWatch:
         near = start.peers.neighbours
         if near is not None:
             own.on_lost, own.on_end = near.silent, near.own.end
+            own.keeper_told = lambda: near.told(0)
         self.watchdog = Watchdog(peers, lambda: here, leave)
         self.over = threading.Event()
         self.looking: threading.Thread | None = None

@@ -56,11 +56,13 @@ def happen(fault: Fault, folder: Path) -> Ending:
 def forked(fault: Fault, folder: Path) -> tuple[int, list[int], str]:
     """A process per rank and nobody above them, as `RANK=0 … python -m stretto.runtime` is, or
     `RANK=0 … python mine.py` (`own`); or one for all (`local`, `threads`). Where nobody is above
-    them nobody ends a rank that is stopped, or that hangs before it has come to us."""
+    them nobody ends a rank that is stopped, or that hangs in its own code, before it has come to us
+    or between the steps of its own loop."""
     _warm()
     port = free_port()
     started, alone = [], fault.launcher in TOGETHER
-    aside = fault.what == "stop" or (fault.when == "start" and fault.what in STOPS)
+    theirs = ("start", *(("build", "data", "optimizer") if fault.launcher == "own" else ()))
+    aside = fault.what in STOPS and (fault.what == "stop" or fault.when in theirs)
     for rank in range(1 if alone else WORLD):
         environment = {
             **fault.environment(),
