@@ -11,9 +11,10 @@ from time import monotonic
 from stretto.compiler.commands import files, screen
 from stretto.compiler.commands.doubts import doubting, warn
 from stretto.compiler.commands.flags import without_effect
-from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.diagnostics.printable import one_line
-from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.diagnostics.source import Source, Span
+from stretto.compiler.diagnostics.wording import joined
 from stretto.compiler.order import WRITTEN
 from stretto.compiler.order.budget import Budget, SearchProgress
 from stretto.compiler.plan.plan import Plan
@@ -107,10 +108,23 @@ def from_schedule(
         _slow(plan)
         return plan
     except Rejected as error:
-        raise Refused(renamed(error.diagnostics, paths), given) from None
+        raise Refused(_table(source) or renamed(error.diagnostics, paths), given) from None
     finally:
         if isinstance(budget.progress, Teller):
             budget.progress.clear()
+
+
+def _table(source: Source) -> list[Diagnostic]:
+    """What is wrong where the text is another system's table."""
+    from stretto.compiler.imports.meant import systems_of
+
+    systems = systems_of(source)
+    if not systems:
+        return []
+    flags = joined([f"`--from {system}`" for system in systems], "or")
+    what = f"this is no schedule, but a table such as {joined(systems, 'or')} has"
+    where = Label(Span(source.name, 1, 1, 1, 1))
+    return [Diagnostic("syntax", what, (where,), help=f"`check` and `import` read it with {flags}")]
 
 
 def _slow(plan: Plan) -> None:

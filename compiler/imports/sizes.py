@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Span
-from stretto.compiler.diagnostics.wording import listed
+from stretto.compiler.diagnostics.wording import count, listed
 from stretto.compiler.imports.table import COMPUTATIONS, ImportedTable, PlacementWord, TableSizes
 
 StageOfTable = tuple[int, int]
@@ -50,8 +50,9 @@ def shape(table: ImportedTable, sizes: TableSizes) -> tuple[TableShape | None, l
     wrong += _elsewhere(table, place, sizes)
     batches = _microbatches(table, sizes)
     if sizes.microbatches is not None and sum(batches) != sizes.microbatches:
-        what = f"the table has {sum(batches)} micro-batches over all its pipelines"
-        wrong.append(Diagnostic("table-size", f"{what}, and there are {sizes.microbatches}"))
+        where = " over all its pipelines" if batches[1:] else ""
+        what = f"the table has {count(sum(batches), 'micro-batch', 'micro-batches')}{where}"
+        wrong.append(Diagnostic("table-size", f"{what}, and there are to be {sizes.microbatches}"))
     return TableShape(place, batches), wrong
 
 
@@ -147,10 +148,9 @@ def _elsewhere(
 
 
 def _microbatches(table: ImportedTable, sizes: TableSizes) -> tuple[int, ...]:
-    """How many micro-batches each pipeline has: as given, else the number of different forwards
-    that most of its stages have."""
-    if sizes.microbatches is not None and _many(table) == 1:
-        return (sizes.microbatches,)
+    """How many micro-batches each pipeline has: the number of different forwards that most of its
+    stages have. Of one pipeline it is as given, unless all of its stages stop at the same one
+    before: that is one mistake, not one at every stage."""
     seen: dict[StageOfTable, set[int]] = {}
     for row in table.rows:
         for one in row:
@@ -161,4 +161,8 @@ def _microbatches(table: ImportedTable, sizes: TableSizes) -> tuple[int, ...]:
         votes = Counter(len(batches) for (k, _), batches in seen.items() if k == p)
         most = max(votes.values(), default=0)
         found.append(max((n for n, many in votes.items() if many == most), default=1))
-    return tuple(found)
+    given = sizes.microbatches
+    if given is None or _many(table) > 1:
+        return tuple(found)
+    fewer = found[0] < given and all(one == {*range(found[0])} for one in seen.values())
+    return (found[0] if fewer else given,)

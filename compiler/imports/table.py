@@ -42,7 +42,8 @@ class ImportedTable:
     whether the system takes losses in the order in which the last stage runs its forwards, as
     PyTorch does. `pipelines` has more than one name where micro-batches enter at several ends;
     `backwards`: of those that run from the last rank to the first, the indices. `passed_over`: the
-    cells that are known and no computation, of systems whose messages are not read."""
+    cells that are known and no computation, of systems whose messages are not read. `more_faults`:
+    how many cells mean nothing beside those with a fault of their own."""
 
     source: Source
     rows: tuple[tuple[TableAction, ...], ...]
@@ -52,6 +53,7 @@ class ImportedTable:
     mixes: bool = False
     pipelines: tuple[str, ...] = ("main",)
     passed_over: tuple[Span, ...] = ()
+    more_faults: int = 0
 
     def label(self, one: TableAction, text: str = "") -> Label:
         """The place of the action, with a text beside it."""

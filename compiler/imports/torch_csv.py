@@ -41,8 +41,6 @@ def read(source: Source, most: int, placement: PlacementWord | None = None) -> I
         faults.append(_fault(source, TableCell("", 1, 1, 2), why, "save the file without one"))
     reader = _Reader(Source(source.name, text), faults, most)
     rows = tuple(reader.row(row, n) for n, row in enumerate(lines(reader.source), start=1))
-    if reader.more:
-        faults.append(Diagnostic("unknown-cell", f"{reader.more} more cells are no actions"))
     if reader.communicates:
         for n, row in enumerate(lines(reader.source), start=1):
             column = idle(row)
@@ -56,6 +54,7 @@ def read(source: Source, most: int, placement: PlacementWord | None = None) -> I
         tuple(faults),
         communicates=reader.communicates,
         mixes=True,
+        more_faults=reader.more,
     )
 
 

@@ -3,10 +3,12 @@ citing its cell. An F costs 1, a B 2, an I and a W 1 each, and a forward leaves 
 table says nothing of times and sizes.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.source import Span
+from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.imports.communication import wrong_messages
 from stretto.compiler.imports.computations import known, wrong_computations
 from stretto.compiler.imports.sizes import TableShape, shape
@@ -51,7 +53,7 @@ def understood(
         if table.communicates:
             findings += _some(wrong_messages(table, found, first))
     if findings or found is None:
-        raise Rejected(_bounded(findings))
+        raise Rejected(_bounded(findings, table.more_faults))
     return _spec(table, found, name)
 
 
@@ -74,16 +76,20 @@ def _few_enough(table: ImportedTable, sizes: TableSizes, most: int) -> None:
         raise too_large(f"{many:,}", most)
 
 
-def _bounded(findings: Iterable[Diagnostic]) -> Iterator[Diagnostic]:
-    """The findings by place, of each kind the first `MOST_TOLD`, and how many more."""
-    told: dict[str, int] = {}
+def _bounded(findings: Iterable[Diagnostic], unread: int) -> Iterator[Diagnostic]:
+    """The findings by place, of each kind the first `MOST_TOLD`, and how many more, cells that have
+    none of their own among them."""
+    more = Counter({"unknown-cell": unread})
+    told: Counter[str] = Counter()
     for one in sorted(findings, key=_place):
-        told[one.code] = told.get(one.code, 0) + 1
-        if told[one.code] <= MOST_TOLD:
+        if told[one.code] == MOST_TOLD:
+            more[one.code] += 1
+        else:
+            told[one.code] += 1
             yield one
-    for code, many in told.items():
-        if many > MOST_TOLD:
-            yield Diagnostic(code, f"{many - MOST_TOLD} more findings of this kind")
+    for code, many in more.items():
+        if many:
+            yield Diagnostic(code, f"{count(many, 'more finding')} of this kind")
 
 
 def _place(one: Diagnostic) -> tuple[int, int]:

@@ -48,9 +48,6 @@ def read_words(source: Source, most: int, dialect: Dialect) -> ImportedTable:
     rows = lines(Source(source.name, text))
     reader = _Words(source, most, dialect, len(rows))
     actions = tuple(tuple(reader.row(row, rank)) for rank, row in enumerate(rows))
-    if reader.more:
-        what = f"{reader.more} more cells say nothing that is known"
-        reader.faults.append(Diagnostic("unknown-cell", what))
     return ImportedTable(
         source,
         actions,
@@ -58,6 +55,7 @@ def read_words(source: Source, most: int, dialect: Dialect) -> ImportedTable:
         tuple(reader.faults),
         pipelines=dialect.pipelines,
         passed_over=tuple(reader.passed_over),
+        more_faults=reader.more,
     )
 
 

@@ -185,6 +185,34 @@ def test_what_cannot_be_read_is_said(stretto: Run, folder: Path) -> None:
     assert stretto("import", "--from", "torch-csv", "good.pipe")[0] == 1
 
 
+DUMPS = sorted((Path(__file__).parents[1] / "data" / "tables").glob("*.csv"))
+
+
+@pytest.mark.parametrize("table", DUMPS, ids=lambda table: table.stem)
+def test_a_table_that_is_taken_for_another_systems(stretto: Run, folder: Path, table: Path) -> None:
+    """Of every table the system that wrote it is named, whatever it is taken for."""
+    if table.stem == "primus_interleaved_4_2_4":  # its own reader knows not all of it
+        return
+    (folder / "t.csv").write_text(table.read_text())
+    system = table.stem.split("_")[0]
+    own = f"`--from {system}`"
+    for wrong in sorted({"megatron", "primus", "dualpipe"} - {system}):
+        code, _, err = stretto("check", "--from", wrong, "t.csv")
+        assert code == 1 and own in err and err.count("error[") == 1, err
+    for command in ("check", "compile", "show"):
+        code, _, err = stretto(command, "t.csv")
+        assert code == 1 and own in err and "this is no schedule, but a table" in err
+
+
+def test_the_count_of_other_cells_stands_last(stretto: Run, folder: Path) -> None:
+    (folder / "t.csv").write_text("0F0,0B0\n" + ",".join(["x"] * 130) + "\n")
+    for system in ("torch-csv", "zero-bubble"):
+        _, out, _ = stretto("check", "--from", system, "t.csv", "--format", "json")
+        found = [(one["code"], one.get("line")) for one in json.loads(out)]
+        assert found.count(("unknown-cell", 2)) == 100 and found[-1] == ("unknown-cell", None)
+        assert "30 more findings of this kind" in json.loads(out)[-1]["message"]
+
+
 def test_a_shorter_order_is_looked_for_from_the_tables_own() -> None:
     """Without a search anew nothing as short as this order of an earlier search is found."""
     text = (

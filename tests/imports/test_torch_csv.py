@@ -303,7 +303,7 @@ def test_a_table_of_too_many_cells_is_refused() -> None:
     ("sizes", "words"),
     [
         (TableSizes(ranks=3), "the table has 2 rows, and there are 3 ranks"),
-        (TableSizes(microbatches=3), "never runs `F main[0, 2]`"),
+        (TableSizes(microbatches=3), "the table has 2 micro-batches, and there are to be 3"),
         (TableSizes(placement="v"), ""),
     ],
 )
