@@ -13,7 +13,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Literal, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, json
 
 from stretto.compiler.diagnostics.source import Span
 
@@ -320,13 +320,12 @@ def by_stream(
 
 def digest(units: Iterable[tuple[Operation, ...]]) -> str:
     """A short fingerprint of one rank's order: its operations in sequence, pairs marked; of parts
-    the sequence is that of `by_stream`."""
-    name = "%s%d.%d.%d.%d.%d"
-    lines = [
-        name % unit[0] if len(unit) == 1 else "|".join([name % one for one in unit])
-        for unit in units
-    ]
-    return sha256("\n".join(lines).encode()).hexdigest()[:16]
+    the sequence is that of `by_stream`. The text that it is of has a line for each unit, and an
+    operation as `F0.3.17.-1.-1`; JSON, which is written in one step, has all but the marks."""
+    text = json.encode([*units])[len('[[["') : -len("]]]")]
+    for mark, ours in ((b']],[["', b"\n"), (b'],["', b"|"), (b'",', b""), (b",", b".")):
+        text = text.replace(mark, ours)
+    return sha256(text).hexdigest()[:16]
 
 
 class Costs:

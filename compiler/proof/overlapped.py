@@ -20,7 +20,7 @@ class OpenUnit(NamedTuple):
 
 
 class OverlappedUnits:
-    """The unit that is open, if one is, and the units so far."""
+    """The unit that is open, if one is, and the units so far, with those of one computation."""
 
     def __init__(self, obligations: Obligations, events: Events, findings: RankFindings):
         self.obligations, self.events, self.findings = obligations, events, findings
@@ -32,11 +32,6 @@ class OverlappedUnits:
     def event(self) -> int:
         """The number of the event that the next computation belongs to."""
         return len(self.events.values) if self.open is None else self.open.event
-
-    def alone(self, i: int, operation: Operation, ticks: int) -> None:
-        """A computation that is a unit of its own."""
-        self.events.add(i, RUN, ticks)
-        self.units.append((operation,))
 
     def half(self, i: int, compute: Compute, obligation: Obligation) -> None:
         """A computation that is half of a unit, or stands inside one."""

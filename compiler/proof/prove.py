@@ -168,15 +168,14 @@ def prove_all(
     return proofs
 
 
-def _forwards(program: Program, rank: int) -> list[tuple[Operation, ...]]:
+def _forwards(program: Program, rank: int) -> list[Operation]:
     """In the sequence of the list; stream by stream, where it has several."""
+    operations = [one.operation for one in program.ranks[rank] if type(one) is Compute]
     evaluates = {letter for letter, kind in KINDS.items() if kind.evaluates}
-    found = [
-        (one.operation,)
-        for one in program.ranks[rank]
-        if type(one) is Compute and one.operation.kind in evaluates
-    ]
-    return [*by_stream(found, program.spec.parts)]
+    found = [one for one in operations if one[0] in evaluates]
+    if program.spec.parts:
+        return [one for (one,) in by_stream([(one,) for one in found], program.spec.parts)]
+    return found
 
 
 # ---------------------------------------------------------------------------- the tables
@@ -358,18 +357,22 @@ def _orders(program: Program, ranks: Sequence[RankTrace], words: Wording) -> Ite
     """Where the author wrote the order, each rank follows it. The digest stands for all of it;
     only while the Spec still has the orders themselves can an evaluation's, or a partial one, be
     compared."""
-    spec, ordered = program.spec, {letter for letter, kind in KINDS.items() if kind.ordered}
+    spec = program.spec
+    beside = {letter for letter, kind in KINDS.items() if not kind.ordered}
+    evaluates = {letter for letter, kind in KINDS.items() if kind.evaluates}
     for rank, trace in enumerate(ranks):
         whole = bool(spec.order) and spec.order[rank] != ""
-        ran = [unit for unit in trace.units if unit[0].kind in ordered]
+        ran = trace.units
+        if beside:
+            ran = [unit for unit in ran if unit[0].kind not in beside]
         if program.name == "train" and whole and digest(ran) != spec.order[rank]:
             yield _other_order(spec, rank, trace, words)
         elif spec.written and (program.name == "eval" or not whole):
             units = [*by_stream([unit.operations for unit in spec.written[rank]], spec.parts)]
             if program.name == "eval":
-                units = [(f,) for unit in units for f in unit if KINDS[f.kind].evaluates]
+                units = [(one,) for unit in units for one in unit if one[0] in evaluates]
             run = iter(ran)
-            if not all(unit in run for unit in units):
+            if not all([unit in run for unit in units]):
                 yield _other_order(spec, rank, trace, words)
 
 

@@ -31,6 +31,7 @@ from stretto.compiler.proof.kinds import KINDS
 from stretto.compiler.proof.ledger import (
     MEET,
     POSTED,
+    RUN,
     SENT,
     WAIT,
     Events,
@@ -40,7 +41,7 @@ from stretto.compiler.proof.ledger import (
 )
 from stretto.compiler.proof.memory import Memory
 from stretto.compiler.proof.messages import Wording
-from stretto.compiler.proof.obligations import Obligation, Obligations
+from stretto.compiler.proof.obligations import Obligations, RequiredInput
 from stretto.compiler.proof.overlapped import OverlappedUnits
 from stretto.compiler.proof.slots import Slots
 
@@ -53,10 +54,10 @@ def walk(
     state = RankWalk(program, obligations, rank, ledger, words, Events())
     overlap, effects = state.overlap, EFFECTS
     for i, instruction in enumerate(program.ranks[rank]):
-        kind = type(instruction)
-        if overlap.open is not None and kind is not Compute:
+        effect = effects[type(instruction)]
+        if overlap.open is not None and effect is not compute:
             overlap.between(i, instruction, overlap.open)
-        effects[kind](state, i, instruction)
+        effect(state, i, instruction)
     return state.finish()
 
 
@@ -108,17 +109,25 @@ class RankWalk:
             self.slots.most_outputs,
         )
 
-    def read(self, i: int, compute: Compute, obligation: Obligation, of: tuple[int, ...]) -> None:
-        """The slots read hold what the operation needs, in this order: the result of the stage
-        before it (of a gradient: after it), then those of the pipelines that feed it. `of`: its
-        micro-batch, slice and part, which theirs have to be."""
-        needs, reads = obligation.needs, compute.reads
+    def read(
+        self, i: int, reads: tuple[int, ...], needs: tuple[RequiredInput, ...], of: Operation
+    ) -> None:
+        """The slots read hold what the operation `of` needs, in this order: the result of the stage
+        before it (of a gradient: after it), then those of the pipelines that feed it; all of its
+        own micro-batch, slice and part."""
         if len(reads) != len(needs):
             message = f"it needs {len(needs)} results, and reads {len(reads)}"
             self.findings.fault("wrong-input", i, message)
             return
+        microbatch, slice_, part = of[3], of[4], of[5]
         for slot, (kinds, p, s) in zip(reads, needs, strict=True):
-            self.slots.read(i, slot, kinds, (p, s, *of))
+            content = self.slots.read(i, slot)
+            if content is not None:
+                held = content.operation
+                kind = held[0]
+                if kind not in kinds or held != (kind, p, s, microbatch, slice_, part):
+                    wanted = Operation(kinds[0], p, s, microbatch, slice_, part)
+                    self.slots.wrong(i, slot, content, wanted)
 
     def usable(self, i: int, channel: int, sending: bool, result: Operation) -> bool:
         """Whether the message may travel on this channel."""
@@ -163,15 +172,17 @@ def compute(walk: RankWalk, i: int, one: Compute) -> None:
     if new and obligations.across:
         walk.marks.setdefault(walk.overlap.event, []).append(operation)
     if obligation.needs or one.reads:
-        walk.read(i, one, obligation, (microbatch, slice_, part))
+        walk.read(i, one.reads, obligation.needs, operation)
     if opened is None and one.unit == NONE:
         exceptional = obligations.exceptional
         ticks = obligations.costs.of(operation) if exceptional else obligation.ticks
-        walk.overlap.alone(i, operation, ticks)
+        walk.overlap.units.append((operation,))
+        walk.add(i, RUN, ticks)
     else:
         walk.overlap.half(i, one, obligation)
-    if one.writes != NONE:
-        walk.slots.fill(i, one.writes, operation, False)
+    writes = one.writes
+    if writes != NONE:
+        walk.slots.fill(i, writes, operation)
         if not obligation.wanted:
             findings.fault("wrong-result", i, "nothing needs a result")
     elif obligation.wanted:
@@ -182,22 +193,21 @@ def compute(walk: RankWalk, i: int, one: Compute) -> None:
 
 def receive(walk: RankWalk, i: int, one: Receive) -> None:
     """A receive is posted."""
-    slot, channel, result, ledger = one.slot, one.channel, one.result, walk.ledger
+    channel, result, ledger = one.channel, one.result, walk.ledger
     if not walk.usable(i, channel, False, result):
         return
-    walk.slots.fill(i, slot, result, True)
     posted = ledger.posted[channel]
     message = len(posted) * ledger.channels + channel
     posted.append(result)
     ledger.posted_at[channel].append(i)
-    walk.slots.begun[slot] = [message]
+    walk.slots.fill(i, one.slot, result, message)
     walk.add(i, POSTED, message)
 
 
 def send(walk: RankWalk, i: int, one: Send) -> None:
     """A send begins."""
-    slot, channel, ledger = one.slot, one.channel, walk.ledger
-    content = walk.slots.sendable(i, slot)
+    channel, ledger = one.channel, walk.ledger
+    content = walk.slots.sendable(i, one.slot)
     if content is None:
         return
     result = content.operation
@@ -208,20 +218,20 @@ def send(walk: RankWalk, i: int, one: Send) -> None:
     message = len(sent) * ledger.channels + channel
     sent.append(result)
     ledger.sent_at[channel].append(i)
-    walk.slots.begun.setdefault(slot, []).append(message)
+    content.begun += (message,)
     walk.add(i, SENT, message)
 
 
 def wait(walk: RankWalk, i: int, one: Wait) -> None:
     """The rank waits until the messages begun on a slot are over."""
-    slots, slot = walk.slots, one.slot
-    messages = slots.begun.pop(slot, None)
-    if messages is None:
-        walk.findings.fault("idle-wait", i, f"nothing was begun on slot {slot}")
+    content = walk.slots.held.get(one.slot)
+    if content is None or not content.begun:
+        walk.findings.fault("idle-wait", i, f"nothing was begun on slot {one.slot}")
         return
-    slots.held[slot].arriving = False
-    for message in messages:
+    for message in content.begun:
         walk.add(i, WAIT, message)
+    content.begun = ()
+    content.arriving = False
 
 
 def free(walk: RankWalk, i: int, one: Free) -> None:

@@ -185,14 +185,18 @@ def compute(walk: StreamWalk, i: int, one: Compute) -> None:
     if kind == "F":
         walk.collectives.forward(i, (p, s))
     _needed(walk, i, operation, obligation)
-    for slot, (letter, *wanted) in zip(one.reads, obligation.needs, strict=False):
-        walk.slots.read(i, slot, letter, (wanted[0], wanted[1], microbatch, NONE, wanted[2]))
+    for slot, (letter, q, t, y) in zip(one.reads, obligation.needs, strict=False):
+        content, needed = walk.slots.read(i, slot), (letter, q, t, microbatch, NONE, y)
+        if content is not None and content.operation != needed:
+            walk.slots.wrong(i, slot, content, Operation(*needed))
         walk.slot_order.use(i, slot, walk.stream)
     if len(one.reads) != len(obligation.needs):
         many = len(obligation.needs)
         fault("wrong-input", i, f"it needs {many} results, and reads {len(one.reads)}")
     if one.writes != NONE:
-        _fill(walk, i, one.writes, operation, received=False)
+        walk.slots.fill(i, one.writes, operation)
+        walk.slot_order.fill(i, one.writes, walk.stream, ready=True)
+        walk.filled[False].add(one.writes)
         if not obligation.wanted:
             fault("wrong-result", i, "nothing needs a result")
     elif obligation.wanted:
@@ -210,12 +214,6 @@ def _needed(walk: StreamWalk, i: int, operation: Operation, obligation: PartObli
         walk.after(i, Operation(kind, p, s, operation.microbatch, NONE, x), "it needs that part")
     for earlier in walk.parts.before.get(operation, ()):
         walk.after(i, earlier, "a rule puts it before")
-
-
-def _fill(walk: StreamWalk, i: int, slot: int, operation: Operation, *, received: bool) -> None:
-    walk.slots.fill(i, slot, operation, received)
-    walk.slot_order.fill(i, slot, walk.stream, ready=not received)
-    walk.filled[received].add(slot)
 
 
 def _done(
