@@ -49,7 +49,7 @@ def outputs(
     """For every lane its results that somebody uses, in the order in which it makes them; `slots`
     is the advice to every lane on its receives."""
     rank, head, index, lane_of = order.problem.rank, order.problem.head, times.index, times.lane
-    on_channel: list[list[Message]] = [[] for _ in data.channels]
+    messages = _Messages(order.problem, times, data)
     made: list[list[Output]] = []
     for own, lane in enumerate(order.lanes):
         row: list[Output] = []
@@ -69,13 +69,14 @@ def outputs(
                     elif rank[j] == rank[i]:
                         _use_beside(output, lane_of[j], index[j])
                     else:
-                        _use_elsewhere(output, edge, order.problem, times, data, on_channel)
+                        messages.use(output, own, edge)
         made.append(row)
-    for messages in on_channel:
-        _post(messages, times)
+    for sent in messages.on_channel:
+        if sent:
+            _post(sent, times.start[sent[0].target])
     if slots is not None:
         for target, starts in enumerate(times.start):
-            arriving = [row for row in on_channel if row and row[0].target == target]
+            arriving = [row for row in messages.on_channel if row and row[0].target == target]
             _hold_back(arriving, len(starts), slots)
     for own, row in enumerate(made):
         _wait_for_sends(row, own, times)
@@ -89,38 +90,53 @@ def _use_beside(output: Output, lane: int, unit: int) -> None:
     output.elsewhere[lane] = max(output.elsewhere.get(lane, NONE), unit)
 
 
-def _use_elsewhere(
-    output: Output,
-    edge: int,
-    problem: Problem,
-    times: Earliest,
-    data: ResultFlow,
-    on_channel: list[list[Message]],
-) -> None:
-    """Note a use on another rank: there is one message to each of its lanes."""
-    i, j = output.result, problem.head[edge]
-    unit, target = times.index[j], times.lane[j]
-    for message in output.messages:
-        if message.target == target:
-            message.first = min(message.first, unit)
-            message.last = max(message.last, unit)
-            return
-    rank, stream = problem.rank, problem.stream
-    channel = data.number[rank[i], rank[j], problem.why[edge], stream[i], stream[j]]
-    made, lag = times.end[times.lane[i]][output.made], problem.lag[edge]
-    message = Message(i, channel, target, made, made + lag if lag else made, unit, unit)
-    on_channel[channel].append(message)
-    output.messages += (message,)
+class _Messages:
+    """The messages so far, channel by channel, each channel's in the order of sending."""
+
+    def __init__(self, problem: Problem, times: Earliest, data: ResultFlow):
+        self.problem, self.times, self.data = problem, times, data
+        self.on_channel: list[list[Message]] = [[] for _ in data.channels]
+        self.channels: dict[tuple[int, int, EdgeKind], int] = {}  # by lanes and kind of edge
+
+    def use(self, output: Output, own: int, edge: int) -> None:
+        """Note a use on another rank of a result of the lane `own`: there is one message to each of
+        its lanes."""
+        times, j = self.times, self.problem.head[edge]
+        unit, target = times.index[j], times.lane[j]
+        for message in output.messages:
+            if message.target == target:
+                message.first = min(message.first, unit)
+                message.last = max(message.last, unit)
+                return
+        channel = self.channels.get((own, target, self.problem.why[edge]))
+        if channel is None:
+            channel = self._channel(output.result, own, edge)
+        made, lag = times.end[own][output.made], self.problem.lag[edge]
+        message = Message(output.result, channel, target, made, made + lag, unit, unit)
+        self.on_channel[channel].append(message)
+        output.messages += (message,)
+
+    def _channel(self, i: int, own: int, edge: int) -> int:
+        """The channel along which the lane `own` sends the result of operation i, met first."""
+        rank, stream, why = self.problem.rank, self.problem.stream, self.problem.why[edge]
+        j = self.problem.head[edge]
+        channel = self.data.number[rank[i], rank[j], why, stream[i], stream[j]]
+        self.channels[own, self.times.lane[j], why] = channel
+        return channel
 
 
-def _post(messages: list[Message], times: Earliest) -> None:
+def _post(messages: list[Message], starts: list[int]) -> None:
     """Place the receives of one channel: each `EARLY` units before the unit that runs when its
-    message is made, not after its first use, and in the order of sending."""
-    latest: int | None = None
+    message is made, not after its first use, and in the order of sending. `starts`: of the units
+    of the lane where they are used."""
+    latest = len(starts)
     for message in reversed(messages):
-        running = bisect_right(times.start[message.target], message.made) - 1
-        latest = min(running - EARLY, message.first, message.first if latest is None else latest)
-        message.posted = latest = max(latest, 0)
+        posted = bisect_right(starts, message.made) - 1 - EARLY
+        if posted > message.first:
+            posted = message.first
+        if posted < latest:
+            latest = posted if posted > 0 else 0
+        message.posted = latest
 
 
 def _hold_back(arriving: list[list[Message]], units: int, slots: int) -> None:
@@ -152,17 +168,19 @@ def _wait_for_sends(row: list[Output], lane: int, times: Earliest) -> None:
     """Place the waits for the messages of a lane: each `LATE` units after the first that starts
     when the message has arrived, and after the one that its receive follows."""
     starts, places = times.start[lane], times.place[lane]
+    there, there_places, many = times.end, times.place, len(starts)
     for output in row:
         for message in output.messages:
-            arrives = message.arrives
-            if message.posted:
-                posted = times.end[message.target][message.posted - 1]
-                if posted > message.made:  # held back: it does not set out before
-                    arrives += posted - message.made
+            arrives, posted = message.arrives, message.posted
+            if posted:
+                begun = there[message.target][posted - 1]
+                if begun > message.made:  # held back: it does not set out before
+                    arrives += begun - message.made
             unit = bisect_left(starts, arrives, output.made + 1) + LATE
-            if message.posted:
-                before = times.place[message.target][message.posted - 1]
-                unit = max(unit, bisect_right(places, before))
-            unit = min(unit, len(starts))
+            if posted and unit < many:
+                before = there_places[message.target][posted - 1]
+                if places[unit] <= before:
+                    unit = bisect_right(places, before, unit)
+            unit = min(unit, many)
             if unit > output.send_wait:
                 output.send_wait = unit
