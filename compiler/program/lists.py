@@ -2,8 +2,10 @@
 without the sums at their end: what stands before each unit, the unit, and what stands behind it.
 `docs/instructions.md` says where each instruction stands and why."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 from msgspec import Struct
@@ -50,21 +52,22 @@ class _Lane:
     def __init__(self, lane: RankOrder, arriving: list[Message], own: Sequence[Output]):
         self.units = lane.units
         self.stream = lane.stream
-        self.posts: dict[int, list[Message]] = {}  # before the unit
-        self.send_waits: dict[int, list[Output]] = {}  # before the unit
-        self.freed: dict[int, list[Output]] = {}  # behind the unit
-        self.freed_late: dict[int, list[Output]] = {}  # before the unit
+        self.posts: dict[int, list[Message]] = defaultdict(list)  # before the unit
+        self.send_waits: dict[int, list[Output]] = defaultdict(list)  # before the unit
+        self.freed: dict[int, list[Output]] = defaultdict(list)  # behind the unit
+        self.freed_late: dict[int, list[Output]] = defaultdict(list)  # before the unit
         self.received: dict[int, Message] = {}  # these three by the operation that made it
         self.made: dict[int, Output] = {}
         self.slot: dict[int, int] = {}
-        arriving.sort(key=lambda message: (message.made, message.channel))  # keeps each channel's
+        arriving.sort(key=attrgetter("channel"))
+        arriving.sort(key=attrgetter("made"))  # keeps each channel's sequence
         for message in arriving:
-            self.posts.setdefault(message.posted, []).append(message)
+            self.posts[message.posted].append(message)
             self.received[message.result] = message
         for output in own:
             self.made[output.result] = output
             if output.messages:
-                self.send_waits.setdefault(output.send_wait, []).append(output)
+                self.send_waits[output.send_wait].append(output)
 
 
 def lists(inputs: ListInputs, made: Sequence[Sequence[Output]]) -> Iterator[RankList]:
@@ -80,13 +83,15 @@ def lists(inputs: ListInputs, made: Sequence[Sequence[Output]]) -> Iterator[Rank
     for rank in range(ranks):
         numbers = range(many * rank, many * (rank + 1))
         lanes = [_Lane(order.lanes[n], arriving[n], made[n]) for n in numbers]
-        for number in numbers:
+        for number, own in zip(numbers, lanes, strict=True):
             for output in made[number]:
-                where = releases(times, number, output)
-                if where is not None:
-                    lane, unit, late = where
-                    of = lanes[lane - numbers.start]
-                    (of.freed_late if late else of.freed).setdefault(unit, []).append(output)
+                if not output.elsewhere:
+                    if output.last != NONE and output.last >= output.send_wait:
+                        own.freed[output.last].append(output)  # else with the wait for its messages
+                    continue
+                lane, unit, late = releases(times, number, output)
+                of = lanes[lane - numbers.start]
+                (of.freed_late if late else of.freed)[unit].append(output)
         yield _ListBuilder(inputs, rank, lanes).row()
 
 
@@ -137,14 +142,15 @@ class _ListBuilder:
 
     def post(self, lane: _Lane, k: int) -> None:
         """The receives that stand before the unit, directly behind the one before it."""
+        out, slot, operations = self.out, lane.slot, self.operations
         for message in lane.posts.get(k, _NOTHING):
             i = message.result
-            self.out.append(Receive(lane.slot[i], message.channel, self.operations[i]))
+            out.append(Receive(slot[i], message.channel, operations[i]))
 
     def head(self, lane: _Lane, k: int) -> None:
         """What else stands before the unit that does not belong to it."""
         for output in lane.send_waits.get(k, _NOTHING):
-            self.out.append(self.wait[self.slot(lane, output.result)])
+            self.out.append(self.wait[lane.slot[output.result]])
             if output.last < k and not output.elsewhere:
                 self.free_made(lane, output)
         for output in lane.freed_late.get(k, _NOTHING):
@@ -158,12 +164,12 @@ class _ListBuilder:
     def unit(self, lane: _Lane, k: int) -> None:
         """The unit, what it waits for, and what follows it."""
         unit, out, slot, received = lane.units[k], self.out, lane.slot, lane.received
-        arriving: list[Message] = []
+        arriving: Sequence[Message] = _NOTHING
         for i in unit:
             for j in self.reads[i]:
                 message = received.get(j)
                 if message is not None:
-                    arriving.append(message)
+                    arriving = (*arriving, message)
         if self.streams:
             self.before(lane, unit[0])
         for message in arriving:
@@ -182,18 +188,20 @@ class _ListBuilder:
 
     def computation(self, lane: _Lane, i: int, pair: int) -> None:
         """One operation, alone or in the overlapped unit `pair`, and the sends of its result."""
-        reads, uses = self.reads[i], _NO_SLOTS
+        reads, uses, out = self.reads[i], _NO_SLOTS, self.out
         if len(reads) == 1:
-            uses = self.alone[self.slot(lane, reads[0])]
+            j = reads[0]
+            uses = self.alone[lane.slot[j] if j in lane.slot else self.slot(lane, j)]
         elif reads:
             uses = tuple([self.slot(lane, j) for j in reads])
         output = lane.made.get(i)
-        writes = NONE if output is None else lane.slot[i]
-        one = Compute(self.operations[i], uses, writes, pair, lane.stream, self.at[i])
-        self.out.append(one)
-        if output is not None:
-            for message in output.messages:
-                self.out.append(self.send[writes, message.channel])
+        if output is None:
+            out.append(Compute(self.operations[i], uses, NONE, pair, lane.stream, self.at[i]))
+            return
+        writes = lane.slot[i]
+        out.append(Compute(self.operations[i], uses, writes, pair, lane.stream, self.at[i]))
+        for message in output.messages:
+            out.append(self.send[writes, message.channel])
 
     def before(self, lane: _Lane, i: int) -> None:
         """The `await`s that the operation needs: for what it comes after, and for a slot."""
@@ -269,7 +277,10 @@ def _number_made(own: _Lane, many: int) -> None:
     results, lifetimes = [], []
     for output in own.made.values():
         results.append(output.result)
-        born = 5 * output.made + 2 + own.units[output.made].index(output.result)
-        lifetimes.append((born, max(5 * output.send_wait + 1, 5 * output.last + 4)))
+        born, unit = 5 * output.made + 2, own.units[output.made]
+        if unit[0] != output.result:
+            born += 1
+        waits, used = 5 * output.send_wait + 1, 5 * output.last + 4
+        lifetimes.append((born, waits if waits > used else used))
     numbers = assign(lifetimes)
     own.slot.update((i, many + n) for i, n in zip(results, numbers, strict=True))

@@ -10,13 +10,10 @@ from stretto.compiler.program.known import StreamKnowledge, StreamPlace
 from stretto.compiler.program.messages import Output
 
 
-def releases(times: Earliest, lane: int, output: Output) -> tuple[int, int, bool] | None:
-    """On which lane the slot is freed, and behind which unit or (`True`) before which; None where
-    that is with the wait for its messages. `lane` is the one that makes the result."""
-    if not output.elsewhere:
-        if output.last >= max(output.send_wait, 0):
-            return lane, output.last, False
-        return None
+def releases(times: Earliest, lane: int, output: Output) -> tuple[int, int, bool]:
+    """On which lane the slot of a result is freed that other lanes use too, and behind which unit
+    or (`True`) before which. `lane` is the one that makes the result."""
+    assert output.elsewhere
     readers = list(output.elsewhere.items())
     if output.last != NONE:
         readers.append((lane, output.last))
