@@ -7,6 +7,7 @@ whose data, rules and written orders make one is refused with the shortest.
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 
 from msgspec import Struct
 
@@ -121,21 +122,22 @@ class _Operations:
         problem, pipeline = self.problem, self.problem.spec.pipelines[p]
         stage, trained = pipeline.stages[s], not pipeline.forward_only
         first, many = len(problem.operations), len(places)
-        operations = [
-            operation_of((kind, p, s, m, k, NONE))
-            for kind, (m, k) in zip(kinds, places, strict=True)
-        ]
+        microbatches, slices = zip(*places, strict=True) if places else ((), ())
+        columns = kinds, repeat(p), repeat(s), microbatches, slices, repeat(NONE)
+        operations = [*map(operation_of, zip(*columns, strict=False))]
         effects = {kind: KINDS[kind].memory(stage, trained) for kind in set(kinds)}
+        ticks = {kind: stage.ticks(kind) for kind in effects}
+        alloc = {kind: effect.alloc for kind, effect in effects.items()}
+        free = {kind: effect.free for kind, effect in effects.items()}
         problem.operations.extend(operations)
         problem.rank.extend([stage.rank] * many)
         problem.stream.extend([0] * many)
         if problem.spec.exceptions:
             problem.duration.extend(map(self.costs.of, operations))
         else:
-            ticks = {kind: stage.ticks(kind) for kind in effects}
-            problem.duration.extend([ticks[kind] for kind in kinds])
-        problem.alloc.extend([effects[kind].alloc for kind in kinds])
-        problem.free.extend([effects[kind].free for kind in kinds])
+            problem.duration.extend(map(ticks.__getitem__, kinds))
+        problem.alloc.extend(map(alloc.__getitem__, kinds))
+        problem.free.extend(map(free.__getitem__, kinds))
         problem.overlaps_with.extend([NONE] * many)
         problem.at.extend([pipeline.at] * many)
         return list(range(first, first + many))

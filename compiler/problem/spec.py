@@ -185,6 +185,10 @@ class Unit(NamedTuple):
     at: int  # index in Spec.spans
 
 
+unit_of: Callable[[tuple[tuple[Operation, ...], int]], Unit] = partial(tuple.__new__, Unit)
+"""The Unit of these two values, as `operation_of`."""
+
+
 class JoinedPair(NamedTuple):
     """Two operations, cut into parts, that an order of `rank` writes as a pair: kind as written,
     pipeline and stage of the one that begins and of the other. `sequence`: their parts as they

@@ -6,7 +6,7 @@ from stretto.compiler.problem.spec import Operation
 from stretto.compiler.problem.stage_memory import StageHolding, of_microbatch, stage_holdings
 from stretto.compiler.program.amounts import Amount, peak
 from stretto.compiler.program.program import NONE, Claims, Compute, Program
-from stretto.compiler.program.slots import MostLive, filled, most_live
+from stretto.compiler.program.slots import filled, most_live
 from stretto.compiler.program.timeline import Timed, Timeline, time
 
 
@@ -22,7 +22,10 @@ def claims(program: Program, planned: Earliest | None = None) -> Claims:
     else:
         makespan, span, busy = _figures(planned)
         peaks = _in_sequence(program)
-    slots = [_slots(program, rank) for rank in range(len(program.ranks))]
+    # with streams any of the slots that are ever filled may be in use at once; and where the clock
+    # was planned, each list was given as few as it ever has in use (`slots.assign`)
+    live = filled if program.spec.streams or planned is not None else most_live
+    slots = [live(row) for row in program.ranks]
     return Claims(
         makespan=makespan,
         span=span,
@@ -39,12 +42,6 @@ def _figures(planned: Earliest) -> tuple[int, int, int]:
     makespan = max([end[-1] for _, end in rows], default=0)
     span = max([end[-1] - start[0] for start, end in rows], default=0)
     return makespan, span, sum([sum(end) - sum(start) for start, end in rows])
-
-
-def _slots(program: Program, rank: int) -> MostLive:
-    """With streams all slots that are ever filled: any of them may be in use at once."""
-    row = program.ranks[rank]
-    return filled(row) if program.spec.streams else most_live(row)
 
 
 def activations(program: Program, timeline: Timeline) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from stretto.compiler.order import Order
 from stretto.compiler.order.earliest_start import Earliest
-from stretto.compiler.problem.problem import Problem
+from stretto.compiler.problem.problem import EdgeKind, Problem
 from stretto.compiler.problem.spec import NONE
 from stretto.compiler.program.result_flow import ResultFlow
 

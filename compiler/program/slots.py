@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
-from stretto.compiler.program.program import NONE, Compute, Free, Instruction, Receive
+from stretto.compiler.program.program import NONE, Compute, Free, Receive
 
 
 def assign(lifetimes: Sequence[tuple[int, int]]) -> list[int]:
@@ -55,9 +55,16 @@ def most_live(row: Iterable[Any]) -> MostLive:
     return MostLive(most_received, most_made)
 
 
-def filled(row: Iterable[Instruction]) -> MostLive:
+def filled(row: Iterable[Any]) -> MostLive:
     """How many different slots the list of one rank receives into, and how many its computations
     write."""
-    received = {one.slot for one in row if type(one) is Receive}
-    made = {one.writes for one in row if type(one) is Compute and one.writes != NONE}
+    received: set[int] = set()
+    made: set[int] = set()
+    for one in row:
+        kind = type(one)
+        if kind is Compute:
+            made.add(one.writes)
+        elif kind is Receive:
+            received.add(one.slot)
+    made.discard(NONE)
     return MostLive(len(received), len(made))

@@ -120,7 +120,8 @@ class RankWalk:
             self.findings.fault("wrong-input", i, message)
             return
         microbatch, slice_, part = of[3], of[4], of[5]
-        for slot, (kinds, p, s) in zip(reads, needs, strict=True):
+        for k, (kinds, p, s) in enumerate(needs):
+            slot = reads[k]
             content = self.slots.read(i, slot)
             if content is not None:
                 held = content.operation
@@ -155,8 +156,12 @@ def compute(walk: RankWalk, i: int, one: Compute) -> None:
     kind, p, s, microbatch, slice_, part = operation  # once: this takes longer than it looks
     obligation = obligations.of.get((kind, p, s))
     known = slice_ == NONE if not walk.slices else 0 <= slice_ < walk.slices
-    known = known and part == NONE and obligation is not None
-    if obligation is None or not known or not 0 <= microbatch < obligation.microbatches:
+    if (
+        obligation is None
+        or not known
+        or part != NONE
+        or not 0 <= microbatch < obligation.microbatches
+    ):
         findings.fault("no-such-duty", i, "this is not an operation of the schedule")
         return
     if obligation.rank != walk.rank:

@@ -10,7 +10,8 @@ from stretto.compiler.evaluation.reports import eval_error
 
 def find_cursor(resolver: RankResolver[AnyCursor], request: Request) -> AnyCursor | None:
     """The stage that is meant; None if it is optional and there is none here."""
-    kind, p, s, _, _, optional, span, *_ = request
+    kind, p, s = request.kind, request.pipeline, request.stage
+    optional, span = request.optional, request.span
     if p is not None and s is not None:
         cursor = resolver.cursors.get((p, s))
         if cursor is None:

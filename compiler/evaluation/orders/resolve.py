@@ -18,11 +18,12 @@ from stretto.compiler.problem.spec import NONE, Kind, Operation, operation_of
 def resolve(resolver: Resolver, request: Request, at: int) -> Operation | None:
     """Resolves the request and marks its operation as scheduled by the text `at` (an index of the
     Spec's spans). None if the request is optional and no operation is left. Raises `EvalError`."""
-    kind, p, s, m, k, optional, span, _, _ = request
+    kind, m = request.kind, request.microbatch
     if kind == "W" and m is None:
         return _oldest(resolver, request, at)
     cursor = None
-    if s is None:
+    if request.stage is None:
+        p = request.pipeline
         cursor = resolver.only if p is None else resolver.single.get(p)
     if cursor is None:
         cursor = find_cursor(resolver, request)
@@ -36,7 +37,7 @@ def resolve(resolver: Resolver, request: Request, at: int) -> Operation | None:
         scheduled = cursor.backward
         if not scheduled:
             with_backward(request, cursor)
-    if m is None and k is None:
+    if m is None and request.slice is None:
         total = len(scheduled)
         while number < total and scheduled[number] != UNSCHEDULED:
             number += 1
@@ -45,7 +46,7 @@ def resolve(resolver: Resolver, request: Request, at: int) -> Operation | None:
         else:
             cursor.next_backward = number
         if number == total:
-            if optional:
+            if request.optional:
                 return None
             raise runs_out(resolver, request, cursor)
     else:
@@ -53,12 +54,12 @@ def resolve(resolver: Resolver, request: Request, at: int) -> Operation | None:
         if found is None:
             return None
         number = found
-    return _schedule(resolver, kind, cursor, number, at, span)
+    return _schedule(resolver, kind, cursor, number, at, request.span)
 
 
 def _numbered(resolver: Resolver, request: Request, cursor: Cursor) -> int | None:
     """The number of an operation whose micro-batch, slice or both are named."""
-    kind, _, _, m, k, optional, span, *_ = request
+    kind, m, k, optional = request.kind, request.microbatch, request.slice, request.optional
     backward = kind != "F"
     scheduled = cursor.forward if kind == "F" else cursor.weight if kind == "W" else cursor.backward
     if m is not None and not 0 <= m < cursor.microbatches:
@@ -78,12 +79,12 @@ def _numbered(resolver: Resolver, request: Request, cursor: Cursor) -> int | Non
             return last
     if optional:
         return None
-    raise twice(resolver, kind, cursor, last, scheduled[last], span)
+    raise twice(resolver, kind, cursor, last, scheduled[last], request.span)
 
 
 def _oldest(resolver: Resolver, request: Request, at: int) -> Operation | None:
     """The weight gradient that waits longest among those that the request may mean."""
-    kind, p, s, _, k, optional, span, _, _ = request
+    p, s, k = request.pipeline, request.stage, request.slice
     if p is not None or s is not None:
         check_held(resolver, request)
     best: tuple[int, int] | None = None
@@ -94,10 +95,10 @@ def _oldest(resolver: Resolver, request: Request, at: int) -> Operation | None:
             if waiting is not None and (best is None or waiting < best):
                 best, owner = waiting, cursor
     if best is None or owner is None:
-        if optional:
+        if request.optional:
             return None
         raise none_waits(resolver, request)
-    return _schedule(resolver, kind, owner, best[1], at, span)
+    return _schedule(resolver, request.kind, owner, best[1], at, request.span)
 
 
 def _oldest_slice(

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
+from msgspec import Struct
+
 from stretto.compiler.diagnostics.diagnostic import Label
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.orders.cursor import Cursor, StageCursor
@@ -10,7 +12,7 @@ from stretto.compiler.evaluation.resolved import ResolvedPipeline
 from stretto.compiler.problem.spec import Kind, Unit
 
 
-class Request(NamedTuple):
+class Request(Struct, frozen=True, gc=False):
     """An operation as an order writes it, its expressions computed; what is None is filled in when
     the request is resolved."""
 

@@ -109,7 +109,7 @@ def _oldest(resolver: PartResolver, request: Request) -> Taken | None:
 def _waiting(resolver: PartResolver, request: Request) -> Iterator[tuple[int, Taken]]:
     """Of every stage, and of every part of the name that is asked for, the one that waits longest:
     the place of its input gradient in the list, and what it is."""
-    _, p, s, *_ = request
+    p, s = request.pipeline, request.stage
     for (q, stage), cursor in resolver.cursors.items():
         if p not in (None, q) or s not in (None, stage) or "W" not in cursor.given:
             continue

@@ -11,7 +11,7 @@ from stretto.compiler.evaluation.orders.resolve import resolve
 from stretto.compiler.evaluation.orders.resolver import Request, Resolver
 from stretto.compiler.evaluation.orders.site import RESOLVER, Site, StepCode
 from stretto.compiler.evaluation.reports import EvalError, diagnosis, eval_error
-from stretto.compiler.problem.spec import Unit
+from stretto.compiler.problem.spec import Unit, unit_of
 
 if TYPE_CHECKING:  # most schedules have no parts
     from stretto.compiler.evaluation.orders.part_resolver import PartResolver
@@ -35,7 +35,7 @@ def compile_single(code: RequestCode, span: Span, site: Site) -> StepCode:
         try:
             operation = resolve(resolver, code(env), at)
             if operation is not None:
-                resolver.units.append(Unit((operation,), at))
+                resolver.units.append(unit_of(((operation,), at)))
         except EvalError as error:
             fail(error, resolver, scope, env)
 
