@@ -372,7 +372,7 @@ def _orders(program: Program, ranks: Sequence[RankTrace], words: Wording) -> Ite
             if program.name == "eval":
                 units = [(one,) for unit in units for one in unit if one[0] in evaluates]
             run = iter(ran)
-            if not all([unit in run for unit in units]):
+            if not all(unit in run for unit in units):
                 yield _other_order(spec, rank, trace, words)
 
 
