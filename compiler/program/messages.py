@@ -49,7 +49,7 @@ def outputs(
     """For every lane its results that somebody uses, in the order in which it makes them; `slots`
     is the advice to every lane on its receives."""
     rank, head, index, lane_of = order.problem.rank, order.problem.head, times.index, times.lane
-    messages = _Messages(order.problem, times, data)
+    messages = _SentMessages(order.problem, times, data)
     made: list[list[Output]] = []
     for own, lane in enumerate(order.lanes):
         row: list[Output] = []
@@ -90,7 +90,7 @@ def _use_beside(output: Output, lane: int, unit: int) -> None:
     output.elsewhere[lane] = max(output.elsewhere.get(lane, NONE), unit)
 
 
-class _Messages:
+class _SentMessages:
     """The messages so far, channel by channel, each channel's in the order of sending."""
 
     def __init__(self, problem: Problem, times: Earliest, data: ResultFlow):
