@@ -2,7 +2,7 @@
 many slots a list then holds at once."""
 
 from collections.abc import Iterable, Sequence
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heappushpop
 from typing import Any, NamedTuple
 
 from stretto.compiler.program.program import NONE, Compute, Free, Receive
@@ -19,9 +19,16 @@ def assign(lifetimes: Sequence[tuple[int, int]]) -> list[int]:
     living: list[int] = []  # dies * many + number: heaps of plain numbers are quick
     for i in sorted(range(many), key=[born for born, _ in lifetimes].__getitem__):
         born, dies = lifetimes[i]
-        while living and living[0] < (born + 1) * many:
-            heappush(free, heappop(living) % many)
-        number = numbers[i] = heappop(free) if free else len(living)
+        now, number = (born + 1) * many, NONE
+        while living and living[0] < now:
+            if number != NONE:
+                heappush(free, number)
+            number = heappop(living) % many
+        if free:
+            number = heappop(free) if number == NONE else heappushpop(free, number)
+        elif number == NONE:
+            number = len(living)
+        numbers[i] = number
         heappush(living, dies * many + number)
     return numbers
 
