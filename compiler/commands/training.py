@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from stretto.compiler.commands import files
+from stretto.compiler.commands.leftovers import end_left
 
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 45  # seconds; torchrun itself gives its workers 30 before it kills them
@@ -107,6 +108,8 @@ class Training:
             if self.ended:  # while it was started
                 self.pass_on()
             code = self._wait(self.process, Path(janitor.folder, SENTENCE))
+            if code:
+                end_left(FOLDER, janitor.folder)
             listening.join(1)  # not longer: what a rank has started may hold the pipe
         return code, list(said)
 

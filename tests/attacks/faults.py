@@ -28,7 +28,8 @@ class Fault(NamedTuple):
 
     def possible(self) -> bool:
         """A loss is computed on the last rank alone, a shape is wrong for the next rank, what ends
-        a process ends all ranks that are its threads, a script's own beginning is torch's."""
+        a process ends all ranks that are its threads, a script's own beginning is torch's, and an
+        interrupt while it ends is one that Python prints and forgets."""
         own = self.launcher in ("own", "script", "threads")
         return not (
             (self.when == "loss" and self.rank != WORLD - 1)
@@ -39,6 +40,7 @@ class Fault(NamedTuple):
             or (own and self.when in ("start", "import", "checkpoint"))
             or (self.when == "start" and self.what not in (*DIES, *STOPS))
             or (self.when == "end" and self.what not in DIES)
+            or (self.when == "end" and self.what == "int" and own)
         )
 
     def environment(self) -> dict[str, str]:
@@ -93,7 +95,7 @@ DEAD = re.compile(
     r"(?:rank |not answer: rank )(\d)(?:: its process (?:has|was|ended)| is stopped|: no answer|"
     r" did not come|, which keeps it)"
 )
-ABSENT = re.compile(r"is rank (\d) started\?")
+ABSENT = re.compile(r"is rank (\d) started\?|has lost rank (\d): Connection closed")
 ASLEEP = re.compile(
     r"rank (\d) (?:computes|builds|loads|updates|makes|is between|writes|sends)[^;\n]*, for \d+ s"
 )
@@ -109,6 +111,7 @@ RAISED = re.compile(
 def culprits(text: str) -> set[int]:
     """The ranks that the text says are to blame: first those that have ended or are stopped, or
     have raised something; where there are none those that do not go on."""
-    dead = {int(rank) for said in (DEAD, ABSENT) for rank in said.findall(text)}
+    dead = {int(rank) for rank in DEAD.findall(text)}
+    dead |= {int(rank) for pair in ABSENT.findall(text) for rank in pair if rank}
     raised = {int(rank) for pair in RAISED.findall(text) for rank in pair if rank}
     return dead | raised or {int(rank) for rank in ASLEEP.findall(text)}

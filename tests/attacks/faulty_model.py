@@ -71,6 +71,8 @@ def act(moment: str) -> None:
         case "orphan":  # who holds the connections of a rank that is gone
             if os.fork():
                 os.kill(os.getpid(), signal.SIGKILL)
+            with open("orphan", "w") as file:
+                file.write(str(os.getpid()))
             time.sleep(20)
             os._exit(0)
 
@@ -157,7 +159,7 @@ class Mine:
 model = Mine()
 
 
-def own_loop() -> None:
+def own_loop(plan: str = "small.plan", end: str = "closes") -> None:
     """A script's own training, of ranks that torchrun has started."""
     import torch.distributed as dist
 
@@ -167,15 +169,16 @@ def own_loop() -> None:
     number = dist.get_rank()
     stage = model.stage(number, dist.get_world_size())
     executor = Executor(
-        "small.plan",
+        plan,
         {("main", number): stage},
         model.loss,
         timeout=float(os.environ["PATIENCE"]),
         on_nonfinite="stop",
     )
     _steps(executor, model.optimizer(executor.parameters()))
-    executor.close()
-    dist.destroy_process_group()
+    if end == "closes":
+        executor.close()
+        dist.destroy_process_group()
 
 
 def own_threads() -> None:
@@ -211,4 +214,4 @@ def _steps(executor: Any, optimizer: torch.optim.Optimizer) -> None:
 
 
 if __name__ == "__main__":
-    own_loop()
+    own_loop(*sys.argv[1:])

@@ -25,6 +25,7 @@ COMMANDS = {
     "script": [*TORCHRUN, "mine.py"],
 }
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as our command does it, before torch
+START = 150.0  # seconds that ranks which load torch have until the fault happens
 SECONDS = 60.0  # that all ranks have to end
 
 
@@ -39,6 +40,7 @@ def happen(fault: Fault, folder: Path) -> Ending:
     """Starts the ranks, waits for their end, and ends what is left."""
     mark = folder / "faulted"
     mark.unlink(missing_ok=True)
+    (folder / "orphan").unlink(missing_ok=True)
     for said in folder.glob("rank*.txt"):
         said.unlink()
     shutil.rmtree(folder / "kept", ignore_errors=True)
@@ -131,7 +133,8 @@ def begin(folder: str, environment: dict[str, str], words: list[str], said: str)
 
 
 def by_command(fault: Fault, folder: Path) -> tuple[int, list[int], str]:
-    """`stretto run`, or torchrun, of our module or of a script."""
+    """`stretto run`, or torchrun, of our module or of a script. What a user's code has started
+    itself outlives its rank under torchrun."""
     command = [sys.executable, "-m", *COMMANDS[fault.launcher]]
     command += fault.words() if fault.launcher != "script" else []
     environment = {**os.environ, **fault.environment(), "OMP_NUM_THREADS": "1", "MARK": str(folder)}
@@ -140,19 +143,30 @@ def by_command(fault: Fault, folder: Path) -> tuple[int, list[int], str]:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=said, stderr=said, process_group=0
         )
-        try:
-            code = process.wait(SECONDS)
-        except subprocess.TimeoutExpired:
-            code = -1
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        code = ended(process, folder / "faulted")
         time.sleep(0.2)
-        left = processes(f"MARK={folder}")
+        left, orphan = processes(f"MARK={folder}"), folder / "orphan"
+        if fault.launcher != "run" and orphan.exists():
+            left = [number for number in left if str(number) != orphan.read_text()]
         for number in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
         said.seek(0)
         return len(left), [code], said.read().decode(errors="replace")
+
+
+def ended(process: subprocess.Popen[bytes], mark: Path) -> int:
+    """The exit code of a process that is given time to come to the fault, which leaves its mark,
+    and from then on to end; -1 where it is ended."""
+    begun = time.monotonic()
+    while not mark.exists() and process.poll() is None and time.monotonic() - begun < START:
+        time.sleep(0.05)
+    try:
+        return process.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return -1
 
 
 def processes(mark: str) -> list[int]:
