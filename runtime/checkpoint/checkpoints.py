@@ -180,10 +180,11 @@ def _write(executor: Executor, rows: CheckpointTable, where: Path) -> None:
 def _exchange(executor: Executor, value: Any) -> list[Any]:
     """What all processes give, in their order."""
     transport = executor.context.transport
-    if isinstance(transport, Local):
-        return transport.gather(value)
-    every: list[Any] = [None] * dist.get_world_size()
     doing = "waits for other ranks at a checkpoint"
+    if isinstance(transport, Local):
+        with _together(executor, doing):
+            return transport.gather(value)
+    every: list[Any] = [None] * dist.get_world_size()
     others = _others(executor)
     try:
         with _together(executor, doing):

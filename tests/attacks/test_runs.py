@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.conftest import Tally
-from tests.attacks.faults import FAULTS, MOMENTS, TIMEOUT, WORDS, WORLD, Ending, Fault
+from tests.attacks.faults import FAULTS, MOMENTS, TIMEOUT, TOGETHER, WORDS, WORLD, Ending, Fault
 from tests.attacks.launchers import COMMANDS, happen, prepare, processes
 
 pytestmark = pytest.mark.xdist_group("ranks")  # one after the other: they wait for each other
@@ -91,8 +91,10 @@ def test_what_is_covered() -> None:
 
 def seconds(fault: Fault) -> float:
     """Within which all has ended. A rank may be at one operation for five timeouts, as long as it
-    computes; torchrun waits half a minute before it kills who is stopped."""
-    spins = 5 * TIMEOUT if fault.what == "spin" else 0.0
+    computes, and of ranks that are threads one seems to where another does; torchrun waits half a
+    minute before it kills who is stopped."""
+    seems = fault.what == "sleep" and fault.launcher in TOGETHER
+    spins = 5 * TIMEOUT if fault.what == "spin" or seems else 0.0
     grace = 30.0 if fault.what in ("stop", "spin") and fault.launcher in COMMANDS else 0.0
     return TIMEOUT + SLACK + spins + grace
 
