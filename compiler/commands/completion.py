@@ -5,6 +5,7 @@ it offers files and schedules."""
 from argparse import ArgumentParser, Namespace
 
 from stretto.compiler import library
+from stretto.compiler.commands import screen
 from stretto.compiler.commands.parsers import commands_of, parser
 
 EXAMPLES = """\
@@ -37,7 +38,8 @@ def run(chosen: Namespace) -> int:
                     "fish": f"__fish_complete_path; printf '%s\\n' {' '.join(library.names())}",
                     "tcsh": "f",
                 }
-    print(shtab.complete(top, shell=chosen.shell, preamble=_preamble()))  # type: ignore[arg-type]
+    script = shtab.complete(top, shell=chosen.shell, preamble=_preamble())  # type: ignore[arg-type]
+    screen.write_data(f"{script}\n")
     return 0
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import IO
 
 from stretto.compiler import library
-from stretto.compiler.atomic import atomic_write
+from stretto.compiler.atomic import atomic_write, open_already
+from stretto.compiler.commands import screen
 from stretto.compiler.commands.files import Unusable, guarded, is_stream
 
-STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+STDOUT = ("-", "/dev/stdout", "/dev/fd/1")
 READ = ("file", "files", "what", "costs", "plan")
 """Where the arguments have what a command reads."""
 
@@ -38,7 +39,9 @@ def check(chosen: Namespace) -> None:
         if inputs.count(name) > 1 and is_stream(name):
             raise Unusable(f"`{name}` can be read only once")
     for name in outputs:
-        if not is_stdout(name):
+        if is_stdout(name):
+            screen.must_be_open()
+        else:
             _writable(name)
             for read in inputs:
                 if _same(_status(name), _status(read)):
@@ -59,7 +62,7 @@ def check(chosen: Namespace) -> None:
 
 def is_stdout(name: str) -> bool:
     """Whether the name stands for standard output."""
-    return name in STDOUT
+    return name in STDOUT or open_already(Path(name)) == 1
 
 
 def write(name: str, data: str) -> None:
@@ -71,11 +74,17 @@ def write_all(files: Mapping[str, Iterable[bytes]]) -> None:
     """Write these files, by their names: all of them, or, where one cannot be written, none.
     Raises `Unusable`."""
     with ExitStack() as stack:
+        opened = {}
         for name, pieces in files.items():
             with guarded(name):
-                file = stack.enter_context(_opened(name))
+                opened[name] = file = stack.enter_context(_opened(name))
                 for piece in pieces:
                     file.write(piece)
+        for name in sorted(opened, key=is_stdout):  # before the first one takes its place
+            with guarded(name):
+                opened[name].flush()
+                if not is_stdout(name) and stat.S_ISREG(os.fstat(opened[name].fileno()).st_mode):
+                    os.fsync(opened[name].fileno())
 
 
 @contextmanager
@@ -120,6 +129,8 @@ def _writable(name: str) -> None:
         there = path.exists()
         if there and not os.access(path, os.W_OK):
             raise Unusable(f"cannot write `{name}`: it may not be written")
+        if open_already(path) is not None:
+            return
         if (not there or path.is_file()) and not os.access(folder, os.W_OK | os.X_OK):
             raise Unusable(f"cannot write `{name}`: nothing may be written in `{folder}`")
 

@@ -2,6 +2,7 @@
 below it, and the word that was probably meant."""
 
 import re
+import sys
 from argparse import SUPPRESS, Action, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -56,7 +57,7 @@ class Version(Action):
         """Print the version and exit."""
         from importlib.metadata import version
 
-        print(f"stretto {version('stretto')}")
+        print(f"stretto {version('stretto')}", flush=True)
         parser.exit()
 
 
@@ -74,6 +75,14 @@ class VisibleParser(ArgumentParser):
         message = re.sub(r"^argument (\S+): ", r"\1: ", message)
         usage = f"usage: {one_usage(self)}; `{self.prog} --help` says more"
         self.exit(USAGE, f"stretto: {one_line(message)}\n{usage}\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As argparse does; but a help that cannot be written is told. Raises `OSError`."""
+        if file is None or file is sys.stderr:
+            super()._print_message(message, file)
+        else:
+            file.write(message)
+            file.flush()
 
     def _check_value(self, action: Action, value: Any) -> None:
         """As argparse does, in words that name what was probably meant."""

@@ -3,6 +3,7 @@ are written as the locale has it, with ASCII marks where it has no others; data 
 is UTF-8 everywhere.
 """
 
+import errno
 import os
 import sys
 from typing import TextIO
@@ -38,8 +39,15 @@ def encoding(stream: TextIO) -> str:
     return stream.encoding or "utf-8"
 
 
+def must_be_open() -> None:
+    """Raises `OSError` where standard output, to which something asked for is to go, is closed."""
+    if sys.__stdout__ is None and getattr(sys.stdout, "name", None) == os.devnull:
+        raise OSError(errno.EBADF, "it is closed")
+
+
 def write_data(text: str) -> None:
-    """Write to standard output what programs read: UTF-8, whatever the locale."""
+    """Write to standard output what programs read: UTF-8, whatever the locale. Raises `OSError`."""
+    must_be_open()
     sys.stdout.flush()
     if hasattr(sys.stdout, "buffer"):
         sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))

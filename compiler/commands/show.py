@@ -70,6 +70,8 @@ def run(chosen: Namespace) -> int:
     format = chosen.format or named(chosen.output or "")
     if chosen.dialect and format != "torch-csv":
         raise files.Unusable(f"--dialect is for `--format torch-csv`, and this is `{format}`")
+    if not chosen.output:
+        screen.must_be_open()
     plan = load(chosen.file, chosen)
     if chosen.eval and plan.no_evaluation:
         why = f"there is no evaluation to draw: {plan.no_evaluation}"
