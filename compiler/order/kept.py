@@ -36,7 +36,7 @@ def keep(name: str) -> None:
     """Say that it has. Raises `OSError`."""
     folder = loops_folder()
     if folder is None:
-        raise OSError("no folder of one's own is known")
+        raise OSError("there is no folder that is the user's alone")
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / f"{name}.whole"):
         pass
@@ -50,7 +50,7 @@ def alone() -> Iterator[bool]:
 
     folder = loops_folder()
     if folder is None:
-        raise OSError("no folder of one's own is known")
+        raise OSError("there is no folder that is the user's alone")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "ab") as file:
         try:

@@ -4,6 +4,7 @@ claims more of it than the theorems prove."""
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -18,7 +19,7 @@ from stretto.compiler.order.budget import Budget
 from stretto.compiler.order.engines.parts.starts import NAMES, PAIRED
 from stretto.compiler.order.engines.published import FAMILIES
 from stretto.compiler.order.engines.table import PUBLISHED, finders
-from stretto.compiler.order.kept import kept
+from stretto.compiler.order.kept import compiling, keep, kept
 from stretto.compiler.order.kernels import jit
 from stretto.compiler.plan.plan import Plan, write_plan
 from stretto.compiler.show.summary import of_plan
@@ -183,6 +184,55 @@ def test_compiled_loops_outlive_their_folder(
     finally:
         jit.disengage()
         jit.loops_folder.cache_clear()
+
+
+@pytest.mark.parametrize("level", range(4))
+@pytest.mark.parametrize("how", ["anybody", "a group", "another's"])
+def test_what_others_may_have_put_there_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, level: int
+) -> None:
+    """Compiled loops are pickles: of a folder that others may write, or above which they may, none
+    is read and none is kept there."""
+    if how != "anybody" and os.getuid():
+        pytest.skip("only the administrator may give folders away")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    jit.loops_folder.cache_clear()
+    try:
+        folder = jit.loops_folder()
+        assert folder is not None
+        folder.mkdir(parents=True)
+        keep("whole")
+        wrong = [folder, *folder.parents][level]
+        if how == "another's":
+            os.chown(wrong, 12345, -1)
+        else:
+            os.chown(wrong, -1, 12345 if how == "a group" else -1)
+            wrong.chmod(0o777 if how == "anybody" else 0o775)
+        jit.loops_folder.cache_clear()
+        assert jit.loops_folder() is None and not kept("whole")
+        assert jit.available() and compiling("whole") is None
+        wrong.chmod(0o1777)  # as `/tmp` is: right above others, not as the folder itself
+        jit.loops_folder.cache_clear()
+        assert (jit.loops_folder() == folder) == (level > 0 and how != "another's")
+    finally:
+        jit.loops_folder.cache_clear()
+
+
+def test_a_link_to_a_folder_of_others_is_none_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one that stands where they may write."""
+    (tmp_path / "theirs").mkdir(mode=0o700)
+    (tmp_path / "theirs").chmod(0o777)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "cache").symlink_to("theirs")
+    (tmp_path / "theirs" / "cache").symlink_to("../mine")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("cache", "theirs/cache", "loop"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        jit.loops_folder.cache_clear()
+        assert jit.loops_folder() is None, name
+    jit.loops_folder.cache_clear()
 
 
 @pytest.mark.parametrize("home", ["", "relative", None])

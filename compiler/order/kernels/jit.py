@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from stretto.compiler.order.kernels.own_folder import shared
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 ROOM = "stretto.compiler.order."
@@ -207,7 +209,7 @@ def loops_folder() -> Path | None:
     """Where compiled loops are kept: under a hash of every module that may define some, because
     numba does not notice when a function that was compiled into another changes; of where and how
     old they are, which numba does look at; and of what compiles them for what processor. None where
-    no folder of one's own is known."""
+    no folder of one's own is known, or others may write into it."""
     kernels = Path(__file__).parent
     engines = (kernels.parent / "engines").rglob("*.py")
     files = sorted([*kernels.glob("*.py"), *(one for one in engines if DEFINES in one.read_text())])
@@ -216,8 +218,9 @@ def loops_folder() -> Path | None:
         said += [str(path), str(path.stat().st_mtime_ns)]
     text = "\n".join(said).encode() + b"".join(path.read_bytes() for path in files)
     try:
-        return cache_home() / "loops" / sha256(text).hexdigest()[:16]
-    except OSError:
+        folder = cache_home() / "loops" / sha256(text).hexdigest()[:16]
+        return None if shared(folder) else folder
+    except (OSError, RuntimeError):  # the latter for links in a circle
         return None
 
 
