@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from stretto.compiler.diagnostics.diagnostic import Diagnostic, Rejected
 from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.evaluation.declarations import MOST_RANKS
 
 FILLED = re.compile(r"[^,]+")
 QUOTED = re.compile(r'"[^"]*"[^,]*|"[^\n]*|[^,]+')  # a comma within quotes is part of the cell
@@ -25,7 +27,11 @@ class TableCell(NamedTuple):
 
 
 def lines(source: Source) -> list[str]:
-    """The rows of the text. The line break at its end begins none."""
+    """The rows of the text. The line break at its end begins none. Raises `Rejected`
+    (`table-size`) where they are more than there may be ranks."""
+    if (many := source.text.count("\n")) > MOST_RANKS:
+        what = f"the table has {many:,} rows or more, and {MOST_RANKS:,} ranks are the most"
+        raise Rejected([Diagnostic("table-size", what, help="a row for each rank")])
     rows = source.text.split("\n")
     if rows[-1] == "":
         rows.pop()

@@ -42,19 +42,19 @@ def communicating(table: ImportedTable, spec: Spec) -> Program:
         reduce_gradients=every,
         unshard_weights=every if gathered >= set(stages) else (),
     )
-    channels = _channels(table, spec)
+    place = [stage.rank for stage in spec.pipelines[0].stages]
+    channels = _channels(table, place)
     split: set[tuple[int, ...]] = {
         operation(o)[1:] for row in table.rows for o in row if o.word == "I"
     }
     ranks = tuple(
-        tuple(_RankOfTable(table, spec, rank, channels, split).instructions())
+        tuple(_RankOfTable(table, spec, place, rank, channels, split).instructions())
         for rank in range(spec.ranks)
     )
     return Program(spec, "train", tuple(channels), (), ranks)
 
 
-def _channels(table: ImportedTable, spec: Spec) -> dict[Channel, int]:
-    place = [stage.rank for stage in spec.pipelines[0].stages]
+def _channels(table: ImportedTable, place: Sequence[int]) -> dict[Channel, int]:
     found: dict[Channel, int] = {}
     for row in table.rows:
         for one in row:
@@ -70,13 +70,14 @@ class _RankOfTable:
         self,
         table: ImportedTable,
         spec: Spec,
+        place: Sequence[int],
         rank: int,
         channels: dict[Channel, int],
         split: set[tuple[int, ...]],
     ):
         self.table, self.spec, self.rank, self.channels = table, spec, rank, channels
         self.split = split
-        self.place = [stage.rank for stage in spec.pipelines[0].stages]
+        self.place = place
         self.slots: dict[TableMessage, int] = {}
         self.left: list[int] = []  # slots of sends that are under way
 

@@ -6,6 +6,7 @@ Where shapes are alike, a wrong one is taken without a word. `program` makes a P
 which nothing is wrong, for the proof.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
@@ -198,10 +199,16 @@ def _nth(n: int) -> str:
 def _reduced(table: ImportedTable, shape: TableShape) -> Iterator[Diagnostic]:
     """Every stage has one `REDUCE_GRAD`, behind its last backward: it divides by the number of
     micro-batches, and averages over data-parallel replicas."""
+    reduced: defaultdict[tuple[int, int], list[TableAction]] = defaultdict(list)
+    added: dict[tuple[int, int], TableAction] = {}
+    for rank, row in enumerate(table.rows):
+        for one in row:
+            if one.word == "REDUCE_GRAD":
+                reduced[rank, one.stage].append(one)
+            elif one.word in ("B", "W"):
+                added[rank, one.stage] = one
     for s, rank in enumerate(shape.place[0]):
-        row = table.rows[rank]
-        found = [one for one in row if one.word == "REDUCE_GRAD" and one.stage == s]
-        last = [one for one in row if one.word in ("B", "W") and one.stage == s][-1:]
+        found, last = reduced.get((rank, s), []), added.get((rank, s))
         if not found:
             what = (
                 f"rank {rank} has no `{s}REDUCE_GRAD`: PyTorch would leave the gradients of stage "
@@ -212,15 +219,14 @@ def _reduced(table: ImportedTable, shape: TableShape) -> Iterator[Diagnostic]:
             what = f"`{s}REDUCE_GRAD` stands twice: PyTorch would divide the gradients twice"
             labels = (table.label(again), table.label(found[0], "first here"))
             yield Diagnostic("wrong-collective", what, labels)
-        if found and last and found[0].column < last[0].column:
-            what = f"`{s}REDUCE_GRAD` comes before `{table.name(last[0])}`, which adds to them"
-            labels = (table.label(found[0]), table.label(last[0], "it runs later"))
+        if found and last and found[0].column < last.column:
+            what = f"`{s}REDUCE_GRAD` comes before `{table.name(last)}`, which adds to them"
+            labels = (table.label(found[0]), table.label(last, "it runs later"))
             yield Diagnostic("wrong-collective", what, labels)
-    for rank, row in enumerate(table.rows):
-        for one in row:
-            known = one.stage < len(shape.place[0])
-            if one.word == "REDUCE_GRAD" and not (known and shape.place[0][one.stage] == rank):
-                what = f"`{one.stage}REDUCE_GRAD`: stage {one.stage} is not on rank {rank}"
+    for (rank, s), again in reduced.items():
+        if s >= len(shape.place[0]) or shape.place[0][s] != rank:
+            what = f"`{s}REDUCE_GRAD`: stage {s} is not on rank {rank}"
+            for one in again:
                 yield Diagnostic("wrong-collective", what, (table.label(one),))
 
 
@@ -228,6 +234,7 @@ def _gathered(table: ImportedTable) -> Iterator[Diagnostic]:
     """Where weights are gathered, they are whenever a stage computes, and never twice."""
     anywhere = any(one.word == "UNSHARD" for row in table.rows for one in row)
     for row in table.rows:
+        last = {one.stage: one for one in row if one.word == "UNSHARD"}
         there: dict[int, TableAction] = {}
         used: set[int] = set()
         told: set[int] = set()
@@ -248,21 +255,22 @@ def _gathered(table: ImportedTable) -> Iterator[Diagnostic]:
                 used.add(s)
                 if s not in there:
                     told.add(s)
-                    yield _late(table, one, row)
+                    yield _late(table, one, last.get(s))
         for s, one in there.items():
             if s not in used:
                 yield _gather(table, one, "nothing of it is computed afterwards")
 
 
-def _late(table: ImportedTable, one: TableAction, row: Sequence[TableAction]) -> Diagnostic:
-    """A computation of a stage whose weights are not there."""
-    later = [x for x in row if x.word == "UNSHARD" and x[1] == one.stage and x[4] > one.column]
-    why = (
-        f"`{one.stage}UNSHARD` comes too late" if later else f"no `{one.stage}UNSHARD` is before it"
-    )
-    labels = (table.label(one), *(table.label(x, "only here") for x in later[:1]))
+def _late(table: ImportedTable, one: TableAction, last: TableAction | None) -> Diagnostic:
+    """A computation of a stage whose weights are not there; they are gathered for the last time
+    at `last`."""
+    labels = [table.label(one)]
+    why = f"no `{one.stage}UNSHARD` is before it"
+    if last is not None and last.column > one.column:
+        why = f"`{one.stage}UNSHARD` comes too late"
+        labels.append(table.label(last, "only here"))
     what = f"`{table.name(one)}` runs while the weights of stage {one.stage} are not gathered"
-    return Diagnostic("wrong-collective", f"{what}: {why}", labels)
+    return Diagnostic("wrong-collective", f"{what}: {why}", tuple(labels))
 
 
 def _gather(

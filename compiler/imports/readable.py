@@ -3,6 +3,7 @@ said: micro-batches are left out where the language fills them in, what repeats 
 `repeat`, ranks that do the same share their block. Costs are not written: they are the defaults.
 """
 
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from textwrap import wrap
@@ -13,6 +14,10 @@ from stretto.compiler.problem.spec import NONE, Limit, Operation, Pipeline, Spec
 from stretto.compiler.units import UNITS
 
 WIDTH = 96
+
+StageOfSpec = tuple[int, int]
+"""A pipeline and a stage of it."""
+
 PLACES = {
     "loop": "s % ranks",
     "v": "if s // ranks % 2 == 0 then s % ranks else ranks - 1 - s % ranks",
@@ -90,9 +95,13 @@ def _amount(spec: Spec, grains: int) -> str:
 
 def _order(spec: Spec) -> Iterator[str]:
     """One block, with a branch for every different list."""
+    own: list[list[StageOfSpec]] = [[] for _ in range(spec.ranks)]
+    for p, line in enumerate(spec.pipelines):
+        for s, stage in enumerate(line.stages):
+            own[stage.rank].append((p, s))
     same: dict[tuple[FoldedStep, ...], list[int]] = {}
     for rank in range(spec.ranks):
-        same.setdefault(folded([*_mentions(spec, rank)]), []).append(rank)
+        same.setdefault(folded([*_mentions(spec, rank, own[rank])]), []).append(rank)
     yield "order rank r {"
     if len(same) == 1:
         for steps in same:
@@ -141,9 +150,9 @@ def _inline(step: FoldedStep) -> str:
 # ---------------------------------------------------------------------------- mentions
 
 
-def _mentions(spec: Spec, rank: int) -> Iterator[str]:
+def _mentions(spec: Spec, rank: int, own: Sequence[StageOfSpec]) -> Iterator[str]:
     """The rank's units in the words of the language, with what it fills in left out."""
-    given = _MentionsSoFar(spec, rank)
+    given = _MentionsSoFar(spec, own)
     for operations, _ in spec.written[rank]:
         yield " | ".join([given.mention(one) for one in operations])
 
@@ -151,27 +160,22 @@ def _mentions(spec: Spec, rank: int) -> Iterator[str]:
 class _MentionsSoFar:
     """What the mentions of a rank have named so far, as the language counts it (the reference of
     order blocks): by stage the next micro-batch of F, and of B and I together, and the weight
-    gradients that wait, in the order of their input gradients."""
+    gradients that wait, in the order of their input gradients: of the rank, by pipeline, and by
+    stage. `stages`: how many the rank has of each of its pipelines."""
 
-    def __init__(self, spec: Spec, rank: int):
-        own = [
-            (p, s)
-            for p, line in enumerate(spec.pipelines)
-            for s, stage in enumerate(line.stages)
-            if stage.rank == rank
-        ]
-        self.spec, self.own = spec, own
-        self.pipelines = {p for p, _ in own}
+    def __init__(self, spec: Spec, own: Iterable[StageOfSpec]):
+        self.spec, self.stages = spec, Counter(p for p, _ in own)
         self.named: dict[tuple[str, int, int], set[int]] = {}
         self.next: dict[tuple[str, int, int], int] = {}
-        self.waiting: list[Operation] = []
+        self.waiting: defaultdict[tuple[int, ...], OrderedDict[Operation, None]]
+        self.waiting = defaultdict(OrderedDict)  # the first of which is at hand however many went
 
     def mention(self, one: Operation) -> str:
         """The shortest mention that means this operation here."""
-        name = self.spec.pipelines[one.pipeline].name if len(self.pipelines) > 1 else ""
-        stages = [s for p, s in self.own if p == one.pipeline]
+        name = self.spec.pipelines[one.pipeline].name if len(self.stages) > 1 else ""
+        several = self.stages[one.pipeline] > 1
         if one.kind == "W":
-            return self.weight(one, name, len(stages) > 1)
+            return self.weight(one, name, several)
         place = ("F" if one.kind == "F" else "B", one.pipeline, one.stage)
         due = self.next.get(place, 0)
         named = self.named.setdefault(place, set())
@@ -179,9 +183,10 @@ class _MentionsSoFar:
         while self.next.get(place, 0) in named:
             self.next[place] = self.next.get(place, 0) + 1
         if one.kind == "I":
-            self.waiting.append(one)
+            for line in _lines(one):
+                self.waiting[line][one] = None
         if due == one.microbatch:
-            index = f"[{one.stage}]" if len(stages) > 1 else ""
+            index = f"[{one.stage}]" if several else ""
         else:
             index = f"[{one.stage}, {one.microbatch}]"
         return _joined(one.kind, name, index)
@@ -189,18 +194,22 @@ class _MentionsSoFar:
     def weight(self, one: Operation, name: str, several: bool) -> str:
         """The mention of a weight gradient: without more, the oldest that waits is meant."""
         own = one._replace(kind="I")
-        rank_first = self.waiting[0]
-        same = [w for w in self.waiting if w.pipeline == one.pipeline]
-        stage_first = next(w for w in same if w.stage == one.stage)
-        pipeline_first = same[0]
-        self.waiting.remove(own)
-        if rank_first == own:
+        rows = [self.waiting[line] for line in _lines(own)]
+        of_rank, of_pipeline, of_stage = (next(iter(row)) == own for row in rows)
+        for row in rows:
+            del row[own]
+        if of_rank:
             return "W"
-        if pipeline_first == own and name:
+        if of_pipeline and name:
             return f"W {name}"
-        if stage_first == own and several:
+        if of_stage and several:
             return _joined("W", name, f"[{one.stage}]")
         return _joined("W", name, f"[{one.stage}, {one.microbatch}]")
+
+
+def _lines(one: Operation) -> tuple[tuple[int, ...], ...]:
+    """The lines in which a weight gradient waits."""
+    return (), (one.pipeline,), (one.pipeline, one.stage)
 
 
 def _joined(kind: str, name: str, index: str) -> str:

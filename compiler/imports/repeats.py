@@ -3,10 +3,11 @@
 outer ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 LONGEST = 256  # steps of a block that is looked for
+HEAD = 8  # steps by which places are found where a long block may stand again
 
 
 class RepeatedSteps(NamedTuple):
@@ -22,11 +23,11 @@ FoldedStep = str | RepeatedSteps
 def folded(steps: Sequence[str], longest: int = LONGEST) -> tuple[FoldedStep, ...]:
     """The sequence, folded."""
     numbers: dict[str, int] = {}
-    tokens = [numbers.setdefault(step, len(numbers)) for step in steps]
+    letters = "".join([chr(numbers.setdefault(step, len(numbers))) for step in steps])
     found: list[FoldedStep] = []
     at = 0
-    while at < len(tokens):
-        period, times = _best(tokens, at, longest)
+    while at < len(letters):
+        period, times = _best(letters, at, longest)
         if times == 1:
             found.append(steps[at])
             at += 1
@@ -37,16 +38,26 @@ def folded(steps: Sequence[str], longest: int = LONGEST) -> tuple[FoldedStep, ..
     return tuple(found)
 
 
-def _best(tokens: Sequence[int], at: int, longest: int) -> tuple[int, int]:
+def _best(letters: str, at: int, longest: int) -> tuple[int, int]:
     """The length of the block at `at` whose repetition saves most, and how often it stands."""
     best, saved = (1, 1), 0
-    first = tokens[at]
-    for period in range(1, min(longest, (len(tokens) - at) // 2) + 1):
-        if tokens[at + period] != first:
-            continue
-        times, end = 1, at + period
-        while tokens[end : end + period] == tokens[at : at + period]:
+    for period in _periods(letters, at, min(longest, (len(letters) - at) // 2)):
+        block, times, end = letters[at : at + period], 1, at + period
+        while letters.startswith(block, end):
             times, end = times + 1, end + period
         if period * (times - 1) > saved:
             best, saved = (period, times), period * (times - 1)
     return best
+
+
+def _periods(letters: str, at: int, longest: int) -> Iterator[int]:
+    """The lengths of blocks at `at` that may be repeated: where such a block ends the same letter
+    stands again or, where it is long, the same `HEAD` letters, which few places have."""
+    for period in range(1, min(longest, HEAD) + 1):
+        if letters[at + period] == letters[at]:
+            yield period
+    head, last = letters[at : at + HEAD], at + longest + HEAD
+    found = letters.find(head, at + HEAD + 1, last)
+    while found >= 0:
+        yield found - at
+        found = letters.find(head, found + 1, last)

@@ -5,11 +5,20 @@ What nearly all of the table says is taken for what is meant, so that one wrong 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice, pairwise
 
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label
 from stretto.compiler.diagnostics.source import Span
-from stretto.compiler.diagnostics.wording import count, listed
-from stretto.compiler.imports.table import COMPUTATIONS, ImportedTable, PlacementWord, TableSizes
+from stretto.compiler.diagnostics.wording import count, joined, listed
+from stretto.compiler.imports.table import (
+    COMPUTATIONS,
+    ImportedTable,
+    PlacementWord,
+    TableSizes,
+    some,
+)
+
+SHOWN = 8  # stages that nobody computes, where they are not one range
 
 StageOfTable = tuple[int, int]
 """A pipeline and a stage of it."""
@@ -38,7 +47,7 @@ def stage_of(placement: PlacementWord, chunk: int, rank: int, ranks: int) -> int
 def shape(table: ImportedTable, sizes: TableSizes) -> tuple[TableShape | None, list[Diagnostic]]:
     """The table's shape, and what is wrong with it; None where so much is that nothing further can
     be said."""
-    wrong = [*_rows(table, sizes)]
+    wrong = [*some(_rows(table, sizes))]
     votes = _votes(table)
     if not votes:
         return None, [*wrong, _nothing(table)]
@@ -47,7 +56,7 @@ def shape(table: ImportedTable, sizes: TableSizes) -> tuple[TableShape | None, l
     if missing:
         return None, wrong + missing
     place = tuple(tuple(_rank(votes[k, s]) for s in range(many)) for k, many in enumerate(stages))
-    wrong += _elsewhere(table, place, sizes)
+    wrong += some(_elsewhere(table, place, sizes))
     batches = _microbatches(table, sizes)
     if sizes.microbatches is not None and sum(batches) != sizes.microbatches:
         where = " over all its pipelines" if batches[1:] else ""
@@ -66,8 +75,9 @@ def _rows(table: ImportedTable, sizes: TableSizes) -> Iterator[Diagnostic]:
     if sizes.ranks is not None and sizes.ranks != ranks:
         what = f"the table has {ranks} rows, and there are {sizes.ranks} ranks"
         yield Diagnostic("table-size", what, help="a row for each rank; an empty line is one too")
+    faulty = {_line(d) for d in table.faults}
     for rank, row in enumerate(table.rows):
-        if not row and table.lines[rank] not in {_line(d) for d in table.faults}:
+        if not row and table.lines[rank] not in faulty:
             line = table.lines[rank]
             label = Label(Span(table.source.name, line, 1, line, 1))
             what = f"row {rank} is empty: rank {rank} would have nothing to do"
@@ -107,15 +117,21 @@ def _absent(
         own = sorted(s for k, s in votes if k == p)
         if len(own) == many:
             continue
-        gaps = [
-            s for a, b in zip([-1, *own], own, strict=False) for s in range(a + 1, min(b, a + 9))
-        ]
         highest = next(
             one for row in table.rows for one in row if one[1] == own[-1] and one.pipeline == p
         )
-        names = listed("stage", gaps, 8)
-        what = f"no rank computes {names}, and there is a stage {own[-1]}"
+        what = f"no rank computes {_gaps(own)}, and there is a stage {own[-1]}"
         yield Diagnostic("table-size", what, (table.label(highest, "the highest stage"),))
+
+
+def _gaps(own: list[int]) -> str:
+    """The stages below the highest one that are not among these, which ascend."""
+    runs = [range(a + 1, b) for a, b in pairwise([-1, *own]) if a + 1 < b]
+    if len(runs) == 1:
+        return listed("stage", runs[0])
+    shown = [*islice(chain.from_iterable(runs), SHOWN)]
+    more = own[-1] + 1 - len(own) - len(shown)
+    return f"stages {joined([*map(str, shown), *([f'{more} more'] if more else [])])}"
 
 
 def _elsewhere(

@@ -4,6 +4,7 @@ A row is a rank, what it does stands in the row in the order it is done. `FORWAR
 letters of computations; the other words are those of PyTorch's `compute_comms` dialect.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -75,6 +76,20 @@ class ImportedTable:
         if one.microbatch == NONE:
             return f"{one.word} of stage {one.stage}"
         return f"{one.word} {self.pipelines[one.pipeline]}[{one.stage}, {one.microbatch}]"
+
+
+MOST_FOUND = 2000  # findings after which a table is not looked at any further
+
+
+def some(findings: Iterable[Diagnostic]) -> Iterator[Diagnostic]:
+    """The first `MOST_FOUND` of them: to find more in a table of a million wrong cells helps
+    nobody."""
+    for n, one in enumerate(findings):
+        if n == MOST_FOUND:
+            words = f"there are more than {MOST_FOUND} findings: mend these first"
+            yield Diagnostic(one.code, words)
+            return
+        yield one
 
 
 def too_large(many: str, most: int) -> Rejected:

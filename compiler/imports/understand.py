@@ -17,6 +17,7 @@ from stretto.compiler.imports.table import (
     ImportedTable,
     TableAction,
     TableSizes,
+    some,
     too_large,
 )
 from stretto.compiler.problem.spec import (
@@ -31,7 +32,6 @@ from stretto.compiler.problem.spec import (
 )
 
 MOST_ACTIONS = 1_000_000
-MOST_FOUND = 2000  # findings after which a table is not looked at any further
 MOST_TOLD = 100  # findings of one kind that are told; the others are counted
 
 
@@ -49,24 +49,12 @@ def understood(
     findings = [*table.faults, *wrong]
     if found is not None:
         first = known(table)
-        findings += _some(wrong_computations(table, found, first))
+        findings += some(wrong_computations(table, found, first))
         if table.communicates:
-            findings += _some(wrong_messages(table, found, first))
+            findings += some(wrong_messages(table, found, first))
     if findings or found is None:
         raise Rejected(_bounded(findings, table.more_faults))
     return _spec(table, found, name)
-
-
-def _some(findings: Iterable[Diagnostic]) -> Iterator[Diagnostic]:
-    """The first `MOST_FOUND` of them: to find more in a table of a million wrong cells helps
-    nobody."""
-    for n, one in enumerate(findings):
-        if n == MOST_FOUND:
-            yield Diagnostic(
-                one.code, f"there are more than {MOST_FOUND} findings: mend these first"
-            )
-            return
-        yield one
 
 
 def _few_enough(table: ImportedTable, sizes: TableSizes, most: int) -> None:

@@ -33,12 +33,8 @@ def check_parts(order: Order) -> Outcome:
     limits = spec.limits or (None,) * spec.ranks
     if any(limit and peak > limit.grains for peak, limit in zip(peaks, limits, strict=True)):
         raise ValueError("a memory limit is broken")
-    spans = [0]
-    for rank in range(spec.ranks):
-        own = [i for i, r in enumerate(problem.rank) if r == rank]
-        if own:
-            spans.append(max(end[i] for i in own) - min(start[i] for i in own))
-    return Outcome(max(end, default=0), max(spans), peaks)
+    spans = [max(end[i] for i in own) - min(start[i] for i in own) for own in order.lists if own]
+    return Outcome(max(end, default=0), max(spans, default=0), peaks)
 
 
 def _lists(order: Order) -> None:
@@ -47,9 +43,9 @@ def _lists(order: Order) -> None:
     place = {i: k for own in order.lists for k, i in enumerate(own)}
     if len(place) != len(problem.operations) or len(order.lists) != problem.spec.ranks:
         raise ValueError("some operation is not in a list exactly once")
-    for rank, _, units in order.lanes:
+    for rank, stream, units in order.lanes:
         row = [i for (i,) in units]
-        if [i for i in order.lists[rank] if i in set(row)] != row:
+        if [i for i in order.lists[rank] if problem.stream[i] == stream] != row:
             raise ValueError(f"the list of rank {rank} is not its lanes in one sequence")
     for a, b, why in zip(problem.tail, problem.head, problem.why, strict=True):
         if why < EdgeKind.ORDER and problem.rank[a] == problem.rank[b] and place[a] > place[b]:

@@ -167,6 +167,9 @@ OTHERS: dict[str, Callable[[int], str]] = {
     "ranks that do nothing": _numbered(f"{RANKS}{CHAIN}order rank r {{ }}"),
     "transfers": _numbered(f"{RANKS}{CHAIN}transfer 1 / (a - a) for rank a -> b\n{ORDER}"),
     "micro-batches": _numbered(CELLS + PIPE + ORDER),
+    "parts in any order": _numbered(
+        f"{CELLS}{PIPE}split F into a, d on comm, b split B into I, W\norder auto"
+    ),
     "rules": _numbered(
         f"{CELLS}{PIPE}rule F[1, m] after F[0, m] for m in 0 .. microbatches\n{ORDER}"
     ),
