@@ -223,10 +223,10 @@ def _reduced(table: ImportedTable, shape: TableShape) -> Iterator[Diagnostic]:
             what = f"`{s}REDUCE_GRAD` comes before `{table.name(last)}`, which adds to them"
             labels = (table.label(found[0]), table.label(last, "it runs later"))
             yield Diagnostic("wrong-collective", what, labels)
-    for (rank, s), again in reduced.items():
+    for (rank, s), sums in reduced.items():
         if s >= len(shape.place[0]) or shape.place[0][s] != rank:
             what = f"`{s}REDUCE_GRAD`: stage {s} is not on rank {rank}"
-            for one in again:
+            for one in sums:
                 yield Diagnostic("wrong-collective", what, (table.label(one),))
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.expressions.compile import compile_whole
+from stretto.compiler.evaluation.expressions.names import names_in
 from stretto.compiler.evaluation.expressions.scope import Scope
 from stretto.compiler.evaluation.expressions.values import Code, Env, show
 from stretto.compiler.evaluation.reports import (
@@ -39,24 +40,61 @@ class LoopBudget:
             )
         self.rounds -= rounds
 
+    def foresee(self, rounds: int, span: Span) -> None:
+        """Raises `TooManyRounds` where loops that begin now will make so many rounds and those are
+        too many; else nothing is spent."""
+        left = self.rounds
+        self.spend(rounds, span)
+        self.rounds = left
+
+
+class ForeseenRounds(NamedTuple):
+    """How many rounds nested ranges make, as far as that is known before the first: all together,
+    and of the last one (0 where that is not known)."""
+
+    all: int
+    last: int
+
 
 class CompiledRange(NamedTuple):
-    """`name in first .. last`: the slot of the name, and the code of its ends."""
+    """`name in first .. last`: the slot of the name, and the code of its ends. `apart`: these are
+    the same whatever the values of the ranges before it."""
 
     slot: int
     first: Code
     last: Code
     span: Span
+    apart: bool
 
 
 def compile_ranges(ranges: tuple[s.Range, ...], scope: Scope) -> list[CompiledRange]:
     """Defines the ranges' names in the scope; later ranges may use earlier names."""
     codes = []
+    before: set[str] = set()
     for r in ranges:
         first = compile_whole(r.first, scope, "the start of a range")
         last = compile_whole(r.last, scope, "the end of a range")
-        codes.append(CompiledRange(scope.define_slot(r.name, varies=True), first, last, r.span))
+        apart = before.isdisjoint([*names_in(r.first), *names_in(r.last)])
+        before.add(r.name.text)
+        slot = scope.define_slot(r.name, varies=True)
+        codes.append(CompiledRange(slot, first, last, r.span, apart))
     return codes
+
+
+def foreseen(codes: list[CompiledRange], env: Env) -> ForeseenRounds:
+    """The rounds of nested ranges, as far as they do not depend on each other."""
+    total, last = 0, 1
+    for code in codes:
+        if not code.apart:
+            return ForeseenRounds(total, 0)
+        try:
+            last *= max(0, code.last(env) - code.first(env))
+        except (EvalError, AlreadyReported):  # told when the range is reached
+            return ForeseenRounds(total, 0)
+        total += last
+        if not last:
+            break
+    return ForeseenRounds(total, last)
 
 
 def iterate(codes: list[CompiledRange], env: Env, budget: LoopBudget) -> Iterator[None]:
@@ -65,6 +103,8 @@ def iterate(codes: list[CompiledRange], env: Env, budget: LoopBudget) -> Iterato
     if not codes:
         yield
         return
+    if len(codes) > 1:
+        budget.foresee(foreseen(codes, env).all, codes[-1].span)
     last, open_ = len(codes) - 1, [_values(codes[0], env, budget)]
     while open_:
         depth = len(open_) - 1

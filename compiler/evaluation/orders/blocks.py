@@ -2,14 +2,22 @@
 the other. The environment holds the rank's `Resolver` first, the rank second, then what has a name.
 """
 
+from collections.abc import Iterable
+from functools import partial
 from typing import assert_never
 
 from stretto.compiler.diagnostics.source import Span
 from stretto.compiler.evaluation.expressions.compile import compile_expression, compile_whole
-from stretto.compiler.evaluation.expressions.ranges import compile_ranges, iterate
+from stretto.compiler.evaluation.expressions.ranges import (
+    ForeseenRounds,
+    compile_ranges,
+    foreseen,
+    iterate,
+)
 from stretto.compiler.evaluation.expressions.scope import Scope
-from stretto.compiler.evaluation.expressions.values import Env, show, truth
+from stretto.compiler.evaluation.expressions.values import Code, Env, show, truth
 from stretto.compiler.evaluation.orders.failures import located
+from stretto.compiler.evaluation.orders.nests import Count, Nest, nest
 from stretto.compiler.evaluation.orders.pairs import compile_pair
 from stretto.compiler.evaluation.orders.queues import (
     QueueValue,
@@ -20,7 +28,12 @@ from stretto.compiler.evaluation.orders.queues import (
 from stretto.compiler.evaluation.orders.references import OrderContext, compile_reference
 from stretto.compiler.evaluation.orders.site import RANK, RESOLVER, Site, StepCode
 from stretto.compiler.evaluation.orders.units import compile_single
-from stretto.compiler.evaluation.reports import EvalError, SecondaryError, diagnosis
+from stretto.compiler.evaluation.reports import (
+    AlreadyReported,
+    EvalError,
+    SecondaryError,
+    diagnosis,
+)
 from stretto.compiler.language import syntax as s
 
 FEW = 8
@@ -34,7 +47,7 @@ def compile_order(
     scope = outer.frame()
     resolver, rank = scope.reserve(), scope.define_slot(statement.rank, varies=True)
     assert (resolver, rank) == (RESOLVER, RANK)
-    return _block(statement.body, Site(context, scope)), scope
+    return _block(statement.body, Site(context, scope, {})), scope
 
 
 def _block(block: s.Block, site: Site) -> StepCode:
@@ -125,10 +138,12 @@ def _queue_block(step: s.QueueBlock, site: Site) -> StepCode:
 def _repeat(step: s.Repeat, site: Site) -> StepCode:
     scope, budget, span = site.scope, site.context.budget, step.count.span
     count = compile_whole(step.count, scope, "a number of repetitions")
-    inside = site.inner()
+    inside = site.inner()._replace(looped=True)
     names = inside.scope
     slot = names.define_slot(step.name, varies=True) if step.name else names.reserve()
     body = _block(step.body, inside)
+    site.counts[id(step)] = _times(count)
+    within = _within(step.body, site, [step.name])
 
     def run(env: Env) -> None:
         try:
@@ -138,6 +153,8 @@ def _repeat(step: s.Repeat, site: Site) -> StepCode:
                 help_ = "write `max(0, …)` where nothing is to be repeated then"
                 raise SecondaryError(diagnosis("negative-repeat", message, span, help=help_))
             budget.spend(times, span)
+            if within is not None and times:
+                budget.foresee(times * within.rounds(env), span)
         except EvalError as error:
             raise located(error, scope, env) from None
         for k in range(times):
@@ -147,13 +164,40 @@ def _repeat(step: s.Repeat, site: Site) -> StepCode:
     return run
 
 
+def _times(count: Code) -> Count:
+    def foreseen_rounds(env: Env) -> ForeseenRounds:
+        try:
+            times = max(0, count(env))
+        except (EvalError, AlreadyReported):  # told when the loop is reached
+            times = 0
+        return ForeseenRounds(times, times)
+
+    return foreseen_rounds
+
+
+def _within(body: s.Block, site: Site, own: Iterable[s.Word | None]) -> Nest | None:
+    """The loops in that of a loop that stands in none and gives these names values; None where
+    there are none to be foreseen."""
+    if site.looped:
+        return None
+    found = nest(body, site.counts, [name.text for name in own if name])
+    return found if found.loops else None
+
+
 def _loop(step: s.Loop, site: Site) -> StepCode:
-    inside = site.inner()
+    inside = site.inner()._replace(looped=True)
     scope, budget = inside.scope, site.context.budget
     ranges = compile_ranges(step.ranges, scope)
     body = _block(step.body, inside)
+    site.counts[id(step)] = partial(foreseen, ranges)
+    within = _within(step.body, site, [one.name for one in step.ranges])
 
     def run(env: Env) -> None:
+        if within is not None and (last := foreseen(ranges, env).last):
+            try:
+                budget.foresee(last * within.rounds(env), step.ranges[-1].span)
+            except EvalError as error:
+                raise located(error, scope, env) from None
         rounds = iterate(ranges, env, budget)
         while True:
             try:

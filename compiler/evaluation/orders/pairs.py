@@ -17,7 +17,7 @@ from stretto.compiler.language import syntax as s
 
 def compile_pair(step: s.Pair, site: Site) -> StepCode:
     """Schedules the pair as one unit, or lists it as one item of a queue."""
-    context, scope, queue = site
+    context, scope, queue = site.context, site.scope, site.queue
     if context.parts is None:
         _check_kinds(step, site)
     first, second = (_compile_half(half, site) for half in (step.first, step.second))
