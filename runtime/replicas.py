@@ -13,7 +13,7 @@ from stretto.runtime.coordination.peers import Peers
 from stretto.runtime.errors import PipelineError
 from stretto.runtime.holders import Holders, Summand, between, copies, twins
 from stretto.runtime.parameters import some_values
-from stretto.runtime.parcels import buffers, packed
+from stretto.runtime.parcels import ParcelLayout, layout_of
 from stretto.runtime.rank_context import RankContext
 from stretto.runtime.rank_program import RankPlan
 from stretto.runtime.stage.gradients import (
@@ -24,7 +24,7 @@ from stretto.runtime.stage.gradients import (
     key_of,
 )
 from stretto.runtime.topology import StageId
-from stretto.runtime.transport import NOTHING, P2PLane, Pending, absent
+from stretto.runtime.transport import NOTHING, P2PLane, Pending, absent, plain
 
 DRIFT = (
     "the holders of `{0}`, which is one parameter, have different values: something has moved them "
@@ -32,6 +32,9 @@ DRIFT = (
     "for instance (`named_parameters()` calls it `{0}` on all ranks), or schedulers that are not "
     "the same on every rank"
 )
+
+SetAside = dict[int, tuple[Holder, Tensor]]
+"""By `key_of` a holder, and its gradient of earlier steps."""
 
 
 def lanes(plan: RankPlan) -> list[P2PLane]:
@@ -47,9 +50,10 @@ class Replicas:
     def __init__(self, context: RankContext):
         self.context, self.rank = context, context.plan.rank
         self.holders = Holders(context)
-        self.set_aside: dict[int, tuple[Holder, Tensor]] = {}  # by `key_of`
+        self.set_aside: SetAside = {}
         self.summands: dict[int, list[Summand]] = {}  # in a step, by the reduction's number
         self.under_way: dict[int, _SumUnderWay] = {}  # likewise
+        self.layouts: dict[int, ParcelLayout] = {}  # of the last messages, likewise
         first = len(context.plan.channels)
         self.lanes = {lane: first + k for k, lane in enumerate(between(context.plan.graph))}
 
@@ -138,13 +142,22 @@ class Replicas:
         like = next(iter(own.values())).flat
         for k, summand in enumerate(summands):
             if k not in own:
-                message, flat = _buffers(like) if transport.tells else buffers(like)
+                message, flat = (
+                    _buffers(like)
+                    if transport.tells
+                    else _layout(self.layouts, number, like).buffers()
+                )
                 lane = self.lanes[P2PLane(summand.rank, self.rank)]
                 arriving[k] = transport.receive(lane, message)
                 every[k] = _HolderGradients(flat[0], flat[1:], [])
         others = dict.fromkeys(one.rank for one in summands if one.rank != self.rank)
         for gradients in own.values() if others else ():
-            leaving = gradients.known if transport.tells else packed(gradients.flat)
+            flat = gradients.flat
+            leaving = (
+                gradients.known
+                if transport.tells
+                else _layout(self.layouts, number, flat).packed(flat)
+            )
             for rank in others:
                 begun += transport.send(self.lanes[P2PLane(self.rank, rank)], leaving)
         return _SumUnderWay(summands, list(own), every, arriving, begun)
@@ -159,17 +172,11 @@ class Replicas:
         if tie and any(not torch.equal(g.beside, in_order[0].beside) for g in in_order):
             raise PipelineError(DRIFT.format(tie))
         for k in begun.own:
-            for at, holder in enumerate(begun.summands[k].gradients):
-                give(holder, _total([g.tensors[at] for g in in_order if g.there[at]]))
-                self._add_set_aside(holder)
-
-    def _add_set_aside(self, holder: Holder) -> None:
-        _, before = self.set_aside.pop(key_of(holder), (holder, None))
-        if before is not None:
-            if holder.grad is not None:
-                before = before.to_dense() if before.is_sparse else before
-                before.add_(holder.grad)
-            holder.grad = before
+            holders = begun.summands[k].gradients
+            for holder, total in zip(holders, _totals(in_order), strict=True):
+                give(holder, total)
+            if self.set_aside:
+                _add_again(self.set_aside, holders)
 
     def _compare(self, first: Copy, expected: Sequence[Sequence[object]], copy: Copy) -> None:
         found = _table(self.holders.module(copy))
@@ -247,7 +254,15 @@ def _gradients(parameters: Sequence[Holder], tied: bool) -> _HolderGradients:
 def _sendable(tensor: Tensor) -> Tensor:
     """The numbers as they lie in a message: one after another, none of them a conjugate that is yet
     to be taken."""
-    return tensor.resolve_conj().resolve_neg().contiguous()
+    return plain(tensor)
+
+
+def _layout(known: dict[int, ParcelLayout], number: int, tensors: Sequence[Tensor]) -> ParcelLayout:
+    """Of the reduction's messages, mostly that of the last step, which is `known`."""
+    found = known.get(number)
+    if found is None or not found.fits(tensors):
+        found = known[number] = layout_of(tensors)
+    return found
 
 
 def _buffers(like: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -259,6 +274,40 @@ def _buffers(like: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
 def _buffer(tensor: Tensor) -> Tensor:
     """For a message with such a tensor."""
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+def _add_again(set_aside: SetAside, holders: Sequence[Holder]) -> None:
+    """Adds the sums, which the holders have, to their gradients of earlier steps; those of plain
+    tensors in one call."""
+    old, new = list[Tensor](), list[Tensor]()
+    for holder in holders:
+        _, before = set_aside.pop(key_of(holder), (holder, None))
+        if before is None:
+            continue
+        if (found := holder.grad) is not None:
+            before = before.to_dense() if before.is_sparse else before
+            if type(before) is Tensor is type(found):
+                old.append(before)
+                new.append(found)
+            else:
+                before.add_(found)
+        holder.grad = before
+    if old:
+        torch._foreach_add_(old, new)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _totals(of: Sequence[_HolderGradients]) -> list[Tensor | None]:
+    """By parameter the sum over all holders that have a gradient, as `_total`; where all have each
+    of them, it is two calls for all parameters."""
+    if len(of) > 1 and of[0].there and all(all(one.there) for one in of):
+        first, second, *more = (one.tensors for one in of)
+        totals = list(torch._foreach_add(first, second))  # pyright: ignore[reportPrivateImportUsage]
+        for tensors in more:
+            torch._foreach_add_(totals, tensors)  # pyright: ignore[reportPrivateImportUsage]
+        return list[Tensor | None](totals)
+    return [
+        _total([one.tensors[at] for one in of if one.there[at]]) for at in range(len(of[0].tensors))
+    ]
 
 
 def _total(gradients: Sequence[Tensor]) -> Tensor | None:

@@ -75,6 +75,9 @@ def gradient_of(holder: Holder) -> Tensor:
 
 def give(holder: Holder, gradient: Tensor | None) -> None:
     """Replaces the gradient by these numbers of this rank, or takes it away."""
+    if type(holder) is nn.Parameter:  # nearly always, and found more quickly
+        holder.grad = gradient
+        return
     if (
         gradient is None
         or not isinstance(holder, nn.Parameter)
@@ -90,6 +93,8 @@ def give(holder: Holder, gradient: Tensor | None) -> None:
 def plain(tensor: Tensor) -> Tensor:
     """This rank's numbers: of a DTensor its local tensor, of a sparse one a dense one. What is cut
     alike on several ranks may be added piece by piece."""
+    if type(tensor) is Tensor and tensor.layout is torch.strided:
+        return tensor.detach() if tensor.requires_grad else tensor
     local = getattr(tensor, "_local_tensor", None)
     if local is not None:
         tensor = local

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stretto.runtime.parcels import SMALL, buffers, packed
+from stretto.runtime.parcels import SMALL, layout_of
 
 
 def tensors(*which: tuple[torch.dtype, tuple[int, ...]]) -> list[Tensor]:
@@ -48,8 +48,10 @@ MESSAGES = {"large beside small": 3, "all large": 2}
 @pytest.mark.parametrize("name", CASES)
 def test_what_was_sent_is_found_in_the_buffers(name: str) -> None:
     sent = tensors(*CASES[name])
-    message, received = buffers([torch.empty_like(one) for one in sent])
-    leaving = packed(sent)
+    layout = layout_of([torch.empty_like(one) for one in sent])
+    assert layout.fits(sent)
+    message, received = layout.buffers()
+    leaving = layout.packed(sent)
     assert len(leaving) == len(message) == MESSAGES.get(name, 1)
     for buffer, one in zip(message, leaving, strict=True):
         assert buffer.nbytes == one.nbytes and buffer.dtype is one.dtype
@@ -59,3 +61,19 @@ def test_what_was_sent_is_found_in_the_buffers(name: str) -> None:
         assert found.is_contiguous()
         same = found.view(-1).view(torch.uint8), one.view(-1).view(torch.uint8)
         assert torch.equal(*same)
+
+
+def test_a_layout_is_of_tensors_that_are_alike() -> None:
+    sent = tensors(*CASES["many types"])
+    layout = layout_of(sent)
+    other_type = [sent[0], sent[1].half(), *sent[2:]]
+    other_shape = [*sent[:4], sent[4].view(3, 1), *sent[5:]]
+    elsewhere = [*sent[:-1], sent[-1].to("meta")]
+    for unlike in (other_type, other_shape, elsewhere, sent[:-1]):
+        assert not layout.fits(unlike)
+        message, found = layout_of(unlike).buffers()
+        assert [one.nbytes for one in layout_of(unlike).packed(unlike)] == [
+            one.nbytes for one in message
+        ]
+        for one, like in zip(found, unlike, strict=True):
+            assert (one.shape, one.dtype, one.device) == (like.shape, like.dtype, like.device)
