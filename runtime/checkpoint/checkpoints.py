@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from stretto.runtime.checkpoint import folders
 from stretto.runtime.checkpoint.contents import (
+    WRITTEN,
     CheckpointTable,
     Held,
     Stateful,
@@ -25,7 +27,14 @@ from stretto.runtime.checkpoint.contents import (
     take,
     wanted,
 )
-from stretto.runtime.checkpoint.damage import NamingReader, is_damage, read_table, way_out, why
+from stretto.runtime.checkpoint.damage import (
+    NamingReader,
+    compare_files,
+    is_damage,
+    read_table,
+    way_out,
+    why,
+)
 from stretto.runtime.checkpoint.names import model_names
 from stretto.runtime.checkpoint.running_means import reconcile
 from stretto.runtime.coordination.failure import ending
@@ -68,6 +77,7 @@ def save(
     held = _held(executor, optimizers, extra or {}, own or {})
     progress: dict[str, Any] = {"format": FORMAT, "step": step, "processes": _processes(executor)}
     progress["ties"] = held.names.ties
+    progress["written"] = _exchange(executor, token_hex(8))[0]
     root, first = Path(folder), held.process == 0
     what = f"the checkpoint of step {step} was not written"
     failure, rows = None, {}
@@ -114,7 +124,7 @@ def load(
     held = _held(executor, optimizers, extra or {}, own or {})
     try:
         with _together(executor, "reads a checkpoint"):
-            _read(executor, held, where)
+            _read(executor, held, where, found)
     except (Exception, CheckpointException) as error:  # the latter is none of the former
         failure = why(error)
         if is_damage(error):
@@ -123,11 +133,12 @@ def load(
     return int(found)
 
 
-def _read(executor: Executor, held: Held, where: Path) -> None:
+def _read(executor: Executor, held: Held, where: Path, step: int) -> None:
     if not where.is_dir():
         raise PipelineError("it is not there")
     reader = NamingReader(where)
-    read = wanted(held, read_table(reader, where))
+    there = read_table(reader, where)
+    read = wanted(held, there)
     state_dict_loader.load(
         read,
         storage_reader=reader,
@@ -136,6 +147,12 @@ def _read(executor: Executor, held: Held, where: Path) -> None:
     )
     if read["progress"].get("format") != FORMAT:
         raise PipelineError("it is of another format")
+    words = {key: read.pop(key) for key in list(read) if key.startswith(WRITTEN)}
+    compare_files(there, {**words, "progress": read["progress"].get("written")} if words else {})
+    if read["progress"]["step"] != step:
+        raise PipelineError(
+            f"it was written after step {read['progress']['step']}; give its folder that name again"
+        )
     compare_ties(held.names, read["progress"])
     if read["progress"]["processes"] != _processes(executor):
         read.pop(f"random.{held.process}", None)

@@ -10,6 +10,7 @@
 | `extra.NAME` | what an object gave that the user handed in, the same on every rank |
 | `own.RANK.NAME` | what an object gave that is the rank's own |
 | `progress` | the step after which it was written, and what wrote it |
+| `written.RANK` | a word that all processes have written with this checkpoint and no other |
 """
 
 import random
@@ -25,6 +26,9 @@ from stretto.runtime.errors import PipelineError
 
 CheckpointTable = dict[str, Any]
 """By key a tensor or an object."""
+
+WRITTEN = "written."
+"""Each process writes a file of its own; one of another checkpoint among them would be read."""
 
 
 class Stateful(Protocol):
@@ -64,6 +68,7 @@ class Held(NamedTuple):
 def table(held: Held, progress: Mapping[str, Any]) -> CheckpointTable:
     """All that the rank saves. Of copies the first; they are equal."""
     found: CheckpointTable = {"progress": dict(progress), f"random.{held.process}": random_states()}
+    found[f"{WRITTEN}{held.process}"] = progress["written"]
     for one in held.tensors:
         found.setdefault(f"model.{one.name}", one.tensor.detach())
     for name, parameter, optimizer, group in _optimized(held):
@@ -111,6 +116,7 @@ def wanted(held: Held, metadata: Metadata) -> CheckpointTable:
     """
     there = metadata.state_dict_metadata
     found: CheckpointTable = {"progress": None}
+    found |= {key: None for key in there if key.startswith(WRITTEN)}
     names = dict.fromkeys(f"model.{one.name}" for one in held.tensors)
     _demand(list(names), there)
     for one in held.tensors:

@@ -1,6 +1,7 @@
 """Checkpoints whose files are not what was written. In comes a checkpoint's folder; out come its
 numbers, or the name of the file that is missing, cut short or unreadable; and what to do then."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,18 @@ def read_table(reader: FileSystemReader, where: Path) -> Metadata:
         if size < least:
             raise DamagedCheckpoint(f"its file `{name}` has {size} of {least} bytes")
     return table
+
+
+def compare_files(table: Metadata, written: Mapping[str, Any]) -> None:
+    """`written`: by key the word that a process wrote with the checkpoint. Raises
+    `DamagedCheckpoint` where files are of several checkpoints."""
+    files: dict[str, str] = {}  # by word one that has it
+    for index, part in table.storage_data.items():
+        if index.fqn in written:
+            files.setdefault(str(written[index.fqn]), part.relative_path)
+    if len(files) > 1:
+        first, second, *_ = sorted(files.values())
+        raise DamagedCheckpoint(f"its files `{first}` and `{second}` are of different checkpoints")
 
 
 def way_out(root: Path, step: int) -> str:

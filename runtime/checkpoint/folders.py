@@ -25,7 +25,9 @@ def steps_in(root: Path) -> list[int]:
     if not root.is_dir():
         return []
     matches = [NAME.fullmatch(entry.name) for entry in root.iterdir() if entry.is_dir()]
-    return sorted(int(match[1]) for match in matches if match)
+    steps = [int(match[1]) for match in matches if match]
+    names = {match[0] for match in matches if match}
+    return sorted(step for step in steps if folder_of(root, step).name in names)
 
 
 def begin(root: Path, step: int) -> Path:
@@ -33,7 +35,7 @@ def begin(root: Path, step: int) -> Path:
     partial = partial_of(root, step)
     root.mkdir(parents=True, exist_ok=True)
     for entry in root.glob("step-*.partial"):
-        shutil.rmtree(entry)
+        _remove(entry)
     partial.mkdir(exist_ok=True)  # another process may have come first
     return partial
 
@@ -43,21 +45,29 @@ def finish(root: Path, step: int, keep: int) -> Path:
     of the same step that was there is replaced. Raises `OSError`."""
     partial, final = partial_of(root, step), folder_of(root, step)
     _sync(partial)
-    if final.exists():
+    if os.path.lexists(final):
         os.replace(final, root / f"{final.name}.replaced.partial")
     os.replace(partial, final)
     _sync(root)
     for entry in root.glob("step-*.partial"):
-        shutil.rmtree(entry)
+        _remove(entry)
     for old in steps_in(root)[:-keep]:
-        shutil.rmtree(folder_of(root, old))
+        _remove(folder_of(root, old))
     return final
+
+
+def _remove(entry: Path) -> None:
+    """Of a link the link alone: what it leads to is kept elsewhere on purpose."""
+    if entry.is_symlink() or not entry.is_dir():
+        entry.unlink()
+    else:
+        shutil.rmtree(entry)
 
 
 def _sync(folder: Path) -> None:
     """What was written into the folder outlasts a loss of power."""
     for entry in [*folder.iterdir(), folder]:
-        if entry.is_dir() and entry != folder:
+        if entry != folder and (entry.is_symlink() or not entry.is_file()):
             continue
         handle = os.open(entry, os.O_RDONLY)
         try:

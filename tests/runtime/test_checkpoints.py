@@ -1,6 +1,7 @@
 """Checkpoints: what was saved under one plan is resumed under another, bit for bit; what is there
 is whole; what does not fit is refused."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,60 @@ def test_a_damaged_file_is_named_and_the_way_out(tmp_path: Path) -> None:
         older = 3 if how == "cut" else 1 if how == "zeros" else 2
         assert f"of step {older} are all there: delete {folder}" in told[how]
     assert " has " in told["cut"] and "FileNotFoundError" in told["missing"]
+
+
+def test_a_file_of_another_checkpoint_is_noticed(tmp_path: Path) -> None:
+    """Of another step of the same run, or of the same step of another run: both have every tensor
+    in its place, and other numbers. Threads write one file, so each word is written by hand."""
+    run = Trained(compiled("one_f_one_b", ranks=2, microbatches=8), tmp_path)
+
+    def body(executor: Executor, optimizer: Any, _: Any) -> None:
+        for root, step in (("a", 1), ("a", 2), ("b", 1)):
+            save(executor, tmp_path / root, step, optimizer)
+
+    run.run(body)
+    own, table = tmp_path / "a" / "step-00000001", ".metadata"
+    before = (own / table).read_bytes()
+    for root, step in (("a", 2), ("b", 1)):
+        other = tmp_path / root / f"step-{step:08d}"
+        mixed = pickle.loads(before)
+        more = pickle.loads((other / table).read_bytes())
+        for index, part in more.storage_data.items():
+            if index.fqn in ("written.1", "model.layers.6.up.weight"):
+                part.relative_path = "other.distcp"
+                mixed.storage_data[index] = part
+        (own / "other.distcp").write_bytes((other / "__0_0.distcp").read_bytes())
+        (own / table).write_bytes(pickle.dumps(mixed))
+        told = refusal(run, tmp_path / "a", step=1)
+        assert "its files `__0_0.distcp` and `other.distcp` are of different checkpoints" in told
+    (own / table).write_bytes(before)
+    run.run(lambda executor, optimizer, _: load(executor, tmp_path / "a", optimizer, step=1))
+
+
+def test_a_folder_with_the_name_of_another_step_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path)
+    (tmp_path / "step-00000003").rename(tmp_path / "step-00000030")
+    run = Trained(compiled("dualpipe", ranks=4, microbatches=8), tmp_path)
+    assert "written after step 3" in refusal(run, tmp_path)
+
+
+def test_links_are_removed_as_links(tmp_path: Path) -> None:
+    """What they lead to stays; a dangling one, a file, and names that no checkpoint has are in
+    nobody's way."""
+    run = Trained(compiled("one_f_one_b", ranks=2, microbatches=8), tmp_path)
+    precious, root = tmp_path / "precious", tmp_path / "root"
+    precious.mkdir()
+    root.mkdir()
+    (precious / "mine").write_text("mine")
+    for name in ("step-00000001", "step-00000002.partial"):
+        (root / name).symlink_to(precious)
+    (root / "step-00000003").symlink_to("nowhere")
+    (root / "step-00000004.partial").write_text("")
+    (root / "step-000000009").mkdir()
+    (root / "step-٠٠٠٠٠٠٠٩").mkdir()
+    run.run(lambda executor, optimizer, _: save(executor, root, 3, optimizer, keep=1))
+    assert latest(root) == 3 and (precious / "mine").read_text() == "mine"
+    assert not [entry for entry in root.iterdir() if entry.is_symlink() or entry.is_file()]
 
 
 def test_only_the_newest_are_kept_and_none_is_half_there(tmp_path: Path) -> None:
