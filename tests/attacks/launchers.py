@@ -117,6 +117,7 @@ def begin(folder: str, environment: dict[str, str], words: list[str], said: str)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
     sys.path.insert(0, folder)
     launcher, *arguments = words
+    sys.argv = ["mine.py"]  # not those of whoever has forked this process
     from stretto.runtime.ending import end_with
 
     if environment.get("MOMENT") == "start" and environment["RANK"] == environment["CULPRIT"]:
