@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 
@@ -30,9 +30,11 @@ def run_local(
     behind what the caller's stream was given before, and what that is given afterwards comes behind
     all ranks; nothing waits for the device.
 
-    Re-raises the root cause of a failure: the first exception that was not caused by another
-    rank's. A rank that does not end within 10 s of that is left to itself. Interrupted, it stops
-    the ranks at their next wait and does not wait for them.
+    Re-raises the root cause of a failure, with a note of its rank: the first exception that was not
+    caused by another rank's. Raises `PipelineError` where that is a `sys.exit`, which would end
+    this process without a word of who has asked for it. A rank that does not end within 10 s of a
+    failure is left to itself. Interrupted, it stops the ranks at their next wait and does not wait
+    for them.
     """
     world = next(iter(plan.programs.values())).spec.ranks
     hub = Hub(world, device)
@@ -65,8 +67,17 @@ def run_local(
     if errors:
         failed = dict(errors)  # a rank that was left to itself may add its own
         order = sorted(failed, key=lambda r: (_quotes_another(failed[r]), r))
-        raise failed[order[0]]
+        _raise(order[0], failed[order[0]])
     return [results[r] for r in range(world)]
+
+
+def _raise(rank: int, error: BaseException) -> NoReturn:
+    """Raises the error of a rank so that it is told whose it is."""
+    if isinstance(error, SystemExit):
+        raise PipelineError(f"rank {rank} fails: sys.exit({words_of(error)})") from error
+    if not isinstance(error, PipelineError):  # those name their rank
+        error.add_note(f"on rank {rank}")
+    raise error
 
 
 def _await(threads: Sequence[threading.Thread], errors: Mapping[int, BaseException]) -> None:

@@ -102,7 +102,7 @@ ASLEEP = re.compile(
 RAISED = re.compile(
     r"^(?:.*Error: |error: )(?:.* stops: )?(?:rank (\d).* (?:fails(?: at [^:]*)?: |cannot |gives )|"
     r".* fails on rank (\d)|.* not written: rank (\d)|"
-    r".*the first number that is .* (?:on|as) rank (\d))|"
+    r".*the first number that is .* (?:on|as) rank (\d))|^on rank (\d)$|"
     r"^\[rank(\d)\]: (?:ValueError|StrangeError|RuntimeError): (?!Connection closed|.*gloo)",
     re.MULTILINE,
 )

@@ -253,3 +253,35 @@ def test_of_threads_one_that_never_comes_back_is_told_and_left() -> None:
     with pytest.raises(PipelineError, match="for rank 1 to begin step 1"):
         run_local(plan, one)
     over.set()
+
+
+class Silent(Exception):
+    """One whose words cannot be had."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), Silent(), KeyboardInterrupt()])
+def test_an_error_of_a_thread_bears_its_rank(error: BaseException) -> None:
+    plan = compiled("one_f_one_b", **PLAN)
+
+    def one(transport: Local) -> None:
+        if transport.rank == 1:
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        run_local(plan, one)
+    assert raised.value is error and error.__notes__ == ["on rank 1"]
+
+
+@pytest.mark.parametrize("code", [3, "too late", 0])
+def test_a_thread_that_exits_does_not_end_the_process_without_a_word(code: object) -> None:
+    plan = compiled("one_f_one_b", **PLAN)
+
+    def one(transport: Local) -> None:
+        if transport.rank == 1:
+            raise SystemExit(code)
+
+    with pytest.raises(PipelineError, match=rf"rank 1 fails: sys\.exit\({code}\)"):
+        run_local(plan, one)
