@@ -112,16 +112,18 @@ def turns(rank: int, plan: Plan, rival: Rival, model: str, dualpipe: str) -> lis
     ]
     for _ in range(WARM):
         for side in sides:
-            dist.barrier()
-            side()
+            _timed(stages, side)
     gc.collect()
     gc.freeze()  # of all that is loaded: else a collection of it falls into some step
-    found = [[_timed(side) for side in sides] for _ in range(TURNS)]
+    found = [[_timed(stages, side) for side in sides] for _ in range(TURNS)]
     executor.close()
     return found
 
 
-def _timed(side: Step) -> Turn:
+def _timed(stages: "Stages", side: Step) -> Turn:
+    """A step as it follows an optimizer's: no gradients are there yet."""
+    for module in stages.made:
+        module.zero_grad()
     dist.barrier()
     wall, cpu = time.perf_counter(), time.thread_time()
     side()
@@ -141,10 +143,13 @@ class Stages:
             if stage.rank == rank
         ]
         self.many = len(self.spec.pipelines[0].stages)
+        self.made: list[nn.Module] = []  # for all sides
 
     def module(self, stage: int) -> nn.Module:
         """A new one, for one side of a comparison."""
-        return nn.Linear(TINY, TINY) if self.model == "tiny" else MODEL.stage(stage, self.many)
+        tiny = self.model == "tiny"
+        self.made.append(nn.Linear(TINY, TINY) if tiny else MODEL.stage(stage, self.many))
+        return self.made[-1]
 
     def modules(self) -> dict[tuple[str, int], nn.Module]:
         """All of them."""
