@@ -8,6 +8,7 @@ from argparse import ArgumentParser, Namespace
 
 from stretto.compiler.commands import screen
 from stretto.compiler.commands.examination import examine
+from stretto.compiler.commands.files import must_be_somewhere
 from stretto.compiler.diagnostics.layout import beside
 from stretto.compiler.diagnostics.printable import printable
 from stretto.compiler.diagnostics.wording import count
@@ -26,7 +27,8 @@ def add(parser: ArgumentParser) -> None:
 
 
 def run(chosen: Namespace) -> int:
-    """Print the findings. Returns 1 where one of them is a problem, else 0."""
+    """Print the findings. Returns 1 where one of them is a problem, else 0. Raises `Unusable`."""
+    must_be_somewhere()
     findings = examine(os.environ)
     problems = sum(finding.state == "problem" for finding in findings)
     if chosen.json:

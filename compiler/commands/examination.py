@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from stretto.compiler.order.kernels.own_folder import shared
+
 State = Literal["ok", "warning", "problem"]
 START = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -215,22 +217,22 @@ def _folders(environment: Environment) -> Iterator[Sighting]:
     except OSError as error:
         advice = "set TMPDIR to a folder that can be written"
         yield Sighting("temporary files", "problem", str(error.strerror or error), advice)
-    cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    places = {"cache of orders": cache / "stretto"}
+    cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stretto"
+    yield _cache("cache of orders", cache / "orders")
     if find_spec("numba") is not None:
-        named = environment.get("NUMBA_CACHE_DIR")
-        beside = Path(__file__).parent.parent / "order" / "kernels"
-        places["cache of numba"] = Path(named) if named else beside
-        if not named and not os.access(beside, os.W_OK):
-            places["cache of numba"] = cache / "numba"
-    for what, folder in places.items():
-        there = next(p for p in (folder, *folder.parents) if p.exists())
-        if there.is_dir() and os.access(there, os.W_OK):
-            yield Sighting(what, "ok", str(folder))
-        else:
-            variable = "NUMBA_CACHE_DIR" if "numba" in what else "XDG_CACHE_HOME"
-            advice = f"every run begins anew: set {variable} to a folder that can be written"
-            yield Sighting(what, "warning", f"{folder} cannot be written", advice)
+        yield _cache("cache of compiled loops", cache / "loops", run=True)
+
+
+def _cache(what: str, folder: Path, run: bool = False) -> Sighting:
+    """Whether something can be kept there. What will be `run` is not, where others may write."""
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        advice = "every search begins anew: set XDG_CACHE_HOME to a folder that can be written"
+        return Sighting(what, "warning", f"{folder} cannot be written", advice)
+    if run and (others := shared(folder)) is not None:
+        advice = f"nothing is kept there: `chmod go-w {others}`, or set XDG_CACHE_HOME"
+        return Sighting(what, "warning", f"others may write into {others}", advice)
+    return Sighting(what, "ok", str(folder))
 
 
 def _clock(_: Environment) -> Iterator[Sighting]:

@@ -29,6 +29,15 @@ class Unusable(Exception):
     """Nothing is wrong with what a file says: it cannot be read or written, or is not there."""
 
 
+def must_be_somewhere() -> None:
+    """For what loads torch, whose libraries are not found from nowhere. Raises `Unusable` where the
+    folder that this process is in was removed."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise Unusable("the current folder was removed; change into another one") from None
+
+
 def is_plan(name: str) -> bool:
     """Whether the file, pipe or `-` is a plan: JSON or gzip, with which no schedule can begin."""
     if is_stream(name):

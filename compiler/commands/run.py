@@ -53,6 +53,7 @@ def run(chosen: Namespace) -> int:
     """Train with the schedule or plan. Returns the exit code of the training."""
     if find_spec("torch") is None:
         raise files.Unusable(*NO_TORCH.split("\n"))
+    files.must_be_somewhere()
     check_named("--model", chosen.model)
     if chosen.data is not None:
         check_named("--data", chosen.data)

@@ -111,11 +111,40 @@ def test_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     assert found("cache of orders", XDG_CACHE_HOME=str(file)).state == "warning"
-    assert found("cache of numba", NUMBA_CACHE_DIR=str(file)).state == "warning"
     assert found("threads", OMP_NUM_THREADS="9999").state == "warning"
     with monkeypatch.context() as patched:
         patched.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
         assert found("temporary files").state == "problem"
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["run", "zb_h1", "--model", "a:b"]])
+def test_a_folder_that_was_removed(
+    stretto: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str]
+) -> None:
+    """torch would end the process without a word of ours."""
+    if words[0] == "run":
+        pytest.importorskip("torch")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    code, _, err = stretto(*words)
+    assert code == 2 and err == "stretto: the current folder was removed; change into another one\n"
+
+
+def test_where_compiled_loops_are_kept(tmp_path: Path) -> None:
+    """They are run as they are read: from no folder into which others may write."""
+    pytest.importorskip("numba")
+    file = tmp_path / "file"
+    file.touch()
+    what, own = "cache of compiled loops", tmp_path / "own"
+    assert found(what, XDG_CACHE_HOME=str(file)).state == "warning"
+    own.mkdir(mode=0o700)
+    finding = found(what, XDG_CACHE_HOME=str(own))
+    assert (finding.state, finding.found) == ("ok", str(own / "stretto" / "loops"))
+    own.chmod(0o777)
+    finding = found(what, XDG_CACHE_HOME=str(own))
+    assert finding.state == "warning" and str(own) in finding.advice
 
 
 def test_what_torch_finds(monkeypatch: pytest.MonkeyPatch) -> None:
