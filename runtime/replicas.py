@@ -87,7 +87,7 @@ class Replicas:
                 _copy(source, target)
             elif first == self.rank:
                 lane = self.lanes[P2PLane(first, rank)]
-                begun += self.context.transport.send(lane, [_sendable(t) for t in source])
+                begun += self.context.transport.send(lane, [plain(t) for t in source])
             elif rank == self.rank:
                 buffers = [_buffer(tensor) for tensor in target]
                 self._receive(first, buffers)
@@ -242,19 +242,13 @@ class _SumUnderWay(NamedTuple):
 def _gradients(parameters: Sequence[Holder], tied: bool) -> _HolderGradients:
     """Those of a sparse embedding as dense tensors: messages have a size that both ends know.
     Nothing here waits for a device, but what is looked at of a tie."""
-    tensors = [_sendable(gradient_of(p)) for p in parameters]
+    tensors = [plain(gradient_of(p)) for p in parameters]
     there = [p.grad is not None for p in parameters]
     head = as_flags(there, next(iter(tensors), None), torch.uint8)
     if tied and type(parameters[0]) is nn.Parameter:
         some = some_values(parameters[0]).resolve_conj().contiguous()
         head = torch.cat([head, some.view(torch.uint8).to(head.device)])
     return _HolderGradients(head, tensors, there)
-
-
-def _sendable(tensor: Tensor) -> Tensor:
-    """The numbers as they lie in a message: one after another, none of them a conjugate that is yet
-    to be taken."""
-    return plain(tensor)
 
 
 def _layout(known: dict[int, ParcelLayout], number: int, tensors: Sequence[Tensor]) -> ParcelLayout:
