@@ -120,8 +120,10 @@ class Forger:
                 changed = [*changed[:1], "text"]
                 plan = self.with_text(read_plan(sealed(self.lines, self.folder / "draft.plan")))
             plan = settled(plan)
-        except (Rejected, ValueError, KeyError, TypeError, AttributeError):
+        except Rejected:
             return None
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return self.folder / "draft.plan", changed  # nothing of it can be settled: as it is
         write_plan(plan, self.folder / "forged.plan")
         return self.folder / "forged.plan", changed
 
