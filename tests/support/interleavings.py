@@ -2,6 +2,7 @@
 that there are, how long each takes, and which one a pair is."""
 
 from collections.abc import Iterator
+from functools import cache
 
 from stretto.compiler.problem.interleave import interleave
 from stretto.compiler.problem.strands import Strand
@@ -61,6 +62,7 @@ def in_turns(operations: Two, who: int = 0, ahead: int = 0) -> list[Item] | None
     return [link for move in sequence for link in move]
 
 
+@cache  # there are few kinds of pairs, and many sequences of each
 def the_sequence(operations: Two) -> tuple[list[Item], int]:
     """The sequence of the pair whose first operation begins, and its ticks. Where none of those
     that the language names is a shortest, it is the compiler's own, which must be one."""
