@@ -3,6 +3,7 @@ that there are, how long each takes, and which one a pair is."""
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 
 from stretto.compiler.problem.interleave import interleave
 from stretto.compiler.problem.strands import Strand
@@ -62,10 +63,23 @@ def in_turns(operations: Two, who: int = 0, ahead: int = 0) -> list[Item] | None
     return [link for move in sequence for link in move]
 
 
-@cache  # there are few kinds of pairs, and many sequences of each
-def the_sequence(operations: Two) -> tuple[list[Item], int]:
+class TooMany(Exception):
+    """A pair has more sequences than can be tried here."""
+
+
+@cache  # there are few kinds of pairs, and many pairs of each
+def few(operations: Two, most: int) -> bool:
+    """Whether the pair has so many sequences at most."""
+    return len([*islice(words(operations), most + 1)]) <= most
+
+
+@cache
+def the_sequence(operations: Two, most: int | None = None) -> tuple[list[Item], int]:
     """The sequence of the pair whose first operation begins, and its ticks. Where none of those
-    that the language names is a shortest, it is the compiler's own, which must be one."""
+    that the language names is a shortest, it is the compiler's own, which must be one. Raises
+    `TooMany` where there are more than `most` to choose from."""
+    if most is not None and not few(operations, most):
+        raise TooMany
     every = list(words(operations))
     least = min(ticks(operations, word) for word in every)
     for ahead in range(sum(map(len, operations)) + 1):

@@ -9,6 +9,8 @@ from stretto.compiler.problem.strands import StrandLink
 from tests.support.interleavings import the_sequence
 from tests.support.orders_oracle import Pipe, Rank, Skip, Walk, Wrong, whole
 
+MOST = 10_000  # sequences of a pair that are tried: seconds for one with many halves of weights
+
 OwnPart = tuple[str, str, int, str]
 """Kind, name, layer (-1 outside of layers), stream."""
 
@@ -192,7 +194,7 @@ class PartWalk(Walk):
         if item[0][0] == "F" != item[1][0]:
             took.reverse()
         first, second = took[0] or [], took[1] or []
-        sequence, _ = the_sequence((self.parts.strand(first), self.parts.strand(second)))
+        sequence, _ = the_sequence((self.parts.strand(first), self.parts.strand(second)), MOST)
         self.parts.put([(first, second)[o][i] for o, i in sequence])
 
 
