@@ -220,7 +220,7 @@ def _folders(environment: Environment) -> Iterator[Sighting]:
     cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stretto"
     yield _cache("cache of orders", cache / "orders")
     if find_spec("numba") is not None:
-        yield _cache("cache of compiled loops", cache / "loops", run=True)
+        yield _cache("compiled loops", cache / "loops", run=True)
 
 
 def _cache(what: str, folder: Path, run: bool = False) -> Sighting:

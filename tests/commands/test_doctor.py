@@ -137,7 +137,7 @@ def test_where_compiled_loops_are_kept(tmp_path: Path) -> None:
     pytest.importorskip("numba")
     file = tmp_path / "file"
     file.touch()
-    what, own = "cache of compiled loops", tmp_path / "own"
+    what, own = "compiled loops", tmp_path / "own"
     assert found(what, XDG_CACHE_HOME=str(file)).state == "warning"
     own.mkdir(mode=0o700)
     finding = found(what, XDG_CACHE_HOME=str(own))
