@@ -116,15 +116,15 @@ def from_schedule(
 
 def _table(source: Source) -> list[Diagnostic]:
     """What is wrong where the text is another system's table."""
-    from stretto.compiler.imports.meant import systems_of
+    from stretto.compiler.imports.meant import flags_of, systems_of
 
     systems = systems_of(source)
     if not systems:
         return []
-    flags = joined([f"`--from {system}`" for system in systems], "or")
     what = f"this is no schedule, but a table such as {joined(systems, 'or')} has"
     where = Label(Span(source.name, 1, 1, 1, 1))
-    return [Diagnostic("syntax", what, (where,), help=f"`check` and `import` read it with {flags}")]
+    help = f"`check` and `import` read it with {flags_of(systems)}"
+    return [Diagnostic("syntax", what, (where,), help=help)]
 
 
 def _slow(plan: Plan) -> None:

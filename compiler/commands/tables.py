@@ -15,11 +15,11 @@ from stretto.compiler.commands.load import Refused, from_schedule
 from stretto.compiler.diagnostics.diagnostic import Diagnostic, Label, Rejected
 from stretto.compiler.diagnostics.printable import one_line
 from stretto.compiler.diagnostics.source import Source
-from stretto.compiler.diagnostics.wording import count, joined
+from stretto.compiler.diagnostics.wording import count
 from stretto.compiler.driver import compile_spec, plan_of
 from stretto.compiler.imports.communicating import communicating
 from stretto.compiler.imports.directions import crossing
-from stretto.compiler.imports.meant import systems_of
+from stretto.compiler.imports.meant import flags_of, systems_of
 from stretto.compiler.imports.readable import readable
 from stretto.compiler.imports.readers import READERS
 from stretto.compiler.imports.recognise import recognised
@@ -150,8 +150,8 @@ def _read(source: Source, chosen: Namespace) -> tuple[ImportedTable, Spec]:
     table = READERS[chosen.system](source, most, chosen.placement)
     if table.faults and not any(table.rows) and (others := systems_of(source)):
         what = f"none of its cells is one of `{chosen.system}`"
-        meant = joined([f"`--from {one}`" for one in others], "or")
-        raise Rejected([Diagnostic("unknown-cell", what, table.faults[0].labels, help=meant)])
+        help = flags_of(others)
+        raise Rejected([Diagnostic("unknown-cell", what, table.faults[0].labels, help=help)])
     if table.passed_over:
         many = count(len(table.passed_over), "cell")
         words = f"{many} of messages or offloading passed over: stretto's own messages are proved"
