@@ -3,11 +3,15 @@
 outer ones.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 LONGEST = 256  # steps of a block that is looked for
 HEAD = 8  # steps by which places are found where a long block may stand again
+
+MOST = sys.maxunicode  # different steps, each of which is a letter
 
 
 class RepeatedSteps(NamedTuple):
@@ -22,8 +26,10 @@ FoldedStep = str | RepeatedSteps
 
 def folded(steps: Sequence[str], longest: int = LONGEST) -> tuple[FoldedStep, ...]:
     """The sequence, folded."""
-    numbers: dict[str, int] = {}
-    letters = "".join([chr(numbers.setdefault(step, len(numbers))) for step in steps])
+    letter = {step: chr(n) for n, step in enumerate(islice(dict.fromkeys(steps), MOST + 1))}
+    if len(letter) > MOST:
+        return folded(steps[:MOST], longest) + folded(steps[MOST:], longest)
+    letters = "".join([letter[step] for step in steps])
     found: list[FoldedStep] = []
     at = 0
     while at < len(letters):

@@ -6,6 +6,7 @@ import pytest
 
 from stretto.compiler import library as shipped
 from stretto.compiler.diagnostics.source import Source
+from stretto.compiler.imports import repeats
 from stretto.compiler.imports.readable import readable
 from stretto.compiler.imports.recognise import recognised
 from stretto.compiler.imports.repeats import FoldedStep, RepeatedSteps, folded
@@ -71,6 +72,14 @@ def test_what_is_folded_unfolds_to_the_same() -> None:
         words = letters * random.randrange(1, 4) + [random.choice("abc") for _ in range(9)]
         assert unfolded(folded(words)) == words
     assert folded(list("FFFBWBWBW")) == (RepeatedSteps(3, ("F",)), RepeatedSteps(3, ("B", "W")))
+
+
+def test_more_different_steps_than_letters_are_folded_in_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(repeats, "MOST", 7)
+    words = [*"abcdefg", *map(str, range(30)), *"xyxyxyxyxy"]
+    assert unfolded(folded(words)) == words and len(folded(words)) < len(words)
 
 
 def test_ten_thousand_operations_become_a_few_lines() -> None:
